@@ -1,0 +1,128 @@
+"""From a name or a path to a :class:`~bezierdistill.data.base.Data`.
+
+A path is a ``.npy`` array, a ``.npz`` with ``x`` (or ``train_images`` and ``test_images``), or a folder of images of one size. Where a file
+has no test side, a quarter of it is held out; then an eighth of the training side for validation (each at most 10,000, by a fixed seed).
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from bezierdistill.data.base import ArrayData, Data
+from bezierdistill.data.scaling import Scaling
+from bezierdistill.data.toys import TOYS, load_toy, manifold_sampler
+
+BUILT_IN = ("digits", "manifold", *TOYS)
+IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
+HELD_OUT_MOST = 10_000
+LEAST_SAMPLES = 64
+
+
+def load_data(name: str) -> Data:
+    """Load a data set.
+
+    Args:
+        name: ``digits``, ``manifold`` (16 dimensions) or ``manifoldN`` (N dimensions), ``checkerboard``, ``moons``, ``gaussians``,
+            ``spirals``, or a path (module docstring).
+
+    Raises:
+        ValueError: if there is no such data, or it holds too few samples, other shapes than one, or numbers that are not finite.
+    """
+    dimension = re.fullmatch(r"manifold(\d{1,4})?", name)
+    if dimension:
+        return load_toy(name, manifold_sampler(max(1, int(dimension[1] or 16))))
+    if name in TOYS:
+        return load_toy(name, TOYS[name])
+    if name == "digits":
+        return _digits()
+    path = Path(name)
+    if not path.exists():
+        raise ValueError(f"no data called {name!r}: expected one of {', '.join(BUILT_IN)}, or the path of a .npz, .npy or folder of images")
+    train, test = _read_folder(path) if path.is_dir() else read_array(path)
+    return _array_data(name, train, test)
+
+
+def read_array(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """Samples of a ``.npy`` or ``.npz`` file in own units, ``(N, ...)``, and its held-out side if it has one.
+
+    Raises:
+        ValueError: if the file cannot be read, lacks the keys, or holds numbers that are not finite.
+    """
+    if not path.is_file():
+        raise ValueError(f"no file {path}: expected a .npz or .npy of samples")
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            arrays = [loaded]
+        else:
+            with loaded:
+                keys = ["x"] if "x" in loaded else [key for key in ("train_images", "test_images") if key in loaded]
+                arrays = [loaded[key] for key in keys]
+                if not arrays:
+                    raise ValueError(f"{path} holds {sorted(loaded)}, expected x, or train_images and test_images")
+    except (OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} cannot be read as .npz or .npy: {error}") from None
+    arrays = [_checked(path, array) for array in arrays]
+    return arrays[0], arrays[1] if len(arrays) > 1 else None
+
+
+def _checked(path: Path, array: np.ndarray) -> np.ndarray:
+    if array.dtype.kind not in "uif":
+        raise ValueError(f"{path} holds {array.dtype} numbers, expected integers or floats")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        rows = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(1))
+        raise ValueError(f"{path} has NaN or infinite numbers in {len(rows)} rows (first: row {rows[0]}): remove or fill them")
+    return array
+
+
+def _array_data(name: str, train: np.ndarray, test: np.ndarray | None) -> Data:
+    if len(train) < LEAST_SAMPLES or train.ndim < 2:
+        raise ValueError(f"{name} holds samples of shape {train.shape}, expected (N, ...) with N of {LEAST_SAMPLES} or more")
+    if test is None:
+        train, test = _hold_out(train, 1 / 4)
+    if train.shape[1:] != test.shape[1:]:
+        raise ValueError(
+            f"{name} has training samples of shape {train.shape[1:]} and held-out ones of {test.shape[1:]}, expected one shape"
+        )
+    train, valid = _hold_out(train, 1 / 8)
+    return ArrayData(name, train, valid, test, Scaling.measure(train))
+
+
+def _hold_out(array: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
+    order = np.random.default_rng(0).permutation(len(array))
+    held = min(int(share * len(array)), HELD_OUT_MOST)
+    return array[np.sort(order[held:])], array[np.sort(order[:held])]
+
+
+def _digits() -> Data:
+    from sklearn.datasets import load_digits  # imported here: scikit-learn takes a second to import
+
+    images = np.asarray(getattr(load_digits(), "images"), dtype=np.float32)  # noqa: B009 (its type stub is too narrow)
+    data = _array_data("digits", images, None)
+    assert isinstance(data, ArrayData)
+    return replace(data, scaling=Scaling((8.0,), (8.0,), "hw", 0.0, 16.0))
+
+
+def _read_folder(path: Path) -> tuple[np.ndarray, None]:
+    from PIL import Image, UnidentifiedImageError
+
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGES)
+    if not files:
+        raise ValueError(f"folder {path} holds no image, expected files ending in {', '.join(sorted(IMAGES))}")
+    images, grey = [], True
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                grey = grey and image.mode in ("L", "1")
+                images.append(image.convert("RGB"))
+        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+            raise ValueError(f"{file} cannot be read as an image: {error}") from None
+        if images[-1].size != images[0].size:
+            raise ValueError(f"{file} is {images[-1].size}, {files[0]} is {images[0].size}: resize them to one size")
+    array = np.stack([np.asarray(image) for image in images])
+    return (array[..., 0] if grey else array), None

@@ -1,0 +1,92 @@
+"""The reversible way between a data set's own units and layout and those of a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Layout = Literal["flat", "hw", "hwc", "chw"]
+CHANNELS = (1, 3, 4)
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Affine map ``model = (own - shift) / scale``; it is kept with every model, so samples come back in the data's own units.
+
+    Args:
+        shift: one number, or one a component (flat) or channel (images).
+        scale: likewise, positive.
+        layout: how a state is stored: ``flat`` (D,), ``hw``, ``hwc`` or ``chw``. Models use (D,) and (C, H, W).
+        low: least value in own units; None is unbounded.
+        high: greatest value in own units; None is unbounded.
+        integer: whether own units are whole numbers (images of bytes).
+    """
+
+    shift: tuple[float, ...] = (0.0,)
+    scale: tuple[float, ...] = (1.0,)
+    layout: Layout = "flat"
+    low: float | None = None
+    high: float | None = None
+    integer: bool = False
+
+    @classmethod
+    def measure(cls, array: np.ndarray) -> Scaling:
+        """The scaling of real samples ``(N, ...)``: bytes to [-1, 1]; other numbers to mean 0 and std 1 a component or channel.
+
+        Raises:
+            ValueError: if the array is neither (N, D), (N, H, W), (N, H, W, C) nor (N, C, H, W).
+        """
+        layout = _layout(array.shape)
+        if array.dtype == np.uint8:
+            return cls((127.5,), (127.5,), layout, 0.0, 255.0, True)
+        axes = {"flat": (0,), "hw": (0, 1, 2), "hwc": (0, 1, 2), "chw": (0, 2, 3)}[layout]
+        std = np.atleast_1d(array.std(axes, dtype=np.float64))
+        shift = tuple(np.atleast_1d(array.mean(axes, dtype=np.float64)).tolist())
+        return cls(shift, tuple(np.where(std > 0, std, 1.0).tolist()), layout)
+
+    def encode(self, own: np.ndarray | Tensor) -> Tensor:
+        """Samples in own units and layout, ``(N, ...)``, as float32 model states ``(N, D)`` or ``(N, C, H, W)``."""
+        x = torch.as_tensor(own).to(torch.float32)
+        if self.layout == "hw":
+            x = x.unsqueeze(1)
+        elif self.layout == "hwc":
+            x = x.permute(0, 3, 1, 2)
+        return (x - _broadcast(self.shift, x)) / _broadcast(self.scale, x)
+
+    def decode(self, x: Tensor) -> np.ndarray:
+        """Model states back in own units, layout and number type, clamped to the own range."""
+        own = x.float() * _broadcast(self.scale, x) + _broadcast(self.shift, x)
+        if self.low is not None or self.high is not None:
+            own = own.clamp(self.low, self.high)
+        if self.layout == "hw":
+            own = own.squeeze(1)
+        elif self.layout == "hwc":
+            own = own.permute(0, 2, 3, 1)
+        array = own.cpu().numpy()
+        return np.rint(array).astype(np.uint8) if self.integer else array
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> Scaling:
+        """Read back ``dataclasses.asdict`` after JSON (lists become tuples)."""
+        return cls(**{**fields, "shift": tuple(fields["shift"]), "scale": tuple(fields["scale"])})
+
+
+def _broadcast(values: tuple[float, ...], x: Tensor) -> Tensor:
+    numbers = torch.tensor(values, dtype=torch.float32, device=x.device)
+    return numbers if x.ndim == 2 or len(values) == 1 else numbers.reshape(-1, 1, 1)
+
+
+def _layout(shape: tuple[int, ...]) -> Layout:
+    if len(shape) == 2:
+        return "flat"
+    if len(shape) == 3:
+        return "hw"
+    if len(shape) == 4 and shape[-1] in CHANNELS:
+        return "hwc"
+    if len(shape) == 4 and shape[1] in CHANNELS:
+        return "chw"
+    raise ValueError(f"samples have shape {shape}, expected (N, D), (N, H, W), (N, H, W, C) or (N, C, H, W) with C of 1, 3 or 4")

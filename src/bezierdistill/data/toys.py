@@ -1,0 +1,74 @@
+"""Made-up laws with endless fresh samples: 2-D pictures, and ``manifold``, the task that ranks methods.
+
+``manifold`` is a random smooth image of a low-dimensional latent with a class offset,
+``x = sin(1.5 z A / sqrt(latent) + c_k) B + o_k``: thin curved sheets in a space of any dimension. Its matrices are fixed by a seed of
+their own, so the law is the same for everybody.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from bezierdistill.data.base import Data, EndlessData
+from bezierdistill.data.scaling import Scaling
+
+Draw = Callable[[int, torch.Generator], Tensor]
+
+
+def checkerboard(count: int, generator: torch.Generator) -> Tensor:
+    """Uniform on the black squares of a 4x4 board over [-2, 2]^2, ``(count, 2)``."""
+    square = torch.randint(0, 8, (count,), generator=generator)
+    row, column = square // 2, 2 * (square % 2)
+    corner = torch.stack([column + row % 2, row], 1).float() - 2
+    return corner + torch.rand(count, 2, generator=generator)
+
+
+def moons(count: int, generator: torch.Generator) -> Tensor:
+    """Two interleaved half circles with noise of std 0.08, ``(count, 2)``."""
+    angle = math.pi * torch.rand(count, generator=generator)
+    lower = torch.randint(0, 2, (count,), generator=generator).float()
+    x = torch.stack([angle.cos() * (1 - 2 * lower) + lower, angle.sin() * (1 - 2 * lower) + lower / 2], 1)
+    return x + 0.08 * torch.randn(count, 2, generator=generator)
+
+
+def gaussians(count: int, generator: torch.Generator) -> Tensor:
+    """Eight Gaussians of std 0.15 on a circle of radius 2, ``(count, 2)``."""
+    angle = torch.randint(0, 8, (count,), generator=generator) * math.pi / 4
+    return 2 * torch.stack([angle.cos(), angle.sin()], 1) + 0.15 * torch.randn(count, 2, generator=generator)
+
+
+def spirals(count: int, generator: torch.Generator) -> Tensor:
+    """Two spiral arms with noise of std 0.05, ``(count, 2)``."""
+    radius = torch.rand(count, generator=generator).sqrt()
+    arm = torch.randint(0, 2, (count,), generator=generator) * math.pi
+    angle = 3 * math.pi * radius + arm
+    return 2 * radius[:, None] * torch.stack([angle.cos(), angle.sin()], 1) + 0.05 * torch.randn(count, 2, generator=generator)
+
+
+def manifold_sampler(dimension: int, latent: int = 3, classes: int = 12, waves: int = 32) -> Draw:
+    """Sampler of the ``manifold`` law (module docstring) in ``dimension`` dimensions."""
+    fixed = torch.Generator().manual_seed(20250316)
+    phases = torch.randn(classes, waves, generator=fixed)
+    into = 1.5 / math.sqrt(latent) * torch.randn(latent, waves, generator=fixed)
+    out = 1.2 / math.sqrt(waves) * torch.randn(waves, dimension, generator=fixed)
+    offsets = 0.7 * torch.randn(classes, dimension, generator=fixed)
+
+    def draw(count: int, generator: torch.Generator) -> Tensor:
+        kind = torch.randint(classes, (count,), generator=generator)
+        z = torch.randn(count, latent, generator=generator)
+        return torch.sin(z @ into + phases[kind]) @ out + offsets[kind]
+
+    return draw
+
+
+TOYS: dict[str, Draw] = {"checkerboard": checkerboard, "moons": moons, "gaussians": gaussians, "spirals": spirals}
+
+
+def load_toy(name: str, draw: Draw) -> Data:
+    """Endless standardised samples of a made-up law."""
+    probe = draw(20_000, torch.Generator().manual_seed(0))
+    return EndlessData(name, tuple(probe.shape[1:]), Scaling.measure(probe.numpy()), draw)

@@ -1,0 +1,157 @@
+r"""Velocity fields :math:`v(x, t)` of :math:`dx/dt = v`, with t=0 at the source and t=1 at the data.
+
+* :class:`NetworkField`: a trained network, read on the diagonal ``s = t`` of its average velocity ``u(x, s, t)``.
+* :class:`Blend`: several teachers as one field, :math:`v = \sum_i w_i(t)\, v_i` with Bernstein weights
+  :math:`w_i(t) = \sum_j W_{ij}\, b_{j,m}(t)` and :math:`\sum_i W_{ij} = 1`, so that the weights sum to one at every time.
+* :class:`GaussianMixture`: the exact field between a standard normal and a mixture, the ground truth of the tests.
+
+Source: Liu et al. 2022 (arXiv 2209.03003); Ho & Salimans 2022 and Karras et al. 2024 (arXiv 2406.02507) are blends with weights (g, 1-g).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from bezierdistill.curves import Time, bernstein, expand_time, match_time
+
+
+@runtime_checkable
+class Field(Protocol):
+    """A velocity field: ``field(x, t, cond)`` gives ``dx/dt``; ``passes`` is the number of network passes one evaluation costs."""
+
+    @property
+    def passes(self) -> int:
+        """Network passes of one evaluation."""
+        ...
+
+    def __call__(self, x: Tensor, t: Time, cond: Tensor | None = None) -> Tensor:
+        """Velocity ``(B, ...)`` of states ``x`` ``(B, ...)`` at a scalar time or one time a row ``(B,)``."""
+        ...
+
+
+class NetworkField:
+    """The field of a network ``net(x, s, t, cond)`` that predicts average velocities: its diagonal ``v(x, t) = u(x, t, t)``.
+
+    Args:
+        net: the network; called with one time a row.
+    """
+
+    passes = 1
+
+    def __init__(self, net: nn.Module) -> None:
+        self.net = net
+
+    def __call__(self, x: Tensor, t: Time, cond: Tensor | None = None) -> Tensor:
+        """Velocity ``(B, ...)``; see :class:`Field`."""
+        time = match_time(t, x)
+        return self.net(x, time, time, cond)
+
+
+class Blend:
+    """Several fields as one, with weights that change over time as Bernstein polynomials and always sum to one.
+
+    Args:
+        fields: one or more teachers over the same states.
+        weights: ``(M, m + 1)``: a row of Bernstein coefficients a teacher. ``(M,)`` or one column: constant. Negative allowed.
+
+    Raises:
+        ValueError: if the number of rows differs from the number of fields, or a column does not sum to one (the sums are shown).
+
+    Example:
+        >>> zero, one = (lambda x, t, cond=None: 0 * x), (lambda x, t, cond=None: 0 * x + 1)
+        >>> Blend([zero, one], torch.tensor([[1.0, 0.0], [0.0, 1.0]]))(torch.zeros(1, 1), 0.25).item()
+        0.25
+    """
+
+    def __init__(self, fields: Sequence[Field], weights: Tensor | Sequence[Sequence[float]]) -> None:
+        matrix = torch.as_tensor(weights, dtype=torch.float64)
+        self.weights = matrix[:, None] if matrix.ndim == 1 else matrix
+        self.fields = tuple(fields)
+        if self.weights.ndim != 2 or len(self.weights) != len(self.fields):
+            raise ValueError(
+                f"weights have shape {tuple(matrix.shape)} for {len(self.fields)} fields, expected a row of Bernstein coefficients a field"
+            )
+        sums = self.weights.sum(0)
+        if not torch.allclose(sums, torch.ones_like(sums), atol=1e-6):
+            raise ValueError(f"blend weights sum to {[round(s, 6) for s in sums.tolist()]} a column, expected 1 in every column")
+
+    @property
+    def passes(self) -> int:
+        """Network passes of one evaluation: the teachers' together."""
+        return sum(getattr(field, "passes", 1) for field in self.fields)
+
+    def weight_at(self, t: Tensor) -> Tensor:
+        """The teachers' weights ``(M, *t.shape)`` at times ``t``."""
+        basis = bernstein(self.weights.shape[1] - 1, t)
+        return torch.tensordot(self.weights.to(t), basis, dims=1)
+
+    def __call__(self, x: Tensor, t: Time, cond: Tensor | None = None) -> Tensor:
+        """Velocity ``(B, ...)``; see :class:`Field`."""
+        time = match_time(t, x)
+        total = torch.zeros_like(x)
+        for field, weight in zip(self.fields, self.weight_at(time), strict=True):
+            total = total + expand_time(weight, x) * field(x, time, cond)
+        return total
+
+
+def parse_weights(text: str) -> Tensor:
+    """Read blend weights from text: teachers by commas, Bernstein coefficients by colons.
+
+    Returns:
+        Float64 tensor ``(M, m + 1)``.
+
+    Raises:
+        ValueError: if an entry is no number or the teachers have different numbers of coefficients.
+
+    Example:
+        >>> parse_weights("1.0:1.5,0.0:-0.5").tolist()
+        [[1.0, 1.5], [0.0, -0.5]]
+    """
+    try:
+        rows = [[float(number) for number in row.split(":")] for row in text.split(",")]
+    except ValueError:
+        raise ValueError(f'weights are {text!r}, expected numbers such as "1.25,-0.25" or "1.0:1.5,0.0:-0.5"') from None
+    if len({len(row) for row in rows}) != 1:
+        raise ValueError(f"weights {text!r} have {[len(row) for row in rows]} coefficients a teacher, expected equally many")
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class GaussianMixture:
+    r"""Exact velocity of rectified flow from a standard normal to a mixture of diagonal Gaussians.
+
+    For component k, :math:`x_t = (1-t)x_0 + t x_1` is normal with mean :math:`t\mu_k` and variance
+    :math:`q_k = (1-t)^2 + t^2\sigma_k^2`, and :math:`E[x_1 - x_0 \mid x_t] = \mu_k + \frac{t\sigma_k^2 - (1-t)}{q_k}(x_t - t\mu_k)`;
+    the field is the average of these under the posterior of k.
+
+    Args:
+        means: ``(K, D)``.
+        stds: ``(K, D)``, positive.
+        weights: ``(K,)``, positive, summing to one.
+    """
+
+    means: Tensor
+    stds: Tensor
+    weights: Tensor
+    passes: int = 1
+
+    def __call__(self, x: Tensor, t: Time, cond: Tensor | None = None) -> Tensor:
+        """Velocity ``(B, D)``; see :class:`Field`. ``cond`` is not used by an unconditional law."""
+        time = expand_time(t, x)[:, None]
+        means, var = self.means.to(x), self.stds.to(x) ** 2
+        spread = (1 - time) ** 2 + time**2 * var
+        centred = x[:, None] - time * means
+        log_density = -0.5 * (centred**2 / spread + spread.log()).sum(-1) + self.weights.to(x).log()
+        velocity = means + (time * var - (1 - time)) / spread * centred
+        return (log_density.softmax(1)[..., None] * velocity).sum(1)
+
+    def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """Fresh draws ``(count, D)`` from the mixture."""
+        component = torch.multinomial(self.weights, count, replacement=True, generator=generator)
+        noise = torch.randn(count, self.means.shape[1], generator=generator, dtype=self.means.dtype)
+        return self.means[component] + self.stds[component] * noise

@@ -1,0 +1,96 @@
+"""Distances between two sets of samples, ``metric(a, b)``. Sets are ``(N, ...)`` and ``(M, ...)`` tensors; zero means the same law."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bezierdistill.metrics.features import RandomFeatures
+
+
+def sliced_wasserstein(a: Tensor, b: Tensor, projections: int = 256, seed: int = 0) -> float:
+    """Sliced 2-Wasserstein distance over fixed random directions (Bonneel et al. 2015), by POT. In the samples' unit."""
+    import ot  # POT takes a second to import
+
+    x, y = a.flatten(1).double().cpu().numpy(), b.flatten(1).double().cpu().numpy()
+    return float(np.asarray(ot.sliced_wasserstein_distance(x, y, n_projections=projections, seed=seed)))
+
+
+def energy_distance(a: Tensor, b: Tensor) -> float:
+    """Unbiased estimate of ``2 E|X-Y| - E|X-X'| - E|Y-Y'|`` (Szekely & Rizzo 2013); it can be slightly negative."""
+    x, y = a.flatten(1), b.flatten(1)
+    return 2 * _mean_distance(x, y) - _mean_distance_within(x) - _mean_distance_within(y)
+
+
+def _mean_distance(x: Tensor, y: Tensor) -> float:
+    return sum(float(torch.cdist(part, y).double().sum()) for part in x.split(1024)) / (len(x) * len(y))
+
+
+def _mean_distance_within(x: Tensor) -> float:
+    return _mean_distance(x, x) * len(x) / (len(x) - 1)
+
+
+def mmd(a: Tensor, b: Tensor) -> float:
+    """Unbiased squared maximum mean discrepancy (Gretton et al. 2012, eq. 3) with a sum of Gaussian kernels.
+
+    The bandwidths are 1/2, 1 and 2 times the median distance within ``b``. It can be slightly negative.
+    """
+    x, y = a.flatten(1), b.flatten(1)
+    few = y[:1000]
+    median = torch.pdist(few).median()
+    widths = [float(scale * median) for scale in (0.5, 1.0, 2.0)]
+    n, m = len(x), len(y)
+    within_x = (_mean_kernel(x, x, widths) - 1 / n) * n / (n - 1)
+    within_y = (_mean_kernel(y, y, widths) - 1 / m) * m / (m - 1)
+    return within_x + within_y - 2 * _mean_kernel(x, y, widths)
+
+
+def _mean_kernel(x: Tensor, y: Tensor, widths: list[float]) -> float:
+    total = 0.0
+    for part in x.split(1024):
+        squared = torch.cdist(part, y).square()
+        total += sum(float((squared / (-2 * width**2)).exp().double().sum()) for width in widths)
+    return total / (len(x) * len(y) * len(widths))
+
+
+def frechet_distance(a: Tensor, b: Tensor, extractor: torch.nn.Module | None = None) -> float:
+    r"""Frechet distance :math:`|m_a - m_b|^2 + \mathrm{tr}(C_a + C_b - 2 (C_a C_b)^{1/2})` between Gaussians fitted to features.
+
+    Args:
+        a: samples.
+        b: real samples.
+        extractor: features to use; by default the fixed :class:`~bezierdistill.metrics.features.RandomFeatures`.
+
+    Reference: Heusel et al. 2017, arXiv 1706.08500, eq. 6. With random features the number is not FID.
+    """
+    extractor = extractor or RandomFeatures(math.prod(a.shape[1:])).to(a.device)
+    with torch.no_grad():
+        fa, fb = (torch.cat([extractor(part) for part in x.split(4096)]).double() for x in (a, b))
+    ca, cb = torch.cov(fa.T).reshape(fa.shape[1], -1), torch.cov(fb.T).reshape(fb.shape[1], -1)
+    values, vectors = torch.linalg.eigh(ca)
+    root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+    cross = torch.linalg.eigvalsh(root @ cb @ root).clamp_min(0).sqrt().sum()
+    return float((fa.mean(0) - fb.mean(0)).square().sum() + ca.trace() + cb.trace() - 2 * cross)
+
+
+def precision_recall(a: Tensor, b: Tensor, k: int = 3) -> tuple[float, float]:
+    """Share of samples ``a`` inside the real manifold of ``b``, and of real samples inside the manifold of ``a``.
+
+    A set's manifold is the union of balls that reach each point's k-th neighbour (Kynkaanniemi et al. 2019, arXiv 1904.06991, eq. 1-2).
+
+    Raises:
+        ValueError: if a set has ``k`` samples or fewer.
+    """
+    x, y = a.flatten(1), b.flatten(1)
+    if min(len(x), len(y)) <= k:
+        raise ValueError(f"precision and recall got {len(x)} and {len(y)} samples, expected more than k={k}")
+    return _inside(x, y, k), _inside(y, x, k)
+
+
+def _inside(points: Tensor, manifold: Tensor, k: int) -> float:
+    radii = torch.cat([torch.cdist(part, manifold).kthvalue(k + 1, dim=1).values for part in manifold.split(1024)])
+    hits = sum(int((torch.cdist(part, manifold) <= radii).any(1).sum()) for part in points.split(1024))
+    return hits / len(points)

@@ -1,0 +1,38 @@
+"""Multilayer perceptron for vectors and small images, with the time embedding added at every hidden layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bezierdistill.networks.embeddings import TimeEmbedding
+
+
+class MLP(nn.Module):
+    """``net(x, s, t, cond)`` with residual hidden layers; states are flattened inside.
+
+    Args:
+        shape: shape of one state, without the batch.
+        width: hidden width.
+        depth: number of hidden layers, 1 or more.
+    """
+
+    def __init__(self, shape: Sequence[int], width: int = 256, depth: int = 3) -> None:
+        super().__init__()
+        size = math.prod(shape)
+        self.time = TimeEmbedding(width // 2)
+        self.enter = nn.Linear(size, width)
+        self.shifts = nn.Linear(width // 2, width * depth)
+        self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
+        self.leave = nn.Linear(width, size)
+
+    def forward(self, x: Tensor, s: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
+        """Average velocity ``(B, ...)`` of states ``x`` ``(B, ...)`` between ``s`` and ``t``, each ``(B,)``."""
+        shifts = self.shifts(functional.silu(self.time(s, t))).chunk(len(self.hidden) + 1, 1)
+        h = functional.silu(self.enter(x.flatten(1)) + shifts[0])
+        for layer, shift in zip(self.hidden, shifts[1:], strict=True):
+            h = h + functional.silu(layer(h) + shift)
+        return self.leave(h).reshape(x.shape)

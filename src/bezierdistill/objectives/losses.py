@@ -1,0 +1,40 @@
+r"""How far a prediction is from its target: squared error, or the pseudo-Huber distance that forgives outliers.
+
+Source: Song & Dhariwal 2023, *Improved techniques for training consistency models*, arXiv 2310.14189, eq. 8.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from bezierdistill.curves import expand_time
+
+
+@dataclass(frozen=True)
+class Loss:
+    r"""Mean over a batch of :math:`(\sqrt{|e|^2 + c^2 D} - c\sqrt{D}) / \sqrt{D}`, or of :math:`|e|^2 / D` for ``c = 0``.
+
+    Args:
+        huber: the scale ``c`` a component, >= 0; zero means squared error.
+    """
+
+    huber: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.huber < 0:
+            raise ValueError(f"huber is {self.huber}, expected 0 (squared error) or a positive scale")
+
+    def __call__(self, prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Scalar loss of states ``(B, ...)``, with an optional weight a row ``(B,)``."""
+        error = prediction - target
+        if weight is not None and not self.huber:
+            error = error * expand_time(weight.sqrt(), error)
+        if not self.huber:
+            return error.square().mean()
+        error = error.flatten(1)
+        kappa = self.huber * math.sqrt(error.shape[1])
+        row = ((error.square().sum(1) + kappa**2).sqrt() - kappa) / math.sqrt(error.shape[1])
+        return (row if weight is None else row * weight).mean()

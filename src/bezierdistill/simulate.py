@@ -1,0 +1,116 @@
+"""Simulation: a field moves sources (or real data, backwards), and the paths become Bezier curves in a store.
+
+The inner control points, the *guides*, come from the teachers in one of three ways:
+
+* ``fit``: least squares along the solver's path, as running sums; any degree, no further pass;
+* ``hermite``: a cubic from the velocities at both ends, two further evaluations;
+* ``endpoints``: the paper's guiding distributions (arXiv 2503.16562): guide i is where teacher i alone carries the same source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from bezierdistill.couplings import Inversion, Teacher
+from bezierdistill.curves import BezierCurve, CurveFit, check_degree, fit_weights
+from bezierdistill.fields import Field
+from bezierdistill.solvers import solve, time_grid
+from bezierdistill.sources import BLOCK
+from bezierdistill.store import CurveWriter
+
+Guides = Literal["fit", "hermite", "endpoints"]
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """How a batch of sources, or of data, becomes curves.
+
+    Args:
+        field: the teacher or blend that is simulated.
+        degree: degree of the curves.
+        guides: how the guides are made (module docstring).
+        teachers: the single teachers, for ``endpoints``.
+        steps: solver steps.
+        method: fixed-step solver.
+        backwards: start from real data and solve from t=1 to t=0.
+
+    Raises:
+        ValueError: on a degree that the guides cannot have, or too few steps for a fit.
+    """
+
+    field: Field
+    degree: int = 4
+    guides: Guides = "fit"
+    teachers: Sequence[Field] = ()
+    steps: int = 8
+    method: str = "heun"
+    backwards: bool = False
+
+    def __post_init__(self) -> None:
+        check_degree(self.degree)
+        if self.guides == "fit":
+            fit_weights(self.degree, self.times)
+        expected = {"hermite": 3, "endpoints": len(self.teachers) + 1}.get(self.guides, self.degree)
+        if self.degree != expected:
+            why = "a cubic" if self.guides == "hermite" else f"one guide for each of {len(self.teachers)} teachers"
+            raise ValueError(f"degree is {self.degree} with guides {self.guides!r}, expected {expected}: {why}")
+
+    @property
+    def times(self) -> tuple[float, ...]:
+        """The solver's grid."""
+        return time_grid(self.steps, 1.0, 0.0) if self.backwards else time_grid(self.steps)
+
+    @torch.no_grad()
+    def curves(self, start: Tensor) -> tuple[BezierCurve, int]:
+        """Curves from states ``(B, ...)`` at the first time, and the network passes a row."""
+        fit = CurveFit(self.degree, self.times) if self.guides == "fit" else None
+        if self.backwards:
+            pair = Inversion(self.field, self.times, self.method, fit)(None, start)
+        else:
+            pair = Teacher(self.field, self.times, self.method, fit)(start)
+        if fit is not None:
+            return fit.curve(), pair.passes
+        if self.guides == "hermite":
+            v0, v1 = self.field(pair.x0, 0.0), self.field(pair.x1, 1.0)
+            return BezierCurve.hermite(pair.x0, pair.x1, v0, v1), pair.passes + 2 * self.field.passes
+        ends = [solve(teacher, pair.x0, time_grid(self.steps), self.method) for teacher in self.teachers]
+        curve = BezierCurve.from_guides(pair.x0, [end.state for end in ends], pair.x1)
+        return curve, pair.passes + sum(end.passes for end in ends)
+
+
+def simulate_rows(
+    simulation: Simulation,
+    draw: Callable[[int, int], Tensor],
+    count: int,
+    writer: CurveWriter,
+    batch: int = 4 * BLOCK,
+    advance: Callable[[int], None] = lambda rows: None,
+) -> None:
+    """Fill a store up to ``count`` curves; memory does not grow with the count.
+
+    Args:
+        simulation: how curves are made.
+        draw: ``draw(start, rows)`` gives the start states of rows ``start .. start + rows``.
+        count: rows of the finished store.
+        writer: the store; rows that it has are kept.
+        batch: rows simulated at once.
+        advance: called with the number of rows done.
+
+    Raises:
+        ValueError: if a teacher gives NaN or infinite states (the rows are named).
+    """
+    advance(writer.rows)
+    for start in range(writer.rows, count, batch):
+        curve, passes = simulation.curves(draw(start, min(batch, count - start)))
+        finite = curve.points.isfinite().transpose(0, 1).flatten(1).all(1)
+        if not bool(finite.all()):
+            rows = (start + (~finite).nonzero().flatten()).tolist()
+            raise ValueError(f"the teachers gave NaN or infinite states in {len(rows)} rows (first: row {rows[0]}): check their training")
+        writer.append(curve, passes * curve.points.shape[1])
+        advance(curve.points.shape[1])
+    writer.close()

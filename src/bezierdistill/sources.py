@@ -1,0 +1,28 @@
+"""Where flows start: an endless table of standard normal rows, fixed by its seed.
+
+Rows are drawn in blocks of 1,024, each from a generator of its own on the CPU, so row i is the same whatever the batch, device or number of
+workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+BLOCK = 1024
+
+
+def block_generator(seed: int, block: int) -> torch.Generator:
+    """The CPU generator of one block of rows: a function of the seed and the block alone."""
+    state = np.random.SeedSequence((seed, block)).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
+
+
+def noise(seed: int, start: int, count: int, shape: Sequence[int]) -> Tensor:
+    """Standard normal rows ``start .. start + count`` of an endless table, ``(count, *shape)``."""
+    first, last = start // BLOCK, (start + count - 1) // BLOCK
+    blocks = [torch.randn(BLOCK, *shape, generator=block_generator(seed, block)) for block in range(first, last + 1)]
+    return torch.cat(blocks)[start - first * BLOCK :][:count]

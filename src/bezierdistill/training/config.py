@@ -1,0 +1,184 @@
+"""Settings of every stage as frozen dataclasses: the same for Python, YAML recipes and the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from bezierdistill.curves import check_degree
+from bezierdistill.models import NetworkConfig
+from bezierdistill.simulate import Guides
+
+Coupling = Literal["independent", "ot"]
+ObjectiveName = Literal["end", "map", "knots", "velocity"]
+Solver = Literal["euler", "midpoint", "heun", "rk4"]
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How weights are updated.
+
+    Args:
+        lr: peak learning rate of AdamW.
+        warmup: steps over which the rate rises from zero.
+        decay: last share of the steps over which the rate falls to zero.
+        ema: limit of the decay of the averaged weights a step.
+        clip: gradient norm above which gradients are scaled down; 0 is off.
+        log_every: steps between two lines of the log.
+        save_every: steps between two saved states.
+        accelerator: device kind for Lightning Fabric: auto, cpu, cuda, mps.
+        precision: number format for Lightning Fabric, such as 32-true or bf16-mixed.
+    """
+
+    lr: float = 1e-3
+    warmup: int = 50
+    decay: float = 0.4
+    ema: float = 0.999
+    clip: float = 0.0
+    log_every: int = 50
+    save_every: int = 2000
+    accelerator: str = "auto"
+    precision: Literal["32-true", "bf16-mixed", "bf16-true", "64-true"] = "32-true"
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise ValueError(f"lr is {self.lr}, expected a positive number")
+        if not 0 <= self.decay <= 1:
+            raise ValueError(f"decay is {self.decay}, expected a share of the steps in [0, 1]")
+        _check_not_negative(warmup=self.warmup, clip=self.clip)
+        _check_counts(log_every=self.log_every, save_every=self.save_every)
+
+
+def _check_counts(**counts: int) -> None:
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name} is {value}, expected 1 or more")
+
+
+def _check_not_negative(**numbers: float) -> None:
+    for name, value in numbers.items():
+        if value < 0:
+            raise ValueError(f"{name} is {value}, expected 0 or more")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train a teacher by flow matching.
+
+    Args:
+        data: built-in name or path.
+        out: folder of the new model.
+        steps: optimizer steps.
+        batch: rows a step.
+        seed: seed of weights and draws.
+        coupling: how noise and data are joined: independent, or optimal transport within the batch.
+        network: the network.
+        loop: how weights are updated.
+        resume: continue a run that was stopped.
+    """
+
+    data: str
+    out: Path
+    steps: int = 6000
+    batch: int = 512
+    seed: int = 0
+    coupling: Coupling = "independent"
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        _check_counts(steps=self.steps, batch=self.batch)
+
+
+@dataclass(frozen=True)
+class SimulateConfig:
+    """Simulate teachers and store their paths as Bezier curves.
+
+    Args:
+        teachers: one or more model folders; the best one first.
+        out: folder of the new curve store.
+        weights: a number a teacher, or Bernstein coefficients over time: "1.25,-0.25" or "1.0:1.5,0.0:-0.5". Columns sum to one.
+        degree: degree of the curves; 1 is the straight line of rectified flow.
+        guides: fit (along the path), hermite (cubic from end velocities), endpoints (where each teacher alone ends).
+        count: number of curves.
+        data: real data to start from, backwards; without it sources are noise.
+        seed: seed of the noise, or of the order of the data.
+        steps: solver steps.
+        solver: fixed-step solver.
+        batch: curves simulated at once.
+        resume: continue a store that was stopped.
+    """
+
+    teachers: tuple[Path, ...]
+    out: Path
+    weights: str = "1"
+    degree: int = 4
+    guides: Guides = "fit"
+    count: int = 60_000
+    data: str | None = None
+    seed: int = 0
+    steps: int = 8
+    solver: Solver = "heun"
+    batch: int = 4096
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        check_degree(self.degree)
+        _check_counts(count=self.count, steps=self.steps, batch=self.batch)
+        if not self.teachers:
+            raise ValueError("teachers is empty, expected one or more model folders")
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """Distil stored curves into a student.
+
+    Args:
+        curves: folder of a curve store.
+        out: folder of the new model.
+        objective: end (to t=1 from anywhere), map (any interval), knots (only the sampler's intervals), velocity (a straighter flow).
+        passes: the most passes of the sampler; a two-pass student is also a one-pass student.
+        knots: times between 0 and 1 of that sampler, separated by commas; without them they are found by dynamic programming.
+        align: steps of law alignment after the regression; 0 is none.
+        steps: optimizer steps of the regression.
+        batch: rows a step.
+        seed: seed of the draws (and of the weights, with --init scratch).
+        init: start from the best teacher's weights, or from scratch.
+        huber: scale of the pseudo-Huber loss; 0 is the squared error.
+        power: p of the weight (t - s)^-p of an interval.
+        align_lr: peak learning rate of the student during alignment.
+        anchor: weight of the curve regression during alignment.
+        loop: how weights are updated.
+        resume: continue a run that was stopped.
+    """
+
+    curves: Path
+    out: Path
+    objective: ObjectiveName = "map"
+    passes: int = 2
+    knots: str | None = None
+    align: int = 0
+    steps: int = 6000
+    batch: int = 512
+    seed: int = 0
+    init: Literal["teacher", "scratch"] = "teacher"
+    huber: float = 0.03
+    power: float = 1.0
+    align_lr: float = 3e-4
+    anchor: float = 1.0
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        _check_counts(passes=self.passes, steps=self.steps, batch=self.batch)
+        _check_not_negative(align=self.align, huber=self.huber, anchor=self.anchor, power=self.power)
+        if self.align_lr <= 0:
+            raise ValueError(f"align_lr is {self.align_lr}, expected a positive number")
+        if self.objective == "end" and self.passes > 1:
+            raise ValueError(
+                f"objective end trains jumps to t=1 only, got passes {self.passes}: expected --passes 1, or --objective map or knots"
+            )
+        if self.objective == "velocity" and self.align:
+            raise ValueError("objective velocity trains a flow, not jumps: expected --align 0, or --objective end, map or knots")
