@@ -36,7 +36,7 @@ from bezierdistill.training.loop import Trainer
 
 RUN = "run.json"
 KNOT_GRID = time_grid(20)
-KNOT_CURVES = 2048
+KNOT_CURVES = 512
 
 
 def train(config: TrainConfig) -> Model:
@@ -138,7 +138,7 @@ def distill(config: DistillConfig) -> Model:
     spent = config.steps * config.batch * CurveRegression.passes
     schedules = {} if config.objective == "velocity" else _schedules(config.passes, given)
     trained = _regress(config, store, net, schedules)
-    if schedules and given is None and config.objective != "end":
+    if config.objective == "map" and given is None and config.passes > 1:
         schedules = _best_schedules(trained, store, config.passes)
         spent += KNOT_CURVES * len(KNOT_GRID) * (len(KNOT_GRID) - 1) // 2
     if config.align:

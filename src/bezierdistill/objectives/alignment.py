@@ -44,8 +44,8 @@ class Alignment:
     teacher: Field
     knots: Sequence[float]
     metric: Loss = field(default_factory=Loss)
-    anchor: float = 1.0
-    times: tuple[float, float] = (0.02, 0.98)
+    anchor: float = 0.3
+    times: tuple[float, float] = (0.02, 0.7)
 
     @property
     def passes(self) -> int:

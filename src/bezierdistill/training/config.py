@@ -166,8 +166,8 @@ class DistillConfig:
     init: Literal["teacher", "scratch"] = "teacher"
     huber: float = 0.03
     power: float = 1.0
-    align_lr: float = 3e-4
-    anchor: float = 1.0
+    align_lr: float = 1e-4
+    anchor: float = 0.3
     loop: LoopConfig = field(default_factory=LoopConfig)
     resume: bool = False
 

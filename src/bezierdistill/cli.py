@@ -1,0 +1,199 @@
+"""The command line: one verb a stage. Settings are dataclasses, given by flags or by YAML (``--config``).
+
+A mistake of the user's ends with one line on standard error and exit code 2. ``BEZIERDISTILL_DEBUG=1`` shows the traceback instead.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from docstring_parser import parse as parse_docstring
+from jsonargparse import ArgumentParser
+
+from bezierdistill import __version__
+from bezierdistill.data import load_data, read_array
+from bezierdistill.demo import DemoConfig, demo
+from bezierdistill.files import write_array, write_json
+from bezierdistill.metrics import Evaluator
+from bezierdistill.models import load_model
+from bezierdistill.pipeline import distill, simulate, train
+from bezierdistill.reflow import ReflowConfig, reflow
+from bezierdistill.reporting import print_rows, write_report
+from bezierdistill.reporting.plots import save_grid
+from bezierdistill.training.config import DistillConfig, SimulateConfig, Solver, TrainConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleConfig:
+    """Draw samples from a model, in the data's own units.
+
+    Args:
+        model: folder of a student or teacher.
+        out: the .npz to write; its array is x.
+        passes: network passes a sample.
+        count: number of samples.
+        seed: seed of the noise; sample i depends on the seed and i alone.
+        solver: euler jumps from knot to knot; midpoint, heun and rk4 integrate a teacher's velocity with the given passes.
+        grid: a PNG of the first samples to write as well.
+    """
+
+    model: Path
+    out: Path
+    passes: int = 1
+    count: int = 64
+    seed: int = 0
+    solver: Solver = "euler"
+    grid: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """Compare samples with held-out real data: every metric, its floor (real against real), their ratio.
+
+    Args:
+        samples: a .npz or .npy of samples in the data's own units.
+        data: built-in name or path.
+        seed: which real samples are drawn.
+        json: a file for the result; without it the result is printed as JSON alone.
+    """
+
+    samples: Path
+    data: str
+    seed: int = 0
+    json: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportConfig:
+    """Write report.html: pictures, tables and settings of a run in one self-contained page.
+
+    Args:
+        run: folder of a demo, model, curve store or reflow.
+    """
+
+    run: Path
+
+
+def _train(config: TrainConfig) -> None:
+    model = train(config)
+    print(f"{config.out}: teacher for {config.data}, {model.spent:,} network passes spent")
+
+
+def _simulate(config: SimulateConfig) -> None:
+    store = simulate(config)
+    print(f"{config.out}: {len(store):,} curves of degree {config.degree}, {store.manifest['passes']:,} network passes spent")
+
+
+def _distill(config: DistillConfig) -> None:
+    model = distill(config)
+    knots = "; ".join(f"{k}: {', '.join(f'{t:g}' for t in times)}" for k, times in model.knots.items())
+    print(f"{config.out}: student with knots {knots or 'evenly spaced'}, {model.spent:,} network passes spent in all")
+
+
+def _reflow(config: ReflowConfig) -> None:
+    for row in reflow(config):
+        print(f"round {row['round']}: straightness {row['straightness']:.4g}, drift {row['drift']:.4g}")
+        print_rows([{"method": name, **metrics} for name, metrics in row["samplers"].items()])
+
+
+def _sample(config: SampleConfig) -> None:
+    model = load_model(config.model)
+    x = model.sample(config.count, config.passes, config.seed, config.solver)
+    write_array(config.out, x)
+    if config.grid is not None:
+        save_grid(config.grid, model.scaling.encode(x[:64]))
+    print(f"{config.out}: {config.count} samples of shape {x.shape[1:]}, {config.passes} passes each")
+
+
+def _evaluate(config: EvaluateConfig) -> None:
+    data = load_data(config.data)
+    samples, _ = read_array(config.samples)
+    if samples.shape[1:] != data.scaling.decode(data.real(1, 0, "test")).shape[1:]:
+        raise ValueError(
+            f"{config.samples} holds samples of shape {samples.shape[1:]}, {config.data} of another: expected samples of that data"
+        )
+    result = Evaluator(data, config.seed)(data.scaling.encode(samples))
+    if config.json is None:
+        print(json.dumps(result, indent=2))
+        return
+    write_json(config.json, result)
+    print_rows([{"method": str(config.samples), **result}])
+
+
+def _report(config: ReportConfig) -> None:
+    print(write_report(config.run))
+
+
+def _demo(config: DemoConfig) -> None:
+    result = demo(config)
+    print_rows(result["rows"])
+    print(write_report(config.out))
+
+
+VERBS: dict[str, tuple[type, Callable[[Any], None]]] = {
+    "demo": (DemoConfig, _demo),
+    "train": (TrainConfig, _train),
+    "simulate": (SimulateConfig, _simulate),
+    "distill": (DistillConfig, _distill),
+    "reflow": (ReflowConfig, _reflow),
+    "sample": (SampleConfig, _sample),
+    "evaluate": (EvaluateConfig, _evaluate),
+    "report": (ReportConfig, _report),
+}
+
+
+def build_parser() -> ArgumentParser:
+    """The parser of all verbs; every flag comes from a dataclass."""
+    parser = ArgumentParser(
+        prog="bezierdistill", description="Distil flow models along Bezier curves into one or two network passes.", version=__version__
+    )
+    verbs = parser.add_subcommands(required=True, dest="verb")
+    for name, (config, _) in VERBS.items():
+        summary = (config.__doc__ or "").strip().splitlines()[0]
+        sub = ArgumentParser(description=summary)
+        sub.add_argument("--config", action="config", help="YAML file of settings; flags given after it win")
+        lists, switches = _plain_arguments(config)
+        sub.add_class_arguments(config, skip={*lists, *switches})
+        for flag, text in lists.items():
+            sub.add_argument(f"--{flag}", nargs="+", type=Path, required=True, help=text)
+        for flag, text in switches.items():
+            sub.add_argument(f"--{flag}", action="store_true", help=text)
+        verbs.add_subcommand(name, sub, help=summary)
+    return parser
+
+
+def _plain_arguments(config: type) -> tuple[dict[str, str], dict[str, str]]:
+    """Fields that the parser spells otherwise by default, with their help: ``--teachers A B`` and ``--resume`` without a value."""
+    texts = {param.arg_name: param.description or "" for param in parse_docstring(config.__doc__ or "").params}
+    fields = dataclasses.fields(config)
+    lists = {field.name: texts[field.name] for field in fields if field.type == "tuple[Path, ...]"}
+    return lists, {field.name: texts[field.name] for field in fields if field.type == "bool"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    parser = build_parser()
+    parsed = parser.parse_args(arguments)
+    config_class, run = VERBS[parsed.verb]
+    try:
+        fields = parser.instantiate_classes(parsed)[parsed.verb]
+        run(config_class(**{key: value for key, value in vars(fields).items() if key not in ("config", "__path__")}))
+    except (ValueError, TypeError, OSError) as error:
+        if os.environ.get("BEZIERDISTILL_DEBUG"):
+            raise
+        print(f"bezierdistill {parsed.verb}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"bezierdistill {parsed.verb}: interrupted; what was saved is kept, --resume continues", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,6 @@
+"""Results for people: tables in the terminal, pictures, and one self-contained HTML page a run."""
+
+from bezierdistill.reporting.page import write_report
+from bezierdistill.reporting.tables import print_rows
+
+__all__ = ["print_rows", "write_report"]

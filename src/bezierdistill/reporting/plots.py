@@ -1,0 +1,143 @@
+"""Pictures: data in, figure out. Colours are Okabe and Ito's, which colour-blind readers can tell apart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from bezierdistill.curves import BezierCurve
+from bezierdistill.files import write_atomically
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999933")
+GREY = "#777777"
+
+
+def image_grid(images: Tensor, columns: int) -> np.ndarray:
+    """Images ``(N, C, H, W)`` in [-1, 1] side by side in one array ``(rows H, columns W, 3)`` in [0, 1]; empty places are white."""
+    n, _, height, width = images.shape
+    rows = math.ceil(n / columns)
+    colour = ((images.float().cpu().clamp(-1, 1) + 1) / 2)[:, :3].expand(-1, 3, -1, -1)
+    sheet = torch.ones(rows * columns, 3, height + 1, width + 1)
+    sheet[:n, :, :height, :width] = colour
+    return sheet.unflatten(0, (rows, columns)).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1).numpy()
+
+
+def draw_samples(axes: Axes, x: Tensor, title: str, basis: Tensor | None = None, most: int = 36) -> None:
+    """Draw samples in model units: images as a grid, vectors as points on two axes (``basis`` ``(D, 2)``; 2-D states as they are)."""
+    axes.set_title(title, fontsize=9)
+    if x.ndim == 4:
+        shown = x[:most]
+        axes.imshow(image_grid(shown, math.ceil(math.sqrt(len(shown)))), interpolation="nearest")
+        axes.set_axis_off()
+        return
+    flat = x[:2000].flatten(1).float()
+    points = flat @ basis if basis is not None else flat[:, :2]
+    axes.scatter(points[:, 0], points[:, 1], s=1.5, alpha=0.5, color=COLOURS[0], linewidths=0, rasterized=True)
+    axes.tick_params(labelsize=7)
+
+
+def principal_axes(x: Tensor) -> Tensor:
+    """The two directions ``(D, 2)`` in which samples ``(N, ...)`` vary most (the axes themselves in one or two dimensions)."""
+    flat = x.flatten(1).float()
+    if flat.shape[1] <= 2:
+        return torch.eye(flat.shape[1], 2)
+    return torch.linalg.svd(flat - flat.mean(0), full_matrices=False).Vh[:2].T
+
+
+def samples_figure(panels: Mapping[str, Tensor]) -> Figure:
+    """Samples of several methods side by side; vectors all on the principal axes of the first panel."""
+    columns = min(4, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(3 * columns, 3.2 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten()
+    first = next(iter(panels.values()))
+    basis = None if first.ndim == 4 else principal_axes(first)
+    for axes, (title, x) in zip(grid, panels.items(), strict=False):
+        draw_samples(axes, x, title, basis)
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    return figure
+
+
+def curves_figure(curve: BezierCurve, shown: int = 8) -> Figure:
+    """Curves with their control polygons on the two principal axes of all their control points."""
+    points = curve.points.flatten(2).float()
+    basis = principal_axes(points.flatten(0, 1))
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    axes = figure.subplots()
+    flat = BezierCurve(points[:, :shown] @ basis)
+    path = torch.stack([flat.point(t) for t in torch.linspace(0, 1, 64).tolist()])
+    for b in range(flat.points.shape[1]):
+        colour = COLOURS[b % len(COLOURS)]
+        axes.plot(path[:, b, 0], path[:, b, 1], color=colour, lw=1.8, label="curve" if b == 0 else None)
+        axes.plot(flat.points[:, b, 0], flat.points[:, b, 1], ":", color=colour, lw=0.8)
+        axes.plot(
+            flat.points[1:-1, b, 0], flat.points[1:-1, b, 1], "D", color=colour, ms=4, mfc="white", label="guides" if b == 0 else None
+        )
+    axes.plot(flat.points[0, :, 0], flat.points[0, :, 1], "o", color="black", ms=5, label="source, t=0")
+    axes.plot(flat.points[-1, :, 0], flat.points[-1, :, 1], "*", color="black", ms=10, label="data end, t=1")
+    axes.set(xlabel="first principal axis (model units)", ylabel="second principal axis (model units)")
+    axes.set_title(f"Bezier curves of degree {curve.degree} and their guides")
+    axes.legend(fontsize=8)
+    return figure
+
+
+def quality_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Frechet distance over its floor against passes at sampling, a line a method."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    methods = list(dict.fromkeys(str(row["method"]) for row in rows))
+    for k, method in enumerate(methods):
+        own = sorted((row for row in rows if row["method"] == method), key=lambda row: row["passes"])
+        style = {"lw": 2.5, "ms": 9, "marker": "*"} if own[0].get("ours") else {"lw": 1.2, "ms": 6, "marker": "osv^D"[k % 5]}
+        axes.plot([r["passes"] for r in own], [r["frechet_ratio"] for r in own], color=COLOURS[k % len(COLOURS)], label=method, **style)
+    axes.axhline(1.0, color=GREY, ls="--", lw=1, label="floor (real against real)")
+    axes.set(xscale="log", yscale="log", xlabel="network passes a sample", ylabel="Frechet distance / floor")
+    ticks = sorted({row["passes"] for row in rows})
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
+    axes.set_title("Quality against passes at sampling (lower is better)")
+    axes.legend(fontsize=8)
+    return figure
+
+
+def losses_figure(logs: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]) -> Figure:
+    """Loss curves: a panel a stage, a line a network; ``logs[stage][network]`` is a list of (step, loss)."""
+    columns = min(3, len(logs))
+    rows = math.ceil(len(logs) / columns)
+    figure = Figure(figsize=(4 * columns, 2.6 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes, (stage, lines) in zip(grid, logs.items(), strict=False):
+        for k, (name, line) in enumerate(lines.items()):
+            axes.plot([step for step, _ in line], [loss for _, loss in line], color=COLOURS[k % len(COLOURS)], label=name, lw=1)
+        axes.set_title(stage, fontsize=9)
+        axes.set_xlabel("step", fontsize=8)
+        axes.set_ylabel("loss", fontsize=8)
+        axes.tick_params(labelsize=7)
+        if all(loss > 0 for line in lines.values() for _, loss in line):
+            axes.set_yscale("log")
+        if len(lines) > 1:
+            axes.legend(fontsize=7)
+    for axes in grid[len(logs) :]:
+        axes.set_visible(False)
+    return figure
+
+
+def save_grid(path: Path, x: Tensor) -> None:
+    """Write samples in model units as a PNG: an image grid, or a scatter of vectors."""
+    if x.ndim == 4:
+        import matplotlib.image
+
+        sheet = image_grid(x, math.ceil(math.sqrt(len(x)))).repeat(max(1, 64 // x.shape[-1]), 0).repeat(max(1, 64 // x.shape[-1]), 1)
+        write_atomically(path, lambda file: matplotlib.image.imsave(file, sheet, format="png"))
+        return
+    figure = samples_figure({"samples": x})
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120))

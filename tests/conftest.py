@@ -1,0 +1,80 @@
+"""What the tests share: state shapes, seeded draws, a field with an exact law, and wrappers that count network passes."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bezierdistill.curves import Time
+from bezierdistill.fields import Field, GaussianMixture
+
+torch.set_num_threads(1)
+
+SHAPES = [(5, 3), (1, 4), (2, 3, 4, 4)]
+Draw = Callable[..., Tensor]
+
+
+class CountedField:
+    """A field that counts its evaluations and claims to cost ``passes`` each."""
+
+    def __init__(self, field: Callable[[Tensor, Time], Tensor], passes: int = 1) -> None:
+        self.field, self.passes, self.calls = field, passes, 0
+
+    def __call__(self, x: Tensor, t: Time, cond: Tensor | None = None) -> Tensor:
+        self.calls += 1
+        return self.field(x, t)
+
+
+class CountedNet(nn.Module):
+    """A network that counts passes: 1 a forward, 3 where a gradient will follow."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net, self.passes = net, 0
+
+    def forward(self, x: Tensor, s: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
+        u = self.net(x, s, t, cond)
+        self.passes += 3 if u.requires_grad else 1
+        return u
+
+
+class FieldNet(nn.Module):
+    """A field as a network ``net(x, s, t, cond)``, read on the diagonal, plus ``sum_j theta_j phi_j`` for perturbations ``phi``."""
+
+    def __init__(self, field: Field, *phi: Field) -> None:
+        super().__init__()
+        self.field, self.phi = field, phi
+        self.theta = nn.Parameter(torch.zeros(len(phi), dtype=torch.float64))
+
+    def forward(self, x: Tensor, s: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
+        return self.field(x, t) + sum(theta * phi(x, t) for theta, phi in zip(self.theta, self.phi, strict=True))
+
+
+@pytest.fixture(params=SHAPES, ids=str)
+def shape(request: pytest.FixtureRequest) -> tuple[int, ...]:
+    return request.param
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def draw(generator: torch.Generator) -> Draw:
+    """``draw(*shape)``: standard normal numbers in float64."""
+    return lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+@pytest.fixture
+def mixture() -> GaussianMixture:
+    means = torch.tensor([[1.0, -0.5], [-1.0, 0.5], [0.5, 1.5]], dtype=torch.float64)
+    stds = torch.tensor([[0.4, 0.6], [0.5, 0.3], [0.8, 0.5]], dtype=torch.float64)
+    return GaussianMixture(means, stds, torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64))
+
+
+def gaussian(mean: float | list[float], std: float | list[float]) -> GaussianMixture:
+    """A single Gaussian as the data's law, in float64."""
+    means, stds = torch.tensor([mean], dtype=torch.float64), torch.tensor([std], dtype=torch.float64)
+    return GaussianMixture(means.reshape(1, -1), stds.reshape(1, -1), torch.ones(1, dtype=torch.float64))

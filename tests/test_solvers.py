@@ -1,0 +1,126 @@
+"""Solvers: convergence order, the closed form, and the count of passes."""
+
+import math
+
+import pytest
+import torch
+from conftest import CountedField, Draw
+from torch import Tensor
+
+from bezierdistill.curves import Time
+from bezierdistill.fields import Blend
+from bezierdistill.solvers import TABLEAUX, check_method, solve, time_grid
+
+UNEVEN = (0.0, 0.1, 0.15, 0.5, 0.7, 1.0)
+
+
+def riccati(x: Tensor, t: Time) -> Tensor:
+    """``dx/dt = x^2 cos(2t)``, nonlinear in x and dependent on t: it tells every order condition up to 4 apart."""
+    return x**2 * torch.cos(2 * torch.as_tensor(t, dtype=x.dtype))
+
+
+def riccati_solution(x0: Tensor, t: float) -> Tensor:
+    return 1 / (1 / x0 - math.sin(2 * t) / 2)
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("method", list(TABLEAUX))
+def test_convergence_order(method: str, backwards: bool) -> None:
+    x0 = torch.linspace(0.6, 1.2, 5, dtype=torch.float64)[:, None]
+    start, end = (1.0, 0.0) if backwards else (0.0, 1.0)
+    counts, errors = [16, 32, 64, 128], []
+    for steps in counts:
+        got = solve(CountedField(riccati), riccati_solution(x0, start), time_grid(steps, start, end), method).state
+        errors.append(float((got - riccati_solution(x0, end)).square().mean().sqrt()))
+    log_steps, log_errors = torch.tensor(counts, dtype=torch.float64).log(), torch.tensor(errors, dtype=torch.float64).log()
+    slope = torch.linalg.lstsq(torch.stack([log_steps, torch.ones(4)], 1).double(), log_errors[:, None]).solution[0]
+    assert -float(slope) == pytest.approx(TABLEAUX[method].order, abs=0.15)
+
+
+@pytest.mark.parametrize("times", [(0.0, 1.0), (1.0, 0.0), UNEVEN, UNEVEN[::-1], (0.2, 0.9)], ids=str)
+def test_dopri5_hits_the_closed_form(times: tuple[float, ...]) -> None:
+    x0 = torch.linspace(0.6, 1.2, 5, dtype=torch.float64)[:, None]
+    for tolerance in (1e-4, 1e-9):
+        got = solve(CountedField(riccati), riccati_solution(x0, times[0]), times, "dopri5", tolerance=tolerance).state
+        torch.testing.assert_close(got, riccati_solution(x0, times[-1]), rtol=10 * tolerance, atol=0)
+
+
+@pytest.mark.parametrize("method", [*TABLEAUX, "dopri5"])
+@pytest.mark.parametrize("passes", [1, 3])
+def test_passes_are_the_calls_times_the_cost_of_a_call(method: str, passes: int, draw: Draw) -> None:
+    field = CountedField(riccati, passes)
+    solution = solve(field, draw(4, 3).abs() / 4, UNEVEN, method)
+    assert solution.passes == field.calls * passes
+    if method in TABLEAUX:
+        assert field.calls == len(TABLEAUX[method].b) * 5
+    one, two = CountedField(riccati, 1), CountedField(riccati, 2)
+    assert solve(Blend([one, two], torch.tensor([0.5, 0.5])), draw(1, 2) / 9, UNEVEN, method).passes == one.calls + 2 * two.calls
+
+
+@pytest.mark.parametrize("times", [UNEVEN, UNEVEN[::-1]], ids=["forwards", "backwards"])
+def test_euler_on_an_uneven_grid_is_the_written_out_loop_and_is_observed(times: tuple[float, ...], shape: tuple[int, ...], draw: Draw) -> None:
+    x, path = draw(*shape) / 4, dict[int, Tensor]()
+    end = solve(CountedField(riccati), x, times, "euler", observe=path.__setitem__).state
+    for k, (s, t) in enumerate(zip(times[:-1], times[1:], strict=True)):
+        torch.testing.assert_close(path[k], x, rtol=1e-12, atol=1e-12)
+        x = x + (t - s) * riccati(x, s)
+    assert list(path) == list(range(len(times)))
+    assert path[len(times) - 1] is end
+    torch.testing.assert_close(end, x, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["rk4", "dopri5"])
+def test_observed_states_lie_on_the_path(method: str) -> None:
+    x0, path = torch.tensor([[0.5], [1.0]], dtype=torch.float64), dict[int, Tensor]()
+    times = tuple(k / 40 for k in range(41))[::2] if method == "rk4" else UNEVEN
+    solve(CountedField(riccati), x0, times, method, observe=path.__setitem__, tolerance=1e-8)
+    for k, t in enumerate(times):
+        torch.testing.assert_close(path[k], riccati_solution(x0, t), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(("method", "degree"), [("euler", 0), ("midpoint", 1), ("heun", 1), ("rk4", 3)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-14), (torch.bfloat16, 2e-2)])
+def test_polynomial_quadrature_is_exact_in_every_dtype(method: str, degree: int, dtype: torch.dtype, tolerance: float) -> None:
+    field = CountedField(lambda x, t: torch.full_like(x, (degree + 1) * float(t) ** degree))
+    end = solve(field, torch.zeros(2, 3, dtype=dtype), (0.0, 0.3, 1.0), method).state
+    assert end.dtype == dtype
+    assert (end - 1).abs().max() <= tolerance
+
+
+def test_condition_reaches_the_field(draw: Draw) -> None:
+    def conditional(x: Tensor, t: Time, cond: Tensor | None = None) -> Tensor:
+        assert cond is not None
+        return cond[:, None].expand_as(x)
+
+    conditional.passes = 1
+    x, cond = draw(4, 2), torch.arange(4.0, dtype=torch.float64)
+    for method in [*TABLEAUX, "dopri5"]:
+        end = solve(conditional, x, UNEVEN, method, cond).state  # pyright: ignore[reportArgumentType]
+        torch.testing.assert_close(end, x + cond[:, None], rtol=1e-12, atol=1e-12)
+
+
+def test_solving_is_differentiable(draw: Draw) -> None:
+    assert torch.autograd.gradcheck(lambda x: solve(CountedField(riccati), x, time_grid(3), "rk4").state, draw(2, 2).requires_grad_())
+
+
+def test_time_grid() -> None:
+    assert time_grid(4) == (0.0, 0.25, 0.5, 0.75, 1.0)
+    assert time_grid(2, 1.0, 0.0) == (1.0, 0.5, 0.0)
+    assert time_grid(7, 0.3, 0.9)[-1] == 0.9
+    for steps in (0, -1):
+        with pytest.raises(ValueError, match=f"steps is {steps}"):
+            time_grid(steps)
+
+
+@pytest.mark.parametrize("times", [(), (0.0,), (0.0, 0.0), (0.0, 0.5, 0.5, 1.0), (0.0, 0.6, 0.4, 1.0), (0.0, math.nan, 1.0)], ids=str)
+@pytest.mark.parametrize("method", ["euler", "dopri5"])
+def test_grids_that_are_not_monotone_are_rejected(times: tuple[float, ...], method: str) -> None:
+    with pytest.raises(ValueError, match="strictly rising or strictly falling"):
+        solve(CountedField(riccati), torch.zeros(1, 1), times, method)
+
+
+def test_unknown_methods_are_rejected_and_the_known_are_named() -> None:
+    with pytest.raises(ValueError, match="'rk5', expected one of euler, midpoint, heun, rk4, dopri5"):
+        check_method("rk5")
+    with pytest.raises(ValueError, match="solver is"):
+        solve(CountedField(riccati), torch.zeros(1, 1), (0.0, 1.0), "RK4")
