@@ -13,6 +13,7 @@ torch.set_num_threads(1)
 
 SHAPES = [(5, 3), (1, 4), (2, 3, 4, 4)]
 Draw = Callable[..., Tensor]
+RATE = -1.3
 
 
 class CountedField:
@@ -24,6 +25,16 @@ class CountedField:
     def __call__(self, x: Tensor, t: Time, cond: Tensor | None = None) -> Tensor:
         self.calls += 1
         return self.field(x, t)
+
+
+class ConditionField:
+    """The field whose velocity is the condition, a number a row."""
+
+    passes = 1
+
+    def __call__(self, x: Tensor, t: Time, cond: Tensor | None = None) -> Tensor:
+        assert cond is not None
+        return cond[:, None].expand_as(x)
 
 
 class CountedNet(nn.Module):
@@ -49,6 +60,19 @@ class FieldNet(nn.Module):
 
     def forward(self, x: Tensor, s: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
         return self.field(x, t) + sum(theta * phi(x, t) for theta, phi in zip(self.theta, self.phi, strict=True))
+
+
+class ExactMap(nn.Module):
+    """Average velocity of ``dx/dt = RATE x``: ``x (exp(RATE (t - s)) - 1) / (t - s)``, its limit at s = t."""
+
+    def forward(self, x: Tensor, s: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
+        gap = (t - s).reshape(-1, *[1] * (x.ndim - 1))
+        return x * torch.where(gap == 0, RATE, torch.expm1(RATE * gap) / gap)
+
+
+def close(a: Tensor, b: Tensor, tolerance: float = 1e-12) -> None:
+    """Assert equality up to a relative and absolute tolerance."""
+    torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
 
 
 @pytest.fixture(params=SHAPES, ids=str)

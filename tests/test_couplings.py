@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from conftest import CountedField, Draw
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
 from bezierdistill.couplings import Independent, Inversion, MinibatchOT, Teacher
 from bezierdistill.fields import GaussianMixture
 from bezierdistill.solvers import solve, time_grid
+from conftest import CountedField, Draw
 
 
 def test_independent_is_the_identity(shape: tuple[int, ...], draw: Draw) -> None:
@@ -45,7 +45,7 @@ def test_teacher_then_inversion_returns_to_the_start(method: str, mixture: Gauss
     assert there.x0 is x0
     assert back.x1 is there.x1
     torch.testing.assert_close(back.x0, x0, rtol=0, atol=1e-6 if method == "rk4" else 2e-4)
-    assert (there.x1 - x0).abs().mean() > 0.5  # they did move
+    assert (there.x1 - x0).abs().mean() > 0.3  # they did move
 
 
 def test_teacher_is_the_solver_with_its_observer_and_passes(mixture: GaussianMixture, draw: Draw) -> None:

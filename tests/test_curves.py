@@ -6,23 +6,19 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
-from conftest import Draw
 from scipy.interpolate import BPoly
 from scipy.stats import binom
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from bezierdistill.curves import BezierCurve, CurveFit, bernstein, check_degree, match_time
+from bezierdistill.curves import BezierCurve, CurveFit, bernstein, check_degree
 from bezierdistill.fields import GaussianMixture
 from bezierdistill.solvers import solve, time_grid
+from conftest import Draw, close
 
 DEGREES = [1, 2, 3, 4, 7]
 UNEVEN = (0.0, 0.05, 0.1, 0.35, 0.4, 0.62, 0.8, 0.93, 1.0)
 F64 = torch.float64
-
-
-def close(a: Tensor, b: Tensor, tolerance: float = 1e-12) -> None:
-    torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
 
 
 def row_times(count: int, seed: int = 1) -> Tensor:
@@ -110,7 +106,7 @@ def test_average_velocity_is_the_quotient_and_at_its_limit_the_velocity(degree: 
     close(curve.average_velocity(0.0, 1.0), curve.data - curve.source)
 
 
-@pytest.mark.parametrize("times", [UNEVEN, UNEVEN[::-1], time_grid(8), time_grid(8, 1.0, 0.0)], ids=["uneven", "uneven back", "even", "back"])
+@pytest.mark.parametrize("times", [UNEVEN, UNEVEN[::-1], time_grid(8)], ids=["uneven", "uneven back", "even"])
 @pytest.mark.parametrize("degree", [1, 2, 3, 5])
 def test_fit_returns_the_curve_that_the_path_lies_on(times: Sequence[float], degree: int, shape: tuple[int, ...], draw: Draw) -> None:
     curve = BezierCurve(draw(degree + 1, *shape))
@@ -186,7 +182,7 @@ def test_curvature_of_a_line_is_zero_at_any_speed(dtype: torch.dtype, draw: Draw
 
 @pytest.mark.parametrize("degree", [0, -1, 2.0, True])
 def test_bad_degrees_are_rejected(degree: int) -> None:
-    CurveFit(1, UNEVEN), CurveFit(2, UNEVEN)  # a cache must not let 2.0 == 2 and True == 1 pass
+    assert [CurveFit(n, UNEVEN).weights.shape[0] for n in (1, 2)] == [2, 3]  # a cache must not let 2.0 == 2 and True == 1 pass
     with pytest.raises(ValueError, match="degree is"):
         check_degree(degree)
     with pytest.raises(ValueError, match="degree is"):
@@ -204,8 +200,6 @@ def test_wrong_shapes_are_rejected(draw: Draw) -> None:
     for time in (torch.zeros(3), torch.zeros(4, 1), torch.zeros(1)):
         with pytest.raises(ValueError, match=r"expected a scalar or \(4,\)"):
             curve.point(time)
-        with pytest.raises(ValueError, match=r"expected a scalar or \(4,\)"):
-            match_time(time, curve.source)
     with pytest.raises(ValueError, match="expected one state a time"):
         BezierCurve.fit(draw(3, 4, 2), UNEVEN, 2)
     with pytest.raises(ValueError, match="no state was visited"):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from docstring_parser import parse as parse_docstring
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser
 
 from bezierdistill import __version__
 from bezierdistill.data import load_data, read_array
@@ -151,12 +151,15 @@ VERBS: dict[str, tuple[type, Callable[[Any], None]]] = {
 def build_parser() -> ArgumentParser:
     """The parser of all verbs; every flag comes from a dataclass."""
     parser = ArgumentParser(
-        prog="bezierdistill", description="Distil flow models along Bezier curves into one or two network passes.", version=__version__
+        prog="bezierdistill",
+        description="Distil flow models along Bezier curves into one or two network passes.",
+        version=__version__,
+        exit_on_error=False,
     )
     verbs = parser.add_subcommands(required=True, dest="verb")
     for name, (config, _) in VERBS.items():
         summary = (config.__doc__ or "").strip().splitlines()[0]
-        sub = ArgumentParser(description=summary)
+        sub = ArgumentParser(description=summary, exit_on_error=False)
         sub.add_argument("--config", action="config", help="YAML file of settings; flags given after it win")
         lists, switches = _plain_arguments(config)
         sub.add_class_arguments(config, skip={*lists, *switches})
@@ -179,7 +182,12 @@ def _plain_arguments(config: type) -> tuple[dict[str, str], dict[str, str]]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     parser = build_parser()
-    parsed = parser.parse_args(arguments)
+    try:
+        parsed = parser.parse_args(arguments)
+    except ArgumentError as error:
+        message = " ".join(str(error).split())
+        print(f"bezierdistill: {message} (bezierdistill VERB --help lists every option)", file=sys.stderr)
+        return 2
     config_class, run = VERBS[parsed.verb]
     try:
         fields = parser.instantiate_classes(parsed)[parsed.verb]

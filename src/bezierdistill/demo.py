@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,8 @@ from bezierdistill.sources import noise
 from bezierdistill.training.config import DistillConfig, LoopConfig, SimulateConfig, TrainConfig
 
 METRICS = "metrics.json"
-GUIDANCE = (1.0, 1.15, 1.3, 1.45, 1.6, 1.8)
+GUIDANCE = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
+FINER = (-0.1, 0.1)
 SEARCH_SEED, JUDGE_SEED = 2_000_003, 1_000_003
 
 
@@ -138,19 +139,26 @@ def choose_blend(strong: Model, weak: Model, data: Data, seed: int, steps: int =
     count = data.count("valid")
     real = data.real(min(count or 2000, 2000), seed, "valid")
     x0 = noise(seed + SEARCH_SEED, 0, 2000, data.shape)
-    scores = {}
-    for g in GUIDANCE:
-        blend = Blend([strong.field, weak.field], [[g], [1 - g]])
-        scores[g] = frechet_distance(solve(blend, x0, time_grid(steps)).state, real)
-    best = min(scores, key=lambda g: scores[g])
-    passes = len(GUIDANCE) * len(x0) * 2 * steps * 2
+    scores: dict[float, float] = {}
+
+    def best() -> float:
+        return min(scores, key=lambda g: scores[g])
+
+    def trials(candidates: Iterable[float]) -> None:
+        for g in candidates:
+            blend = Blend([strong.field, weak.field], [[g], [1 - g]])
+            scores[g] = frechet_distance(solve(blend, x0, time_grid(steps)).state, real)
+
+    trials(GUIDANCE)
+    trials([round(best() + step, 2) for step in FINER])
+    passes = len(scores) * len(x0) * 2 * steps * 2
     record = {
         "metric": "frechet on validation data",
-        "trials": len(GUIDANCE),
-        "scores": {str(g): s for g, s in scores.items()},
-        "best": best,
+        "trials": len(scores),
+        "scores": {str(g): scores[g] for g in sorted(scores)},
+        "best": best(),
     }
-    return f"{best:g},{1 - best:g}", record | {"passes": passes}
+    return f"{best():g},{1 - best():g}", record | {"passes": passes}
 
 
 def _ours(config: DemoConfig, weights: str) -> Model:

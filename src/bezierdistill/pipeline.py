@@ -76,6 +76,7 @@ def simulate(config: SimulateConfig) -> CurveStore:
     fields = [teacher.field for teacher in teachers]
     blend = Blend(fields, parse_weights(config.weights))
     simulation = Simulation(blend, config.degree, config.guides, fields, config.steps, config.solver, data is not None)
+    _refuse_other(config.out, RUN, CARD)
     writer = CurveWriter(config.out, _recipe(config, teachers, blend), config.resume)
 
     def draw(start: int, rows: int) -> Tensor:
@@ -226,8 +227,7 @@ def _to(trainer: Trainer, curve: BezierCurve) -> BezierCurve:
 def _claim(out: Path, config: TrainConfig | DistillConfig) -> None:
     """Take a folder for a run, or check that it holds the same run and may be continued."""
     settings = _settings(config)
-    if (out / MANIFEST).exists() or (out.exists() and not out.is_dir()):
-        raise ValueError(f"{out} already holds something else: choose another --out")
+    _refuse_other(out, MANIFEST)
     if not (out / RUN).exists() and not (out / CARD).exists():
         write_json(out / RUN, settings)
         return
@@ -237,6 +237,11 @@ def _claim(out: Path, config: TrainConfig | DistillConfig) -> None:
     other = [key for key in settings if held.get(key) != settings[key]]
     if other:
         raise ValueError(f"{out} holds a run with other {', '.join(other)}: choose another --out, or the same settings")
+
+
+def _refuse_other(out: Path, *marks: str) -> None:
+    if (out.exists() and not out.is_dir()) or any((out / mark).exists() for mark in marks):
+        raise ValueError(f"{out} already holds a run of another kind: choose another --out")
 
 
 def _settings(config: Any) -> dict[str, Any]:

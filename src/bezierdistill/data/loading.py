@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from bezierdistill.data.toys import TOYS, load_toy, manifold_sampler
 
 BUILT_IN = ("digits", "manifold", *TOYS)
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
+KEYS = ("x", "train_images", "test_images")
 HELD_OUT_MOST = 10_000
 LEAST_SAMPLES = 64
 
@@ -57,18 +59,15 @@ def read_array(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
         raise ValueError(f"no file {path}: expected a .npz or .npy of samples")
     try:
         loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            arrays = [loaded]
-        else:
-            with loaded:
-                keys = ["x"] if "x" in loaded else [key for key in ("train_images", "test_images") if key in loaded]
-                arrays = [loaded[key] for key in keys]
-                if not arrays:
-                    raise ValueError(f"{path} holds {sorted(loaded)}, expected x, or train_images and test_images")
-    except (OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} cannot be read as .npz or .npy: {error}") from None
-    arrays = [_checked(path, array) for array in arrays]
-    return arrays[0], arrays[1] if len(arrays) > 1 else None
+        arrays = {"x": loaded} if isinstance(loaded, np.ndarray) else {key: loaded[key] for key in KEYS if key in loaded}
+        held = ["x"] if isinstance(loaded, np.ndarray) else sorted(loaded)
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} cannot be read as .npz or .npy of numbers: {error}") from None
+    keys = ("x",) if "x" in arrays else KEYS[1:]
+    if keys[0] not in arrays:
+        raise ValueError(f"{path} holds {held}, expected x, or train_images and test_images")
+    sides = [_checked(path, arrays[key]) for key in keys if key in arrays]
+    return sides[0], sides[1] if len(sides) > 1 else None
 
 
 def _checked(path: Path, array: np.ndarray) -> np.ndarray:

@@ -1,4 +1,8 @@
-"""Multilayer perceptron for vectors and small images, with the time embedding added at every hidden layer."""
+"""Multilayer perceptron for vectors and small images, with the time embedding added at every hidden layer.
+
+A velocity contains the whole noise, ``x1 - x0``, which a narrow hidden layer cannot carry. The output therefore adds ``a(s, t) x`` with a
+learned number a, which for standardised data alone gives the best linear velocity (the skip of Karras et al. 2022, arXiv 2206.00364).
+"""
 
 from __future__ import annotations
 
@@ -28,11 +32,15 @@ class MLP(nn.Module):
         self.shifts = nn.Linear(width // 2, width * depth)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
         self.leave = nn.Linear(width, size)
+        self.skip = nn.Linear(width // 2, 1)
+        nn.init.zeros_(self.skip.weight)
+        nn.init.zeros_(self.skip.bias)
 
     def forward(self, x: Tensor, s: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
         """Average velocity ``(B, ...)`` of states ``x`` ``(B, ...)`` between ``s`` and ``t``, each ``(B,)``."""
-        shifts = self.shifts(functional.silu(self.time(s, t))).chunk(len(self.hidden) + 1, 1)
-        h = functional.silu(self.enter(x.flatten(1)) + shifts[0])
+        time, flat = functional.silu(self.time(s, t)), x.flatten(1)
+        shifts = self.shifts(time).chunk(len(self.hidden) + 1, 1)
+        h = functional.silu(self.enter(flat) + shifts[0])
         for layer, shift in zip(self.hidden, shifts[1:], strict=True):
             h = h + functional.silu(layer(h) + shift)
-        return self.leave(h).reshape(x.shape)
+        return (self.leave(h) + self.skip(time) * flat).reshape(x.shape)

@@ -1,0 +1,39 @@
+# Every target sets up .venv by itself and reuses it. PYTHON chooses the interpreter (3.11 or newer).
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+OUT ?= runs/demo
+
+.PHONY: setup demo test test-all check bench claims clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	touch $(READY)
+
+demo: setup
+	rm -rf $(OUT)
+	$(BIN)/bezierdistill demo --out $(OUT)
+
+test: setup
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: setup
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/pyright
+	$(BIN)/python -m pytest -m "not slow"
+
+bench: setup
+	$(BIN)/python benchmarks/overhead.py
+
+claims: setup
+	$(BIN)/python benchmarks/claims.py --out runs/claims
+
+clean:
+	rm -rf .venv runs

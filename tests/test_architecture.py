@@ -1,0 +1,122 @@
+"""The way data takes, enforced: imports point one way, heavy packages stay lazy, nothing is pickled."""
+
+import ast
+import re
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import bezierdistill
+
+ROOT = Path(bezierdistill.__file__).parent
+FILES = {path.relative_to(ROOT).with_suffix("").as_posix().replace("/", "."): path for path in sorted(ROOT.rglob("*.py"))}
+TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
+# A part may import what stands before it, and nothing after it.
+LINE = [
+    *("files", "progress", "sources", "curves", "fields", "solvers", "couplings", "store", "simulate", "students", "networks"),
+    *("objectives", "data", "metrics", "models", "training", "pipeline"),
+]
+LAZY = {"sklearn", "ot", "torchdiffeq", "matplotlib", "tensorboard", "diffusers", "gradio", "datasets", "scipy", "PIL"}
+
+
+def part(module: str) -> str:
+    """``data.scaling`` belongs to ``data``; the package's own ``__init__`` to itself."""
+    return module.partition(".")[0]
+
+
+def imports(nodes: Iterator[ast.AST]) -> Iterator[str]:
+    """Absolute names of what a module imports; ``from a import b`` gives ``a.b``, which may be a module."""
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide the line"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def at_import(node: ast.AST) -> Iterator[ast.AST]:
+    """The nodes that run when a module is imported: all but the bodies of functions."""
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield child
+            yield from at_import(child)
+
+
+def own(names: Iterator[str]) -> set[str]:
+    """The modules of this package among imported names, without its prefix."""
+    found = set()
+    for name in names:
+        path = name.removeprefix("bezierdistill.")
+        if path != name:
+            module = path if path in FILES or f"{path}.__init__" in FILES else path.rpartition(".")[0]
+            found.add(module or "__init__")
+    return found
+
+
+USES = {name: own(imports(ast.walk(tree))) for name, tree in TREES.items()}
+
+
+def loaded_with(module: str) -> set[str]:
+    """Modules of this package that importing ``module`` runs."""
+    seen: set[str] = set()
+    open_ends = {module, "__init__"}
+    while open_ends:
+        name = open_ends.pop()
+        name = name if name in TREES else f"{name}.__init__"
+        if name not in seen:
+            seen.add(name)
+            parents = {f"{name.rsplit('.', i)[0]}.__init__" for i in range(1, name.count(".") + 1)} & TREES.keys()
+            open_ends |= own(imports(at_import(TREES[name]))) | parents
+    return seen
+
+
+def test_the_line_names_what_there_is() -> None:
+    assert set(LINE) <= {part(name) for name in FILES}
+
+
+@pytest.mark.parametrize("module", [name for name in FILES if part(name) in LINE])
+def test_imports_point_one_way(module: str) -> None:
+    before = LINE[: LINE.index(part(module)) + 1]
+    wrong = {used for used in USES[module] if part(used) not in before and used != "__init__"}
+    assert not wrong, f"{module} imports {sorted(wrong)}, which come after it"
+
+
+def test_no_part_imports_itself_through_another() -> None:
+    graph: dict[str, set[str]] = {}
+    for name, used in USES.items():
+        graph.setdefault(part(name), set()).update({part(module) for module in used} - {part(name), "__init__"})
+    list(TopologicalSorter(graph).static_order())  # raises CycleError
+
+
+def test_nobody_imports_the_command_line() -> None:
+    assert not [name for name, used in USES.items() if part(name) not in ("cli", "__main__") and "cli" in {part(m) for m in used}]
+
+
+@pytest.mark.parametrize("entry", ["__init__", "pipeline"])
+def test_heavy_packages_are_imported_where_they_are_used(entry: str) -> None:
+    for name in loaded_with(entry):
+        heavy = {used for used in imports(at_import(TREES[name])) if set(used.split(".")) & LAZY and not used.startswith("bezierdistill.")}
+        assert not heavy, f"{name} imports {sorted(heavy)} at module level"
+
+
+def test_the_pipeline_loads_the_line_and_nothing_beside_it() -> None:
+    assert {part(name) for name in loaded_with("pipeline")} >= set(LINE) - {"metrics"}
+    assert loaded_with("__init__") == {"__init__"}
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_every_module_says_what_it_is(module: str) -> None:
+    assert len(ast.get_docstring(TREES[module]) or "") > 20
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_nothing_is_pickled(module: str) -> None:
+    names = {used.split(".")[0] for used in imports(ast.walk(TREES[module]))}
+    assert not names & {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
+    for call in (node for node in ast.walk(TREES[module]) if isinstance(node, ast.Call)):
+        assert ast.unparse(call.func) not in ("torch.load", "torch.save", "eval", "exec")
+        assert not [k for k in call.keywords if k.arg == "allow_pickle" and ast.unparse(k.value) != "False"]
+        if re.fullmatch(r"(np|numpy)\.load", ast.unparse(call.func)):
+            assert "allow_pickle" in {k.arg for k in call.keywords}

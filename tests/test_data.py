@@ -1,0 +1,264 @@
+"""Data: reversible scaling, disjoint sides, files that are read back or rejected, and the laws of the toys."""
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.stats import kstest
+
+from bezierdistill.data import BUILT_IN, ArrayData, Data, Scaling, load_data
+from bezierdistill.data.toys import TOYS, manifold_sampler
+
+LAYOUTS = {"flat": (80, 5), "hw": (80, 4, 6), "hwc": (80, 4, 6, 3), "chw": (80, 3, 4, 6)}
+STATES = {"flat": (5,), "hw": (1, 4, 6), "hwc": (3, 4, 6), "chw": (3, 4, 6)}
+RNG = np.random.default_rng(0)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [np.uint8, np.float16, np.float32, np.float64, np.int32])
+def test_scaling_is_reversible_and_standardises(layout: str, dtype: type) -> None:
+    own = RNG.normal(size=LAYOUTS[layout]) * 20 + 100
+    own = np.clip(np.rint(own), 0, 255).astype(dtype) if dtype in (np.uint8, np.int32) else own.astype(dtype)
+    scaling = Scaling.measure(own)
+    x = scaling.encode(own)
+    assert scaling.layout == layout
+    assert x.dtype == torch.float32
+    assert tuple(x.shape[1:]) == STATES[layout]
+    back = scaling.decode(x)
+    if dtype == np.uint8:
+        assert back.dtype == np.uint8
+        np.testing.assert_array_equal(back, own)
+        torch.testing.assert_close(scaling.encode(np.zeros_like(own)), torch.full_like(x, -1.0))
+    else:
+        np.testing.assert_allclose(back, own, rtol=1e-5, atol=1e-5)
+        axes = [i for i in range(x.ndim) if i != 1]
+        torch.testing.assert_close(x.mean(axes), torch.zeros(x.shape[1]), rtol=0, atol=1e-5)
+        torch.testing.assert_close(x.std(axes, correction=0), torch.ones(x.shape[1]), rtol=1e-4, atol=0)
+    assert Scaling.from_json(asdict(scaling) | {"shift": list(scaling.shift), "scale": list(scaling.scale)}) == scaling
+
+
+def test_bytes_are_exact_and_clamped() -> None:
+    every = np.arange(256, dtype=np.uint8)[:, None]
+    scaling = Scaling.measure(every)
+    np.testing.assert_array_equal(scaling.decode(scaling.encode(every)), every)
+    np.testing.assert_array_equal(scaling.decode(torch.tensor([[-9.0], [0.003], [9.0]])), [[0], [128], [255]])
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.1, 1e6])
+def test_a_constant_component_is_encoded_as_zero_at_scale_one(constant: float) -> None:
+    own = np.stack([RNG.normal(size=1000), np.full(1000, constant)], 1)
+    scaling = Scaling.measure(own)
+    assert scaling.scale[1] == 1.0
+    assert scaling.encode(own)[:, 1].abs().max() <= 1e-6 * max(constant, 1)
+
+
+@pytest.mark.parametrize("shape", [(80,), (80, 5, 4, 6), (80, 1, 1, 1, 1)])
+def test_scaling_rejects_other_shapes(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"expected \(N, D\), \(N, H, W\)"):
+        Scaling.measure(np.zeros(shape))
+
+
+def load_array(path: Path, **arrays: np.ndarray) -> Data:
+    np.savez_compressed(path / "data.npz", **arrays)  # pyright: ignore[reportArgumentType]
+    return load_data(str(path / "data.npz"))
+
+
+def rows(x: torch.Tensor | np.ndarray) -> set[bytes]:
+    return {row.tobytes() for row in np.ascontiguousarray(x)}
+
+
+@pytest.mark.parametrize("source", ["digits", "npz", "npz with test"])
+def test_sides_are_disjoint_complete_and_deterministic(source: str, tmp_path: Path) -> None:
+    own = RNG.normal(size=(200, 3)).astype(np.float32)
+    held = RNG.normal(size=(70, 3)).astype(np.float32)
+
+    def load() -> Data:
+        if source == "digits":
+            return load_data("digits")
+        return load_array(tmp_path, train_images=own, test_images=held) if source == "npz with test" else load_array(tmp_path, x=own)
+
+    data, again = load(), load()
+    assert isinstance(data, ArrayData)
+    sides = [rows(side) for side in (data.train, data.valid, data.test)]
+    assert len(set.union(*sides)) == sum(map(len, sides))
+    sizes = [len(side) for side in (data.train, data.valid, data.test)]
+    whole = {"digits": 1797, "npz": 200, "npz with test": 270}[source]
+    assert sum(sizes) == whole
+    assert sizes[2] == (70 if source == "npz with test" else whole // 4)
+    assert sizes[1] == (whole - sizes[2]) // 8
+    if source == "npz with test":
+        assert sides[2] == rows(held)
+        assert sides[0] | sides[1] == rows(own)
+    for split in ("train", "valid", "test"):
+        side, count = getattr(data, split), data.count(split)
+        assert count == len(side)
+        x = data.real(len(side), 3, split)
+        assert rows(x) == rows(data.scaling.encode(side))  # distinct, and no other
+        assert torch.equal(x, again.real(len(side), 3, split))
+        assert torch.equal(x[:10], data.real(10, 3, split))
+        assert not torch.equal(x, data.real(len(side), 4, split))
+        with pytest.raises(ValueError, match=f"{len(side) + 1} {split} samples"):
+            data.real(len(side) + 1, 0, split)
+    assert rows(data.batch(500, generator())) <= rows(data.scaling.encode(data.train))
+    assert torch.equal(data.batch(50, generator(1)), again.batch(50, generator(1)))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "uint16", "int64", ">f4", ">i2", "longdouble"])
+def test_npy_of_any_number_type_is_read_back(dtype: str, tmp_path: Path) -> None:
+    own = np.rint(RNG.normal(size=(90, 4)) * 50 + 300).astype(dtype)
+    np.save(tmp_path / "a.npy", np.asfortranarray(own))
+    data = load_data(str(tmp_path / "a.npy"))
+    assert isinstance(data, ArrayData)
+    everything = np.concatenate([data.scaling.decode(data.real(data.count(s) or 0, 0, s)) for s in ("train", "valid", "test")])
+    assert rows(np.rint(everything).astype(np.float64)) == rows(own.astype(np.float64))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "P", "RGBA"])
+def test_image_folders_are_read_back(mode: str, tmp_path: Path) -> None:
+    pixels = RNG.integers(0, 256, (70, 4, 6, 3), dtype=np.uint8)
+    pixels = pixels if mode in ("RGB", "RGBA") else pixels[..., :1].repeat(3, -1)
+    for i, array in enumerate(pixels if mode in ("RGB", "RGBA") else pixels[..., 0]):
+        (tmp_path / f"class{i % 2}").mkdir(exist_ok=True)
+        Image.fromarray(array).convert(mode).save(tmp_path / f"class{i % 2}" / f"{i:03}.{'PNG' if i % 2 else 'png'}")
+    data = load_data(str(tmp_path))
+    assert isinstance(data, ArrayData)
+    assert data.shape == ((1, 4, 6) if mode == "L" else (3, 4, 6))
+    everything = np.concatenate([data.scaling.decode(data.real(data.count(s) or 0, 0, s)) for s in ("train", "valid", "test")])
+    assert rows(everything) == rows(pixels[..., 0] if mode == "L" else pixels)
+
+
+def image(path: Path, size: tuple[int, int], dtype: type = np.uint8) -> None:
+    Image.fromarray(RNG.integers(0, 60_000 if dtype == np.uint16 else 256, size).astype(dtype)).save(path)
+
+
+def with_nan(shape: tuple[int, ...]) -> np.ndarray:
+    x = np.zeros(shape)
+    x[7] = np.nan
+    return x
+
+
+def damage_zip(path: Path) -> None:
+    """Change bytes in the middle of a compressed member."""
+    np.savez_compressed(path, x=RNG.normal(size=(100, 3)))
+    content = bytearray(path.read_bytes())
+    content[200:260] = bytes(60)
+    path.write_bytes(content)
+
+
+def cut(path: Path, save: Callable[[Path, np.ndarray], object]) -> None:
+    save(path, RNG.normal(size=(100, 3)))
+    path.write_bytes(path.read_bytes()[:-50])
+
+
+BAD = {
+    "nan.npy": (lambda p: np.save(p, with_nan((100, 3))), r"NaN or infinite numbers in 1 rows \(first: row 7\)"),
+    "nan.npz": (lambda p: np.savez(p, x=with_nan((100, 2, 2))), "first: row 7"),
+    "objects.npy": (lambda p: np.save(p, np.array([{}] * 100), allow_pickle=True), "objects.npy"),
+    "objects.npz": (lambda p: np.savez(p, x=np.array([{}] * 100)), "objects.npz"),
+    "words.npy": (lambda p: np.save(p, np.array([["a"]] * 100)), "expected integers or floats"),
+    "complex.npy": (lambda p: np.save(p, np.zeros((100, 2), complex)), "expected integers or floats"),
+    "keys.npz": (lambda p: np.savez(p, y=np.zeros((100, 2))), r"holds \['y'\], expected x"),
+    "testonly.npz": (lambda p: np.savez(p, test_images=np.zeros((100, 2))), "expected x, or train_images and test_images"),
+    "emptytest.npz": (lambda p: np.savez(p, train_images=np.zeros((100, 2)), test_images=np.zeros((0, 2))), "emptytest.npz"),
+    "shapes.npz": (lambda p: np.savez(p, train_images=np.zeros((100, 2)), test_images=np.zeros((100, 3))), "expected one shape"),
+    "scalar.npy": (lambda p: np.save(p, np.float64(5)), r"shape \(\)"),
+    "nanscalar.npy": (lambda p: np.save(p, np.float64(np.nan)), "nanscalar.npy"),
+    "vector.npy": (lambda p: np.save(p, np.zeros(100)), r"shape \(100,\)"),
+    "empty.npy": (lambda p: np.save(p, np.zeros((100, 0))), r"shape \(100, 0\)"),
+    "few.npy": (lambda p: np.save(p, np.zeros((63, 2))), "with N of 64 or more"),
+    "cut.npz": (lambda p: cut(p, lambda q, x: np.savez(q, x=x)), "cut.npz cannot be read"),
+    "cut.npy": (lambda p: cut(p, np.save), "cut.npy cannot be read"),
+    "damaged.npz": (damage_zip, "damaged.npz cannot be read"),
+    "nothing.npy": (lambda p: p.write_bytes(b""), "nothing.npy cannot be read"),
+    "text.npy": (lambda p: p.write_text("1 2 3"), "text.npy"),
+    "sizes": (lambda p: [p.mkdir(), image(p / "a.png", (4, 6)), image(p / "b.png", (6, 4))], "resize them to one size"),
+    "noimage": (lambda p: p.mkdir(), "holds no image"),
+    "broken": (lambda p: [p.mkdir(), (p / "a.png").write_bytes(b"\x89PNG\r\n")], "cannot be read as an image"),
+    "deep": (lambda p: [p.mkdir(), *(image(p / f"{i}.png", (4, 4), np.uint16) for i in range(70))], "I;16"),
+    "missing.npz": (lambda p: None, "missing.npz"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_files_are_rejected_in_one_line(name: str, tmp_path: Path) -> None:
+    make, message = BAD[name]
+    make(tmp_path / name)
+    with pytest.raises(ValueError, match=message) as error:
+        load_data(str(tmp_path / name))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["swissroll", "manifold0", "manifold-3", "Moons"])
+def test_unknown_names_are_rejected_and_the_known_are_named(name: str) -> None:
+    with pytest.raises(ValueError, match=", ".join(BUILT_IN)):
+        load_data(name)
+
+
+def test_checkerboard_is_uniform_on_its_black_squares() -> None:
+    x = TOYS["checkerboard"](40_000, generator())
+    assert x.abs().max() < 2
+    assert (x.floor().sum(1) % 2 == 0).all()
+    _, counts = torch.unique(x.floor(), dim=0, return_counts=True)
+    assert len(counts) == 8
+    assert ((counts - 5000).abs() < 4.5 * math.sqrt(40_000 * 7 / 64)).all()
+    for axis in range(2):
+        assert kstest((x[:, axis] - x[:, axis].floor()).numpy(), "uniform").pvalue > 1e-3
+
+
+def test_toys_have_their_shapes() -> None:
+    x = TOYS["gaussians"](20_000, generator())
+    angle = torch.arange(8) * math.pi / 4
+    centres = 2 * torch.stack([angle.cos(), angle.sin()], 1)
+    residual = x - centres[torch.cdist(x, centres).argmin(1)]
+    assert kstest((residual / 0.15).flatten().numpy(), "norm").pvalue > 1e-3
+    x = TOYS["moons"](20_000, generator())
+    upper, lower = x.norm(dim=1), (x - torch.tensor([1.0, 0.5])).norm(dim=1)
+    nearest = torch.minimum((upper - 1).abs(), (lower - 1).abs())
+    assert nearest.max() < 5 * 0.08
+    assert (x.mean(0) - torch.tensor([0.5, 0.25])).abs().max() < 4 * float(x.std(0).max()) / math.sqrt(20_000)
+    x = TOYS["spirals"](20_000, generator())
+    radius, squared = x.norm(dim=1), x.square().sum(1)
+    assert abs(float(squared.mean()) - (2 + 2 * 0.05**2)) < 4 * float(squared.std()) / math.sqrt(20_000)  # uniform on the disc of radius 2
+    assert (x.mean(0).abs() < 4 * x.std(0) / math.sqrt(20_000)).all()  # the arms are opposite
+    turned = torch.atan2(x[:, 1], x[:, 0]) - 3 * math.pi * radius / 2
+    assert torch.sin(turned)[radius > 0.5].abs().max() < 5 * 0.05 * math.hypot(1 / 0.5, 1.5 * math.pi)
+
+
+@pytest.mark.parametrize("dimension", [1, 16, 24])
+def test_manifold_is_one_law_for_everybody(dimension: int) -> None:
+    torch.manual_seed(1)
+    x = manifold_sampler(dimension)(2000, generator(5))
+    torch.manual_seed(2)
+    assert torch.equal(manifold_sampler(dimension)(2000, generator(5)), x)
+    data = load_data(f"manifold{dimension}")
+    assert data.shape == (dimension,)
+    np.testing.assert_allclose(data.scaling.decode(data.batch(2000, generator(5))), x.numpy(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("latent", [2, 3])
+def test_manifold_sheets_have_the_dimension_of_their_latent(latent: int) -> None:
+    x = manifold_sampler(16, latent)(3000, generator(1)).double()
+    nearest = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").topk(3, largest=False).values
+    dimension = 1 / (nearest[:, 2] / nearest[:, 1]).log().mean()  # two nearest neighbours (Facco et al. 2017)
+    assert float(dimension) == pytest.approx(latent, abs=0.3)
+
+
+@pytest.mark.parametrize("name", ["manifold", *TOYS])
+def test_endless_data_is_standardised_and_its_sides_are_different_draws(name: str) -> None:
+    data = load_data(name)
+    x = {split: data.real(4000, 0, split) for split in ("train", "valid", "test")}
+    assert not rows(x["train"]) & rows(x["test"]) | rows(x["valid"]) & rows(x["test"]) | rows(x["train"]) & rows(x["valid"])
+    assert torch.equal(data.real(4000, 0, "test"), x["test"])
+    assert data.count("train") is None
+    y = data.batch(20_000, generator(9))
+    assert (y.mean(0).abs() < 6 / math.sqrt(20_000)).all()  # two estimates differ: this mean and that of the scaling
+    assert ((y.square().mean(0) - 1).abs() < 6 * y.square().std(0) / math.sqrt(20_000)).all()

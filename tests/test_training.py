@@ -1,0 +1,165 @@
+"""The loop: averages and rates in closed form, exact resume, and losses that are not finite."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bezierdistill.models import NetworkConfig
+from bezierdistill.training import EMA, LoopConfig, Trainer
+from bezierdistill.training.loop import Step
+
+
+def quadratic(nets: Mapping[str, nn.Module], generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
+    """A noisy regression of one linear layer."""
+    x = torch.randn(16, 3, generator=generator)
+    yield "net", (nets["net"](x) - x.sum(1, keepdim=True)).square().mean()
+
+
+def linear() -> nn.Module:
+    net = nn.Linear(3, 1)
+    for parameter in net.parameters():
+        nn.init.constant_(parameter, 0.5)
+    return net
+
+
+def loop(**settings: object) -> LoopConfig:
+    return LoopConfig(**{"accelerator": "cpu", "lr": 0.05, "save_every": 10, "log_every": 4, **settings})  # pyright: ignore[reportArgumentType]
+
+
+def test_ema_is_the_weighted_sum_of_its_history() -> None:
+    net = nn.Linear(1, 1, bias=False)
+    history = [float(net.weight)]
+    ema = EMA(net, 0.7)
+    expected = history[0]
+    for k in range(20):
+        nn.init.constant_(net.weight, float(k))
+        ema.update(k)
+        decay = min(0.7, (1 + k) / (10 + k))
+        expected = decay * expected + (1 - decay) * k
+    assert float(ema.state()["weight"]) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.0])
+def test_ema_refuses_a_decay_outside_its_range(decay: float) -> None:
+    with pytest.raises(ValueError, match="ema decay"):
+        EMA(linear(), decay)
+
+
+def test_rate_rises_stays_and_falls(tmp_path: Path) -> None:
+    trainer = Trainer({"net": linear()}, loop(warmup=10, decay=0.5), tmp_path, "stage")
+    rates = [trainer._rate(k, 100) for k in range(100)]
+    assert rates[:10] == pytest.approx([(k + 1) / 10 for k in range(10)])
+    assert rates[10:50] == pytest.approx([1.0] * 40)
+    assert rates[50:] == pytest.approx([(100 - k) / 50 for k in range(50, 100)])
+
+
+def test_training_solves_a_linear_regression(tmp_path: Path) -> None:
+    net = Trainer({"net": linear()}, loop(ema=0.9), tmp_path, "stage").fit(quadratic, 600, 0)
+    assert torch.cat([p.flatten() for p in net.parameters()]) == pytest.approx(torch.tensor([1.0, 1.0, 1.0, 0.0]), abs=1e-3)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(4, 601, 4))
+    assert lines[-1]["loss"]["net"] < 1e-4 < lines[0]["loss"]["net"]
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_log_holds_the_mean_loss_since_the_last_line(tmp_path: Path) -> None:
+    losses = iter(range(1, 7))
+
+    def step(nets: Mapping[str, nn.Module], generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
+        yield "net", next(nets["net"].parameters()).sum() * 0 + float(next(losses))
+
+    Trainer({"net": linear()}, loop(log_every=4), tmp_path, "stage").fit(step, 6, 0)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["loss"]["net"] for line in lines] == pytest.approx([2.5, 5.5])
+
+
+def stopping(after: int) -> Step:
+    """The noisy regression, interrupted before step ``after`` is finished."""
+    calls = 0
+
+    def step(nets: Mapping[str, nn.Module], generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
+        nonlocal calls
+        calls += 1
+        yield from quadratic(nets, generator)
+        if calls == after:
+            raise KeyboardInterrupt
+
+    return step
+
+
+@pytest.mark.parametrize("after", [11, 25])
+def test_resume_gives_the_weights_of_the_uninterrupted_run_bit_for_bit(tmp_path: Path, after: int) -> None:
+    whole = Trainer({"net": linear()}, loop(), tmp_path / "whole", "stage").fit(quadratic, 40, 7)
+    with pytest.raises(KeyboardInterrupt):
+        Trainer({"net": linear()}, loop(), tmp_path / "parts", "stage").fit(stopping(after), 40, 7)
+    resumed = Trainer({"net": linear()}, loop(), tmp_path / "parts", "stage").fit(quadratic, 40, 7, resume=True)
+    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_resume_of_a_finished_stage_changes_nothing(tmp_path: Path) -> None:
+    first = Trainer({"net": linear()}, loop(), tmp_path, "stage").fit(quadratic, 20, 1)
+    again = Trainer({"net": linear()}, loop(), tmp_path, "stage").fit(stopping(1), 20, 1, resume=True)
+    for a, b in zip(first.parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_state(tmp_path: Path) -> None:
+    steps = 0
+
+    def step(nets: Mapping[str, nn.Module], generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
+        nonlocal steps
+        steps += 1
+        for name, loss in quadratic(nets, generator):
+            yield name, loss * (float("nan") if steps > 12 else 1.0)
+
+    with pytest.raises(ValueError, match="not finite at step 16"):
+        Trainer({"net": linear()}, loop(), tmp_path, "stage").fit(step, 40, 0)
+    resumed = Trainer({"net": linear()}, loop(), tmp_path, "stage").fit(quadratic, 40, 0, resume=True)
+    assert all(bool(p.isfinite().all()) for p in resumed.parameters())
+
+
+def test_a_damaged_state_is_named(tmp_path: Path) -> None:
+    trainer = Trainer({"net": linear()}, loop(), tmp_path, "stage")
+    trainer.fit(quadratic, 10, 0)
+    trainer.state_file.write_bytes(trainer.state_file.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=r"state-stage\.safetensors.*cut off or damaged"):
+        Trainer({"net": linear()}, loop(), tmp_path, "stage").fit(quadratic, 20, 0, resume=True)
+
+
+def test_two_networks_are_updated_in_turn_with_their_own_rates(tmp_path: Path) -> None:
+    seen = []
+
+    def step(nets: Mapping[str, nn.Module], generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
+        seen.append(float(nets["a"].weight.detach().sum()))
+        yield "a", nets["a"].weight.sum()
+        seen.append(float(nets["a"].weight.detach().sum()))
+        yield "b", nets["b"].weight.sum()
+
+    nets = {"a": nn.Linear(1, 1, bias=False), "b": nn.Linear(1, 1, bias=False)}
+    start = {name: float(net.weight.detach()) for name, net in nets.items()}
+    trainer = Trainer(nets, loop(warmup=0, decay=0.0), tmp_path, "stage", {"b": 0.2})
+    trainer.fit(step, 1, 0)
+    assert seen[1] - seen[0] == pytest.approx(-0.05, rel=1e-4)
+    assert float(trainer.plain["b"].weight.detach()) - start["b"] == pytest.approx(-0.2, rel=1e-4)
+
+
+@pytest.mark.parametrize("settings", [{"lr": 0.0}, {"decay": 1.5}, {"warmup": -1}, {"clip": -1.0}, {"log_every": 0}])
+def test_settings_out_of_range_are_refused(settings: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        loop(**settings)
+
+
+def test_the_networks_weights_are_a_function_of_the_seed_and_leave_the_global_one_alone() -> None:
+    before = torch.random.get_rng_state()
+    a, b, c = (NetworkConfig(width=8).build((2,), seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    pairs = list(zip(a.parameters(), b.parameters(), c.parameters(), strict=True))
+    assert all(torch.equal(p, q) for p, q, _ in pairs)
+    assert any(not torch.equal(p, r) for p, _, r in pairs)
