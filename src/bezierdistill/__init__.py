@@ -1,3 +1,47 @@
-"""bezierdistill: flow and diffusion models distilled along Bezier curves into generators of one or two network passes."""
+"""bezierdistill: flow models distilled along Bezier curves, from several teachers, into generators of one or two network passes.
+
+    data -> flow matching -> teacher fields -> blend -> simulate -> Bezier curves -> curve store -> distil -> student -> sample -> evaluate
+
+Time runs from t=0 (source) to t=1 (data) everywhere; ``docs/notation.md`` has the symbols.
+"""
 
 __version__ = "0.1.0"
+
+from bezierdistill.curves import BezierCurve, CurveFit
+from bezierdistill.data import load_data
+from bezierdistill.fields import Blend, Field, GaussianMixture, NetworkField, parse_weights
+from bezierdistill.metrics import Evaluator
+from bezierdistill.models import Model, NetworkConfig, load_model, save_model
+from bezierdistill.pipeline import distill, simulate, train
+from bezierdistill.reflow import ReflowConfig, reflow
+from bezierdistill.solvers import solve, time_grid
+from bezierdistill.store import CurveStore
+from bezierdistill.training import DistillConfig, LoopConfig, SimulateConfig, TrainConfig
+
+__all__ = [
+    "BezierCurve",
+    "Blend",
+    "CurveFit",
+    "CurveStore",
+    "DistillConfig",
+    "Evaluator",
+    "Field",
+    "GaussianMixture",
+    "LoopConfig",
+    "Model",
+    "NetworkConfig",
+    "NetworkField",
+    "ReflowConfig",
+    "SimulateConfig",
+    "TrainConfig",
+    "distill",
+    "load_data",
+    "load_model",
+    "parse_weights",
+    "reflow",
+    "save_model",
+    "simulate",
+    "solve",
+    "time_grid",
+    "train",
+]

@@ -28,7 +28,7 @@ from bezierdistill.pipeline import distill, simulate, train
 from bezierdistill.reflow import ReflowConfig, reflow
 from bezierdistill.solvers import solve, time_grid
 from bezierdistill.sources import noise
-from bezierdistill.training.config import DistillConfig, LoopConfig, SimulateConfig, TrainConfig
+from bezierdistill.training.config import DistillConfig, LoopConfig, SimulateConfig, TrainConfig, as_paths
 
 METRICS = "metrics.json"
 GUIDANCE = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
@@ -67,6 +67,9 @@ class DemoConfig:
     samples: int = 4096
     network: NetworkConfig = field(default_factory=NetworkConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        as_paths(self, "out")
 
     def scaled(self) -> DemoConfig:
         """The settings that are run: much smaller ones with ``fast``."""

@@ -50,6 +50,13 @@ class LoopConfig:
         _check_counts(log_every=self.log_every, save_every=self.save_every)
 
 
+def as_paths(config: object, *names: str) -> None:
+    """Let Python users give paths as text."""
+    for name in names:
+        value = getattr(config, name)
+        object.__setattr__(config, name, Path(value) if isinstance(value, str | Path) else tuple(Path(v) for v in value))
+
+
 def _check_counts(**counts: int) -> None:
     for name, value in counts.items():
         if value < 1:
@@ -89,6 +96,7 @@ class TrainConfig:
     resume: bool = False
 
     def __post_init__(self) -> None:
+        as_paths(self, "out")
         _check_counts(steps=self.steps, batch=self.batch)
 
 
@@ -125,6 +133,7 @@ class SimulateConfig:
     resume: bool = False
 
     def __post_init__(self) -> None:
+        as_paths(self, "teachers", "out")
         check_degree(self.degree)
         _check_counts(count=self.count, steps=self.steps, batch=self.batch)
         if not self.teachers:
@@ -172,6 +181,7 @@ class DistillConfig:
     resume: bool = False
 
     def __post_init__(self) -> None:
+        as_paths(self, "curves", "out")
         _check_counts(passes=self.passes, steps=self.steps, batch=self.batch)
         _check_not_negative(align=self.align, huber=self.huber, anchor=self.anchor, power=self.power)
         if self.align_lr <= 0:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from bezierdistill.files import read_tensors, write_tensors
@@ -38,6 +37,8 @@ class Trainer:
     def __init__(
         self, nets: Mapping[str, nn.Module], config: LoopConfig, folder: Path, stage: str, rates: Mapping[str, float] | None = None
     ) -> None:
+        from lightning_fabric import Fabric  # imported here: it loads the compiler, seconds that only training needs
+
         self.config, self.folder, self.stage = config, folder, stage
         self.fabric = Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)
         self.plain = dict(nets)
