@@ -18,7 +18,7 @@ LINE = [
     *("files", "progress", "sources", "curves", "fields", "solvers", "couplings", "store", "simulate", "students", "networks"),
     *("objectives", "data", "metrics", "models", "training", "pipeline"),
 ]
-LAZY = {"sklearn", "ot", "torchdiffeq", "matplotlib", "tensorboard", "diffusers", "gradio", "datasets", "scipy", "PIL"}
+LAZY = {"lightning_fabric", "sklearn", "ot", "torchdiffeq", "matplotlib", "tensorboard", "diffusers", "gradio", "datasets", "scipy", "PIL"}
 
 
 def part(module: str) -> str:
@@ -83,6 +83,12 @@ def test_imports_point_one_way(module: str) -> None:
     assert not wrong, f"{module} imports {sorted(wrong)}, which come after it"
 
 
+@pytest.mark.parametrize("module", FILES)
+def test_modules_take_nothing_but_the_version_from_the_package_itself(module: str) -> None:
+    names = {name.removeprefix("bezierdistill.") for name in imports(ast.walk(TREES[module])) if name.startswith("bezierdistill.")}
+    assert {name for name in names if "." not in name and part(name) not in map(part, FILES)} <= {"__version__"}
+
+
 def test_no_part_imports_itself_through_another() -> None:
     graph: dict[str, set[str]] = {}
     for name, used in USES.items():
@@ -101,9 +107,10 @@ def test_heavy_packages_are_imported_where_they_are_used(entry: str) -> None:
         assert not heavy, f"{name} imports {sorted(heavy)} at module level"
 
 
-def test_the_pipeline_loads_the_line_and_nothing_beside_it() -> None:
-    assert {part(name) for name in loaded_with("pipeline")} >= set(LINE) - {"metrics"}
-    assert loaded_with("__init__") == {"__init__"}
+def test_the_package_loads_the_whole_line_and_no_interface() -> None:
+    parts = {part(name) for name in loaded_with("__init__")}
+    assert parts >= set(LINE)
+    assert not parts & {"cli", "demo", "reporting", "app", "arena"}
 
 
 @pytest.mark.parametrize("module", FILES)

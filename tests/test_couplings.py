@@ -44,6 +44,7 @@ def test_teacher_then_inversion_returns_to_the_start(method: str, mixture: Gauss
     back = Inversion(mixture, times[::-1], method)(None, there.x1)
     assert there.x0 is x0
     assert back.x1 is there.x1
+    assert back.passes == (400 if method == "rk4" else pytest.approx(there.passes, rel=0.2))
     torch.testing.assert_close(back.x0, x0, rtol=0, atol=1e-6 if method == "rk4" else 2e-4)
     assert (there.x1 - x0).abs().mean() > 0.3  # they did move
 

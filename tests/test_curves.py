@@ -189,7 +189,9 @@ def test_bad_degrees_are_rejected(degree: int) -> None:
         CurveFit(degree, UNEVEN)
 
 
-@pytest.mark.parametrize("times", [(0.0, 0.5, 1.0), (0.0, 0.5, 0.5, 1.0), (0.0, 0.2, 0.4), (0.0, 0.5, 1.2, 1.0), (0.5, 0.7, 0.9, 1.0), ()])
+@pytest.mark.parametrize(
+    "times", [(0.0, 0.5, 1.0), (0.0, 0.5, 0.5, 1.0), (0.0, 0.2, 0.4), (0.0, 0.3, 0.5, 1.2, 1.0), (0.5, 0.7, 0.9, 1.0), ()]
+)
 def test_times_that_cannot_carry_a_fit_are_rejected(times: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="times"):
         CurveFit(3, times)

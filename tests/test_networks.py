@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bezierdistill.networks import MLP, TimeEmbedding, Transformer
-from conftest import Draw
+from conftest import Draw, close
 
 Make = Callable[[], nn.Module]
 IMAGE = (3, 4, 6)
@@ -79,6 +79,15 @@ def test_embedding_is_the_formula_and_its_interval_part_vanishes_on_the_diagonal
         embedding(s, s), embedding.at(torch.cat([(s[:, None] * embedding.omega).cos(), (s[:, None] * embedding.omega).sin()], 1))
     )
     assert (embedding(s, t) - embedding(s, s)).norm(dim=1).min() > 0.1
+
+
+@pytest.mark.parametrize("size", [(4,), IMAGE], ids=str)
+def test_mlp_skip_scales_the_state(size: tuple[int, ...], draw: Draw) -> None:
+    net, x, s = MLP(size, width=32, depth=2).double(), draw(5, *size), torch.rand(5).double()
+    for layer, value in ((net.leave, 0.0), (net.skip, 1.5)):
+        nn.init.zeros_(layer.weight)
+        nn.init.constant_(layer.bias, value)
+    close(net(x, s, s), 1.5 * x)
 
 
 def test_transformer_starts_at_zero_and_its_patches_talk(draw: Draw) -> None:

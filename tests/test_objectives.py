@@ -176,14 +176,14 @@ def test_alignment_moves_the_student_towards_the_data(draw: Draw) -> None:
 
 def test_alignment_gradient_has_the_closed_form(generator: torch.Generator) -> None:
     shift, x0 = 0.7, torch.randn(50, 1, generator=generator, dtype=F64)
-    objective = Alignment(gaussian(0.0, 2.0), (0.0, 1.0), anchor=0.0, times=(0.5, 0.5))  # one re-noising time
+    objective = Alignment(gaussian(0.0, 2.0), (0.0, 1.0), anchor=0.0, times=(0.3, 0.3))  # one re-noising time
     student, critic = Affine([shift], [2.0]), FieldNet(gaussian(shift, 2.0))
     loss, x = objective.student_loss(student, critic, (BezierCurve.line(x0, x0), None), torch.Generator().manual_seed(2))
     again = torch.Generator().manual_seed(2)
     torch.rand(50, generator=again)
-    noisy = (torch.randn(50, 1, generator=again).double() + x) / 2
-    g = 0.25 / (0.25 + 0.25 * 4) * shift
-    end = noisy * (0.5 * 4) / (0.25 + 0.25 * 4)  # E[x1 | x_t] of N(0, 4) at t = 1/2
+    noisy, variance = 0.7 * torch.randn(50, 1, generator=again).double() + 0.3 * x, 0.7**2 + 0.3**2 * 4
+    g = 0.7**2 / variance * shift
+    end = noisy * 0.3 * 4 / variance  # E[x1 | x_t] of N(0, 4)
     scale = (x - end).abs().clamp_min(1e-3)[:, 0]
     torch.testing.assert_close(loss, (g**2 / 2 / scale).mean(), rtol=1e-10, atol=0)
     torch.testing.assert_close(torch.autograd.grad(loss, student.mean)[0], (g / scale).mean()[None], rtol=1e-10, atol=0)

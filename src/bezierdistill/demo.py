@@ -117,6 +117,7 @@ def demo(config: DemoConfig) -> dict[str, Any]:
     settings = {key: value for key, value in asdict(config).items() if key != "out"}
     result = {
         "data": config.data,
+        "command": command(config),
         "settings": settings,
         "search": search,
         "budget": budget,
@@ -204,6 +205,7 @@ def _judge(config: DemoConfig, data: Data, strong: Model, weak: Model, weights: 
         ("Bezier distillation", True, 1, ours, lambda x: student.generate(x, 1)),
     ]
     evaluate, x0 = Evaluator(data), noise(config.seed + JUDGE_SEED, 0, config.samples, data.shape)
+    write_array(out / "samples" / "real.npz", data.scaling.decode(data.real(evaluate.size(config.samples), 0, "test")))
     rows = []
     for method, is_ours, passes, spent, generate in methods:
         x = generate(x0)
@@ -225,6 +227,14 @@ def _judge(config: DemoConfig, data: Data, strong: Model, weak: Model, weights: 
 
 def _slug(text: str) -> str:
     return "".join(c if c.isalnum() else "-" for c in text.lower()).replace("--", "-").strip("-")
+
+
+def command(config: DemoConfig) -> str:
+    """The command that runs these settings again."""
+    plain = {key: value for key, value in vars(config).items() if isinstance(value, int | str) and not isinstance(value, bool)}
+    parts = [f"{name}.{key}" for name in ("network", "loop") for key in vars(getattr(config, name))]
+    values = {part: getattr(getattr(config, part.split(".")[0]), part.split(".")[1]) for part in parts}
+    return " ".join(["bezierdistill demo --out DIR", *(f"--{key} {value}" for key, value in (plain | values).items())])
 
 
 def machine() -> dict[str, Any]:

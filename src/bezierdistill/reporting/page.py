@@ -89,14 +89,15 @@ def _comparison(run: Path, metrics: Mapping[str, Any], model: Model) -> list[str
     if (run / "samples" / "real.npz").exists():
         panels["real data, held out"] = _own(run / "samples" / "real.npz", model)
     for row in rows:
-        panels[f"{row['method']}\n{row['passes']} passes, {row['frechet_ratio']:.2f}x floor"] = _own(
-            run / "samples" / row["samples"], model
-        )
+        passes = "1 pass" if row["passes"] == 1 else f"{row['passes']} passes"
+        title = f"{row['method']}\n{passes}, {row['frechet_ratio']:.2f}x floor"
+        panels[title] = _own(run / "samples" / row["samples"], model)
     budget = f"{metrics['budget']:,}"
     return [
         f"<p>Data: <b>{html.escape(str(metrics['data']))}</b>. Every student had the same network and {budget} network passes in all "
         "(forward 1, forward and backward 3, a row), its teachers, pairs or curves and searches included. The floor is the distance "
-        "between two sets of real samples of the same size.</p>",
+        "between two sets of real samples of the same size; the Frechet distance uses fixed random features and is not FID.</p>",
+        f"<p>Run again:</p><pre>{html.escape(metrics['command'])}</pre>",
         _table(headings(), [cells(row) for row in rows], [bool(row.get("ours")) for row in rows]),
         "<h2>Samples</h2>",
         _picture(plots.samples_figure(panels), "samples of every method from the same noise"),
