@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from math import comb
 
 import numpy as np
@@ -71,7 +71,7 @@ def _bernstein_matrix(degree: int, times: tuple[float, ...]) -> np.ndarray:
     return np.array([comb(degree, k) for k in range(degree + 1)]) * t**i * (1 - t) ** (degree - i)
 
 
-@cache
+@lru_cache(maxsize=None, typed=True)
 def fit_weights(degree: int, times: tuple[float, ...]) -> Tensor:
     r"""Linear map from the states of a path to the control points of its least-squares curve with fixed ends.
 
@@ -90,8 +90,8 @@ def fit_weights(degree: int, times: tuple[float, ...]) -> Tensor:
         ValueError: if the times do not run between 0 and 1, or are too few for the degree.
     """
     check_degree(degree)
-    if {times[0], times[-1]} != {0.0, 1.0}:
-        raise ValueError(f"path times run from {times[0]:g} to {times[-1]:g}, expected them to join 0 and 1")
+    if len(times) < 2 or {times[0], times[-1]} != {0.0, 1.0}:
+        raise ValueError(f"path times are {list(times)}, expected them to join 0 and 1")
     first, last = (0, len(times) - 1) if times[0] == 0.0 else (len(times) - 1, 0)
     inner = tuple(t for t in times if 0.0 < t < 1.0)
     if len(set(inner)) < degree - 1 or len(inner) != len(times) - 2:
@@ -281,8 +281,8 @@ class BezierCurve:
     def curvature(self, t: Time) -> Tensor:
         r"""Curvature :math:`\sqrt{|v|^2|a|^2 - (v \cdot a)^2} / |v|^3` at ``t``, shape ``(B,)``, in one over the state's unit."""
         v, a = self.velocity(t).flatten(1), self.acceleration(t).flatten(1)
-        vv, aa, va = (v * v).sum(1), (a * a).sum(1), (v * a).sum(1)
-        return (vv * aa - va * va).clamp_min(0).sqrt() / vv.clamp_min(torch.finfo(v.dtype).tiny) ** 1.5
+        vv = (v * v).sum(1, keepdim=True).clamp_min(torch.finfo(v.dtype).tiny)
+        return ((a - (v * a).sum(1, keepdim=True) / vv * v) / vv).norm(dim=1)
 
 
 def _blossoms(points: Tensor, s: Tensor, t: Tensor) -> Tensor:

@@ -140,9 +140,8 @@ def choose_blend(strong: Model, weak: Model, data: Data, seed: int, steps: int =
     Returns:
         The weights as text, and the record of the search: metric, trials, scores, passes spent.
     """
-    count = data.count("valid")
-    real = data.real(min(count or 2000, 2000), seed, "valid")
-    x0 = noise(seed + SEARCH_SEED, 0, 2000, data.shape)
+    real = data.real(min(data.count("valid") or 20_000, 20_000), seed, "valid")
+    x0 = noise(seed + SEARCH_SEED, 0, 4096, data.shape)
     scores: dict[float, float] = {}
 
     def best() -> float:

@@ -43,7 +43,7 @@ class NetworkConfig:
 
     kind: Literal["mlp", "transformer"] = "mlp"
     width: int = 256
-    depth: int = 3
+    depth: int = 5
     patch: int = 2
 
     def build(self, shape: tuple[int, ...], seed: int) -> nn.Module:

@@ -28,9 +28,9 @@ from bezierdistill.objectives.curves import Draw, EndDraw, KnotsDraw, MapDraw, V
 from bezierdistill.progress import progress
 from bezierdistill.simulate import Simulation, simulate_rows
 from bezierdistill.solvers import time_grid
-from bezierdistill.sources import block_generator, noise
+from bezierdistill.sources import BLOCK, block_generator, in_blocks, noise
 from bezierdistill.store import MANIFEST, CurveStore, CurveWriter
-from bezierdistill.students import check_knots, choose_knots
+from bezierdistill.students import cheapest_knots, check_knots, interval_errors
 from bezierdistill.training.config import DistillConfig, SimulateConfig, TrainConfig
 from bezierdistill.training.loop import Trainer
 
@@ -82,7 +82,7 @@ def simulate(config: SimulateConfig) -> CurveStore:
     def draw(start: int, rows: int) -> Tensor:
         if data is None:
             return noise(config.seed, start, rows, teachers[0].shape)
-        return data.batch(rows, block_generator(config.seed, start))
+        return in_blocks(start, rows, lambda block: data.batch(BLOCK, block_generator(config.seed, block)))
 
     with progress("simulate", config.count) as advance:
         simulate_rows(simulation, draw, config.count, writer, config.batch, advance)
@@ -140,8 +140,8 @@ def distill(config: DistillConfig) -> Model:
     schedules = {} if config.objective == "velocity" else _schedules(config.passes, given)
     trained = _regress(config, store, net, schedules)
     if config.objective == "map" and given is None and config.passes > 1:
-        schedules = _best_schedules(trained, store, config.passes)
-        spent += KNOT_CURVES * len(KNOT_GRID) * (len(KNOT_GRID) - 1) // 2
+        schedules, searched = _best_schedules(trained, store, config.passes)
+        spent += searched
     if config.align:
         trained, more = _align(config, store, trained, best.net, blend, schedules)
         spent += more
@@ -178,9 +178,12 @@ def _schedules(passes: int, given: tuple[float, ...] | None) -> dict[int, tuple[
     return schedules if given is None else schedules | {passes: given}
 
 
-def _best_schedules(net: nn.Module, store: CurveStore, passes: int) -> dict[int, tuple[float, ...]]:
+def _best_schedules(net: nn.Module, store: CurveStore, passes: int) -> tuple[dict[int, tuple[float, ...]], int]:
+    """Knots for every number of passes by dynamic programming, and the network passes that measuring the errors cost."""
     curve = store.curves(torch.arange(min(KNOT_CURVES, len(store))))
-    return {k: choose_knots(net, curve, k, KNOT_GRID) for k in range(1, passes + 1)}
+    costs = interval_errors(net, curve, KNOT_GRID)
+    intervals = len(KNOT_GRID) * (len(KNOT_GRID) - 1) // 2
+    return {k: cheapest_knots(costs, KNOT_GRID, k) for k in range(1, passes + 1)}, intervals * curve.points.shape[1]
 
 
 def _regress(config: DistillConfig, store: CurveStore, net: nn.Module, schedules: Mapping[int, tuple[float, ...]]) -> nn.Module:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -53,6 +53,8 @@ class Simulation:
 
     def __post_init__(self) -> None:
         check_degree(self.degree)
+        if self.guides not in get_args(Guides):
+            raise ValueError(f"guides are {self.guides!r}, expected one of {', '.join(get_args(Guides))}")
         if self.guides == "fit":
             fit_weights(self.degree, self.times)
         expected = {"hermite": 3, "endpoints": len(self.teachers) + 1}.get(self.guides, self.degree)

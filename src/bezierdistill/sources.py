@@ -6,7 +6,7 @@ workers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -23,6 +23,10 @@ def block_generator(seed: int, block: int) -> torch.Generator:
 
 def noise(seed: int, start: int, count: int, shape: Sequence[int]) -> Tensor:
     """Standard normal rows ``start .. start + count`` of an endless table, ``(count, *shape)``."""
+    return in_blocks(start, count, lambda block: torch.randn(BLOCK, *shape, generator=block_generator(seed, block)))
+
+
+def in_blocks(start: int, count: int, draw: Callable[[int], Tensor]) -> Tensor:
+    """Rows ``start .. start + count`` of a table whose blocks of 1,024 rows are ``draw(block)``."""
     first, last = start // BLOCK, (start + count - 1) // BLOCK
-    blocks = [torch.randn(BLOCK, *shape, generator=block_generator(seed, block)) for block in range(first, last + 1)]
-    return torch.cat(blocks)[start - first * BLOCK :][:count]
+    return torch.cat([draw(block) for block in range(first, last + 1)])[start - first * BLOCK :][:count]

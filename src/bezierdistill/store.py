@@ -154,6 +154,8 @@ class CurveStore:
 
     def curves(self, rows: Tensor) -> BezierCurve:
         """The curves of given rows, in their order."""
+        if len(rows) and (int(rows.min()) < 0 or int(rows.max()) >= len(self)):
+            raise ValueError(f"rows run from {int(rows.min())} to {int(rows.max())}, expected 0 to {len(self) - 1}")
         if len(self.shards) == 1:
             return BezierCurve(self.shards[0][rows].transpose(0, 1))
         points = torch.empty(len(rows), *self.shards[0].shape[1:])
@@ -171,5 +173,6 @@ class CurveStore:
     def verify(self) -> Iterator[str]:
         """Compare every shard with its checksum and yield a line for each that differs."""
         for shard in self.manifest["shards"]:
-            if digest(self.folder / shard["file"]) != shard["sha256"]:
-                yield f"{self.folder / shard['file']} differs from its checksum"
+            file = self.folder / Path(shard["file"]).name
+            if digest(file) != shard["sha256"]:
+                yield f"{file} differs from its checksum"

@@ -3,7 +3,7 @@ r"""The student: a flow map along the curves, one network pass an interval.
 .. math:: F(x, s, t) = x + (t - s)\, u(x, s, t)
 
 predicts the state at t from the state at s. ``F(x0, 0, 1)`` is the one-pass generator, ``F(F(x0, 0, s), s, 1)`` the two-pass one.
-The *knots* are the times between which a sampler jumps; :func:`choose_knots` finds them by dynamic programming.
+The *knots* are the times between which a sampler jumps; :func:`cheapest_knots` finds them by dynamic programming.
 
 Source: Boffi et al. 2024, *Flow map matching* (arXiv 2406.07507); Geng et al. 2025, *Mean flows* (arXiv 2505.13447), for u.
 """
@@ -40,7 +40,7 @@ def check_knots(knots: Sequence[float]) -> tuple[float, ...]:
         ValueError: unless they rise strictly from 0 to 1.
     """
     knots = tuple(float(k) for k in knots)
-    if len(knots) < 2 or knots[0] != 0.0 or knots[-1] != 1.0 or any(b <= a for a, b in pairwise(knots)):
+    if len(knots) < 2 or knots[0] != 0.0 or knots[-1] != 1.0 or not all(b > a for a, b in pairwise(knots)):
         raise ValueError(f"knots are {list(knots)}, expected them to rise strictly from 0 to 1")
     return knots
 
@@ -82,8 +82,3 @@ def cheapest_knots(costs: Tensor, grid: Sequence[float], passes: int) -> tuple[f
     for parent in reversed(parents):
         path.append(int(parent[path[-1]]))
     return (0.0, *(float(grid[i]) for i in reversed(path)))
-
-
-def choose_knots(net: nn.Module, curve: BezierCurve, passes: int, grid: Sequence[float], cond: Tensor | None = None) -> tuple[float, ...]:
-    """Knots for a number of passes from the errors that the student makes on curves (see :func:`cheapest_knots`)."""
-    return cheapest_knots(interval_errors(net, curve, grid, cond), grid, passes)

@@ -35,16 +35,18 @@ def load_data(name: str) -> Data:
     Raises:
         ValueError: if there is no such data, or it holds too few samples, other shapes than one, or numbers that are not finite.
     """
-    dimension = re.fullmatch(r"manifold(\d{1,4})?", name)
+    dimension = re.fullmatch(r"manifold([1-9]\d{0,3})?", name)
     if dimension:
-        return load_toy(name, manifold_sampler(max(1, int(dimension[1] or 16))))
+        return load_toy(name, manifold_sampler(int(dimension[1] or 16)))
     if name in TOYS:
         return load_toy(name, TOYS[name])
     if name == "digits":
         return _digits()
     path = Path(name)
-    if not path.exists():
-        raise ValueError(f"no data called {name!r}: expected one of {', '.join(BUILT_IN)}, or the path of a .npz, .npy or folder of images")
+    if not name or len(name) > 4096 or not path.exists():
+        raise ValueError(
+            f"no data called {name[:200]!r}: expected one of {', '.join(BUILT_IN)}, or the path of a .npz, .npy or folder of images"
+        )
     train, test = _read_folder(path) if path.is_dir() else read_array(path)
     return _array_data(name, train, test)
 
@@ -61,7 +63,7 @@ def read_array(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
         loaded = np.load(path, allow_pickle=False)
         arrays = {"x": loaded} if isinstance(loaded, np.ndarray) else {key: loaded[key] for key in KEYS if key in loaded}
         held = ["x"] if isinstance(loaded, np.ndarray) else sorted(loaded)
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} cannot be read as .npz or .npy of numbers: {error}") from None
     keys = ("x",) if "x" in arrays else KEYS[1:]
     if keys[0] not in arrays:
@@ -73,6 +75,8 @@ def read_array(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
 def _checked(path: Path, array: np.ndarray) -> np.ndarray:
     if array.dtype.kind not in "uif":
         raise ValueError(f"{path} holds {array.dtype} numbers, expected integers or floats")
+    if array.ndim < 2 or 0 in array.shape:
+        raise ValueError(f"{path} holds an array of shape {array.shape}, expected (N, ...) with one sample or more")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         rows = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(1))
         raise ValueError(f"{path} has NaN or infinite numbers in {len(rows)} rows (first: row {rows[0]}): remove or fill them")
@@ -117,6 +121,8 @@ def _read_folder(path: Path) -> tuple[np.ndarray, None]:
     for file in files:
         try:
             with Image.open(file) as image:
+                if image.mode[0] in "IF":
+                    raise ValueError(f"{file} has pixels of mode {image.mode}, expected 8 bits a channel")
                 grey = grey and image.mode in ("L", "1")
                 images.append(image.convert("RGB"))
         except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:

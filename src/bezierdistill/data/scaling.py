@@ -46,11 +46,11 @@ class Scaling:
         axes = {"flat": (0,), "hw": (0, 1, 2), "hwc": (0, 1, 2), "chw": (0, 2, 3)}[layout]
         std = np.atleast_1d(array.std(axes, dtype=np.float64))
         shift = tuple(np.atleast_1d(array.mean(axes, dtype=np.float64)).tolist())
-        return cls(shift, tuple(np.where(std > 0, std, 1.0).tolist()), layout)
+        return cls(shift, tuple(np.where(std > 1e-9 * np.abs(shift), std, 1.0).tolist()), layout)
 
     def encode(self, own: np.ndarray | Tensor) -> Tensor:
         """Samples in own units and layout, ``(N, ...)``, as float32 model states ``(N, D)`` or ``(N, C, H, W)``."""
-        x = torch.as_tensor(own).to(torch.float32)
+        x = own.to(torch.float32) if isinstance(own, Tensor) else torch.from_numpy(np.asarray(own, dtype=np.float32))
         if self.layout == "hw":
             x = x.unsqueeze(1)
         elif self.layout == "hwc":

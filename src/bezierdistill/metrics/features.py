@@ -36,4 +36,4 @@ class RandomFeatures(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features ``(B, outputs)``."""
-        return torch.relu(x.flatten(1) @ self.enter + self.bias) @ self.leave
+        return torch.relu(x.flatten(1).to(self.enter) @ self.enter + self.bias) @ self.leave

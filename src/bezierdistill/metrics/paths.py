@@ -19,8 +19,8 @@ def straightness(field: Field, x0: Tensor, steps: int = 32) -> float:
     times = time_grid(steps)
     path: list[Tensor] = []
     end = solve(field, x0, times, "heun", observe=lambda k, x: path.append(x)).state
-    gaps = [((end - x0) - field(x, t)).square().mean() for x, t in zip(path[:-1], times[:-1], strict=True)]
-    return float(torch.stack(gaps).mean())
+    gaps = [((end - x0) - field(x, t)).square().mean() for x, t in zip(path, times, strict=True)]
+    return float(torch.trapezoid(torch.stack(gaps), dx=1 / steps))
 
 
 def curve_fit_error(curve: BezierCurve, path: Tensor, times: tuple[float, ...]) -> float:

@@ -53,7 +53,7 @@ class Alignment:
         return 3 * (len(self.knots) - 1) + self.teacher.passes + 1 + 3
 
     def student_loss(self, net: nn.Module, critic: nn.Module, batch: CurveBatch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Loss of the student, and its samples ``(B, ...)``, detached, for :meth:`critic_loss`."""
+        """Loss of the student, and its samples ``(B, ...)``, detached, to train the critic on."""
         curve, cond = batch
         x, anchor = curve.source, torch.zeros((), device=curve.points.device)
         for s, t in pairwise(self.knots):

@@ -36,5 +36,7 @@ class Loss:
             return error.square().mean()
         error = error.flatten(1)
         kappa = self.huber * math.sqrt(error.shape[1])
-        row = ((error.square().sum(1) + kappa**2).sqrt() - kappa) / math.sqrt(error.shape[1])
+        squared = error.square().sum(1)
+        # The same as (sqrt(squared + kappa^2) - kappa) / sqrt(D), without the cancellation near zero.
+        row = squared / ((squared + kappa**2).sqrt() + kappa) / math.sqrt(error.shape[1])
         return (row if weight is None else row * weight).mean()
