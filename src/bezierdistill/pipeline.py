@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,11 +83,15 @@ def simulate(config: SimulateConfig) -> CurveStore:
     def draw(start: int, rows: int) -> Tensor:
         if data is None:
             return noise(config.seed, start, rows, teachers[0].shape)
-        return in_blocks(start, rows, lambda block: data.batch(BLOCK, block_generator(config.seed, block)))
+        return in_blocks(start, rows, partial(_data_block, data, config.seed))
 
     with progress("simulate", config.count) as advance:
         simulate_rows(simulation, draw, config.count, writer, config.batch, advance)
     return CurveStore.open(config.out)
+
+
+def _data_block(data: Data, seed: int, block: int) -> Tensor:
+    return data.batch(BLOCK, block_generator(seed, block))
 
 
 def _check_alike(config: SimulateConfig, teachers: list[Model], data: Data | None) -> None:
