@@ -59,8 +59,8 @@ class DemoConfig:
     data: str = "digits"
     seed: int = 0
     fast: bool = False
-    steps: int = 6000
-    weak_steps: int = 1000
+    steps: int = 5000
+    weak_steps: int = 800
     align: int = 1000
     batch: int = 256
     count: int = 20_000
