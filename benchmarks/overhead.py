@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import platform
 import statistics
 import subprocess
@@ -57,7 +58,7 @@ def ours_seconds(net: nn.Module, curves: CurveStore, batch: int, steps: int, fol
         stamps.append(time.perf_counter())
         yield "student", objective.loss(nets["student"], (curves.batch(batch, generator), None), generator)
 
-    with contextlib.redirect_stderr(None):
+    with contextlib.redirect_stderr(io.StringIO()):
         trainer.fit(step, steps, 0)
     return [b - a for a, b in pairwise(stamps[5:])]
 
@@ -143,8 +144,8 @@ def memory() -> tuple[float, float, float]:
 def main() -> int:
     mlp, transformer = NetworkConfig(), NetworkConfig("transformer", 64, 4)
     rows = [
-        ("training step", "mlp 3x256, 16 numbers, batch 512", "ms", 1e3, training_step(mlp, (16,), 512, 200)),
-        ("training step", "mlp 3x256, digits, batch 256", "ms", 1e3, training_step(mlp, (1, 8, 8), 256, 200)),
+        ("training step", "mlp 5x256, 16 numbers, batch 512", "ms", 1e3, training_step(mlp, (16,), 512, 200)),
+        ("training step", "mlp 5x256, digits, batch 512", "ms", 1e3, training_step(mlp, (1, 8, 8), 512, 200)),
         ("training step", "transformer 4x64, digits, batch 128", "ms", 1e3, training_step(transformer, (1, 8, 8), 128, 40)),
         ("simulation", "16,384 curves, blend of two, Heun 8", "s", 1.0, simulation()),
         ("memory", "simulate, 200,000 over 20,000 curves", "MiB", 1.0, memory()),

@@ -209,3 +209,10 @@ def test_wrong_shapes_are_rejected(draw: Draw) -> None:
     for points in (draw(1, 4, 2), draw(3)):
         with pytest.raises(ValueError, match="control points have shape"):
             BezierCurve(points)
+
+
+@pytest.mark.parametrize("degree", [1, 4])
+def test_ends_are_the_points_of_both_times(draw: Draw, degree: int) -> None:
+    curve, s, t = BezierCurve(draw(degree + 1, 5, 2, 3)), torch.rand(5), torch.rand(5)
+    for end, time in zip(curve.ends(s, t), (s, t), strict=True):
+        torch.testing.assert_close(end, curve.point(time))

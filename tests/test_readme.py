@@ -12,9 +12,9 @@ from bezierdistill.cli import main
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 SMALLER = [
-    ("steps=6000", "steps=3"),
-    ("steps=1000", "steps=2"),
-    ("align=1000", "steps=3, align=2"),
+    ("steps=3000", "steps=3"),
+    ("steps=500", "steps=2"),
+    ("align=600", "steps=3, align=2"),
     ('out="runs/curves"', 'out="runs/curves", count=90'),
 ]
 

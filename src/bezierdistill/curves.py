@@ -55,12 +55,15 @@ def bernstein(degree: int, t: Tensor) -> Tensor:
     Returns:
         Tensor ``(n + 1, *t.shape)``; it sums to one over the first axis.
     """
-    ones = torch.ones_like(t)
-    up, down = [ones], [ones]
-    for _ in range(degree):
-        up.append(up[-1] * t)
-        down.append(down[-1] * (1 - t))
-    return torch.stack([comb(degree, i) * up[i] * down[degree - i] for i in range(degree + 1)])
+    binomial, up, down = (c.reshape(-1, *[1] * t.ndim) for c in _bernstein_constants(degree, t.dtype, t.device))
+    return binomial * t**up * (1 - t) ** down
+
+
+@cache
+def _bernstein_constants(degree: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Binomial coefficients and the exponents of ``t`` and ``1 - t``, ``(3, degree + 1)``."""
+    rows = [(comb(degree, i), i, degree - i) for i in range(degree + 1)]
+    return torch.tensor(rows, dtype=dtype, device=device).T
 
 
 @cache
@@ -232,6 +235,11 @@ class BezierCurve:
     def point(self, t: Time) -> Tensor:
         """The state ``B(t)``, shape ``(B, ...)``, at a scalar time or one time a row ``(B,)``."""
         return self._combine(bernstein(self.degree, match_time(t, self.points[0])), self.points)
+
+    def ends(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The states ``(B(s), B(t))`` of an interval a row, times ``(B,)``: one evaluation of the basis for both."""
+        at_s, at_t = bernstein(self.degree, torch.stack([s, t]).to(self.points)).unbind(1)
+        return self._combine(at_s, self.points), self._combine(at_t, self.points)
 
     def velocity(self, t: Time) -> Tensor:
         """The drift ``B'(t) = n sum_i b[i, n-1](t) (P_{i+1} - P_i)``, shape ``(B, ...)``."""

@@ -59,10 +59,10 @@ class DemoConfig:
     data: str = "digits"
     seed: int = 0
     fast: bool = False
-    steps: int = 5000
-    weak_steps: int = 800
-    align: int = 1000
-    batch: int = 256
+    steps: int = 3000
+    weak_steps: int = 500
+    align: int = 600
+    batch: int = 512
     count: int = 20_000
     samples: int = 4096
     network: NetworkConfig = field(default_factory=NetworkConfig)

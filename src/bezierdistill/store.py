@@ -156,8 +156,11 @@ class CurveStore:
         """The curves of given rows, in their order."""
         if len(rows) and (int(rows.min()) < 0 or int(rows.max()) >= len(self)):
             raise ValueError(f"rows run from {int(rows.min())} to {int(rows.max())}, expected 0 to {len(self) - 1}")
+        return self._gather(rows)
+
+    def _gather(self, rows: Tensor) -> BezierCurve:
         if len(self.shards) == 1:
-            return BezierCurve(self.shards[0][rows].transpose(0, 1))
+            return BezierCurve(self.shards[0].index_select(0, rows).transpose(0, 1))
         points = torch.empty(len(rows), *self.shards[0].shape[1:])
         start = 0
         for shard in self.shards:
@@ -168,7 +171,7 @@ class CurveStore:
 
     def batch(self, count: int, generator: torch.Generator) -> BezierCurve:
         """``count`` curves drawn independently."""
-        return self.curves(torch.randint(len(self), (count,), generator=generator))
+        return self._gather(torch.randint(len(self), (count,), generator=generator))
 
     def verify(self) -> Iterator[str]:
         """Compare every shard with its checksum and yield a line for each that differs."""

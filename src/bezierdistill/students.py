@@ -22,7 +22,7 @@ from bezierdistill.curves import BezierCurve, Time, expand_time, match_time
 def flow_map(net: nn.Module, x: Tensor, s: Time, t: Time, cond: Tensor | None = None) -> Tensor:
     """The state at ``t`` predicted from the state ``x`` ``(B, ...)`` at ``s``: ``F(x, s, t)``, one network pass."""
     start, end = match_time(s, x), match_time(t, x)
-    return x + expand_time(end - start, x) * net(x, start, end, cond)
+    return torch.addcmul(x, expand_time(end - start, x), net(x, start, end, cond))
 
 
 def sample(net: nn.Module, x0: Tensor, knots: Sequence[float], cond: Tensor | None = None) -> Tensor:

@@ -52,9 +52,9 @@ class MapDraw:
 
     def __call__(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Times ``s`` and ``t``, each ``(count,)``."""
-        a, b, coin = torch.rand(3, count, generator=generator, device=generator.device)
-        whole = coin < self.whole
-        return torch.where(whole, 0.0, torch.minimum(a, b)), torch.where(whole, 1.0, torch.maximum(a, b))
+        low, high = torch.rand(2, count, generator=generator, device=generator.device).aminmax(dim=0)
+        whole = torch.rand(count, generator=generator, device=generator.device) < self.whole
+        return low.masked_fill_(whole, 0.0), high.masked_fill_(whole, 1.0)
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,10 @@ class CurveRegression:
     def loss(self, net: nn.Module, batch: CurveBatch, generator: torch.Generator) -> Tensor:
         """Loss of a batch of curves and their conditions."""
         curve, cond = batch
-        s, t = (time.to(curve.points) for time in self.draw(curve.points.shape[1], generator))
+        s, t = self.draw(curve.points.shape[1], generator)
+        s, t = s.to(curve.points), t.to(curve.points)
         if isinstance(self.draw, VelocityDraw):
             return self.metric(net(curve.point(t), t, t, cond), curve.velocity(t))
         weight = (t - s).clamp_min(1e-3) ** -self.power if self.power else None
-        return self.metric(flow_map(net, curve.point(s), s, t, cond), curve.point(t), weight)
+        start, end = curve.ends(s, t)
+        return self.metric(flow_map(net, start, s, t, cond), end, weight)

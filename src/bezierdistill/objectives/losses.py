@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from bezierdistill.curves import expand_time
@@ -30,13 +31,9 @@ class Loss:
     def __call__(self, prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         """Scalar loss of states ``(B, ...)``, with an optional weight a row ``(B,)``."""
         error = prediction - target
-        if weight is not None and not self.huber:
-            error = error * expand_time(weight.sqrt(), error)
         if not self.huber:
-            return error.square().mean()
-        error = error.flatten(1)
-        kappa = self.huber * math.sqrt(error.shape[1])
-        squared = error.square().sum(1)
-        # The same as (sqrt(squared + kappa^2) - kappa) / sqrt(D), without the cancellation near zero.
-        row = squared / ((squared + kappa**2).sqrt() + kappa) / math.sqrt(error.shape[1])
+            return (error if weight is None else error * expand_time(weight.sqrt(), error)).square().mean()
+        root = math.sqrt(error[0].numel())
+        distance = torch.linalg.vector_norm(error.flatten(1), dim=1) / root
+        row = torch.hypot(distance, distance.new_tensor(self.huber)) - self.huber
         return (row if weight is None else row * weight).mean()

@@ -31,7 +31,7 @@ class LoopConfig:
         precision: number format for Lightning Fabric, such as 32-true or bf16-mixed.
     """
 
-    lr: float = 1e-3
+    lr: float = 2e-3
     warmup: int = 50
     decay: float = 0.4
     ema: float = 0.999

@@ -1,12 +1,15 @@
 """Exponential moving average of a network's weights, with a horizon that grows with training.
 
-The decay at step k is ``min(decay, (1 + k) / (10 + k))``, so early weights are forgotten quickly.
+The decay at step k is ``min(decay, (1 + k) / (10 + k))``, so early weights are forgotten quickly. Weights are taken in at every fourth step
+with the fourth power of the decay: the same horizon at a quarter of the cost.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+
+EVERY = 4
 
 
 class EMA:
@@ -27,8 +30,10 @@ class EMA:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take the weights after step ``step`` (counted from 0) into the average."""
-        decay = min(self.decay, (1 + step) / (10 + step))
+        """Take the weights after step ``step`` (counted from 0) into the average, if it is the last of four."""
+        if (step + 1) % EVERY:
+            return
+        decay = min(self.decay, (1 + step) / (10 + step)) ** EVERY
         torch._foreach_lerp_(self._mean, [p.detach() for p in self._live], 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
     def state(self) -> dict[str, Tensor]:

@@ -22,6 +22,8 @@ from bezierdistill.training.ema import EMA
 
 Step = Callable[[Mapping[str, nn.Module], torch.Generator], Iterator[tuple[str, Tensor]]]
 
+SHOW_EVERY = 10  # steps between two moves of the progress bar
+
 
 class Trainer:
     """Train networks together, log, save the whole state, and continue it exactly.
@@ -48,7 +50,9 @@ class Trainer:
         for name, net in nets.items():
             net.train().requires_grad_(True)
             adamw = torch.optim.AdamW(net.parameters(), lr=self.rates[name], betas=(0.9, 0.99), weight_decay=0.0, fused=True)
-            self.nets[name], self.optimizers[name] = self.fabric.setup(net, adamw)
+            wrapped, self.optimizers[name] = self.fabric.setup(net, adamw)
+            # The wrapper converts precision and synchronises ranks; where there is neither it only costs time.
+            self.nets[name] = net if self.fabric.world_size == 1 and config.precision == "32-true" else wrapped
         self.result = next(iter(nets))
         self.ema = EMA(self.plain[self.result], config.ema)
         self.generator = torch.Generator()
@@ -98,8 +102,9 @@ class Trainer:
                 self._update(name, loss, k, steps)
                 sums[name] = sums.get(name, 0.0) + loss.detach()
             self.ema.update(k)
-            advance(1)
             done = k + 1
+            if done % SHOW_EVERY == 0 or done == steps:
+                advance(done - k // SHOW_EVERY * SHOW_EVERY)
             if done % self.config.log_every == 0 or done == steps:
                 self._log(sums, done, first, mark, log, board)
                 mark, sums = time.perf_counter(), {}
