@@ -25,7 +25,7 @@ from bezierdistill.fields import Blend, parse_weights
 from bezierdistill.files import read_json, write_json
 from bezierdistill.models import CARD, Model, load_model, save_model
 from bezierdistill.objectives import Alignment, CurveRegression, FlowMatching, Loss
-from bezierdistill.objectives.curves import Draw, EndDraw, KnotsDraw, MapDraw, VelocityDraw
+from bezierdistill.objectives.curves import Draw, EitherDraw, EndDraw, KnotsDraw, MapDraw, VelocityDraw
 from bezierdistill.progress import progress
 from bezierdistill.simulate import Simulation, simulate_rows
 from bezierdistill.solvers import time_grid
@@ -192,10 +192,11 @@ def _best_schedules(net: nn.Module, store: CurveStore, passes: int) -> tuple[dic
 
 
 def _regress(config: DistillConfig, store: CurveStore, net: nn.Module, schedules: Mapping[int, tuple[float, ...]]) -> nn.Module:
+    knots = KnotsDraw(tuple(schedules.values()))
     draws: dict[str, Draw] = {
-        "end": EndDraw(),
-        "map": MapDraw(1 / 2),
-        "knots": KnotsDraw(tuple(schedules.values())),
+        "end": EndDraw() if config.passes == 1 else EitherDraw(EndDraw(), knots),
+        "map": MapDraw(),
+        "knots": knots,
         "velocity": VelocityDraw(),
     }
     objective = CurveRegression(draws[config.objective], Loss(config.huber), config.power)

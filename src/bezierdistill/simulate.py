@@ -4,7 +4,10 @@ The inner control points, the *guides*, come from the teachers in one of three w
 
 * ``fit``: least squares along the solver's path, as running sums; any degree, no further pass;
 * ``hermite``: a cubic from the velocities at both ends, two further evaluations;
-* ``endpoints``: the paper's guiding distributions (arXiv 2503.16562): guide i is where teacher i alone carries the same source.
+* ``endpoints``: the paper's guiding distributions (arXiv 2503.16562): guide i is where teacher i alone carries the same source; M teachers
+  give degree M + 1.
+
+A higher degree than the guides give is the same curve, elevated.
 """
 
 from __future__ import annotations
@@ -57,10 +60,13 @@ class Simulation:
             raise ValueError(f"guides are {self.guides!r}, expected one of {', '.join(get_args(Guides))}")
         if self.guides == "fit":
             fit_weights(self.degree, self.times)
-        expected = {"hermite": 3, "endpoints": len(self.teachers) + 1}.get(self.guides, self.degree)
-        if self.degree != expected:
+        if self.degree < self._least_degree:
             why = "a cubic" if self.guides == "hermite" else f"one guide for each of {len(self.teachers)} teachers"
-            raise ValueError(f"degree is {self.degree} with guides {self.guides!r}, expected {expected}: {why}")
+            raise ValueError(f"degree is {self.degree} with guides {self.guides!r}, expected {self._least_degree} or more: {why}")
+
+    @property
+    def _least_degree(self) -> int:
+        return {"fit": 1, "hermite": 3, "endpoints": len(self.teachers) + 1}[self.guides]
 
     @property
     def times(self) -> tuple[float, ...]:
@@ -79,10 +85,15 @@ class Simulation:
             return fit.curve(), pair.passes
         if self.guides == "hermite":
             v0, v1 = self.field(pair.x0, 0.0), self.field(pair.x1, 1.0)
-            return BezierCurve.hermite(pair.x0, pair.x1, v0, v1), pair.passes + 2 * self.field.passes
+            return self._elevated(BezierCurve.hermite(pair.x0, pair.x1, v0, v1)), pair.passes + 2 * self.field.passes
         ends = [solve(teacher, pair.x0, time_grid(self.steps), self.method) for teacher in self.teachers]
         curve = BezierCurve.from_guides(pair.x0, [end.state for end in ends], pair.x1)
-        return curve, pair.passes + sum(end.passes for end in ends)
+        return self._elevated(curve), pair.passes + sum(end.passes for end in ends)
+
+    def _elevated(self, curve: BezierCurve) -> BezierCurve:
+        while curve.degree < self.degree:
+            curve = curve.elevate()
+        return curve
 
 
 def simulate_rows(

@@ -76,6 +76,20 @@ class KnotsDraw:
 
 
 @dataclass(frozen=True)
+class EitherDraw:
+    """Each row from one of two draws, equally often."""
+
+    first: Draw
+    second: Draw
+
+    def __call__(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Times ``s`` and ``t``, each ``(count,)``."""
+        (s, t), (other_s, other_t) = self.first(count, generator), self.second(count, generator)
+        pick = torch.rand(count, generator=generator, device=generator.device) < 0.5
+        return torch.where(pick, s, other_s), torch.where(pick, t, other_t)
+
+
+@dataclass(frozen=True)
 class CurveRegression:
     """Train a flow map (or, where ``s = t``, a velocity) on curves.
 

@@ -147,7 +147,8 @@ class DistillConfig:
     Args:
         curves: folder of a curve store.
         out: folder of the new model.
-        objective: end (to t=1 from anywhere), map (any interval), knots (only the sampler's intervals), velocity (a straighter flow).
+        objective: end (to t=1 from anywhere, and the sampler's intervals), map (any interval), knots (only the sampler's intervals),
+            velocity (a straighter flow).
         passes: the most passes of the sampler; a two-pass student is also a one-pass student.
         knots: times between 0 and 1 of that sampler, separated by commas; without them they are found by dynamic programming.
         align: steps of law alignment after the regression; 0 is none.
@@ -186,9 +187,5 @@ class DistillConfig:
         _check_not_negative(align=self.align, huber=self.huber, anchor=self.anchor, power=self.power)
         if self.align_lr <= 0:
             raise ValueError(f"align_lr is {self.align_lr}, expected a positive number")
-        if self.objective == "end" and self.passes > 1:
-            raise ValueError(
-                f"objective end trains jumps to t=1 only, got passes {self.passes}: expected --passes 1, or --objective map or knots"
-            )
         if self.objective == "velocity" and self.align:
             raise ValueError("objective velocity trains a flow, not jumps: expected --align 0, or --objective end, map or knots")
