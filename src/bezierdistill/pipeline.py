@@ -21,7 +21,7 @@ from bezierdistill import __version__
 from bezierdistill.couplings import Independent, MinibatchOT
 from bezierdistill.curves import BezierCurve
 from bezierdistill.data import Data, Scaling, load_data
-from bezierdistill.fields import Blend, parse_weights
+from bezierdistill.fields import Blend, NetworkField, parse_weights
 from bezierdistill.files import read_json, write_json
 from bezierdistill.models import CARD, Model, load_model, save_model
 from bezierdistill.objectives import Alignment, CurveRegression, FlowMatching, Loss
@@ -74,7 +74,8 @@ def simulate(config: SimulateConfig) -> CurveStore:
     teachers = [load_model(folder) for folder in config.teachers]
     data = None if config.data is None else load_data(config.data)
     _check_alike(config, teachers, data)
-    fields = [teacher.field for teacher in teachers]
+    device = _device(config.accelerator)
+    fields = [NetworkField(teacher.net.to(device)) for teacher in teachers]
     blend = Blend(fields, parse_weights(config.weights))
     simulation = Simulation(blend, config.degree, config.guides, fields, config.steps, config.solver, data is not None)
     _refuse_other(config.out, RUN, CARD)
@@ -82,12 +83,18 @@ def simulate(config: SimulateConfig) -> CurveStore:
 
     def draw(start: int, rows: int) -> Tensor:
         if data is None:
-            return noise(config.seed, start, rows, teachers[0].shape)
-        return in_blocks(start, rows, partial(_data_block, data, config.seed))
+            return noise(config.seed, start, rows, teachers[0].shape).to(device)
+        return in_blocks(start, rows, partial(_data_block, data, config.seed)).to(device)
 
     with progress("simulate", config.count) as advance:
         simulate_rows(simulation, draw, config.count, writer, config.batch, advance)
     return CurveStore.open(config.out)
+
+
+def _device(accelerator: str) -> torch.device:
+    from lightning_fabric import Fabric  # imported here: it loads the compiler, seconds that most commands do not need
+
+    return Fabric(accelerator=accelerator, devices=1).device
 
 
 def _data_block(data: Data, seed: int, block: int) -> Tensor:
@@ -135,8 +142,7 @@ def distill(config: DistillConfig) -> Model:
     """
     store = CurveStore.open(config.curves)
     teachers = _teachers(store)
-    blend = Blend([teacher.field for teacher in teachers], store.recipe["weights"])
-    best = teachers[int(blend.weights.mean(1).argmax())]
+    best = teachers[int(torch.tensor(store.recipe["weights"]).mean(1).argmax())]
     net = copy.deepcopy(best.net) if config.init == "teacher" else best.network.build(best.shape, config.seed)
     given = None if config.knots is None else _parse_knots(config.knots, config.passes)
     _claim(config.out, config)
@@ -148,7 +154,7 @@ def distill(config: DistillConfig) -> Model:
         schedules, searched = _best_schedules(trained, store, config.passes)
         spent += searched
     if config.align:
-        trained, more = _align(config, store, trained, best.net, blend, schedules)
+        trained, more = _align(config, store, trained, best.net, teachers, schedules)
         spent += more
     passes = {"training": spent, "curves": store.manifest["passes"], "teachers": store.recipe["teacher_passes"]}
     card = _card(
@@ -210,11 +216,17 @@ def _regress(config: DistillConfig, store: CurveStore, net: nn.Module, schedules
 
 
 def _align(
-    config: DistillConfig, store: CurveStore, net: nn.Module, teacher: nn.Module, blend: Blend, schedules: Mapping[int, tuple[float, ...]]
+    config: DistillConfig,
+    store: CurveStore,
+    net: nn.Module,
+    best: nn.Module,
+    teachers: list[Model],
+    schedules: Mapping[int, tuple[float, ...]],
 ) -> tuple[nn.Module, int]:
-    samplers = [Alignment(blend, knots, Loss(config.huber), config.anchor) for knots in schedules.values()]
-    critics = {f"critic{k}": copy.deepcopy(teacher) for k in schedules}
+    critics = {f"critic{k}": copy.deepcopy(best) for k in schedules}
     trainer = Trainer({"student": net, **critics}, config.loop, config.out, "alignment", {"student": config.align_lr})
+    blend = Blend([NetworkField(teacher.net.to(trainer.device)) for teacher in teachers], store.recipe["weights"])
+    samplers = [Alignment(blend, knots, Loss(config.huber), config.anchor) for knots in schedules.values()]
     matching = FlowMatching()
 
     def step(nets: Mapping[str, nn.Module], generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:

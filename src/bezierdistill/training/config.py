@@ -116,6 +116,7 @@ class SimulateConfig:
         steps: solver steps.
         solver: fixed-step solver.
         batch: curves simulated at once.
+        accelerator: device kind for Lightning Fabric: auto, cpu, cuda, mps.
         resume: continue a store that was stopped.
     """
 
@@ -130,6 +131,7 @@ class SimulateConfig:
     steps: int = 8
     solver: Solver = "heun"
     batch: int = 4096
+    accelerator: str = "auto"
     resume: bool = False
 
     def __post_init__(self) -> None:

@@ -68,7 +68,7 @@ class Trainer:
         return self.folder / f"state-{self.stage}.safetensors"
 
     def fit(self, step: Step, steps: int, seed: int, resume: bool = False) -> nn.Module:
-        """Take ``steps`` steps and return the first network with its averaged weights.
+        """Take ``steps`` steps and return the first network with its averaged weights, on the CPU.
 
         Args:
             step: see the module docstring.
@@ -93,7 +93,7 @@ class Trainer:
             self._run(step, first, steps, advance, log, board)
         net = self.plain[self.result]
         net.load_state_dict(self.ema.state(), strict=False)
-        return net.eval().requires_grad_(False)
+        return net.cpu().eval().requires_grad_(False)
 
     def _run(self, step: Step, first: int, steps: int, advance: Callable[[int], None], log: TextIO, board: Any) -> None:
         mark, sums = time.perf_counter(), {}
