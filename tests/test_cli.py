@@ -187,6 +187,18 @@ def test_mistakes_in_distillation(chain: Path, tmp_path: Path, capsys: pytest.Ca
     assert not out.exists()
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the mistake is to ask for what is there")
+def test_an_accelerator_that_is_not_there(chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = ["--out", tmp_path / "out"]
+    for command in (
+        ["train", "--data", "moons", "--loop.accelerator", "cuda"],
+        ["simulate", "--teachers", chain / "strong", "--accelerator", "cuda"],
+        ["distill", "--curves", chain / "curves", "--loop.accelerator", "cuda"],
+    ):
+        assert "accelerator 'cuda'" in fails(capsys, *command, *out)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_store_made_by_another_teacher_is_refused(chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train = ["train", "--data", chain / "data.npz", *TINY, *NET]
     assert run(*train, "--out", tmp_path / "t") == 0

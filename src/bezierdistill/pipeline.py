@@ -33,7 +33,7 @@ from bezierdistill.sources import BLOCK, block_generator, in_blocks, noise
 from bezierdistill.store import MANIFEST, CurveStore, CurveWriter
 from bezierdistill.students import cheapest_knots, check_knots, interval_errors
 from bezierdistill.training.config import DistillConfig, SimulateConfig, TrainConfig
-from bezierdistill.training.loop import Trainer
+from bezierdistill.training.loop import Trainer, open_fabric
 
 RUN = "run.json"
 KNOT_GRID = time_grid(20)
@@ -48,9 +48,9 @@ def train(config: TrainConfig) -> Model:
     """
     data = load_data(config.data)
     net = config.network.build(data.shape, config.seed)
-    _claim(config.out, config)
     objective = FlowMatching(MinibatchOT() if config.coupling == "ot" else Independent())
     trainer = Trainer({"teacher": net}, config.loop, config.out, "teacher")
+    _claim(config.out, config)
 
     def step(nets: Mapping[str, nn.Module], generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
         x1 = data.batch(config.batch, generator)
@@ -74,7 +74,7 @@ def simulate(config: SimulateConfig) -> CurveStore:
     teachers = [load_model(folder) for folder in config.teachers]
     data = None if config.data is None else load_data(config.data)
     _check_alike(config, teachers, data)
-    device = _device(config.accelerator)
+    device = open_fabric(config.accelerator).device
     fields = [NetworkField(teacher.net.to(device)) for teacher in teachers]
     blend = Blend(fields, parse_weights(config.weights))
     simulation = Simulation(blend, config.degree, config.guides, fields, config.steps, config.solver, data is not None)
@@ -89,12 +89,6 @@ def simulate(config: SimulateConfig) -> CurveStore:
     with progress("simulate", config.count) as advance:
         simulate_rows(simulation, draw, config.count, writer, config.batch, advance)
     return CurveStore.open(config.out)
-
-
-def _device(accelerator: str) -> torch.device:
-    from lightning_fabric import Fabric  # imported here: it loads the compiler, seconds that most commands do not need
-
-    return Fabric(accelerator=accelerator, devices=1).device
 
 
 def _data_block(data: Data, seed: int, block: int) -> Tensor:
@@ -145,6 +139,7 @@ def distill(config: DistillConfig) -> Model:
     best = teachers[int(torch.tensor(store.recipe["weights"]).mean(1).argmax())]
     net = copy.deepcopy(best.net) if config.init == "teacher" else best.network.build(best.shape, config.seed)
     given = None if config.knots is None else _parse_knots(config.knots, config.passes)
+    open_fabric(config.loop.accelerator, config.loop.precision)
     _claim(config.out, config)
 
     spent = config.steps * config.batch * CurveRegression.passes

@@ -12,6 +12,7 @@ from bezierdistill.simulate import Guides
 
 Coupling = Literal["independent", "ot"]
 ObjectiveName = Literal["end", "map", "knots", "velocity"]
+Precision = Literal["32-true", "bf16-mixed", "bf16-true", "64-true"]
 Solver = Literal["euler", "midpoint", "heun", "rk4"]
 
 
@@ -39,7 +40,7 @@ class LoopConfig:
     log_every: int = 50
     save_every: int = 2000
     accelerator: str = "auto"
-    precision: Literal["32-true", "bf16-mixed", "bf16-true", "64-true"] = "32-true"
+    precision: Precision = "32-true"
 
     def __post_init__(self) -> None:
         if self.lr <= 0:

@@ -10,19 +10,36 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import torch
 from torch import Tensor, nn
 
 from bezierdistill.files import read_tensors, write_tensors
 from bezierdistill.progress import progress
-from bezierdistill.training.config import LoopConfig
+from bezierdistill.training.config import LoopConfig, Precision
 from bezierdistill.training.ema import EMA
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 Step = Callable[[Mapping[str, nn.Module], torch.Generator], Iterator[tuple[str, Tensor]]]
 
 SHOW_EVERY = 10  # steps between two moves of the progress bar
+
+
+def open_fabric(accelerator: str, precision: Precision = "32-true") -> Fabric:
+    """Lightning Fabric on one device.
+
+    Raises:
+        ValueError: if there is no such accelerator on this machine.
+    """
+    from lightning_fabric import Fabric  # imported here: it loads the compiler, seconds that only training needs
+
+    try:
+        return Fabric(accelerator=accelerator, devices=1, precision=precision)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"accelerator {accelerator!r} with precision {precision!r} cannot be used here: {error}") from None
 
 
 class Trainer:
@@ -39,10 +56,8 @@ class Trainer:
     def __init__(
         self, nets: Mapping[str, nn.Module], config: LoopConfig, folder: Path, stage: str, rates: Mapping[str, float] | None = None
     ) -> None:
-        from lightning_fabric import Fabric  # imported here: it loads the compiler, seconds that only training needs
-
         self.config, self.folder, self.stage = config, folder, stage
-        self.fabric = Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)
+        self.fabric = open_fabric(config.accelerator, config.precision)
         self.plain = dict(nets)
         self.rates = {name: (rates or {}).get(name, config.lr) for name in nets}
         self.nets: dict[str, Any] = {}
