@@ -179,6 +179,7 @@ def test_mistakes_in_distillation(chain: Path, tmp_path: Path, capsys: pytest.Ca
     out = tmp_path / "out"
     base = ["distill", "--curves", chain / "curves", "--out", out]
     assert "passes is 0" in fails(capsys, *base, "--passes", 0)
+    assert "passes is 17" in fails(capsys, *base, "--passes", 17)
     assert "steps is 0" in fails(capsys, *base, "--steps", 0)
     assert "trains a flow, not jumps" in fails(capsys, *base, "--objective", "velocity", "--align", 3)
     assert "rise strictly" in fails(capsys, *base, "--knots", "1.5")

@@ -13,6 +13,7 @@ from bezierdistill.simulate import Guides
 Coupling = Literal["independent", "ot"]
 ObjectiveName = Literal["end", "map", "knots", "velocity"]
 Precision = Literal["32-true", "bf16-mixed", "bf16-true", "64-true"]
+MOST_PASSES = 16
 Solver = Literal["euler", "midpoint", "heun", "rk4"]
 
 
@@ -187,6 +188,8 @@ class DistillConfig:
     def __post_init__(self) -> None:
         as_paths(self, "curves", "out")
         _check_counts(passes=self.passes, steps=self.steps, batch=self.batch)
+        if self.passes > MOST_PASSES:
+            raise ValueError(f"passes is {self.passes}, expected 1 to {MOST_PASSES}: more passes are what a student is to save")
         _check_not_negative(align=self.align, huber=self.huber, anchor=self.anchor, power=self.power)
         if self.align_lr <= 0:
             raise ValueError(f"align_lr is {self.align_lr}, expected a positive number")
