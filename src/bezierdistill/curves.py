@@ -237,9 +237,11 @@ class BezierCurve:
         return self._combine(bernstein(self.degree, match_time(t, self.points[0])), self.points)
 
     def ends(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """The states ``(B(s), B(t))`` of an interval a row, times ``(B,)``: one evaluation of the basis for both."""
-        at_s, at_t = bernstein(self.degree, torch.stack([s, t]).to(self.points)).unbind(1)
-        return self._combine(at_s, self.points), self._combine(at_t, self.points)
+        """The states ``(B(s), B(t))`` of an interval a row, times ``(B,)``, in one product: what training evaluates at every step."""
+        weights = bernstein(self.degree, torch.stack([s, t], 1).to(self.points)).permute(1, 2, 0)
+        rows = self.points.reshape(*self.points.shape[:2], -1).transpose(0, 1)
+        start, end = torch.bmm(weights, rows).unbind(1)
+        return start.reshape(self.points.shape[1:]), end.reshape(self.points.shape[1:])
 
     def velocity(self, t: Time) -> Tensor:
         """The drift ``B'(t) = n sum_i b[i, n-1](t) (P_{i+1} - P_i)``, shape ``(B, ...)``."""
