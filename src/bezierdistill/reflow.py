@@ -160,5 +160,5 @@ def _figures(flow: Model, student: Model, x0: Tensor, evaluate: Evaluator) -> di
         "flow_passes": flow.spent,
         "student_passes": student.spent,
         "straightness": straightness(flow.field, x0[:1024]),
-        "samplers": {name: evaluate(x) for name, x in samplers.items()},
+        "samplers": {name: evaluate(flow.scaling.encode(flow.scaling.decode(x))) for name, x in samplers.items()},
     }
