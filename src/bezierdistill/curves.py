@@ -55,15 +55,16 @@ def bernstein(degree: int, t: Tensor) -> Tensor:
     Returns:
         Tensor ``(n + 1, *t.shape)``; it sums to one over the first axis.
     """
-    binomial, up, down = (c.reshape(-1, *[1] * t.ndim) for c in _bernstein_constants(degree, t.dtype, t.device))
-    return binomial * t**up * (1 - t) ** down
+    up, down = _powers(t, degree), _powers(1 - t, degree)
+    inner = [comb(degree, i) * up[i] * down[degree - i] for i in range(1, degree)]
+    return torch.stack([down[degree], *inner, up[degree]][: degree + 1])
 
 
-@cache
-def _bernstein_constants(degree: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Binomial coefficients and the exponents of ``t`` and ``1 - t``, ``(3, degree + 1)``."""
-    rows = [(comb(degree, i), i, degree - i) for i in range(degree + 1)]
-    return torch.tensor(rows, dtype=dtype, device=device).T
+def _powers(t: Tensor, degree: int) -> list[Tensor]:
+    powers = [torch.ones_like(t), t]
+    while len(powers) <= degree:
+        powers.append(powers[-1] * t)
+    return powers
 
 
 @cache
