@@ -9,7 +9,6 @@ from torch import Tensor
 from bezierdistill.data import Data
 from bezierdistill.metrics.distances import energy_distance, frechet_distance, mmd, precision_recall, sliced_wasserstein
 
-DISTANCES = ("frechet", "sliced_wasserstein", "energy", "mmd")  # zero is best; the other metrics are shares, one is best
 MOST, REPEATS = 5_000, 4
 
 
