@@ -17,6 +17,7 @@ from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentError, ArgumentParser
 
 from bezierdistill import __version__
+from bezierdistill.arena.runner import ArenaConfig, arena
 from bezierdistill.data import load_data, read_array
 from bezierdistill.demo import DemoConfig, demo
 from bezierdistill.files import write_array, write_json
@@ -24,7 +25,7 @@ from bezierdistill.metrics import Evaluator
 from bezierdistill.models import load_model
 from bezierdistill.pipeline import distill, simulate, train
 from bezierdistill.reflow import ReflowConfig, reflow
-from bezierdistill.reporting import print_rows, write_report
+from bezierdistill.reporting import print_arena, print_rows, write_report
 from bezierdistill.reporting.plots import save_grid
 from bezierdistill.training.config import DistillConfig, SimulateConfig, Solver, TrainConfig
 
@@ -102,6 +103,15 @@ def _reflow(config: ReflowConfig) -> None:
         print_rows([{"method": name, **metrics} for name, metrics in row["samplers"].items()])
 
 
+def _arena(config: ArenaConfig) -> None:
+    rows = arena(config)
+    failed = [f"{row['method']} (seed {row['seed']})" for row in rows if "error" in row]
+    print_arena(rows)
+    if failed:
+        print(f"failed: {', '.join(failed)}; the reason stands in arena.json, remove the cell's file to try again", file=sys.stderr)
+    print(write_report(config.out))
+
+
 def _sample(config: SampleConfig) -> None:
     model = load_model(config.model)
     x = model.sample(config.count, config.passes, config.seed, config.solver)
@@ -142,6 +152,7 @@ VERBS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "simulate": (SimulateConfig, _simulate),
     "distill": (DistillConfig, _distill),
     "reflow": (ReflowConfig, _reflow),
+    "arena": (ArenaConfig, _arena),
     "sample": (SampleConfig, _sample),
     "evaluate": (EvaluateConfig, _evaluate),
     "report": (ReportConfig, _report),

@@ -3,6 +3,7 @@ r"""Velocity fields :math:`v(x, t)` of :math:`dx/dt = v`, with t=0 at the source
 * :class:`NetworkField`: a trained network, read on the diagonal ``s = t`` of its average velocity ``u(x, s, t)``.
 * :class:`Blend`: several teachers as one field, :math:`v = \sum_i w_i(t)\, v_i` with Bernstein weights
   :math:`w_i(t) = \sum_j W_{ij}\, b_{j,m}(t)` and :math:`\sum_i W_{ij} = 1`, so that the weights sum to one at every time.
+* :class:`Stretched`: a field between two times, another two for every row, as a field over [0, 1].
 * :class:`GaussianMixture`: the exact field between a standard normal and a mixture, the ground truth of the tests.
 
 Source: Liu et al. 2022 (arXiv 2209.03003); Ho & Salimans 2022 and Karras et al. 2024 (arXiv 2406.02507) are blends with weights (g, 1-g).
@@ -97,6 +98,33 @@ class Blend:
         for field, weight in zip(self.fields, self.weight_at(time), strict=True):
             total = total + expand_time(weight, x) * field(x, time, cond)
         return total
+
+
+@dataclass(frozen=True)
+class Stretched:
+    r"""A field between two times that differ from row to row, as a field over [0, 1]: :math:`dx/d\tau = (b - a)\, v(x, a + \tau (b - a))`.
+
+    One solver grid then serves rows in different windows.
+
+    Args:
+        field: the field ``v``.
+        start: ``a``, ``(B,)``.
+        end: ``b``, ``(B,)``.
+    """
+
+    field: Field
+    start: Tensor
+    end: Tensor
+
+    @property
+    def passes(self) -> int:
+        """Network passes of one evaluation: the field's."""
+        return self.field.passes
+
+    def __call__(self, x: Tensor, t: Time, cond: Tensor | None = None) -> Tensor:
+        """Velocity ``(B, ...)`` per unit of the stretched time; see :class:`~bezierdistill.fields.Field`."""
+        time = torch.lerp(self.start, self.end, match_time(t, x))
+        return expand_time(self.end - self.start, x) * self.field(x, time, cond)
 
 
 def parse_weights(text: str) -> Tensor:

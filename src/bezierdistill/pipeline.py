@@ -36,7 +36,7 @@ from bezierdistill.training.config import DistillConfig, SimulateConfig, TrainCo
 from bezierdistill.training.loop import Trainer, open_fabric
 
 RUN = "run.json"
-KNOT_GRID = time_grid(20)
+KNOT_GRID = time_grid(10)
 KNOT_CURVES = 512
 
 
@@ -188,8 +188,12 @@ def _best_schedules(net: nn.Module, store: CurveStore, passes: int) -> tuple[dic
     """Knots for every number of passes by dynamic programming, and the network passes that measuring the errors cost."""
     curve = store.curves(torch.arange(min(KNOT_CURVES, len(store))))
     costs = interval_errors(net, curve, KNOT_GRID)
-    intervals = len(KNOT_GRID) * (len(KNOT_GRID) - 1) // 2
-    return {k: cheapest_knots(costs, KNOT_GRID, k) for k in range(1, passes + 1)}, intervals * curve.points.shape[1]
+    return {k: cheapest_knots(costs, KNOT_GRID, k) for k in range(1, passes + 1)}, knots_cost(store)
+
+
+def knots_cost(store: CurveStore) -> int:
+    """Network passes that finding the knots costs: every interval of the grid on some of the curves."""
+    return len(KNOT_GRID) * (len(KNOT_GRID) - 1) // 2 * min(KNOT_CURVES, len(store))
 
 
 def _regress(config: DistillConfig, store: CurveStore, net: nn.Module, schedules: Mapping[int, tuple[float, ...]]) -> nn.Module:

@@ -22,7 +22,7 @@ from bezierdistill.models import Model, NetworkConfig, load_model
 from bezierdistill.objectives import CurveRegression
 from bezierdistill.pipeline import distill, simulate, train
 from bezierdistill.sources import noise
-from bezierdistill.training.config import DistillConfig, LoopConfig, SimulateConfig, TrainConfig, as_paths
+from bezierdistill.training.config import DistillConfig, LoopConfig, SimulateConfig, TrainConfig, as_paths, check_counts
 
 ROUNDS = "rounds.json"
 TEACHER_PASSES = 40
@@ -66,9 +66,7 @@ class ReflowConfig:
 
     def __post_init__(self) -> None:
         as_paths(self, "out")
-        for name in ("rounds", "steps", "batch", "count", "solver_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        check_counts(rounds=self.rounds, steps=self.steps, batch=self.batch, count=self.count, solver_steps=self.solver_steps)
 
 
 def reflow(config: ReflowConfig) -> list[dict[str, Any]]:

@@ -63,6 +63,17 @@ def check_method(method: str) -> None:
         raise ValueError(f"solver is {method!r}, expected one of {', '.join([*TABLEAUX, 'dopri5'])}")
 
 
+def evaluations(method: str) -> int:
+    """Field evaluations that one step of a fixed-step method costs.
+
+    Raises:
+        ValueError: if the method has no fixed number of them.
+    """
+    if method not in TABLEAUX:
+        raise ValueError(f"solver is {method!r}, expected one with fixed steps: {', '.join(TABLEAUX)}")
+    return len(TABLEAUX[method].b)
+
+
 def solve(
     field: Field,
     x: Tensor,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -27,6 +27,7 @@ class Evaluator:
 
     data: Data
     seed: int = 0
+    _real: dict[int, tuple[Tensor, dict[str, float]]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def size(self, samples: int) -> int:
         """Samples a side that can be compared when there are ``samples`` generated ones."""
@@ -49,21 +50,29 @@ class Evaluator:
         size = self.size(len(x))
         if size < 8:
             raise ValueError(f"{len(x)} samples can be compared {size} a side, expected 8 or more")
-        test = self.data.real(size, self.seed, "test")
-        most = self.data.count("train")
-        train = self.data.real(size * min(REPEATS, most // size if most else REPEATS), self.seed, "train")
-        values, floors = _rows(x, test), _rows(train, test)
+        if size not in self._real:
+            self._real[size] = self._judged_real(size)
+        test, floors = self._real[size]
         result: dict[str, float] = {"count": size}
-        for name in values[0]:
-            value = sum(row[name] for row in values) / len(values)
-            floor = max(sum(abs(row[name]) for row in floors) / len(floors), 1e-12)
-            result |= {name: value, f"{name}_floor": floor, f"{name}_ratio": value / floor}
+        for name, value in _mean(_rows(x, test)).items():
+            result |= {name: value, f"{name}_floor": floors[name], f"{name}_ratio": value / floors[name]}
         return result
+
+    def _judged_real(self, size: int) -> tuple[Tensor, dict[str, float]]:
+        """The held-out samples of a size, and the floors that training samples reach against them."""
+        test, most = self.data.real(size, self.seed, "test"), self.data.count("train")
+        train = self.data.real(size * min(REPEATS, most // size if most else REPEATS), self.seed, "train")
+        floors = _mean([{name: abs(value) for name, value in row.items()} for row in _rows(train, test)])
+        return test, {name: max(floor, 1e-12) for name, floor in floors.items()}
 
 
 def _rows(x: Tensor, test: Tensor) -> list[dict[str, float]]:
     parts = x[: len(test) * min(REPEATS, len(x) // len(test))].split(len(test))
     return [_measure(part, test) for part in parts]
+
+
+def _mean(rows: list[dict[str, float]]) -> dict[str, float]:
+    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
 
 
 def _measure(x: Tensor, test: Tensor) -> dict[str, float]:

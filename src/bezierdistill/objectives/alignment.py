@@ -59,22 +59,29 @@ class Alignment:
         for s, t in pairwise(self.knots):
             x = flow_map(net, x, s, t, cond)
             anchor = anchor + self.metric(x, curve.point(t))
-        with torch.no_grad():
-            gradient, scale = self._gradient(x, critic, cond, generator)
-        matching = 0.5 * ((x - (x - gradient).detach()).square().flatten(1).mean(1) / scale).mean()
+        matching = matching_loss(x, self.teacher, critic, self.times, cond, generator)
         return matching + self.anchor * anchor, x.detach()
 
-    def _gradient(self, x: Tensor, critic: nn.Module, cond: Tensor | None, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        noisy, t = self._renoise(x, generator)
-        to_end = 1 - expand_time(t, x)
-        real = self.teacher(noisy, t, cond)
-        gradient = to_end * (NetworkField(critic)(noisy, t, cond) - real)
-        distance = (x - (noisy + to_end * real)).abs().flatten(1).mean(1)
-        return gradient, distance.clamp_min(1e-3)
 
-    def _renoise(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        low, high = self.times
-        t = low + (high - low) * torch.rand(len(x), generator=generator, device=generator.device).to(x)
-        noise = torch.randn(x.shape, generator=generator, device=generator.device).to(x)
-        time = expand_time(t, x)
-        return (1 - time) * noise + time * x, t
+def matching_loss(
+    x: Tensor, teacher: Field, critic: nn.Module, times: tuple[float, float], cond: Tensor | None, generator: torch.Generator
+) -> Tensor:
+    """Loss whose gradient moves samples ``x`` ``(B, ...)`` from the critic's law towards the teacher's, re-noised at ``times``.
+
+    The gradient of a row is divided by the mean distance of its sample from the teacher's end point (arXiv 2311.18828, eq. 8).
+    """
+    with torch.no_grad():
+        noisy, t = _renoise(x, times, generator)
+        to_end = 1 - expand_time(t, x)
+        real = teacher(noisy, t, cond)
+        gradient = to_end * (NetworkField(critic)(noisy, t, cond) - real)
+        scale = (x - (noisy + to_end * real)).abs().flatten(1).mean(1).clamp_min(1e-3)
+    return 0.5 * ((x - (x - gradient).detach()).square().flatten(1).mean(1) / scale).mean()
+
+
+def _renoise(x: Tensor, times: tuple[float, float], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    low, high = times
+    t = low + (high - low) * torch.rand(len(x), generator=generator, device=generator.device).to(x)
+    noise = torch.randn(x.shape, generator=generator, device=generator.device).to(x)
+    time = expand_time(t, x)
+    return (1 - time) * noise + time * x, t

@@ -15,15 +15,17 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from bezierdistill import __version__
+from bezierdistill.arena.runner import gather
+from bezierdistill.arena.summary import summarise
 from bezierdistill.data import read_array
 from bezierdistill.files import read_json, write_atomically
 from bezierdistill.models import CARD, Model, load_model
 from bezierdistill.reporting import plots
-from bezierdistill.reporting.tables import cells, headings
+from bezierdistill.reporting.tables import ARENA_HEADINGS, arena_cells, cells, headings
 from bezierdistill.sources import noise
 from bezierdistill.store import MANIFEST, CurveStore
 
-METRICS, ROUNDS, LOG = "metrics.json", "rounds.json", "log.jsonl"
+METRICS, ROUNDS, LOG, ARENA = "metrics.json", "rounds.json", "log.jsonl", "arena.json"
 STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:72rem;margin:0 auto;padding:1rem;color:#222}
 h1{font-size:1.6rem} h2{font-size:1.2rem;margin-top:2rem;border-bottom:1px solid #ccc}
@@ -35,7 +37,7 @@ tr.ours{font-weight:bold;background:#eef6fb} pre{background:#f5f5f5;padding:.6re
 
 
 def write_report(run: Path) -> Path:
-    """Write ``report.html`` for the folder of a demo, a reflow, a model or a curve store.
+    """Write ``report.html`` for the folder of a demo, an arena, a reflow, a model or a curve store.
 
     Returns:
         The page's path.
@@ -43,10 +45,12 @@ def write_report(run: Path) -> Path:
     Raises:
         ValueError: if the folder holds none of these, or a file in it is damaged.
     """
+    if (run / ARENA).exists():
+        return _write(run, [f"<h1>bezierdistill arena: {html.escape(run.resolve().name)}</h1>", *_arena(run)])
     models = {_name(run, file): load_model(file.parent) for file in sorted(run.rglob(CARD))}
     stores = {_name(run, file): CurveStore.open(file.parent) for file in sorted(run.rglob(MANIFEST))}
     if not models and not stores:
-        raise ValueError(f"{run} holds no run: expected the folder of a demo, model, curve store or reflow")
+        raise ValueError(f"{run} holds no run: expected the folder of a demo, arena, model, curve store or reflow")
     metrics = read_json(run / METRICS, "metrics") if (run / METRICS).exists() else None
     parts = [f"<h1>bezierdistill: {html.escape(run.resolve().name)}</h1>"]
     if metrics is not None:
@@ -61,7 +65,10 @@ def write_report(run: Path) -> Path:
     logs = _logs(run)
     if logs:
         parts += ["<h2>Losses</h2>", _picture(plots.losses_figure(logs), "loss curves")]
-    parts += _settings(metrics, models, stores)
+    return _write(run, parts + _settings(metrics, models, stores))
+
+
+def _write(run: Path, parts: Sequence[str]) -> Path:
     page = "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
     text = (
         f"{page}<title>bezierdistill</title><style>{STYLE}</style>"
@@ -70,6 +77,25 @@ def write_report(run: Path) -> Path:
     )
     write_atomically(run / "report.html", lambda path: path.write_text(text))
     return run / "report.html"
+
+
+def _arena(run: Path) -> list[str]:
+    rows, settings = gather(run), read_json(run / "run.json", "arena settings")
+    lines = arena_cells(rows)
+    failed = [f"{row['method']}, seed {row['seed']}: {row['error']}" for row in rows if "error" in row]
+    return [
+        f"<p>Data: <b>{html.escape(str(settings['data']))}</b>. Every method had {settings['budget']:,} network passes "
+        "(forward 1, forward and backward 3, a row) for everything, the same network, batch and optimizer, and was judged on the same "
+        "held-out samples. Excess is the distance over its floor (real against real, same size) minus one; mean ± standard error over "
+        "seeds, ranks in brackets. The Frechet distance uses fixed random features and is not FID.</p>",
+        _table(ARENA_HEADINGS, [line for line, _ in lines], [ours for _, ours in lines]),
+        *(f"<p>Failed: {html.escape(line)}</p>" for line in failed),
+        "<h2>Quality against passes</h2>",
+        _picture(plots.arena_figure(summarise(rows), "passes"), "excess against network passes a sample"),
+        "<h2>Quality against cost</h2>",
+        _picture(plots.arena_figure(summarise(rows), "seconds"), "excess against seconds of training"),
+        f"<h2>Settings</h2><pre>{html.escape(json.dumps(settings, indent=1))}</pre>",
+    ]
 
 
 def _name(run: Path, file: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from bezierdistill.arena.summary import Entry
 from bezierdistill.curves import BezierCurve
 from bezierdistill.files import write_atomically
 
@@ -106,6 +107,48 @@ def quality_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     axes.minorticks_off()
     axes.set_title("Quality against passes at sampling (lower is better)")
     axes.legend(fontsize=8)
+    return figure
+
+
+def arena_figure(entries: Sequence[Entry], axis: Literal["passes", "seconds"]) -> Figure:
+    """Mean excess with its standard error: against passes a sample, or a panel a number of passes against the training's wall time."""
+    methods = list(dict.fromkeys(entry.method for entry in entries))
+    look = {method: (COLOURS[k % len(COLOURS)], "osv^DPXh<>"[(k // len(COLOURS) + k) % 10]) for k, method in enumerate(methods)}
+    panels = [entries] if axis == "passes" else [[e for e in entries if e.passes == k] for k in sorted({e.passes for e in entries})]
+    figure = Figure(
+        figsize=(9, 5.5) if axis == "passes" else (4.2 * min(3, len(panels)) + 2.5, 4.2 * math.ceil(len(panels) / 3)), layout="constrained"
+    )
+    grid = figure.subplots(math.ceil(len(panels) / 3), min(3, len(panels)), squeeze=False, sharey=True).flatten()
+    for axes, own in zip(grid, panels, strict=False):
+        for method in dict.fromkeys(entry.method for entry in own):
+            line = [entry for entry in own if entry.method == method]
+            colour, marker = look[method]
+            axes.errorbar(
+                [getattr(entry, axis) for entry in line],
+                [1 + entry.excess for entry in line],
+                [entry.error for entry in line],
+                color=colour,
+                marker="*" if line[0].ours else marker,
+                ms=13 if line[0].ours else 5,
+                lw=2.5 if line[0].ours else 0.8,
+                zorder=3 if line[0].ours else 2,
+                label=method,
+            )
+        axes.axhline(1.0, color=GREY, ls="--", lw=1)
+        axes.set_yscale("log")
+        if axis == "passes":
+            axes.set_xscale("log")
+            ticks = sorted({entry.passes for entry in own})
+            axes.set_xticks(ticks, [str(tick) for tick in ticks])
+            axes.set(xlabel="network passes a sample", title="Quality against passes at sampling (lower is better)")
+        else:
+            axes.set(xlabel="seconds of training", title=f"{own[0].passes} pass{'es' if own[0].passes > 1 else ''} a sample")
+        axes.minorticks_off()
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    grid[0].set_ylabel("Frechet distance / floor")
+    handles = {label: handle for axes in grid for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), fontsize=7, loc="outside right upper")
     return figure
 
 

@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from bezierdistill.arena.summary import Entry, summarise
+
 METRICS = {
     "frechet": "Frechet",
     "sliced_wasserstein": "sliced W2",
@@ -40,4 +42,40 @@ def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
         table.add_column(heading, justify="left" if k == 0 else "right")
     for row in rows:
         table.add_row(*cells(row), style="bold" if row.get("ours") else None)
+    Console(width=None if Console().is_terminal else 160).print(table)
+
+
+ARENA_HEADINGS = ["passes", "rank", "method", "excess", "sliced W2", "energy", "passes spent", "seconds", "MB"]
+
+
+def arena_cells(rows: Sequence[Mapping[str, Any]]) -> list[tuple[list[str], bool]]:
+    """An arena's rows as lines of text, a method and number of passes each, and whether it is ours.
+
+    The excess is that of the Frechet distance over its floor, with standard error and rank; sliced W2 and energy distance likewise.
+    """
+    others = {
+        metric: {(entry.passes, entry.method): entry for entry in summarise(rows, metric)} for metric in ("sliced_wasserstein", "energy")
+    }
+    lines = []
+    for entry in summarise(rows):
+        key = (entry.passes, entry.method)
+        distances = [_with_error(entry), *(f"{_with_error(own[key])} ({own[key].rank})" for own in others.values())]
+        costs = [f"{entry.spent:,.0f}", f"{entry.seconds:.0f}", f"{entry.memory:.0f}"]
+        lines.append(([str(entry.passes), str(entry.rank), entry.method, *distances, *costs], entry.ours))
+    return lines
+
+
+def _with_error(entry: Entry) -> str:
+    return f"{entry.excess:.2f} ± {entry.error:.2f}" if entry.seeds > 1 else f"{entry.excess:.2f}"
+
+
+def print_arena(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print the table of an arena: means over seeds with standard errors, ranked among methods of equal passes."""
+    table = Table(caption="excess: Frechet distance / floor - 1, mean ± standard error over seeds; 0 is as good as real data; (rank)")
+    for k, heading in enumerate(ARENA_HEADINGS):
+        table.add_column(heading, justify="left" if k == 2 else "right")
+    lines = arena_cells(rows)
+    for k, (line, ours) in enumerate(lines):
+        last = k + 1 == len(lines) or lines[k + 1][0][0] != line[0]
+        table.add_row(*line, style="bold" if ours else None, end_section=last)
     Console(width=None if Console().is_terminal else 160).print(table)

@@ -49,7 +49,7 @@ class LoopConfig:
         if not 0 <= self.decay <= 1:
             raise ValueError(f"decay is {self.decay}, expected a share of the steps in [0, 1]")
         _check_not_negative(warmup=self.warmup, clip=self.clip)
-        _check_counts(log_every=self.log_every, save_every=self.save_every)
+        check_counts(log_every=self.log_every, save_every=self.save_every)
 
 
 def as_paths(config: object, *names: str) -> None:
@@ -59,7 +59,8 @@ def as_paths(config: object, *names: str) -> None:
         object.__setattr__(config, name, Path(value) if isinstance(value, str | Path) else tuple(Path(v) for v in value))
 
 
-def _check_counts(**counts: int) -> None:
+def check_counts(**counts: int) -> None:
+    """Raise ``ValueError`` unless every number is 1 or more."""
     for name, value in counts.items():
         if value < 1:
             raise ValueError(f"{name} is {value}, expected 1 or more")
@@ -99,7 +100,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         as_paths(self, "out")
-        _check_counts(steps=self.steps, batch=self.batch)
+        check_counts(steps=self.steps, batch=self.batch)
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class SimulateConfig:
     def __post_init__(self) -> None:
         as_paths(self, "teachers", "out")
         check_degree(self.degree)
-        _check_counts(count=self.count, steps=self.steps, batch=self.batch)
+        check_counts(count=self.count, steps=self.steps, batch=self.batch)
         if not self.teachers:
             raise ValueError("teachers is empty, expected one or more model folders")
 
@@ -187,7 +188,7 @@ class DistillConfig:
 
     def __post_init__(self) -> None:
         as_paths(self, "curves", "out")
-        _check_counts(passes=self.passes, steps=self.steps, batch=self.batch)
+        check_counts(passes=self.passes, steps=self.steps, batch=self.batch)
         if self.passes > MOST_PASSES:
             raise ValueError(f"passes is {self.passes}, expected 1 to {MOST_PASSES}: more passes are what a student is to save")
         _check_not_negative(align=self.align, huber=self.huber, anchor=self.anchor, power=self.power)

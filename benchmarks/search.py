@@ -1,0 +1,87 @@
+"""The arena's search of settings: four trials for every method, ours among them, on one development task and seed.
+
+    python benchmarks/search.py --out runs/search [--methods rfd-1 dmd ...]
+
+The first trial is what the method's authors recommend where they say so (the share of the budget that a teacher gets, 0.4, is nobody's
+recommendation). Trials are scored by the mean excess over the numbers of passes that a method reports (1 and 2); the best one becomes
+the default in ``bezierdistill/arena/methods.py``, for every task and seed of the arena. The development seed, 100, is not judged there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bezierdistill.arena import methods
+from bezierdistill.arena.runner import ArenaConfig, arena
+from bezierdistill.arena.summary import excess
+
+SEED = 100
+LOW, HIGH = {"share": 0.25}, {"share": 0.55}
+TRIALS: dict[str, list[dict[str, Any]]] = {
+    "bezier": [
+        {"strong_share": 0.3, "align_share": 0.3, "search_share": 0.05, "curves_share": 0.1},
+        {"strong_share": 0.45, "align_share": 0.2},
+        {"strong_share": 0.55, "align_share": 0.15},
+        {"strong_share": 0.45, "align_share": 0.2, "weak_share": 0.03},
+    ],
+    "rf-2": [{"share": 0.4}, LOW, HIGH, {"share": 0.4, "huber": 0.03}],
+    "rf-3": [{"share": 0.4}, LOW, HIGH, {"share": 0.4, "huber": 0.03}],
+    "rfd-1": [{"share": 0.4}, LOW, HIGH, {"share": 0.4, "huber": 0.03}],
+    "rfd-2": [{"share": 0.4}, LOW, HIGH, {"share": 0.4, "huber": 0.03}],
+    "rfd-3": [{"share": 0.4}, LOW, HIGH, {"share": 0.4, "huber": 0.03}],
+    "rfd-1-two": [{"share": 0.4}, LOW, HIGH, {"share": 0.4, "huber": 0.03}],
+    "rf-2++": [{"share": 0.4}, LOW, HIGH, {"share": 0.4, "huber": 0.0}],
+    "conic": [{"share": 0.4}, HIGH, {"share": 0.4, "zeta": 0.23}, {"share": 0.4, "zeta": 0.05}],
+    "progressive": [{"share": 0.4}, LOW, {"share": 0.4, "steps": 8}, {"share": 0.4, "steps": 32}],
+    "consistency-distillation": [{"share": 0.4}, LOW, {"share": 0.4, "even": True}, {"share": 0.4, "even": True, "huber": 0.03}],
+    "consistency-tuning": [{"share": 0.4}, HIGH, {"share": 0.4, "huber": 0.03}, {"share": 0.4, "huber": 0.1}],
+    "consistency-training": [{}, {"huber": 0.03}, {"huber": 0.1}, {"huber": 0.03, "log_mean": 0.0, "log_std": 1.4}],
+    "shortcut": [{}, {"share": 0.125}, {"share": 0.5}, {"share": 0.75}],
+    "mean-flow": [{}, {"power": 0.0}, {"share": 0.75, "power": 0.75, "logit_mean": -2.0, "logit_std": 2.0}, {"teacher": 0.4, "power": 0.0}],
+    "flow-map": [{"share": 0.4}, LOW, HIGH, {"share": 0.7}],
+    "flow-map-self": [{}, {"share": 0.1}, {"share": 0.5}, {"share": 0.75}],
+    "piecewise": [{"share": 0.4}, LOW, HIGH, {"share": 0.4, "steps": 4, "solver": "heun"}],
+    "piecewise-one": [{"share": 0.4}, LOW, HIGH, {"share": 0.4, "steps": 4, "solver": "heun"}],
+    "acceleration": [{"share": 0.4}, {"share": 0.4, "h": 1.0}, LOW, {"share": 0.4, "velocity": 0.3}],
+    "dmd": [{"share": 0.4}, {"share": 0.4, "times": (0.02, 0.7)}, {"share": 0.4, "lr": 5e-4}, {"share": 0.4, "critic_steps": 2}],
+    "dmd-two": [{"share": 0.4}, {"share": 0.4, "times": (0.02, 0.7)}, {"share": 0.4, "lr": 5e-4}, {"share": 0.4, "critic_steps": 2}],
+}
+
+
+def label(settings: dict[str, Any]) -> str:
+    """Settings as text, also used in file names."""
+    return " ".join(f"{key}={value}".replace(", ", "-") for key, value in settings.items()) or "the authors'"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--data", default="manifold")
+    parser.add_argument("--methods", nargs="+", default=list(TRIALS), choices=list(TRIALS))
+    options = parser.parse_args()
+    trials = {f"{name} {label(settings)}": (name, settings) for name in options.methods for settings in TRIALS[name]}
+    methods.METHODS.update({trial: partial(methods.METHODS[name], **settings) for trial, (name, settings) in trials.items()})
+    rows = arena(ArenaConfig(options.data, options.out, ",".join(trials), seeds=1, first_seed=SEED))
+    lines = ["| method | settings | excess | at 1, 2 passes |", "|---|---|---|---|"]
+    for name in options.methods:
+        values = {trial: _values(rows, trial) for trial, (own, _) in trials.items() if own == name}
+        best = min(values, key=lambda trial: statistics.mean(values[trial] or [math.inf]))
+        for trial, found in values.items():
+            score = f"{statistics.mean(found):.2f}" if found else "failed"
+            text = f"**{score}**" if trial == best else score
+            lines.append(f"| {name} | {label(trials[trial][1])} | {text} | {', '.join(f'{value:.2f}' for value in found)} |")
+    (options.out / "search.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+def _values(rows: list[dict[str, Any]], trial: str) -> list[float]:
+    return [excess(row) for row in rows if row["method"] == trial and row.get("passes") in (1, 2)]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,299 @@
+"""Every method of the arena by name: how its budget is spent, and how it is sampled. The objectives are in ``objectives/``, one a file.
+
+Settings are keyword arguments; their defaults came out of a search of equal size for every method (``benchmarks/search.py``).
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bezierdistill.arena.bench import PAIR_STEPS, Bench, Method, Sampler
+from bezierdistill.models import Model
+from bezierdistill.objectives.conic import Conic
+from bezierdistill.objectives.consistency import (
+    ConsistencyDistillation,
+    ConsistencyTraining,
+    consistency_sample,
+    karras_times,
+    noise_time,
+)
+from bezierdistill.objectives.constant_acceleration import ConstantAcceleration
+from bezierdistill.objectives.constant_acceleration import sample as acceleration_sample
+from bezierdistill.objectives.distribution_matching import DistributionMatching
+from bezierdistill.objectives.flow_map_matching import LagrangianMap, LagrangianSelfDistillation
+from bezierdistill.objectives.losses import Loss
+from bezierdistill.objectives.mean_flow import MeanFlow
+from bezierdistill.objectives.piecewise import Piecewise
+from bezierdistill.objectives.progressive import Progressive, halvings
+from bezierdistill.objectives.rectified_flow_pp import RectifiedFlowPP
+from bezierdistill.objectives.shortcut import Shortcut
+from bezierdistill.recipe import RecipeConfig, run_recipe
+from bezierdistill.simulate import Simulation
+from bezierdistill.solvers import time_grid
+from bezierdistill.sources import noise
+from bezierdistill.students import cheapest_knots, interval_errors, sample
+
+OURS = "bezier"
+Nets = Mapping[str, nn.Module]
+Losses = Iterator[tuple[str, Tensor]]
+MIDDLE = noise_time(0.821)  # where the second pass of a consistency model starts (Geng et al. 2024; EDM's scale)
+TEACHER = 0.4  # share of the budget that a rival's teacher gets, unless its search said otherwise
+
+
+def bezier(bench: Bench, **changes: float) -> Mapping[int, Sampler]:
+    """Ours: the default recipe (:mod:`bezierdistill.recipe`), or the same with some settings changed."""
+    config = RecipeConfig(
+        bench.data.name,
+        bench.folder,
+        budget=bench.budget,
+        seed=bench.seed,
+        batch=bench.batch,
+        network=bench.network,
+        loop=bench.loop,
+        **changes,  # pyright: ignore[reportArgumentType]
+    )
+    strong = bench.teacher(config.strong_share).folder
+    weak = bench.teacher(config.weak_share, weak=True).folder if config.weak_share else None
+    student = run_recipe(replace(config, strong=strong, weak=weak))
+    bench.charge(student.spent - bench.spent)
+    return _jumps(student, 1, 2)
+
+
+def half_budget(bench: Bench) -> Mapping[int, Sampler]:
+    """Ours with half of the budget."""
+    bench.budget //= 2
+    return bezier(bench)
+
+
+def teacher(bench: Bench, share: float = 1.0, solver: str = "euler", passes: tuple[int, ...] = (1, 2, 4)) -> Mapping[int, Sampler]:
+    """A teacher trained with a share of the budget, sampled by an ODE solver."""
+    model = bench.teacher(share)
+    return {k: partial(model.generate, passes=k, solver=solver) for k in passes}
+
+
+def teacher_knots(bench: Bench, share: float = 0.95) -> Mapping[int, Sampler]:
+    """A teacher's Euler steps between the knots that dynamic programming finds on its own paths, with what the teacher has left."""
+    model, grid = bench.teacher(share), time_grid(20)
+    cost = 2 * PAIR_STEPS + len(grid) * (len(grid) - 1) // 2
+    curves = min(bench.left // cost, 2048)
+    line, _ = Simulation(model.field, steps=PAIR_STEPS).curves(noise(bench.seed, 0, curves, bench.data.shape))
+    costs = interval_errors(model.net, line, grid)
+    bench.charge(curves * cost)
+    return {k: partial(sample, model.net, knots=cheapest_knots(costs, grid, k)) for k in (2, 4)}
+
+
+def rectified_flow(bench: Bench, rounds: int, share: float = TEACHER, **settings: Any) -> Mapping[int, Sampler]:
+    """k-rectified flow (Liu et al. 2022): a teacher, then ``rounds - 1`` flows on the pairs of the one before."""
+    return _jumps(_reflow(bench, bench.teacher(share), rounds - 1, rounds - 1, **settings), 1, 2)
+
+
+def rectified_flow_distillation(
+    bench: Bench, rounds: int, share: float = TEACHER, passes: int = 1, huber: float = 0.0
+) -> Mapping[int, Sampler]:
+    """The same, and the last flow's pairs distilled into one pass (or two even ones)."""
+    flow = _reflow(bench, bench.teacher(share), rounds - 1, rounds)
+    knots = ",".join(f"{k / passes:g}" for k in range(1, passes))
+    student = bench.distill(bench.pairs(flow), "student", objective="knots", passes=passes, knots=knots, huber=huber, power=0.0)
+    return _jumps(student, passes)
+
+
+def _reflow(bench: Bench, flow: Model, rounds: int, trainings: int, huber: float = 0.0) -> Model:
+    """Reflow some rounds; what is left of the budget is shared evenly among all trainings to come."""
+    for k in range(rounds):
+        before = bench.left
+        store = bench.pairs(flow)
+        pairs, still = before - bench.left, trainings - k
+        spend = (bench.left - (still - 1) * pairs) // still
+        flow = bench.distill(store, f"flow-{k + 2}", spend, objective="velocity", huber=huber)
+    return flow
+
+
+def rectified_flow_pp(bench: Bench, share: float = TEACHER, **settings: float) -> Mapping[int, Sampler]:
+    """2-rectified flow++ (Lee et al. 2024): reflow with U-shaped times and the pseudo-Huber distance."""
+    model = bench.teacher(share)
+    store, objective = bench.pairs(model), RectifiedFlowPP(**settings)
+
+    def step(nets: Nets, generator: torch.Generator) -> Losses:
+        yield "student", objective.loss(nets["student"], bench.lines(store, generator), generator)
+
+    return _steps(bench.run({"student": copy.deepcopy(model.net)}, step, objective.passes, "student"), 1, 2)
+
+
+def conic(bench: Bench, share: float = TEACHER, zeta: float = 0.13, real: float = 0.5) -> Mapping[int, Sampler]:
+    """Balanced conic rectified flow (Kim et al. 2025): real pairs take part in the first half of the training, as the authors do."""
+    model = bench.teacher(share)
+    generated, inverted = bench.pairs(model, 0.05), bench.pairs(model, 0.05, backwards=True)
+    net = copy.deepcopy(model.net)
+    for half, weight in enumerate((real, 0.0)):
+        objective = Conic(weight, zeta)
+
+        def step(nets: Nets, generator: torch.Generator, objective: Conic = objective) -> Losses:
+            batch = (bench.lines(generated, generator), bench.lines(inverted, generator))
+            yield "student", objective.loss(nets["student"], batch, generator)
+
+        net = bench.run({"student": net}, step, objective.passes, f"half-{half + 1}", bench.left // (2 - half))
+    return _steps(net, 1, 2)
+
+
+def progressive(bench: Bench, share: float = TEACHER, steps: int = 16) -> Mapping[int, Sampler]:
+    """Progressive distillation (Salimans & Ho 2022) from ``steps`` teacher steps down to one, each round with an equal part."""
+    net, samplers = bench.teacher(share).net, {}
+    rounds = halvings(steps)
+    for k, number in enumerate(rounds):
+        objective = Progressive(copy.deepcopy(net), number)
+        net = bench.fit(copy.deepcopy(net), objective, f"steps-{number}", bench.left // (len(rounds) - k))
+        samplers |= _steps(net, number)
+    return {k: samplers[k] for k in (1, 2)}
+
+
+def consistency_distillation(
+    bench: Bench, share: float = TEACHER, even: bool = False, huber: float = 0.0, middle: float = MIDDLE
+) -> Mapping[int, Sampler]:
+    """Consistency distillation (Song et al. 2023) with Heun steps of the teacher, between the authors' 18 times or as many even ones."""
+    model = bench.teacher(share)
+    times = time_grid(17) if even else karras_times()
+    objective = ConsistencyDistillation(model.field, times, metric=Loss(huber))
+    return _renoised(bench, bench.fit(copy.deepcopy(model.net), objective), middle)
+
+
+def consistency_training(
+    bench: Bench, share: float = TEACHER, huber: float = 0.001, middle: float = MIDDLE, **settings: float
+) -> Mapping[int, Sampler]:
+    """Easy consistency tuning (Geng et al. 2024) of a teacher; with ``share=0`` consistency training from scratch (iCT)."""
+    net = copy.deepcopy(bench.teacher(share).net) if share else bench.build()
+    objective = ConsistencyTraining(metric=Loss(huber), **settings)  # pyright: ignore[reportArgumentType]
+    steps, done = bench.steps(objective.passes), itertools.count()
+
+    def step(nets: Nets, generator: torch.Generator) -> Losses:
+        yield "student", objective.loss(nets["student"], bench.draw(generator), generator, next(done) / steps)
+
+    return _renoised(bench, bench.run({"student": net}, step, objective.passes, "student"), middle)
+
+
+def piecewise(bench: Bench, share: float = TEACHER, windows: int = 2, steps: int = 8, solver: str = "euler") -> Mapping[int, Sampler]:
+    """Piecewise rectified flow (Yan et al. 2024): one Euler step a window."""
+    model = bench.teacher(share)
+    return _steps(bench.fit(copy.deepcopy(model.net), Piecewise(model.field, windows, steps, solver)), windows)
+
+
+def constant_acceleration(bench: Bench, share: float = TEACHER, h: float = 1.5, velocity: float = 0.5) -> Mapping[int, Sampler]:
+    """Constant acceleration flow (Park et al. 2024): one step of its two networks is two passes."""
+    model = bench.teacher(share)
+    store, objective = bench.pairs(model), ConstantAcceleration(h)
+
+    def first(nets: Nets, generator: torch.Generator) -> Losses:
+        yield "student", objective.velocity_loss(nets["student"], bench.lines(store, generator), generator)
+
+    def second(nets: Nets, generator: torch.Generator) -> Losses:
+        yield "student", objective.acceleration_loss(nets["student"], net_v, bench.lines(store, generator), generator)
+
+    spend = int(velocity * bench.left)
+    net_v = bench.run({"student": copy.deepcopy(model.net)}, first, objective.velocity_passes, "velocity", spend)
+    shape = (2 * bench.data.shape[0], *bench.data.shape[1:])
+    net_a = bench.run({"student": bench.build(shape)}, second, objective.acceleration_passes, "acceleration")
+    return {2: partial(acceleration_sample, net_v, net_a)}
+
+
+def distribution_matching(
+    bench: Bench,
+    share: float = TEACHER,
+    knots: tuple[float, ...] = (0.0, 1.0),
+    times: tuple[float, float] = (0.02, 0.98),
+    lr: float = 1e-4,
+    critic_steps: int = 5,
+) -> Mapping[int, Sampler]:
+    """DMD2's recipe without a GAN (Yin et al. 2024) from one teacher."""
+    model = bench.teacher(share)
+    objective = DistributionMatching(model.field, knots, times, critic_steps)
+
+    def step(nets: Nets, generator: torch.Generator) -> Losses:
+        x0, _, cond = bench.draw(generator)
+        yield from objective.losses(nets["student"], nets["critic"], x0, cond, generator)
+
+    nets = {"student": copy.deepcopy(model.net), "critic": copy.deepcopy(model.net)}
+    net = bench.run(nets, step, objective.passes, "student", student=lr)
+    return {len(knots) - 1: partial(consistency_sample, net, times=knots[1:-1], generator=_fresh(bench))}
+
+
+def shortcut(bench: Bench, share: float = 0.25) -> Mapping[int, Sampler]:
+    """Shortcut model (Frans et al. 2024), from scratch."""
+    return _steps(bench.fit(bench.build(), Shortcut(share)), 1, 2, 4)
+
+
+def mean_flow(bench: Bench, teacher: float = 0.0, **settings: float) -> Mapping[int, Sampler]:
+    """Mean flow (Geng et al. 2025), from scratch, or from a teacher that gets a share of the budget."""
+    net = copy.deepcopy(bench.teacher(teacher).net) if teacher else bench.build()
+    return _steps(bench.fit(net, MeanFlow(**settings)), 1, 2)
+
+
+def flow_map_matching(bench: Bench, share: float = TEACHER) -> Mapping[int, Sampler]:
+    """Lagrangian map distillation of a teacher (Boffi et al. 2024)."""
+    model = bench.teacher(share)
+    return _steps(bench.fit(copy.deepcopy(model.net), LagrangianMap(model.field)), 1, 2)
+
+
+def flow_map_self_distillation(bench: Bench, share: float = 0.25) -> Mapping[int, Sampler]:
+    """Lagrangian self-distillation (Boffi et al. 2025), from scratch; ``share`` is that of the rows that learn the map."""
+    return _steps(bench.fit(bench.build(), LagrangianSelfDistillation(share)), 1, 2)
+
+
+def _renoised(bench: Bench, net: nn.Module, middle: float) -> dict[int, Sampler]:
+    """Samplers of a consistency model: the second pass starts from the first one's end, noised anew to the time ``middle``."""
+    return {
+        1: partial(consistency_sample, net, times=(), generator=_fresh(bench)),
+        2: partial(consistency_sample, net, times=(middle,), generator=_fresh(bench)),
+    }
+
+
+def _fresh(bench: Bench) -> torch.Generator:
+    """The generator of noise that a sampler draws beyond its source."""
+    return torch.Generator().manual_seed(bench.seed)
+
+
+def _steps(net: nn.Module, *passes: int) -> dict[int, Sampler]:
+    """Samplers of a network that jump over even knots."""
+    return {k: partial(sample, net, knots=time_grid(k)) for k in passes}
+
+
+def _jumps(model: Model, *passes: int) -> dict[int, Sampler]:
+    """Samplers of a student or flow that jump from knot to knot."""
+    return {k: partial(model.generate, passes=k) for k in passes}
+
+
+METHODS: dict[str, Method] = {
+    OURS: bezier,
+    "bezier-half": half_budget,
+    "bezier-teacher": partial(teacher, share=RecipeConfig.strong_share, solver="heun", passes=(20,)),
+    "teacher-euler": teacher,
+    "teacher-heun": partial(teacher, solver="heun", passes=(2, 4)),
+    "teacher-knots": teacher_knots,
+    "rf-2": partial(rectified_flow, rounds=2),
+    "rf-3": partial(rectified_flow, rounds=3),
+    "rfd-1": partial(rectified_flow_distillation, rounds=1),
+    "rfd-2": partial(rectified_flow_distillation, rounds=2),
+    "rfd-3": partial(rectified_flow_distillation, rounds=3),
+    "rfd-1-two": partial(rectified_flow_distillation, rounds=1, passes=2),
+    "rf-2++": rectified_flow_pp,
+    "conic": conic,
+    "progressive": progressive,
+    "consistency-distillation": consistency_distillation,
+    "consistency-tuning": consistency_training,
+    "consistency-training": partial(consistency_training, share=0.0),
+    "shortcut": shortcut,
+    "mean-flow": mean_flow,
+    "flow-map": flow_map_matching,
+    "flow-map-self": flow_map_self_distillation,
+    "piecewise": piecewise,
+    "piecewise-one": partial(piecewise, windows=1),
+    "acceleration": constant_acceleration,
+    "dmd": distribution_matching,
+    "dmd-two": partial(distribution_matching, knots=(0.0, MIDDLE, 1.0)),
+}

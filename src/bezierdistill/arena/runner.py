@@ -1,0 +1,207 @@
+"""Run methods against each other: cells of a method and a seed, resumable, judged on the same held-out samples from the same noise."""
+
+from __future__ import annotations
+
+import importlib.util
+import resource
+import shutil
+import sys
+import time
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bezierdistill.arena.bench import Bench, Method, Sampler
+from bezierdistill.arena.methods import METHODS, OURS
+from bezierdistill.data import Data, load_data
+from bezierdistill.files import read_json, write_array, write_json
+from bezierdistill.metrics import Evaluator
+from bezierdistill.models import NetworkConfig
+from bezierdistill.sources import noise
+from bezierdistill.training.config import LoopConfig, as_paths, check_counts
+
+RESULT, SETTINGS = "arena.json", "run.json"
+JUDGE_SEED = 1_000_003
+
+
+@dataclass(frozen=True)
+class ArenaConfig:
+    """Compare few-step methods with one network, one optimizer and one budget of network passes.
+
+    Args:
+        data: built-in name or path (of vectors or images).
+        out: folder of the run; cells that are finished there are not run again.
+        methods: all, or names separated by commas; a path ending in .py enters a method of your own (its function method(bench)).
+        budget: network passes that each method may spend: a forward counts 1, forward and backward 3, a row.
+        seeds: number of seeds.
+        first_seed: the first of them.
+        samples: samples judged.
+        batch: rows a step.
+        keep_samples: keep the judged samples as samples/METHOD-SEED-PASSES.npz.
+        keep_models: keep the models and curves of every cell; otherwise only figures stay.
+        fast: a small network, budget and few samples, to see that everything runs; its figures mean little.
+        network: the network of every teacher and student.
+        loop: how weights are updated.
+    """
+
+    data: str
+    out: Path
+    methods: str = "all"
+    budget: int = 3_000_000
+    seeds: int = 3
+    first_seed: int = 0
+    samples: int = 4096
+    batch: int = 256
+    keep_samples: bool = False
+    keep_models: bool = False
+    fast: bool = False
+    network: NetworkConfig = field(default_factory=lambda: NetworkConfig(width=192, depth=3))
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        as_paths(self, "out")
+        check_counts(budget=self.budget, seeds=self.seeds, samples=self.samples, batch=self.batch)
+
+    def scaled(self) -> ArenaConfig:
+        """The settings that are run: much smaller ones with ``fast``."""
+        if not self.fast:
+            return self
+        return replace(self, budget=400_000, batch=64, samples=512, network=replace(self.network, width=32, depth=2))
+
+
+def arena(config: ArenaConfig) -> list[dict[str, Any]]:
+    """Run every cell that is not finished, and write ``arena.json``.
+
+    Returns:
+        Its rows, one a method, seed and number of passes: ``method``, ``ours``, ``seed``, ``passes``, ``spent_passes``, ``seconds``,
+        ``peak_memory_mb``, and every metric with its ``_floor`` and ``_ratio``; a cell that failed is one row with its ``error``.
+
+    Raises:
+        ValueError: on bad data or settings, an unknown method, or a folder that holds an arena with other settings.
+    """
+    config = config.scaled()
+    methods, data = choose_methods(config.methods), load_data(config.data)
+    _claim(config)
+    evaluate = Evaluator(data)
+    for seed in range(config.first_seed, config.first_seed + config.seeds):
+        for name, method in methods.items():
+            cell = config.out / "cells" / f"{name}-{seed}.json"
+            if not cell.exists():
+                write_json(cell, {"rows": _run_cell(config, data, evaluate, name, method, seed)})
+                write_json(config.out / RESULT, gather(config.out))
+        if not config.keep_models:
+            shutil.rmtree(config.out / "shared" / str(seed), ignore_errors=True)
+    rows = gather(config.out)
+    write_json(config.out / RESULT, rows)
+    return rows
+
+
+def gather(out: Path) -> list[dict[str, Any]]:
+    """The rows of all finished cells of a folder."""
+    cells = sorted((out / "cells").glob("*.json"))
+    return [row for cell in cells for row in read_json(cell, "arena cell")["rows"]]
+
+
+def choose_methods(text: str) -> dict[str, Method]:
+    """Methods by name: ``all``, names separated by commas, paths of Python files.
+
+    Raises:
+        ValueError: on a name that is not known, or a file without a function ``method``.
+    """
+    chosen: dict[str, Method] = {}
+    for name in METHODS if text == "all" else [part.strip() for part in text.split(",")]:
+        if name.endswith(".py"):
+            chosen[Path(name).stem] = _from_file(Path(name))
+        elif name in METHODS:
+            chosen[name] = METHODS[name]
+        else:
+            raise ValueError(f"no method called {name!r}: expected all, a path ending in .py, or some of {', '.join(METHODS)}")
+    return chosen
+
+
+def _from_file(path: Path) -> Method:
+    if not path.is_file():
+        raise ValueError(f"no file {path}: expected a Python file with a function method(bench)")
+    if path.stem in METHODS:
+        raise ValueError(f"{path} has the name of a method of the arena: rename the file")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
+    if not callable(getattr(module, "method", None)):
+        raise ValueError(f"{path} has no function method(bench), which trains and returns {{passes: sampler}}")
+    return module.method
+
+
+def _claim(config: ArenaConfig) -> None:
+    """Take a folder, or check that its settings are these; methods and seeds may be added."""
+    free = ("out", "methods", "seeds", "first_seed", "keep_samples", "keep_models")
+    settings = {key: value for key, value in asdict(config).items() if key not in free}
+    if (config.out / SETTINGS).exists():
+        held = read_json(config.out / SETTINGS, "arena settings")
+        other = [key for key in settings if held.get(key) != settings[key]]
+        if other:
+            raise ValueError(f"{config.out} holds an arena with other {', '.join(other)}: choose another --out, or the same settings")
+    elif config.out.exists() and any(config.out.iterdir()):
+        raise ValueError(f"{config.out} is not empty and holds no arena: choose another --out")
+    write_json(config.out / SETTINGS, settings)
+
+
+def _run_cell(config: ArenaConfig, data: Data, evaluate: Evaluator, name: str, method: Method, seed: int) -> list[dict[str, Any]]:
+    folder = config.out / "models" / f"{name}-{seed}"
+    shared = config.out / "shared" / str(seed)
+    shutil.rmtree(folder, ignore_errors=True)  # what a stopped run left of this cell
+    bench = Bench(data, config.budget, seed, folder, shared, config.batch, config.network, config.loop)
+    head = {"method": name, "ours": name == OURS, "seed": seed}
+    _reset_peak()
+    started = time.perf_counter()
+    try:
+        samplers = method(bench)
+        cost = {
+            "spent_passes": bench.spent,
+            "seconds": round(time.perf_counter() - started + bench.seconds, 2),
+            "peak_memory_mb": round(_peak_mb(), 1),
+        }
+        rows = [
+            {**head, "passes": passes, **cost, **_judge(config, data, evaluate, name, seed, passes, sampler)}
+            for passes, sampler in sorted(samplers.items())
+        ]
+    except (ValueError, FloatingPointError) as error:
+        print(f"{name}, seed {seed}: {error}", file=sys.stderr)
+        return [{**head, "error": " ".join(str(error).split())}]
+    if not config.keep_models:
+        shutil.rmtree(folder, ignore_errors=True)
+    return rows
+
+
+@torch.no_grad()
+def _judge(config: ArenaConfig, data: Data, evaluate: Evaluator, name: str, seed: int, passes: int, sampler: Sampler) -> dict[str, float]:
+    """Metrics of a sampler's samples as they would be saved: in own units, clamped to their range."""
+    own = data.scaling.decode(sampler(noise(JUDGE_SEED + seed, 0, config.samples, data.shape)))
+    if config.keep_samples:
+        write_array(config.out / "samples" / f"{name}-{seed}-{passes}.npz", own)
+    return evaluate(data.scaling.encode(own))
+
+
+def _reset_peak() -> None:
+    """Start measuring peak memory anew, where the system can (Linux)."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    if sys.platform == "linux":
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_mb() -> float:
+    """Peak memory in MB since the last reset: of the GPU if there is one, else of the process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e6
+    if sys.platform == "linux":
+        (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024 / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # macOS: bytes, since the start of the process

@@ -1,0 +1,216 @@
+"""The default recipe: from data and a budget of network passes to a student of one and two passes.
+
+    two teachers -> blend chosen on held-out data -> curves -> student: regression along the curves, then law alignment
+
+The budget holds everything: both teachers, the search of the blend, the curves, the student and its critics. Every stage gets a share of
+it, the same shares for all data. Taking one ingredient away is a change of one setting (``weak``, ``degree``, ``huber``, ``align``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bezierdistill.data import Data, load_data
+from bezierdistill.fields import Blend
+from bezierdistill.files import read_json, write_json
+from bezierdistill.metrics import frechet_distance
+from bezierdistill.models import CARD, Model, NetworkConfig, load_model, save_model
+from bezierdistill.objectives import Alignment, CurveRegression, FlowMatching
+from bezierdistill.pipeline import distill, knots_cost, simulate, train
+from bezierdistill.solvers import solve, time_grid
+from bezierdistill.sources import noise
+from bezierdistill.store import CurveStore
+from bezierdistill.training.config import DistillConfig, LoopConfig, SimulateConfig, TrainConfig, as_paths, check_counts
+
+SEARCH = "search.json"
+GUIDANCE = (1.0, 1.25, 1.5, 1.75, 2.0, 2.25)
+FINER = (-0.1, 0.1)
+SEARCH_SEED = 2_000_003
+
+
+@dataclass(frozen=True)
+class RecipeConfig:
+    """Make a student of one and two passes from data, within a budget of network passes.
+
+    Args:
+        data: built-in name or path.
+        out: folder of the run.
+        budget: network passes in all: a forward counts 1, forward and backward 3, a row.
+        seed: seed of everything.
+        batch: rows a step.
+        strong: a trained strong teacher to use; without it one is trained.
+        weak: a trained weak teacher to use; without it one is trained.
+        strong_share: share of the budget that the strong teacher's training gets.
+        weak_share: the same for the weak teacher; 0 is a single teacher and no blend.
+        search_share: share for choosing the blend.
+        curves_share: share for simulating the curves.
+        align_share: share for law alignment; 0 is none. What is left trains the student along the curves.
+        degree: degree of the curves; 1 is a straight line.
+        solver_steps: Heun steps a curve.
+        huber: scale of the pseudo-Huber loss; 0 is the squared error.
+        power: p of the weight (t - s)^-p of an interval.
+        align_lr: peak learning rate of the student during alignment.
+        anchor: weight of the curve regression during alignment.
+        network: the network of every teacher and student.
+        loop: how weights are updated.
+    """
+
+    data: str
+    out: Path
+    budget: int = 16_000_000
+    seed: int = 0
+    batch: int = 256
+    strong: Path | None = None
+    weak: Path | None = None
+    strong_share: float = 0.45
+    weak_share: float = 0.05
+    search_share: float = 0.03
+    curves_share: float = 0.07
+    align_share: float = 0.2
+    degree: int = 4
+    solver_steps: int = 6
+    huber: float = 0.03
+    power: float = 1.0
+    align_lr: float = 1e-4
+    anchor: float = 0.3
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        as_paths(self, "out")
+        check_counts(budget=self.budget, batch=self.batch, solver_steps=self.solver_steps)
+        shares = [self.strong_share, self.weak_share, self.search_share, self.curves_share, self.align_share]
+        if min(shares) < 0 or sum(shares) >= 1:
+            raise ValueError(f"shares of the budget are {shares}, expected none below 0 and a sum below 1: the rest trains the student")
+
+    def part(self, share: float) -> int:
+        """Network passes of a share."""
+        return int(share * self.budget)
+
+
+def run_recipe(config: RecipeConfig) -> Model:
+    """Run the recipe, stage after stage; a stage whose folder is finished is not run again.
+
+    Returns:
+        The student, in ``OUT/student``; its card counts every pass, the search among them.
+
+    Raises:
+        ValueError: on bad data or settings, or a budget too small for the stages.
+    """
+    data, out = load_data(config.data), config.out
+    if (out / "student" / SEARCH).exists():
+        return load_model(out / "student")
+    teachers = [_teacher(config, config.strong, "strong", config.strong_share, config.seed)]
+    searched: dict[str, Any] = {"best": 1.0, "passes": 0}
+    if config.weak_share:
+        teachers.append(_teacher(config, config.weak, "weak", config.weak_share, config.seed + 1))
+        searched = _search(config, teachers, data)
+    g = searched["best"]
+    weights = [g, 1 - g][: len(teachers)]
+    curves = simulate(_simulation(config, teachers, weights))
+    student = distill(_distillation(config, Blend([teacher.field for teacher in teachers], weights), curves, searched["passes"]))
+    passes = {**student.card["passes"], "search": searched["passes"]}
+    passes["total"] += searched["passes"]
+    student = save_model(out / "student", replace(student, card={**student.card, "passes": passes}))
+    write_json(out / "student" / SEARCH, searched)
+    return student
+
+
+def _teacher(config: RecipeConfig, given: Path | None, name: str, share: float, seed: int) -> Model:
+    folder = given or config.out / name
+    if given or (folder / CARD).exists():
+        return load_model(folder)
+    steps = _steps(config, config.part(share), FlowMatching.passes, f"the {name} teacher")
+    return train(TrainConfig(config.data, folder, steps, config.batch, seed, network=config.network, loop=config.loop, resume=True))
+
+
+def _steps(config: RecipeConfig, passes: int, cost: int, what: str) -> int:
+    steps = passes // (cost * config.batch)
+    if steps < 1:
+        raise ValueError(f"budget is {config.budget} passes, which leaves {passes} for {what}: expected {cost * config.batch} or more")
+    return steps
+
+
+def _search(config: RecipeConfig, teachers: list[Model], data: Data) -> dict[str, Any]:
+    file = config.out / SEARCH
+    if not file.exists():
+        strong, weak = teachers
+        write_json(file, choose_blend(strong, weak, data, config.seed, config.part(config.search_share), config.solver_steps))
+    return read_json(file, "search of the blend")
+
+
+@torch.no_grad()
+def choose_blend(strong: Model, weak: Model, data: Data, seed: int, passes: int, steps: int = 6) -> dict[str, Any]:
+    """Choose the weight g of the strong teacher (the weak one has 1 - g) by the Frechet distance to validation data.
+
+    Args:
+        strong: the better teacher.
+        weak: the same kind of network, trained for a shorter time.
+        data: where validation samples come from.
+        seed: seed of the noise and of the validation samples.
+        passes: network passes that the search may spend; it sets the samples a trial.
+        steps: Heun steps a sample.
+
+    Returns:
+        The record of the search: metric, number of trials, samples a trial, scores, the best g, passes spent.
+    """
+    trials = len(GUIDANCE) + len(FINER)
+    samples = max(8, passes // (trials * 4 * steps))
+    real = data.real(min(data.count("valid") or 20_000, 20_000), seed, "valid")
+    x0 = noise(seed + SEARCH_SEED, 0, samples, data.shape)
+    scores: dict[float, float] = {}
+
+    def best() -> float:
+        return min(scores, key=lambda g: scores[g])
+
+    def score(candidates: Iterable[float]) -> None:
+        for g in candidates:
+            blend = Blend([strong.field, weak.field], [[g], [1 - g]])
+            scores[g] = frechet_distance(solve(blend, x0, time_grid(steps)).state, real)
+
+    score(GUIDANCE)
+    score([round(best() + step, 2) for step in FINER])
+    return {
+        "metric": "frechet on validation data",
+        "trials": len(scores),
+        "samples": samples,
+        "scores": {str(g): scores[g] for g in sorted(scores)},
+        "best": best(),
+        "passes": len(scores) * samples * 4 * steps,
+    }
+
+
+def _simulation(config: RecipeConfig, teachers: list[Model], weights: list[float]) -> SimulateConfig:
+    folders = tuple(teacher.folder for teacher in teachers if teacher.folder)
+    count = max(1, config.part(config.curves_share) // (2 * config.solver_steps * len(teachers)))
+    text = ",".join(f"{weight:g}" for weight in weights)
+    return SimulateConfig(
+        folders, config.out / "curves", text, config.degree, count=count, seed=config.seed, steps=config.solver_steps, resume=True
+    )
+
+
+def _distillation(config: RecipeConfig, blend: Blend, curves: CurveStore, searched: int) -> DistillConfig:
+    """Settings of the student: its regression gets what everything else leaves of the budget."""
+    cost = config.batch * sum(Alignment(blend, knots).passes for knots in ((0.0, 1.0), (0.0, 0.5, 1.0)))
+    align = config.part(config.align_share) // cost
+    fixed = curves.recipe["teacher_passes"] + curves.manifest["passes"] + searched + knots_cost(curves)
+    return DistillConfig(
+        curves.folder,
+        config.out / "student",
+        passes=2,
+        align=align,
+        steps=_steps(config, config.budget - fixed - align * cost, CurveRegression.passes, "the student"),
+        batch=config.batch,
+        seed=config.seed,
+        huber=config.huber,
+        power=config.power,
+        align_lr=config.align_lr,
+        anchor=config.anchor,
+        loop=config.loop,
+        resume=True,
+    )

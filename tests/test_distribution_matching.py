@@ -1,0 +1,213 @@
+"""Distribution matching: its gradient in closed form, the two-jump simulation, a trained Gaussian, and the count of passes."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bezierdistill.curves import BezierCurve, expand_time
+from bezierdistill.fields import NetworkField
+from bezierdistill.networks import MLP
+from bezierdistill.objectives.alignment import Alignment
+from bezierdistill.objectives.distribution_matching import DistributionMatching, sample
+from bezierdistill.students import flow_map
+from conftest import CountedField, CountedNet, Draw, FieldNet, close, gaussian
+from gaussian_map import GaussianMap
+
+F64 = torch.float64
+
+
+class Affine(nn.Module):
+    """The generator ``F(x, s, 1) = mean + std x`` for every s: ``(1 - s) u = mean + (std - 1) x``."""
+
+    def __init__(self, mean: float, std: float) -> None:
+        super().__init__()
+        self.mean, self.std = (nn.Parameter(torch.tensor(p, dtype=F64)) for p in (mean, std))
+
+    def forward(self, x: Tensor, s: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
+        return (self.mean + (self.std - 1) * x) / expand_time(t - s, x)
+
+
+class GaussianCritic(nn.Module):
+    """The exact field of N(mean, std^2) with both as parameters."""
+
+    def __init__(self, mean: float, std: float) -> None:
+        super().__init__()
+        self.mean, self.log_std = (nn.Parameter(torch.tensor(p, dtype=F64)) for p in (mean, math.log(std)))
+
+    def forward(self, x: Tensor, s: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
+        time, variance = expand_time(t, x), (2 * self.log_std).exp()
+        q = (1 - time) ** 2 + time**2 * variance
+        return self.mean + (time * variance - (1 - time)) / q * (x - time * self.mean)
+
+
+def test_gradient_vanishes_where_the_laws_are_equal_and_has_the_closed_form(draw: Draw) -> None:
+    x0, shift, std, t = draw(50, 1), 0.7, 2.0, 0.3
+    objective = DistributionMatching(gaussian(0.0, std), times=(t, t))
+    equal, moved = Affine(0.0, std), Affine(shift, std)
+    loss, _ = objective.student_loss(equal, FieldNet(gaussian(0.0, std)), x0, None, torch.Generator())
+    assert all(not gradient.any() for gradient in torch.autograd.grad(loss, [equal.mean, equal.std]))
+    loss, x = objective.student_loss(moved, FieldNet(gaussian(shift, std)), x0, None, torch.Generator().manual_seed(2))
+    assert not x.requires_grad
+    close(x, shift + std * x0)
+    again = torch.Generator().manual_seed(2)
+    torch.randint(1, (), generator=again)
+    torch.rand(50, generator=again)
+    q = (1 - t) ** 2 + t**2 * std**2
+    noisy = (1 - t) * torch.randn(50, 1, generator=again).double() + t * x
+    g = (1 - t) ** 2 / q * shift  # end point of the critic minus the teacher's
+    scale = (x - noisy * t * std**2 / q).abs().clamp_min(1e-3)
+    torch.testing.assert_close(torch.autograd.grad(loss, moved.mean)[0], (g / scale).mean(), rtol=1e-9, atol=0)
+
+
+def test_one_pass_gradient_is_that_of_our_alignment_without_its_anchor(shape: tuple[int, ...], draw: Draw) -> None:
+    x0, net, critic, teacher = draw(*shape), GaussianMap(0.2, 0.8), GaussianMap(0.1, 0.6), NetworkField(GaussianMap())
+    ours, theirs = torch.Generator().manual_seed(4), torch.Generator().manual_seed(4)
+    torch.randint(1, (), generator=ours)  # the choice of the jump
+    expected, _ = Alignment(teacher, (0.0, 1.0), anchor=0.0, times=(0.1, 0.9)).student_loss(
+        net, critic, (BezierCurve.line(x0, x0), None), ours
+    )
+    loss, _ = DistributionMatching(teacher, times=(0.1, 0.9)).student_loss(net, critic, x0, None, theirs)
+    assert torch.equal(loss, expected)
+
+
+def test_sampler_renoises_between_its_jumps(shape: tuple[int, ...], draw: Draw) -> None:
+    x0, net, s = draw(*shape), GaussianMap(), 0.6
+    first = flow_map(net, x0, 0.0, 1.0).detach()
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(8)).double()
+    expected = flow_map(net, (1 - s) * noise + s * first, s, 1.0).detach()
+    close(sample(net, x0, (0.0, s, 1.0), torch.Generator().manual_seed(8)).detach(), expected)
+    close(sample(net, x0, (0.0, 1.0), torch.Generator()).detach(), net.exact(x0, 0.0, 1.0))
+
+
+def test_sampler_of_the_exact_map_keeps_the_law_of_the_data(generator: torch.Generator) -> None:
+    x0 = torch.randn(40_000, 1, generator=generator, dtype=F64)
+    x = sample(GaussianMap(0.7, 0.5), x0, (0.0, 0.3, 0.7, 1.0), generator).detach()
+    assert float(x.mean()) == pytest.approx(0.7, abs=0.01)
+    assert float(x.std()) == pytest.approx(0.5, abs=0.01)
+    assert abs(float(((x - 0.7) * x0).mean())) < 0.5 * 0.5  # fresh noise forgets the source, an ODE solver would not
+
+
+def test_backward_simulation_trains_every_jump_equally_often_and_only_the_last_one(draw: Draw) -> None:
+    class Jumps(GaussianMap):
+        def forward(self, x: Tensor, s: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
+            calls.append((float(s[0]), float(t[0]), torch.is_grad_enabled()))
+            assert cond is condition
+            return super().forward(x, s, t)
+
+    objective, generator, chosen = DistributionMatching(gaussian(0.0, 1.0), (0.0, 0.25, 0.5, 1.0)), torch.Generator().manual_seed(0), []
+    net, condition = Jumps(), draw(2)
+    for _ in range(300):
+        calls: list[tuple[float, float, bool]] = []
+        x = objective.generate(net, draw(2, 1), condition, generator)
+        assert x.requires_grad
+        assert [s for s, _, _ in calls] == [0.0, 0.25, 0.5][: len(calls)]
+        assert [grad for _, _, grad in calls] == [False] * (len(calls) - 1) + [True]
+        assert {t for _, t, _ in calls} == {1.0}
+        chosen.append(len(calls))
+    for count in (1, 2, 3):
+        assert abs(chosen.count(count) - 100) < 4 * math.sqrt(300 * 2 / 9)
+
+
+def test_critic_learns_the_law_of_the_samples(generator: torch.Generator) -> None:
+    """The flow-matching gradient vanishes at the samples' own law, for its mean and its spread."""
+    critic, gradients = GaussianCritic(1.2, 0.4), []
+    for _ in range(40):
+        x = 1.2 + 0.4 * torch.randn(2000, 1, generator=generator, dtype=F64).requires_grad_()
+        loss = DistributionMatching(gaussian(0.0, 1.0)).critic_loss(critic, x, None, generator)
+        gradients.append(torch.stack(torch.autograd.grad(loss, [critic.mean, critic.log_std])))
+        assert x.grad is None
+    gradient = torch.stack(gradients)
+    assert (gradient.mean(0).abs() < 4 * gradient.std(0) / math.sqrt(40)).all()
+    assert gradient.std(0).max() / math.sqrt(40) < 0.02
+
+
+@pytest.mark.parametrize("knots", [(0.0, 1.0), (0.0, 0.5, 1.0)])
+def test_rounds_move_the_student_onto_the_teacher(knots: tuple[float, ...]) -> None:
+    class TwoJumps(nn.Module):
+        """An affine generator for each of the times 0 and 0.5."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.jumps = nn.ModuleList([Affine(-0.5, 1.2), Affine(-0.5, 1.2)])
+
+        def forward(self, x: Tensor, s: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
+            return self.jumps[int(s[0] > 0)](x, s, t)
+
+    generator, mean, std = torch.Generator().manual_seed(0), 0.8, 0.5
+    student, critic = TwoJumps(), GaussianCritic(-0.5, 1.2)
+    adams = {"student": torch.optim.Adam(student.parameters(), 2e-2), "critic": torch.optim.Adam(critic.parameters(), 3e-2)}
+    objective = DistributionMatching(gaussian(mean, std), knots)
+    for _ in range(200 * (len(knots) - 1)):
+        x0 = torch.randn(256, 1, generator=generator, dtype=F64)
+        for name, loss in objective.losses(student, critic, x0, None, generator):
+            adams[name].zero_grad()
+            loss.backward()
+            adams[name].step()
+    x = sample(student, torch.randn(20_000, 1, generator=generator, dtype=F64), knots, generator).detach()
+    assert float(x.mean()) == pytest.approx(mean, abs=0.06)
+    assert float(x.std()) == pytest.approx(std, abs=0.06)
+
+
+@pytest.mark.parametrize("knots", [(0.0, 1.0), (0.0, 0.5, 1.0)])
+@pytest.mark.parametrize("critic_steps", [1, 5])
+def test_passes_are_what_a_round_spends_on_average(knots: tuple[float, ...], critic_steps: int, draw: Draw) -> None:
+    student, critic = (CountedNet(MLP((2,), width=4, depth=1).double()) for _ in range(2))
+    teacher = CountedField(lambda x, t: x, passes=2)
+    objective, generator, rounds = DistributionMatching(teacher, knots, critic_steps=critic_steps), torch.Generator().manual_seed(0), 80
+    for _ in range(rounds):
+        names = []
+        for name, loss in objective.losses(student, critic, draw(1, 2), None, generator):
+            loss.backward()
+            names.append(name)
+        assert names == ["student", *["critic"] * critic_steps]
+    spent = (student.passes + critic.passes + 2 * teacher.calls) / rounds
+    if len(knots) == 2:
+        assert spent == objective.passes == 3 + 2 + 1 + 3 * critic_steps + critic_steps - 1
+    else:
+        assert abs(spent - objective.passes) < 4 * 0.5 * math.sqrt(critic_steps / rounds)
+        assert objective.passes == DistributionMatching(teacher, critic_steps=critic_steps).passes + 0.5 * critic_steps
+
+
+def test_student_loss_leaves_critic_and_teacher_alone_and_critic_loss_the_student(draw: Draw, generator: torch.Generator) -> None:
+    student, critic, teacher = (MLP((2,), width=4, depth=1).double() for _ in range(3))
+    objective = DistributionMatching(NetworkField(teacher))
+    loss, x = objective.student_loss(student, critic, draw(5, 2), None, generator)
+    loss.backward()
+    assert any(parameter.grad is not None and parameter.grad.any() for parameter in student.parameters())
+    assert all(parameter.grad is None for net in (critic, teacher) for parameter in net.parameters())
+    student.zero_grad()
+    objective.critic_loss(critic, x, None, generator).backward()
+    assert all(parameter.grad is None for parameter in student.parameters())
+    fresh = list(objective.losses(student, critic, draw(5, 2), None, generator))
+    fresh[-1][1].backward()
+    assert all(parameter.grad is None for parameter in student.parameters())
+
+
+def test_conditions_reach_every_network(draw: Draw, generator: torch.Generator) -> None:
+    class Seeing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.seen = nn.Parameter(torch.ones((), dtype=F64)), 0
+
+        def forward(self, x: Tensor, s: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
+            assert cond is condition
+            self.seen += 1
+            return self.one * x
+
+    condition, (net, critic, teacher) = draw(4), (Seeing() for _ in range(3))
+    objective = DistributionMatching(NetworkField(teacher), critic_steps=2)
+    list(objective.losses(net, critic, draw(4, 2), condition, generator))
+    sample(net, draw(4, 2), (0.0, 0.5, 1.0), generator, condition)
+    assert (net.seen, critic.seen, teacher.seen) == (1 + 1 + 2, 1 + 2, 1)
+
+
+def test_bad_settings_are_refused() -> None:
+    teacher = gaussian(0.0, 1.0)
+    with pytest.raises(ValueError, match=r"knots are \[0.0, 0.5\]"):
+        DistributionMatching(teacher, (0.0, 0.5))
+    with pytest.raises(ValueError, match=r"times are \(0.5, 1.0\)"):
+        DistributionMatching(teacher, times=(0.5, 1.0))
+    with pytest.raises(ValueError, match=r"critic_steps is 0"):
+        DistributionMatching(teacher, critic_steps=0)
