@@ -106,6 +106,16 @@ def test_forward_derivative_is_that_of_finite_differences(kind: str) -> None:
     close(gradient, expected, 1e-5 * float(expected.abs().max()))
 
 
+@pytest.mark.parametrize("affine", [False, True])
+def test_layer_norm_keeps_its_value_and_its_weights(affine: bool, draw: Draw) -> None:
+    norm, x, v = nn.LayerNorm([3, 4], eps=0.1, elementwise_affine=affine).double(), draw(5, 3, 4), draw(5, 3, 4)
+    for parameter in norm.parameters():
+        nn.init.normal_(parameter)
+    value, slope = forward_derivative(norm, (x,), (v,))
+    close(value, norm(x))
+    close(slope, (norm(x + 1e-5 * v) - norm(x - 1e-5 * v)) / 2e-5, 1e-7)
+
+
 @pytest.mark.parametrize("kind", ["mlp", "transformer"])
 def test_passes_are_measured_multiplications(kind: str) -> None:
     net, x = random_net(kind)

@@ -24,6 +24,7 @@ from bezierdistill.files import write_array, write_json
 from bezierdistill.metrics import Evaluator
 from bezierdistill.models import load_model
 from bezierdistill.pipeline import distill, simulate, train
+from bezierdistill.recipe import RecipeConfig, run_recipe
 from bezierdistill.reflow import ReflowConfig, reflow
 from bezierdistill.reporting import print_arena, print_rows, write_report
 from bezierdistill.reporting.plots import save_grid
@@ -97,10 +98,18 @@ def _distill(config: DistillConfig) -> None:
     print(f"{config.out}: student with knots {knots or 'evenly spaced'}, {model.spent:,} network passes spent in all")
 
 
+def _recipe(config: RecipeConfig) -> None:
+    model = run_recipe(config)
+    print(f"{config.out / 'student'}: student of one and two passes, {model.spent:,} network passes spent in all")
+
+
 def _reflow(config: ReflowConfig) -> None:
     for row in reflow(config):
-        print(f"round {row['round']}: straightness {row['straightness']:.4g}, drift {row['drift']:.4g}")
-        print_rows([{"method": name, **metrics} for name, metrics in row["samplers"].items()])
+        figures = ("straightness", "drift", "reconstruction_real", "reconstruction_generated")
+        print(f"round {row['round']}: {', '.join(f'{name} {row[name]:.4g}' for name in figures)}")
+        print_rows([{"method": name, **metrics} for name, metrics in {**row["samplers"], **row.get("ours", {})}.items()])
+    if config.report:
+        print(write_report(config.out))
 
 
 def _arena(config: ArenaConfig) -> None:
@@ -141,13 +150,13 @@ def _report(config: ReportConfig) -> None:
 
 
 def _demo(config: DemoConfig) -> None:
-    result = demo(config)
-    print_rows(result["rows"])
+    print_arena(demo(config))
     print(write_report(config.out))
 
 
 VERBS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "demo": (DemoConfig, _demo),
+    "recipe": (RecipeConfig, _recipe),
     "train": (TrainConfig, _train),
     "simulate": (SimulateConfig, _simulate),
     "distill": (DistillConfig, _distill),

@@ -62,16 +62,16 @@ class RecipeConfig:
 
     data: str
     out: Path
-    budget: int = 16_000_000
+    budget: int = 4_000_000
     seed: int = 0
     batch: int = 256
     strong: Path | None = None
     weak: Path | None = None
-    strong_share: float = 0.45
+    strong_share: float = 0.55
     weak_share: float = 0.05
     search_share: float = 0.03
     curves_share: float = 0.07
-    align_share: float = 0.2
+    align_share: float = 0.15
     degree: int = 4
     solver_steps: int = 6
     huber: float = 0.03

@@ -1,8 +1,11 @@
-r"""k-rectified flows and their one-pass distillations: the rivals, by the same code as ours at degree 1.
+r"""Reflow rounds and their errors: how the law drifts while paths get straighter, beside our curves at the same passes.
 
 Round 1 is flow matching. Round k trains the next flow on pairs :math:`(x_0, \phi_{k-1}(x_0))` of the flow before it (objective
 ``velocity`` on degree-1 curves), and every round's pairs are also distilled into one pass (objective ``knots`` on the interval 0 to 1).
-Each round's figures (method of measuring error accumulation: Balanced Conic Rectified Flow, arXiv 2510.25229) go to ``rounds.json``.
+
+Each round's figures go to ``rounds.json``. *Drift* is :math:`E|\phi_k(x_0) - \phi_1(x_0)|^2`. *Reconstruction* is
+:math:`E|x - \phi_k(\phi_1^{-1}(x))|^2` of held-out real x and of generated :math:`x = \phi_1(x_0)`, both a component: a flow that has
+learned from generated data alone loses the real ones (Balanced Conic Rectified Flow, arXiv 2510.25229).
 
 Source: Liu et al. 2022, *Flow straight and fast*, arXiv 2209.03003, algorithm 1.
 """
@@ -13,14 +16,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from bezierdistill.data import load_data
 from bezierdistill.files import write_json
 from bezierdistill.metrics import Evaluator, straightness
-from bezierdistill.models import Model, NetworkConfig, load_model
-from bezierdistill.objectives import CurveRegression
+from bezierdistill.models import Model, NetworkConfig
 from bezierdistill.pipeline import distill, simulate, train
+from bezierdistill.recipe import RecipeConfig, run_recipe
+from bezierdistill.solvers import solve, time_grid
 from bezierdistill.sources import noise
 from bezierdistill.training.config import DistillConfig, LoopConfig, SimulateConfig, TrainConfig, as_paths, check_counts
 
@@ -32,19 +37,18 @@ JUDGE_SEED = 1_000_003
 
 @dataclass(frozen=True)
 class ReflowConfig:
-    """Train k-rectified flows and distil each into one pass.
+    """Train k-rectified flows, distil each into one pass, and measure what every round loses.
 
     Args:
         data: built-in name or path.
         out: folder of the rounds.
         rounds: number of rounds, 1 or more; round 1 is plain flow matching.
-        teacher: a trained teacher to use as the first flow; without it one is trained.
+        report: also run our recipe from round 1's flow, for every round at the passes that its student has cost, and write report.html.
         steps: optimizer steps of every flow and every distillation.
         batch: rows a step.
         seed: seed of weights and draws.
         count: pairs simulated a round.
         solver_steps: Heun steps a pair (two passes each).
-        budget: network passes in all for each round's one-pass student, flows and pairs before it included; it then sets the steps.
         huber: scale of the pseudo-Huber loss of the distillations; 0 is the squared error of the paper.
         network: the network.
         loop: how weights are updated.
@@ -53,13 +57,12 @@ class ReflowConfig:
     data: str
     out: Path
     rounds: int = 2
-    teacher: Path | None = None
+    report: bool = False
     steps: int = 6000
     batch: int = 512
     seed: int = 0
     count: int = 60_000
-    solver_steps: int = 20
-    budget: int | None = None
+    solver_steps: int = 8
     huber: float = 0.0
     network: NetworkConfig = field(default_factory=NetworkConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
@@ -73,78 +76,52 @@ def reflow(config: ReflowConfig) -> list[dict[str, Any]]:
     """Run the rounds and write their figures to ``rounds.json``.
 
     Returns:
-        A row a round: ``round``, ``flow_passes`` and ``student_passes`` spent, ``straightness`` and ``drift`` of the flow, and the metrics
-        of ``samplers``: the flow at 40 (Heun), 1 and 2 (Euler) passes and its one-pass student.
+        A row a round: ``round``; ``flow_passes`` and ``student_passes`` spent; ``straightness``, ``drift``, ``reconstruction_real`` and
+        ``reconstruction_generated`` of the flow; the metrics of ``samplers``: the flow at 40 (Heun), 1 and 2 (Euler) passes and its
+        one-pass student; and with ``report`` those of ``ours`` at 1 and 2 passes with ``ours_passes`` spent.
 
     Raises:
-        ValueError: on bad data or settings, a folder that holds other runs, or a budget that the flows and pairs alone exceed.
+        ValueError: on bad data or settings, or a folder that holds other runs.
     """
     data = load_data(config.data)
     if (config.out / ROUNDS).exists():
         raise ValueError(f"{config.out} already holds reflow rounds: choose another --out")
     evaluate, x0 = Evaluator(data), noise(config.seed + JUDGE_SEED, 0, JUDGED, data.shape)
-    flow, first_ends = None, None
+    real = data.real(evaluate.size(JUDGED), config.seed, "test")
+    flows: list[Model] = []
     rows: list[dict[str, Any]] = []
     for k in range(1, config.rounds + 1):
         folder = config.out / f"round-{k}"
-        flow = _first_flow(config, folder) if flow is None else _next_flow(config, folder, flow)
+        flows.append(_next_flow(config, folder) if flows else _first_flow(config, folder))
+        first, flow = flows[0], flows[-1]
         student = _student(config, folder, flow)
-        ends = flow.generate(x0, TEACHER_PASSES, "heun")
-        first_ends = ends if first_ends is None else first_ends
-        rows.append({"round": k, **_figures(flow, student, x0, evaluate), "drift": float((ends - first_ends).square().mean())})
+        row = {"round": k, **_figures(flow, student, x0, evaluate), **_losses(first, flow, x0, real)}
+        rows.append(row | (_ours(config, folder, first, student.spent, x0, evaluate) if config.report else {}))
         write_json(config.out / ROUNDS, {"data": config.data, "seed": config.seed, "rounds": rows})
     return rows
 
 
 def _first_flow(config: ReflowConfig, folder: Path) -> Model:
-    if config.teacher is not None:
-        return load_model(config.teacher)
     settings = TrainConfig(config.data, folder / "flow", config.steps, config.batch, config.seed, network=config.network, loop=config.loop)
     return train(settings)
 
 
-def _next_flow(config: ReflowConfig, folder: Path, before: Model) -> Model:
-    """Reflow: train the next flow on the pairs of the one before, with half of what the budget leaves."""
-    assert before.folder is not None
-    left = _left(config, before, pairs=2)
+def _next_flow(config: ReflowConfig, folder: Path) -> Model:
     pairs = folder.parent / f"round-{int(folder.name.split('-')[1]) - 1}" / "pairs"
-    return distill(replace(_regression(config, pairs, folder / "flow", left // 2), objective="velocity"))
+    return distill(replace(_regression(config, pairs, folder / "flow"), objective="velocity"))
 
 
 def _student(config: ReflowConfig, folder: Path, flow: Model) -> Model:
     """Rectified-flow distillation: pairs of this flow, then one pass from source to end."""
     assert flow.folder is not None
-    left = _left(config, flow, pairs=1)
     pairs = SimulateConfig((flow.folder,), folder / "pairs", degree=1, count=config.count, seed=config.seed, steps=config.solver_steps)
     simulate(pairs)
-    return distill(_regression(config, pairs.out, folder / "student", left))
+    return distill(_regression(config, pairs.out, folder / "student"))
 
 
-def _left(config: ReflowConfig, flow: Model, pairs: int) -> int:
-    """Passes that the budget leaves for training after a flow and ``pairs`` further stores of pairs."""
-    if config.budget is None:
-        return config.steps * config.batch * CurveRegression.passes * pairs
-    left = config.budget - flow.spent - pairs * config.count * 2 * config.solver_steps
-    if left < config.batch * CurveRegression.passes * pairs:
-        raise ValueError(
-            f"budget is {config.budget} passes, flow and pairs alone cost {config.budget - left}: raise --budget or lower --count"
-        )
-    return left
-
-
-def _regression(config: ReflowConfig, pairs: Path, out: Path, passes: int) -> DistillConfig:
-    return DistillConfig(
-        pairs,
-        out,
-        "knots",
-        passes=1,
-        steps=passes // (config.batch * CurveRegression.passes),
-        batch=config.batch,
-        seed=config.seed,
-        huber=config.huber,
-        power=0.0,
-        loop=config.loop,
-    )
+def _regression(config: ReflowConfig, pairs: Path, out: Path) -> DistillConfig:
+    settings = DistillConfig(pairs, out, "knots", passes=1, steps=config.steps, batch=config.batch, seed=config.seed)
+    return replace(settings, huber=config.huber, power=0.0, loop=config.loop)
 
 
 def _figures(flow: Model, student: Model, x0: Tensor, evaluate: Evaluator) -> dict[str, Any]:
@@ -158,5 +135,34 @@ def _figures(flow: Model, student: Model, x0: Tensor, evaluate: Evaluator) -> di
         "flow_passes": flow.spent,
         "student_passes": student.spent,
         "straightness": straightness(flow.field, x0[:1024]),
-        "samplers": {name: evaluate(flow.scaling.encode(flow.scaling.decode(x))) for name, x in samplers.items()},
+        "samplers": {name: _judged(flow, x, evaluate) for name, x in samplers.items()},
     }
+
+
+def _judged(model: Model, x: Tensor, evaluate: Evaluator) -> dict[str, float]:
+    """Metrics of samples as they would be saved: in own units, clamped to their range."""
+    return evaluate(model.scaling.encode(model.scaling.decode(x)))
+
+
+@torch.no_grad()
+def _losses(first: Model, flow: Model, x0: Tensor, real: Tensor) -> dict[str, float]:
+    """Drift of the end points from the first round's, and errors of reconstructing real and generated states."""
+    generated = first.generate(x0, TEACHER_PASSES, "heun")
+
+    def reconstructed(x: Tensor) -> float:
+        source = solve(first.field, x, time_grid(TEACHER_PASSES // 2, 1.0, 0.0)).state
+        return float((flow.generate(source, TEACHER_PASSES, "heun") - x).square().mean())
+
+    return {
+        "drift": float((flow.generate(x0, TEACHER_PASSES, "heun") - generated).square().mean()),
+        "reconstruction_real": reconstructed(real),
+        "reconstruction_generated": reconstructed(generated[: len(real)]),
+    }
+
+
+def _ours(config: ReflowConfig, folder: Path, first: Model, budget: int, x0: Tensor, evaluate: Evaluator) -> dict[str, Any]:
+    """Our recipe from the first round's flow, at the passes that this round's student has cost."""
+    settings = RecipeConfig(config.data, folder / "ours", budget, config.seed, config.batch, strong=first.folder)
+    student = run_recipe(replace(settings, network=config.network, loop=config.loop))
+    samplers = {f"ours, {k} pass{'es' if k > 1 else ''}": student.generate(x0, k) for k in (1, 2)}
+    return {"ours_passes": student.spent, "ours": {name: _judged(student, x, evaluate) for name, x in samplers.items()}}

@@ -116,10 +116,10 @@ def _reflow(bench: Bench, flow: Model, rounds: int, trainings: int, huber: float
     return flow
 
 
-def rectified_flow_pp(bench: Bench, share: float = TEACHER, **settings: float) -> Mapping[int, Sampler]:
+def rectified_flow_pp(bench: Bench, share: float = TEACHER, huber: float = 0.0, **settings: float) -> Mapping[int, Sampler]:
     """2-rectified flow++ (Lee et al. 2024): reflow with U-shaped times and the pseudo-Huber distance."""
     model = bench.teacher(share)
-    store, objective = bench.pairs(model), RectifiedFlowPP(**settings)
+    store, objective = bench.pairs(model), RectifiedFlowPP(huber=huber, **settings)
 
     def step(nets: Nets, generator: torch.Generator) -> Losses:
         yield "student", objective.loss(nets["student"], bench.lines(store, generator), generator)
@@ -127,7 +127,7 @@ def rectified_flow_pp(bench: Bench, share: float = TEACHER, **settings: float) -
     return _steps(bench.run({"student": copy.deepcopy(model.net)}, step, objective.passes, "student"), 1, 2)
 
 
-def conic(bench: Bench, share: float = TEACHER, zeta: float = 0.13, real: float = 0.5) -> Mapping[int, Sampler]:
+def conic(bench: Bench, share: float = TEACHER, zeta: float = 0.05, real: float = 0.5) -> Mapping[int, Sampler]:
     """Balanced conic rectified flow (Kim et al. 2025): real pairs take part in the first half of the training, as the authors do."""
     model = bench.teacher(share)
     generated, inverted = bench.pairs(model, 0.05), bench.pairs(model, 0.05, backwards=True)
@@ -143,7 +143,7 @@ def conic(bench: Bench, share: float = TEACHER, zeta: float = 0.13, real: float 
     return _steps(net, 1, 2)
 
 
-def progressive(bench: Bench, share: float = TEACHER, steps: int = 16) -> Mapping[int, Sampler]:
+def progressive(bench: Bench, share: float = TEACHER, steps: int = 64) -> Mapping[int, Sampler]:
     """Progressive distillation (Salimans & Ho 2022) from ``steps`` teacher steps down to one, each round with an equal part."""
     net, samplers = bench.teacher(share).net, {}
     rounds = halvings(steps)
@@ -155,7 +155,7 @@ def progressive(bench: Bench, share: float = TEACHER, steps: int = 16) -> Mappin
 
 
 def consistency_distillation(
-    bench: Bench, share: float = TEACHER, even: bool = False, huber: float = 0.0, middle: float = MIDDLE
+    bench: Bench, share: float = TEACHER, even: bool = True, huber: float = 0.03, middle: float = MIDDLE
 ) -> Mapping[int, Sampler]:
     """Consistency distillation (Song et al. 2023) with Heun steps of the teacher, between the authors' 18 times or as many even ones."""
     model = bench.teacher(share)
@@ -178,13 +178,13 @@ def consistency_training(
     return _renoised(bench, bench.run({"student": net}, step, objective.passes, "student"), middle)
 
 
-def piecewise(bench: Bench, share: float = TEACHER, windows: int = 2, steps: int = 8, solver: str = "euler") -> Mapping[int, Sampler]:
+def piecewise(bench: Bench, share: float = TEACHER, windows: int = 2, steps: int = 4, solver: str = "heun") -> Mapping[int, Sampler]:
     """Piecewise rectified flow (Yan et al. 2024): one Euler step a window."""
     model = bench.teacher(share)
     return _steps(bench.fit(copy.deepcopy(model.net), Piecewise(model.field, windows, steps, solver)), windows)
 
 
-def constant_acceleration(bench: Bench, share: float = TEACHER, h: float = 1.5, velocity: float = 0.5) -> Mapping[int, Sampler]:
+def constant_acceleration(bench: Bench, share: float = TEACHER, h: float = 1.0, velocity: float = 0.5) -> Mapping[int, Sampler]:
     """Constant acceleration flow (Park et al. 2024): one step of its two networks is two passes."""
     model = bench.teacher(share)
     store, objective = bench.pairs(model), ConstantAcceleration(h)
@@ -208,7 +208,7 @@ def distribution_matching(
     knots: tuple[float, ...] = (0.0, 1.0),
     times: tuple[float, float] = (0.02, 0.98),
     lr: float = 1e-4,
-    critic_steps: int = 5,
+    critic_steps: int = 2,
 ) -> Mapping[int, Sampler]:
     """DMD2's recipe without a GAN (Yin et al. 2024) from one teacher."""
     model = bench.teacher(share)
@@ -223,15 +223,16 @@ def distribution_matching(
     return {len(knots) - 1: partial(consistency_sample, net, times=knots[1:-1], generator=_fresh(bench))}
 
 
-def shortcut(bench: Bench, share: float = 0.25) -> Mapping[int, Sampler]:
+def shortcut(bench: Bench, share: float = 0.75) -> Mapping[int, Sampler]:
     """Shortcut model (Frans et al. 2024), from scratch."""
     return _steps(bench.fit(bench.build(), Shortcut(share)), 1, 2, 4)
 
 
-def mean_flow(bench: Bench, teacher: float = 0.0, **settings: float) -> Mapping[int, Sampler]:
-    """Mean flow (Geng et al. 2025), from scratch, or from a teacher that gets a share of the budget."""
-    net = copy.deepcopy(bench.teacher(teacher).net) if teacher else bench.build()
-    return _steps(bench.fit(net, MeanFlow(**settings)), 1, 2)
+def mean_flow(
+    bench: Bench, share: float = 0.5, power: float = 0.5, logit_mean: float = -0.4, logit_std: float = 2.0
+) -> Mapping[int, Sampler]:
+    """Mean flow (Geng et al. 2025), from scratch."""
+    return _steps(bench.fit(bench.build(), MeanFlow(share, power, logit_mean, logit_std)), 1, 2)
 
 
 def flow_map_matching(bench: Bench, share: float = TEACHER) -> Mapping[int, Sampler]:
@@ -240,7 +241,7 @@ def flow_map_matching(bench: Bench, share: float = TEACHER) -> Mapping[int, Samp
     return _steps(bench.fit(copy.deepcopy(model.net), LagrangianMap(model.field)), 1, 2)
 
 
-def flow_map_self_distillation(bench: Bench, share: float = 0.25) -> Mapping[int, Sampler]:
+def flow_map_self_distillation(bench: Bench, share: float = 0.5) -> Mapping[int, Sampler]:
     """Lagrangian self-distillation (Boffi et al. 2025), from scratch; ``share`` is that of the rows that learn the map."""
     return _steps(bench.fit(bench.build(), LagrangianSelfDistillation(share)), 1, 2)
 
@@ -268,25 +269,33 @@ def _jumps(model: Model, *passes: int) -> dict[int, Sampler]:
     return {k: partial(model.generate, passes=k) for k in passes}
 
 
+# Ours is bezier alone; bezier-half has half of the budget, bezier-teacher is its strong teacher undistilled, the other four each lack
+# one ingredient: curves (straight lines instead), the second teacher, the pseudo-Huber loss, law alignment.
 METHODS: dict[str, Method] = {
     OURS: bezier,
     "bezier-half": half_budget,
+    "bezier-lines": partial(bezier, degree=1),
+    "bezier-one-teacher": partial(bezier, weak_share=0.0),
+    "bezier-squared": partial(bezier, huber=0.0),
+    "bezier-unaligned": partial(bezier, align_share=0.0),
     "bezier-teacher": partial(teacher, share=RecipeConfig.strong_share, solver="heun", passes=(20,)),
     "teacher-euler": teacher,
     "teacher-heun": partial(teacher, solver="heun", passes=(2, 4)),
     "teacher-knots": teacher_knots,
     "rf-2": partial(rectified_flow, rounds=2),
     "rf-3": partial(rectified_flow, rounds=3),
-    "rfd-1": partial(rectified_flow_distillation, rounds=1),
+    "rfd-1": partial(rectified_flow_distillation, rounds=1, share=0.55),
     "rfd-2": partial(rectified_flow_distillation, rounds=2),
     "rfd-3": partial(rectified_flow_distillation, rounds=3),
-    "rfd-1-two": partial(rectified_flow_distillation, rounds=1, passes=2),
+    "rfd-1-two": partial(rectified_flow_distillation, rounds=1, passes=2, share=0.55),
     "rf-2++": rectified_flow_pp,
     "conic": conic,
     "progressive": progressive,
     "consistency-distillation": consistency_distillation,
     "consistency-tuning": consistency_training,
+    "consistency-tuning-two": partial(consistency_training, huber=0.03),
     "consistency-training": partial(consistency_training, share=0.0),
+    "consistency-training-two": partial(consistency_training, share=0.0, huber=0.1),
     "shortcut": shortcut,
     "mean-flow": mean_flow,
     "flow-map": flow_map_matching,
@@ -295,5 +304,5 @@ METHODS: dict[str, Method] = {
     "piecewise-one": partial(piecewise, windows=1),
     "acceleration": constant_acceleration,
     "dmd": distribution_matching,
-    "dmd-two": partial(distribution_matching, knots=(0.0, MIDDLE, 1.0)),
+    "dmd-two": partial(distribution_matching, knots=(0.0, MIDDLE, 1.0), lr=5e-4, critic_steps=5),
 }

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import math
+import os
+import platform
 import resource
 import shutil
 import sys
@@ -13,6 +16,7 @@ from typing import Any
 
 import torch
 
+from bezierdistill import __version__
 from bezierdistill.arena.bench import Bench, Method, Sampler
 from bezierdistill.arena.methods import METHODS, OURS
 from bezierdistill.data import Data, load_data
@@ -39,7 +43,7 @@ class ArenaConfig:
         first_seed: the first of them.
         samples: samples judged.
         batch: rows a step.
-        keep_samples: keep the judged samples as samples/METHOD-SEED-PASSES.npz.
+        keep_samples: keep the judged samples as samples/METHOD-SEED-PASSES.npz, and the held-out real ones as samples/real.npz.
         keep_models: keep the models and curves of every cell; otherwise only figures stay.
         fast: a small network, budget and few samples, to see that everything runs; its figures mean little.
         network: the network of every teacher and student.
@@ -49,7 +53,7 @@ class ArenaConfig:
     data: str
     out: Path
     methods: str = "all"
-    budget: int = 3_000_000
+    budget: int = 2_000_000
     seeds: int = 3
     first_seed: int = 0
     samples: int = 4096
@@ -85,6 +89,8 @@ def arena(config: ArenaConfig) -> list[dict[str, Any]]:
     methods, data = choose_methods(config.methods), load_data(config.data)
     _claim(config)
     evaluate = Evaluator(data)
+    if config.keep_samples:
+        write_array(config.out / "samples" / "real.npz", data.scaling.decode(data.real(evaluate.size(config.samples), 0, "test")))
     for seed in range(config.first_seed, config.first_seed + config.seeds):
         for name, method in methods.items():
             cell = config.out / "cells" / f"{name}-{seed}.json"
@@ -150,7 +156,21 @@ def _claim(config: ArenaConfig) -> None:
             raise ValueError(f"{config.out} holds an arena with other {', '.join(other)}: choose another --out, or the same settings")
     elif config.out.exists() and any(config.out.iterdir()):
         raise ValueError(f"{config.out} is not empty and holds no arena: choose another --out")
-    write_json(config.out / SETTINGS, settings)
+    write_json(config.out / SETTINGS, {**settings, "machine": machine()})
+
+
+def machine() -> dict[str, Any]:
+    """Where a result comes from: processor, threads, versions."""
+    return {
+        "system": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "bezierdistill": __version__,
+    }
 
 
 def _run_cell(config: ArenaConfig, data: Data, evaluate: Evaluator, name: str, method: Method, seed: int) -> list[dict[str, Any]]:
@@ -186,7 +206,11 @@ def _judge(config: ArenaConfig, data: Data, evaluate: Evaluator, name: str, seed
     own = data.scaling.decode(sampler(noise(JUDGE_SEED + seed, 0, config.samples, data.shape)))
     if config.keep_samples:
         write_array(config.out / "samples" / f"{name}-{seed}-{passes}.npz", own)
-    return evaluate(data.scaling.encode(own))
+    metrics = evaluate(data.scaling.encode(own))
+    bad = [key for key, value in metrics.items() if not math.isfinite(value)]
+    if bad:
+        raise ValueError(f"samples at {passes} passes are so far off that {bad[0]} is not finite: the method has diverged")
+    return metrics
 
 
 def _reset_peak() -> None:

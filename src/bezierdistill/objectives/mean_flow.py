@@ -7,7 +7,7 @@ Differentiating :math:`(t - s)\, u(x_s, s, t) = \int_s^t v(x_r, r)\, dr` by the 
 Its right side, with the line's velocity :math:`v = x_1 - x_0` and without gradient, is the target of u; at s = t this is flow matching.
 With the squared error :math:`|e|^2` of a row, the loss is :math:`|e|^2 / \mathrm{sg}(|e|^2 + c)^p`.
 
-Source: Geng et al. 2025, *Mean flows for one-step generative modeling* (arXiv 2505.13447), eq. 6-11 and 22, algorithm 1. The authors' time
+Source: Geng et al. 2025, *Mean flows for one-step generative modeling* (arXiv 2505.13447), eq. 6-11, algorithm 1. The authors' time
 t' runs from data to noise: their state's time is :math:`1 - s`, their r is :math:`1 - t`, their v is the negative.
 """
 

@@ -17,15 +17,16 @@ from torch import Tensor
 from bezierdistill import __version__
 from bezierdistill.arena.runner import gather
 from bezierdistill.arena.summary import summarise
-from bezierdistill.data import read_array
+from bezierdistill.data import load_data, read_array
 from bezierdistill.files import read_json, write_atomically
 from bezierdistill.models import CARD, Model, load_model
 from bezierdistill.reporting import plots
-from bezierdistill.reporting.tables import ARENA_HEADINGS, arena_cells, cells, headings
+from bezierdistill.reporting.tables import ARENA_HEADINGS, arena_cells
 from bezierdistill.sources import noise
 from bezierdistill.store import MANIFEST, CurveStore
 
-METRICS, ROUNDS, LOG, ARENA = "metrics.json", "rounds.json", "log.jsonl", "arena.json"
+ROUNDS, LOG, ARENA = "rounds.json", "log.jsonl", "arena.json"
+SHOWN, MOST_PANELS = 2000, 11
 STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:72rem;margin:0 auto;padding:1rem;color:#222}
 h1{font-size:1.6rem} h2{font-size:1.2rem;margin-top:2rem;border-bottom:1px solid #ccc}
@@ -45,19 +46,17 @@ def write_report(run: Path) -> Path:
     Raises:
         ValueError: if the folder holds none of these, or a file in it is damaged.
     """
-    if (run / ARENA).exists():
-        return _write(run, [f"<h1>bezierdistill arena: {html.escape(run.resolve().name)}</h1>", *_arena(run)])
     models = {_name(run, file): load_model(file.parent) for file in sorted(run.rglob(CARD))}
     stores = {_name(run, file): CurveStore.open(file.parent) for file in sorted(run.rglob(MANIFEST))}
-    if not models and not stores:
+    rounds, is_arena = sorted(run.rglob(ROUNDS)), (run / ARENA).exists()
+    if not models and not stores and not is_arena:
         raise ValueError(f"{run} holds no run: expected the folder of a demo, arena, model, curve store or reflow")
-    metrics = read_json(run / METRICS, "metrics") if (run / METRICS).exists() else None
     parts = [f"<h1>bezierdistill: {html.escape(run.resolve().name)}</h1>"]
-    if metrics is not None:
-        parts += _comparison(run, metrics, next(iter(models.values())))
-    elif models:
+    if is_arena:
+        parts += _arena(run)
+    elif models and not rounds:
         parts += ["<h2>Samples</h2>", _picture(plots.samples_figure(_fresh(models)), "samples of every model")]
-    parts += [_rounds(file) for file in sorted(run.rglob(ROUNDS))]
+    parts += [part for file in rounds for part in _rounds(file)]
     for name, store in stores.items():
         if store.recipe["degree"] > 1:
             figure = plots.curves_figure(store.curves(torch.arange(min(256, len(store)))))
@@ -65,7 +64,7 @@ def write_report(run: Path) -> Path:
     logs = _logs(run)
     if logs:
         parts += ["<h2>Losses</h2>", _picture(plots.losses_figure(logs), "loss curves")]
-    return _write(run, parts + _settings(metrics, models, stores))
+    return _write(run, parts + _settings(models, stores))
 
 
 def _write(run: Path, parts: Sequence[str]) -> Path:
@@ -94,8 +93,28 @@ def _arena(run: Path) -> list[str]:
         _picture(plots.arena_figure(summarise(rows), "passes"), "excess against network passes a sample"),
         "<h2>Quality against cost</h2>",
         _picture(plots.arena_figure(summarise(rows), "seconds"), "excess against seconds of training"),
-        f"<h2>Settings</h2><pre>{html.escape(json.dumps(settings, indent=1))}</pre>",
+        *_sheets(run, rows, str(settings["data"])),
+        f"<h2>Run again</h2><pre>{html.escape(json.dumps(settings, indent=1))}</pre>",
     ]
+
+
+def _sheets(run: Path, rows: Sequence[Mapping[str, Any]], name: str) -> list[str]:
+    """Samples that an arena has kept, of its first seed: real ones, then methods from the best to the worst, at one and two passes."""
+    folder = run / "samples"
+    if not (folder / "real.npz").exists():
+        return []
+    data, parts = load_data(name), []
+    first = min(row["seed"] for row in rows)
+    for passes in (1, 2):
+        panels = {"real data, held out": data.scaling.encode(read_array(folder / "real.npz")[0][:SHOWN])}
+        for entry in summarise([row for row in rows if row.get("passes") == passes and row["seed"] == first])[:MOST_PANELS]:
+            file = folder / f"{entry.method}-{first}-{passes}.npz"
+            if file.exists():
+                panels[f"{entry.method}\n{1 + entry.excess:.2f}x floor"] = data.scaling.encode(read_array(file)[0][:SHOWN])
+        if len(panels) > 1:
+            title = f"Samples of {passes} pass{'es' if passes > 1 else ''}, from the same noise"
+            parts += [f"<h2>{title}</h2>", _picture(plots.samples_figure(panels), title)]
+    return parts
 
 
 def _name(run: Path, file: Path) -> str:
@@ -107,33 +126,6 @@ def _picture(figure: Figure, description: str) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return f'<img alt="{html.escape(description)}" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
-
-
-def _comparison(run: Path, metrics: Mapping[str, Any], model: Model) -> list[str]:
-    rows = metrics["rows"]
-    panels: dict[str, Tensor] = {}
-    if (run / "samples" / "real.npz").exists():
-        panels["real data, held out"] = _own(run / "samples" / "real.npz", model)
-    for row in rows:
-        passes = "1 pass" if row["passes"] == 1 else f"{row['passes']} passes"
-        title = f"{row['method']}\n{passes}, {row['frechet_ratio']:.2f}x floor"
-        panels[title] = _own(run / "samples" / row["samples"], model)
-    budget = f"{metrics['budget']:,}"
-    return [
-        f"<p>Data: <b>{html.escape(str(metrics['data']))}</b>. Every student had the same network and {budget} network passes in all "
-        "(forward 1, forward and backward 3, a row), its teachers, pairs or curves and searches included. The floor is the distance "
-        "between two sets of real samples of the same size; the Frechet distance uses fixed random features and is not FID.</p>",
-        f"<p>Run again:</p><pre>{html.escape(metrics['command'])}</pre>",
-        _table(headings(), [cells(row) for row in rows], [bool(row.get("ours")) for row in rows]),
-        "<h2>Samples</h2>",
-        _picture(plots.samples_figure(panels), "samples of every method from the same noise"),
-        "<h2>Distance against passes</h2>",
-        _picture(plots.quality_figure(rows), "Frechet distance over its floor against passes"),
-    ]
-
-
-def _own(path: Path, model: Model) -> Tensor:
-    return model.scaling.encode(read_array(path)[0][:2000])
 
 
 def _fresh(models: Mapping[str, Model]) -> dict[str, Tensor]:
@@ -152,15 +144,25 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], marked: Sequence[
     return f"<div class=wide><table><tr>{line('th', head)}</tr>{body}</table></div>"
 
 
-def _rounds(file: Path) -> str:
+def _rounds(file: Path) -> list[str]:
+    entries = read_json(file, "reflow rounds")["rounds"]
+    ours = "ours" in entries[0]
     rows = []
-    for entry in read_json(file, "reflow rounds")["rounds"]:
-        ratios = [f"{metrics['frechet_ratio']:.2f}x" for metrics in entry["samplers"].values()]
-        costs = [f"{entry[key]:,}" for key in ("flow_passes", "student_passes")]
-        rows.append([str(entry["round"]), f"{entry['straightness']:.4g}", f"{entry['drift']:.4g}", *costs, *ratios])
-    head = ["round", "straightness", "drift", "passes spent: flow", "student", "flow, Heun 40", "Euler 1", "Euler 2", "distilled, 1 pass"]
-    note = "<p>Frechet distances over their floor. Drift: mean squared distance of end points from the first round's.</p>"
-    return "<h2>Reflow rounds</h2>" + _table(head, rows, [False] * len(rows)) + note
+    for entry in entries:
+        numbers = [f"{entry[key]:.4g}" for key in ("straightness", "drift", "reconstruction_real", "reconstruction_generated")]
+        costs = [f"{entry[key]:,}" for key in ("flow_passes", "student_passes", *(("ours_passes",) if ours else ()))]
+        samplers = {**entry["samplers"], **entry.get("ours", {})}
+        rows.append([str(entry["round"]), *numbers, *costs, *(f"{metrics['frechet_ratio']:.2f}x" for metrics in samplers.values())])
+    head = ["round", "straightness", "drift", "reconstruction: real", "generated", "passes spent: flow", "student"]
+    head += ["ours"] if ours else []
+    head += ["flow, Heun 40", "Euler 1", "Euler 2", "distilled, 1 pass", *(("ours, 1 pass", "ours, 2 passes") if ours else ())]
+    note = (
+        "<p>Frechet distances over their floor. Drift: mean squared distance a component of end points from the first round's. "
+        "Reconstruction: the same of states carried backwards by round 1's flow and forwards by this round's. "
+        "Ours starts from round 1's flow and spends what the round's student has cost.</p>"
+    )
+    table = _table(head, rows, [False] * len(rows))
+    return ["<h2>Reflow rounds</h2>", table, note, _picture(plots.rounds_figure(entries), "errors of every round of reflow")]
 
 
 def _logs(run: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
@@ -174,10 +176,8 @@ def _logs(run: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
     return logs
 
 
-def _settings(metrics: Mapping[str, Any] | None, models: Mapping[str, Model], stores: Mapping[str, CurveStore]) -> list[str]:
+def _settings(models: Mapping[str, Model], stores: Mapping[str, CurveStore]) -> list[str]:
     described: dict[str, Any] = {}
-    if metrics is not None:
-        described["run"] = {key: metrics[key] for key in ("settings", "search", "seconds", "machine")}
     for name, model in models.items():
         described[name] = {
             "knots": {k: list(v) for k, v in model.knots.items()},
@@ -186,7 +186,7 @@ def _settings(metrics: Mapping[str, Any] | None, models: Mapping[str, Model], st
         }
     for name, store in stores.items():
         described[name] = {key: value for key, value in store.recipe.items() if key != "scaling"} | {"rows": len(store)}
-    return ["<h2>Settings</h2>"] + [
+    return ["<h2>Settings</h2>"] * bool(described) + [
         f"<details><summary>{html.escape(name)}</summary><pre>{html.escape(json.dumps(value, indent=1, default=str))}</pre></details>"
         for name, value in described.items()
     ]

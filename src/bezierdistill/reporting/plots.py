@@ -91,22 +91,26 @@ def curves_figure(curve: BezierCurve, shown: int = 8) -> Figure:
     return figure
 
 
-def quality_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Frechet distance over its floor against passes at sampling, a line a method."""
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    methods = list(dict.fromkeys(str(row["method"]) for row in rows))
-    for k, method in enumerate(methods):
-        own = sorted((row for row in rows if row["method"] == method), key=lambda row: row["passes"])
-        style = {"lw": 2.5, "ms": 9, "marker": "*"} if own[0].get("ours") else {"lw": 1.2, "ms": 6, "marker": "osv^D"[k % 5]}
-        axes.plot([r["passes"] for r in own], [r["frechet_ratio"] for r in own], color=COLOURS[k % len(COLOURS)], label=method, **style)
-    axes.axhline(1.0, color=GREY, ls="--", lw=1, label="floor (real against real)")
-    axes.set(xscale="log", yscale="log", xlabel="network passes a sample", ylabel="Frechet distance / floor")
-    ticks = sorted({row["passes"] for row in rows})
-    axes.set_xticks(ticks, [str(tick) for tick in ticks])
-    axes.minorticks_off()
-    axes.set_title("Quality against passes at sampling (lower is better)")
-    axes.legend(fontsize=8)
+def rounds_figure(entries: Sequence[Mapping[str, Any]]) -> Figure:
+    """Reflow round by round: laws over their floor (ours beside), and straightness, drift and reconstruction errors."""
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    law, error = figure.subplots(1, 2)
+    rounds = [entry["round"] for entry in entries]
+    names = [*entries[0]["samplers"], *entries[0].get("ours", {})]
+    for k, name in enumerate(names):
+        own = [{**entry["samplers"], **entry.get("ours", {})}[name]["frechet_ratio"] for entry in entries]
+        look = {"lw": 2.5, "ls": "--", "marker": "*", "ms": 10} if name.startswith("ours") else {"marker": "osv^"[k % 4]}
+        law.plot(rounds, own, color=COLOURS[k % len(COLOURS)], label=name, **look)
+    for k, name in enumerate(("straightness", "drift", "reconstruction_real", "reconstruction_generated")):
+        values = [entry[name] or math.nan for entry in entries]  # drift is exactly 0 in round 1, which a log axis cannot show
+        error.plot(rounds, values, color=COLOURS[k], marker="osv^"[k], label=name.replace("_", ": "))
+    law.axhline(1.0, color=GREY, ls="--", lw=1)
+    law.set(yscale="log", ylabel="Frechet distance / floor", title="Law")
+    error.set(yscale="log", ylabel="squared error a component (model units)", title="Paths and reconstruction")
+    for axes in (law, error):
+        axes.set_xlabel("round of reflow")
+        axes.set_xticks(rounds)
+        axes.legend(fontsize=7)
     return figure
 
 
