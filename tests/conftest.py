@@ -1,13 +1,17 @@
 """What the tests share: state shapes, seeded draws, a field with an exact law, and wrappers that count network passes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from bezierdistill.curves import Time
 from bezierdistill.fields import Field, GaussianMixture
+from bezierdistill.networks import MLP
+from bezierdistill.objectives import flow_map_matching, mean_flow
 
 torch.set_num_threads(1)
 
@@ -48,6 +52,57 @@ class CountedNet(nn.Module):
         u = self.net(x, s, t, cond)
         self.passes += 3 if u.requires_grad else 1
         return u
+
+
+class Account:
+    """The passes that MLPs really make while it is open, in rows: 1 a forward, 2 more when a gradient comes back.
+
+    A value with its derivative is two forwards, and a gradient comes back to each of the two by itself.
+    """
+
+    def __init__(self) -> None:
+        self.passes, self.inside = 0, False
+
+    def add(self, out: Tensor) -> None:
+        """Count an output, and its gradient if one comes."""
+        rows = len(out)
+        self.passes += rows
+        if out.requires_grad:
+            out.register_hook(lambda _: self._back(rows))
+
+    def _back(self, rows: int) -> None:
+        self.passes += 2 * rows
+
+    def forward(self, module: nn.Module, arguments: Any, out: Any) -> None:
+        """Hook of every module."""
+        if isinstance(module, MLP) and not self.inside:
+            self.add(out)
+
+    def derivative(self, true: Callable[..., tuple[Tensor, Tensor]], *arguments: Any) -> tuple[Tensor, Tensor]:
+        """Stands for the ``true`` ``forward_derivative``, inside of which nothing can be hooked."""
+        self.inside = True
+        try:
+            pair = true(*arguments)
+        finally:
+            self.inside = False
+        for out in pair:
+            self.add(out)
+        return pair
+
+
+@pytest.fixture
+def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
+    """Counts from here to the end of the test."""
+    own, true = Account(), flow_map_matching.forward_derivative
+    handle = register_module_forward_hook(own.forward)
+
+    def derivative(*arguments: Any) -> tuple[Tensor, Tensor]:
+        return own.derivative(true, *arguments)
+
+    for module in (flow_map_matching, mean_flow):
+        monkeypatch.setattr(module, "forward_derivative", derivative)
+    yield own
+    handle.remove()
 
 
 class FieldNet(nn.Module):

@@ -218,7 +218,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"bezierdistill {parsed.verb}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"bezierdistill {parsed.verb}: interrupted; what was saved is kept, --resume continues", file=sys.stderr)
+        more = " with --resume" if hasattr(config_class, "resume") else ""
+        print(f"bezierdistill {parsed.verb}: interrupted; what was saved is kept, the same command{more} continues", file=sys.stderr)
         return 130
     return 0
 

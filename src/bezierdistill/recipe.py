@@ -9,12 +9,13 @@ it, the same shares for all data. Taking one ingredient away is a change of one 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from bezierdistill.curves import fit_weights
 from bezierdistill.data import Data, load_data
 from bezierdistill.fields import Blend
 from bezierdistill.files import read_json, write_json
@@ -27,7 +28,7 @@ from bezierdistill.sources import noise
 from bezierdistill.store import CurveStore
 from bezierdistill.training.config import DistillConfig, LoopConfig, SimulateConfig, TrainConfig, as_paths, check_counts
 
-SEARCH = "search.json"
+SEARCH, SETTINGS = "search.json", "recipe.json"
 GUIDANCE = (1.0, 1.25, 1.5, 1.75, 2.0, 2.25)
 FINER = (-0.1, 0.1)
 SEARCH_SEED = 2_000_003
@@ -87,6 +88,11 @@ class RecipeConfig:
         shares = [self.strong_share, self.weak_share, self.search_share, self.curves_share, self.align_share]
         if min(shares) < 0 or sum(shares) >= 1:
             raise ValueError(f"shares of the budget are {shares}, expected none below 0 and a sum below 1: the rest trains the student")
+        if self.weak is not None and not self.weak_share:
+            raise ValueError(f"weak is {self.weak} and weak_share is 0, which is a single teacher: leave one of them out")
+        # The stages' own checks, before a teacher is trained.
+        fit_weights(self.degree, time_grid(self.solver_steps))
+        DistillConfig(self.out, self.out, huber=self.huber, power=self.power, align_lr=self.align_lr, anchor=self.anchor)
 
     def part(self, share: float) -> int:
         """Network passes of a share."""
@@ -100,9 +106,10 @@ def run_recipe(config: RecipeConfig) -> Model:
         The student, in ``OUT/student``; its card counts every pass, the search among them.
 
     Raises:
-        ValueError: on bad data or settings, or a budget too small for the stages.
+        ValueError: on bad data or settings, a budget too small for the stages, or a folder that holds something else.
     """
     data, out = load_data(config.data), config.out
+    _claim(config)
     if (out / "student" / SEARCH).exists():
         return load_model(out / "student")
     teachers = [_teacher(config, config.strong, "strong", config.strong_share, config.seed)]
@@ -119,6 +126,20 @@ def run_recipe(config: RecipeConfig) -> Model:
     student = save_model(out / "student", replace(student, card={**student.card, "passes": passes}))
     write_json(out / "student" / SEARCH, searched)
     return student
+
+
+def _claim(config: RecipeConfig) -> None:
+    """Take a folder, or check that it holds the same recipe."""
+    file, out = config.out / SETTINGS, config.out
+    settings = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(config).items() if key != "out"}
+    if file.exists():
+        held = read_json(file, "recipe settings")
+        other = [key for key in settings if held.get(key) != settings[key]]
+        if other:
+            raise ValueError(f"{out} holds a recipe with other {', '.join(other)}: choose another --out, or the same settings")
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} is not empty and holds no recipe: choose another --out")
+    write_json(file, settings)
 
 
 def _teacher(config: RecipeConfig, given: Path | None, name: str, share: float, seed: int) -> Model:

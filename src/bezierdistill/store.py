@@ -10,6 +10,7 @@ A shard is complete before the manifest names it, so a reader never sees half a 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,8 @@ class CurveWriter:
     """
 
     def __init__(self, folder: Path, recipe: dict[str, Any], resume: bool = False) -> None:
-        self.folder, self.recipe = folder, recipe
+        self.folder = folder
+        self.recipe: dict[str, Any] = json.loads(json.dumps(recipe))  # as it is read back: tuples become lists
         self.shards: list[dict[str, Any]] = []
         self.passes = 0
         self._pending: list[Tensor] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import math
 import os
@@ -10,6 +11,7 @@ import resource
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -119,6 +121,8 @@ def choose_methods(text: str) -> dict[str, Method]:
     chosen: dict[str, Method] = {}
     for name in METHODS if text == "all" else [part.strip() for part in text.split(",")]:
         if name.endswith(".py"):
+            if Path(name).stem in chosen:
+                raise ValueError(f"two methods are called {Path(name).stem}: rename {name}, or list it once")
             chosen[Path(name).stem] = _from_file(Path(name))
         elif name in METHODS:
             chosen[name] = METHODS[name]
@@ -183,6 +187,8 @@ def _run_cell(config: ArenaConfig, data: Data, evaluate: Evaluator, name: str, m
     started = time.perf_counter()
     try:
         samplers = method(bench)
+        if not isinstance(samplers, Mapping) or not samplers:
+            raise ValueError(f"{name} returned {type(samplers).__name__}, expected {{passes: sampler}} with one sampler or more")
         cost = {
             "spent_passes": bench.spent,
             "seconds": round(time.perf_counter() - started + bench.seconds, 2),
@@ -195,15 +201,20 @@ def _run_cell(config: ArenaConfig, data: Data, evaluate: Evaluator, name: str, m
     except (ValueError, FloatingPointError) as error:
         print(f"{name}, seed {seed}: {error}", file=sys.stderr)
         return [{**head, "error": " ".join(str(error).split())}]
-    if not config.keep_models:
-        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        if not config.keep_models:
+            shutil.rmtree(folder, ignore_errors=True)
     return rows
 
 
 @torch.no_grad()
 def _judge(config: ArenaConfig, data: Data, evaluate: Evaluator, name: str, seed: int, passes: int, sampler: Sampler) -> dict[str, float]:
     """Metrics of a sampler's samples as they would be saved: in own units, clamped to their range."""
-    own = data.scaling.decode(sampler(noise(JUDGE_SEED + seed, 0, config.samples, data.shape)))
+    x0 = noise(JUDGE_SEED + seed, 0, config.samples, data.shape)
+    x = sampler(x0)
+    if x.shape != x0.shape:
+        raise ValueError(f"the sampler of {passes} passes made samples of shape {tuple(x.shape)}, expected {tuple(x0.shape)} as its noise")
+    own = data.scaling.decode(x)
     if config.keep_samples:
         write_array(config.out / "samples" / f"{name}-{seed}-{passes}.npz", own)
     metrics = evaluate(data.scaling.encode(own))
@@ -214,10 +225,10 @@ def _judge(config: ArenaConfig, data: Data, evaluate: Evaluator, name: str, seed
 
 
 def _reset_peak() -> None:
-    """Start measuring peak memory anew, where the system can (Linux)."""
+    """Start measuring peak memory anew, where the system can (Linux, but not in every sandbox)."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    if sys.platform == "linux":
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -225,7 +236,9 @@ def _peak_mb() -> float:
     """Peak memory in MB since the last reset: of the GPU if there is one, else of the process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e6
-    if sys.platform == "linux":
-        (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024 / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # macOS: bytes, since the start of the process
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) * 1024 / 1e6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # since the start of the process; macOS counts bytes, others kB
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6

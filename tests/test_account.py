@@ -1,0 +1,69 @@
+"""The account of network passes is true: what a method is charged is what all its networks really make, to the row."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from bezierdistill.arena.bench import Bench
+from bezierdistill.arena.methods import METHODS
+from bezierdistill.data import load_data
+from bezierdistill.models import NetworkConfig
+from bezierdistill.networks import MLP
+from bezierdistill.objectives import flow_map_matching, mean_flow
+from bezierdistill.recipe import RecipeConfig
+from bezierdistill.sources import noise
+from bezierdistill.training.config import LoopConfig
+from conftest import Account
+
+SMALL, OURS = (12_000, 32), (240_000, 128)  # budget and batch; ours has more stages, each with costs of its own
+SIZES = {name: OURS for name in METHODS if name.startswith("bezier-")} | {"bezier": OURS, "bezier-teacher": SMALL}
+SIZES["bezier-half"] = (2 * OURS[0], 2 * OURS[1])
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> str:
+    np.savez(tmp_path / "data.npz", x=np.random.default_rng(0).standard_normal((400, 3)).astype(np.float32))
+    return str(tmp_path / "data.npz")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_pass_is_charged_and_nothing_else(name: str, tiny: str, tmp_path: Path, account: Account) -> None:
+    budget, batch = SIZES.get(name, SMALL)
+    network, loop = NetworkConfig(width=16, depth=2), LoopConfig(accelerator="cpu")
+    bench = Bench(load_data(tiny), budget, 0, tmp_path / "own", tmp_path / "shared", batch, network, loop)
+    samplers = METHODS[name](bench)
+    slack = 32 * 27 if name == "dmd-two" else 0  # one step: it simulates its first jump in half of the steps, by chance
+    assert abs(account.passes - bench.spent) <= slack
+    assert bench.spent <= bench.budget
+    share = {"bezier-half": 0.5, "bezier-teacher": RecipeConfig.strong_share}.get(name, 1.0)
+    assert bench.spent >= 0.9 * share * budget
+    for passes, sampler in samplers.items():
+        account.passes = 0
+        x = sampler(noise(1, 0, 9, bench.data.shape))
+        assert account.passes == 9 * passes
+        assert x.shape == (9, 3)
+        assert bool(x.isfinite().all())
+
+
+def test_the_counter_counts_gradients_where_they_come_back(account: Account) -> None:
+    net, x, t = MLP((3,), 16, 2), torch.randn(5, 3), torch.rand(5)
+    net(x, t, t)
+    assert account.passes == 5
+    loss = net(x, t, t).square().mean()
+    assert account.passes == 10  # no gradient yet
+    loss.backward()
+    assert account.passes == 20
+    with torch.no_grad():
+        nn.Sequential(net)[0](x, t, t)
+    assert account.passes == 25
+
+
+@pytest.mark.parametrize(("module", "passes"), [(mean_flow, 2 + 2), (flow_map_matching, 2 + 4)])
+def test_a_derivative_counts_as_a_second_value(module: object, passes: int, account: Account) -> None:
+    net, x, t = MLP((3,), 16, 2), torch.randn(5, 3), torch.rand(5)
+    value, slope = module.forward_derivative(lambda time: net(x, t, time, None), (t,), (torch.ones_like(t),))  # pyright: ignore[reportAttributeAccessIssue]
+    (value + (slope.detach() if module is mean_flow else slope)).square().mean().backward()
+    assert account.passes == 5 * passes

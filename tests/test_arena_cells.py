@@ -1,0 +1,255 @@
+"""Cells of the arena: cut off anywhere and continued, failed in every way, cleaned up; and the tables made of their rows."""
+
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bezierdistill.arena import bench as bench_module
+from bezierdistill.arena.methods import METHODS, OURS
+from bezierdistill.arena.runner import ArenaConfig, arena, choose_methods, gather
+from bezierdistill.cli import main
+from bezierdistill.models import NetworkConfig
+from bezierdistill.objectives import FlowMatching
+from bezierdistill.training.config import LoopConfig
+
+CUT = "rfd-2,rf-2"  # they share a teacher and its pairs
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    file = tmp_path_factory.mktemp("data") / "data.npz"
+    np.savez(file, x=np.random.default_rng(0).standard_normal((400, 3)).astype(np.float32))
+    return str(file)
+
+
+def small(data: str, out: Path, methods: str, **settings: Any) -> ArenaConfig:
+    defaults: dict[str, Any] = {"budget": 12_000, "batch": 32, "samples": 64, "seeds": 1}
+    loop = LoopConfig(accelerator="cpu", save_every=10)
+    return ArenaConfig(data, out, methods, **{**defaults, "network": NetworkConfig(width=16, depth=2), "loop": loop, **settings})
+
+
+def timeless(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in row.items() if key not in ("seconds", "peak_memory_mb")} for row in rows]
+
+
+def own(folder: Path, name: str, body: str) -> str:
+    (folder / f"{name}.py").write_text(f"def method(bench):\n    {body}\n")
+    return str(folder / f"{name}.py")
+
+
+@pytest.fixture(scope="module")
+def whole(data: str, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Rows of an arena that nothing has disturbed."""
+    return timeless(arena(small(data, tmp_path_factory.mktemp("whole") / "a", CUT)))
+
+
+def cut_at(call: int, true: Callable[..., Any], after: bool = False) -> Callable[..., Any]:
+    """The function, which Ctrl-C stops at one of its calls."""
+    calls = iter(range(1, 10_000))
+
+    def function(*arguments: Any) -> Any:
+        made = true(*arguments) if (last := next(calls) == call) and after else None
+        if last:
+            raise KeyboardInterrupt
+        return true(*arguments) if made is None else made
+
+    return function
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "call"),
+    [
+        (FlowMatching, "loss", 25),  # within the teacher, after its second saved state
+        (bench_module, "simulate", 1),  # the pairs are whole, their clock is not written
+        (bench_module, "distill", 1),  # within the first cell
+        (bench_module, "distill", 3),  # within the second cell, which uses the first one's teacher and pairs
+    ],
+)
+def test_cut_off_anywhere_it_gives_the_same_rows(
+    where: Any, name: str, call: int, data: str, tmp_path: Path, whole: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small(data, tmp_path / "a", CUT)
+    with monkeypatch.context() as patch:
+        patch.setattr(where, name, cut_at(call, getattr(where, name), after=where is not FlowMatching))
+        with pytest.raises(KeyboardInterrupt):
+            arena(config)
+    assert len(gather(config.out)) == (1 if call == 3 else 0)
+    assert timeless(arena(config)) == whole
+
+
+def test_ctrl_c_is_one_line_and_what_is_finished_stays(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = own(tmp_path, "good", "return {1: lambda x: x}")
+    bad = own(tmp_path, "stop", "raise KeyboardInterrupt")
+    command = ["arena", "--data", data, "--out", str(tmp_path / "a"), "--methods", f"{good},{bad}", "--samples", "64"]
+    assert main(command) == 130
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "interrupted" in error
+    assert "--resume" not in error  # which this verb does not have
+    assert [row["method"] for row in json.loads((tmp_path / "a" / "arena.json").read_text())] == ["good"]
+    assert main(["distill", "--help"][:1] + ["--curves", str(tmp_path), "--out", str(tmp_path / "s")]) == 2
+
+
+def test_seeds_and_methods_may_be_added(data: str, tmp_path: Path, whole: list[dict[str, Any]]) -> None:
+    first = arena(small(data, tmp_path / "a", "rf-2"))
+    assert timeless(first) == [row for row in whole if row["method"] == "rf-2"]
+    more = arena(small(data, tmp_path / "a", CUT, seeds=2))
+    assert [row for row in more if row["method"] == "rf-2" and row["seed"] == 0] == first  # their clocks too: they were not run again
+    assert [row for row in timeless(more) if row["seed"] == 0] == whole
+    assert {row["seed"] for row in more} == {0, 1}
+    assert {row["frechet"] for row in more if row["seed"] == 0}.isdisjoint(row["frechet"] for row in more if row["seed"] == 1)
+
+
+BROKEN = {
+    "diverged": ("raise ValueError('loss of student is not finite')", "loss of student is not finite"),
+    "overspent": ("bench.charge(12_001)\n    return {1: lambda x: x}", "spent 12,001 network passes, the budget is 12,000"),
+    "nan": ("return {1: lambda x: x, 2: lambda x: 0 * x / 0}", "NaN or infinite"),
+    "far": ("return {1: lambda x: 1e30 * x}", "the method has diverged"),
+    "shape": ("return {1: lambda x: x[:, :2]}", r"made samples of shape (64, 2), expected (64, 3) as its noise"),
+    "nothing": ("pass", "returned NoneType, expected {passes: sampler}"),
+    "none": ("return {}", "expected {passes: sampler} with one sampler or more"),
+}
+
+
+def test_a_cell_that_fails_is_one_row_and_stops_no_other(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [own(tmp_path, name, body) for name, (body, _) in BROKEN.items()]
+    fine = own(tmp_path, "fine", "bench.fit(bench.build(), __import__('bezierdistill.objectives').objectives.FlowMatching(), spend=96)\n"
+               "    return {1: lambda x: x}")
+    rows = {row["method"]: row for row in arena(small(data, tmp_path / "a", ",".join([*files, fine])))}
+    assert len(rows) == len(gather(tmp_path / "a")) == len(BROKEN) + 1
+    for name, (_, message) in BROKEN.items():
+        assert rows[name].keys() == {"method", "ours", "seed", "error"}
+        assert message in rows[name]["error"]
+        assert "\n" not in rows[name]["error"]
+    assert rows["fine"]["spent_passes"] == 96
+    assert capsys.readouterr().err.count("\n") == len(BROKEN)
+    assert not list((tmp_path / "a").rglob("*.safetensors"))  # only figures stay
+
+
+def test_a_report_of_failures_alone_names_them(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = own(tmp_path, "mine", "raise ValueError('it was <too> much')")
+    assert main(["arena", "--data", data, "--out", str(tmp_path / "a"), "--methods", file, "--samples", "64", "--seeds", "2"]) == 0
+    assert "failed: mine (seed 0), mine (seed 1)" in capsys.readouterr().err
+    page = (tmp_path / "a" / "report.html").read_text()
+    assert "Failed: mine, seed 0: it was &lt;too&gt; much" in page
+
+
+def test_two_methods_of_one_name_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    files = f"{own(tmp_path, 'mine', 'pass')},{own(tmp_path / 'other', 'mine', 'pass')}"
+    with pytest.raises(ValueError, match="two methods are called mine"):
+        choose_methods(files)
+    (tmp_path / "three.py").write_text("method = 3")
+    with pytest.raises(ValueError, match=r"no function method\(bench\)"):
+        choose_methods(str(tmp_path / "three.py"))
+    (tmp_path / "half.py").write_text("def method(bench:")
+    with pytest.raises(ValueError, match="SyntaxError"):
+        choose_methods(str(tmp_path / "half.py"))
+    assert list(choose_methods("all")) == list(METHODS)
+    assert list(choose_methods(" rf-2 , bezier ")) == ["rf-2", "bezier"]
+
+
+def test_ours_is_one_method_and_models_stay_if_asked(data: str, tmp_path: Path) -> None:
+    assert [name for name in METHODS if name == OURS] == ["bezier"]
+    arena(small(data, tmp_path / "a", "rfd-1", keep_models=True))
+    kept = sorted(file.parent.relative_to(tmp_path / "a").parts[0] for file in (tmp_path / "a").rglob("model.json"))
+    assert kept == ["models", "shared"]
+
+
+def test_peak_memory_is_that_of_the_cell(data: str, tmp_path: Path) -> None:
+    heavy = own(tmp_path, "heavy", "import torch; torch.ones(30_000_000).sum()\n    return {1: lambda x: x}")
+    light = own(tmp_path, "light", "return {1: lambda x: x}")
+    rows = {row["method"]: row for row in arena(small(data, tmp_path / "a", f"{heavy},{light}"))}
+    if Path("/proc/self/clear_refs").exists():
+        assert rows["heavy"]["peak_memory_mb"] > rows["light"]["peak_memory_mb"] + 90  # 120 MB of numbers
+    assert 0 < rows["heavy"]["seconds"] < 60
+
+
+def test_fast_changes_sizes_alone() -> None:
+    config = ArenaConfig("moons", Path("x"), fast=True, seeds=2)
+    fast = config.scaled()
+    assert (fast.budget, fast.batch, fast.samples, fast.network.width, fast.network.depth) == (400_000, 64, 512, 32, 2)
+    assert (fast.methods, fast.seeds, fast.loop, fast.network.kind) == (config.methods, 2, config.loop, config.network.kind)
+    slow = ArenaConfig("moons", Path("x"))
+    assert slow.scaled() is slow
+
+
+def benchmark() -> Any:
+    spec = importlib.util.spec_from_file_location("arena_benchmark", Path(__file__).parents[1] / "benchmarks" / "arena.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def a_row(method: str, seed: int, passes: int, excess: float) -> dict[str, Any]:
+    ratios = {f"{metric}_ratio": 1 + excess for metric in ("frechet", "sliced_wasserstein", "energy")}
+    costs = {"spent_passes": 10, "seconds": 4.0, "peak_memory_mb": 5.0}
+    return {"method": method, "ours": method == OURS, "seed": seed, "passes": passes, **costs, **ratios}
+
+
+def fill(out: Path, tasks: dict[str, float], methods: dict[str, float], failed: tuple[str, ...] = ()) -> None:
+    """A folder of the benchmark: a method's excess is its own number times the task's, 20 % off for the two seeds."""
+    for task, scale in tasks.items():
+        settings = {"budget": 5_000, "samples": 64, "batch": 8, "network": {"kind": "mlp", "depth": 2, "width": 3}}
+        machine = {"cores": 2, "processor": "x", "threads": 1, "torch": "2"}
+        (out / task / "cells").mkdir(parents=True)
+        (out / task / "run.json").write_text(json.dumps({**settings, "machine": machine}))
+        for method, excess in methods.items():
+            for seed in (0, 1):
+                passes = (20,) if method == "bezier-teacher" else (1, 2)
+                rows = [a_row(method, seed, k, excess * scale / k * (0.8 + 0.4 * seed)) for k in passes]
+                rows = [{"method": method, "ours": False, "seed": seed, "error": "too far"}] if method in failed else rows
+                (out / task / "cells" / f"{method}-{seed}.json").write_text(json.dumps({"rows": rows}))
+
+
+FULL = {"bezier": 0.5, "bezier-half": 0.8, "bezier-teacher": 6.0, "rfd-1": 1.0, "rfd-2": 2.0, "rfd-3": 3.0, "dmd": 0.6, "mean-flow": 9.0}
+ABLATED = {"bezier-lines": 1.0, "bezier-one-teacher": 0.25, "bezier-squared": 0.5, "bezier-unaligned": 0.75}
+
+
+def test_results_of_the_benchmark_by_hand(tmp_path: Path) -> None:
+    fill(tmp_path, {"digits": 1.0, "manifold": 3.0}, FULL | ABLATED, failed=("mean-flow",))
+    text = benchmark().write_results(tmp_path)
+    assert (tmp_path / "results.md").read_text() == text
+    assert "| method | manifold | digits | mean, Fréchet | mean, sliced Wasserstein | mean, energy |" in text
+    # rfd-1: 1.0 (0.8 and 1.2) on digits, 3.0 on manifold; the standard error is half the difference of two seeds
+    assert "| rfd-1 | 3.00 ± 0.60 | 1.00 ± 0.20 | 2.00 | 2.00 | 2.00 |" in text
+    assert "| **bezier** | 1.50 ± 0.30 | 0.50 ± 0.10 | 1.00 | 1.00 | 1.00 |" in text
+    one_pass = text.split("### One pass")[1].split("###")[0]
+    assert [line.split("|")[1].strip() for line in one_pass.splitlines()[4:] if line] == ["**bezier**", "dmd", "rfd-1", "rfd-2", "rfd-3"]
+    assert "1.00 / 2.00 = 0.50 (wanted: 0.65 or less): holds. By metric: Fréchet 0.50, sliced Wasserstein 0.50, energy 0.50." in text
+    assert "manifold: 1.50, first; digits: 0.50, first. At half the budget ours has 1.60, rectified-flow" in text
+    assert "at the full one 2.00: holds." in text
+    assert "Mean: ours 0.50, the best other (dmd) 0.60; at half the budget 0.80." in text
+    assert "on 2 of 2 tasks (manifold 1.50 against 18.00, digits 0.50 against 6.00): holds." in text
+    assert "| no curves: straight lines | 2.00 | 2.00 | 1.00 | 2.00 | 4 |" in text
+    assert "| no second teacher | 0.50 | 0.50 | 0.25 | 0.50 | 4 |" in text
+    assert "- manifold: mean-flow, seed 1: too far" in text
+
+
+def test_results_of_the_benchmark_say_what_does_not_hold(tmp_path: Path) -> None:
+    fill(tmp_path, {"digits": 1.0}, FULL | ABLATED | {"bezier": 0.7, "bezier-half": 1.5, "bezier-teacher": 0.6, "mean-flow": 0.2})
+    text = benchmark().write_results(tmp_path)
+    assert "0.70 / 1.00 = 0.70 (wanted: 0.65 or less): does NOT hold." in text
+    assert "digits: 0.70, behind (mean-flow 0.20, dmd 0.60)." in text
+    assert "At half the budget ours has 1.50, rectified-flow distillation at the full one 1.00: does NOT hold." in text
+    assert "on 0 of 1 tasks (digits 0.70 against 0.60): does NOT hold." in text
+
+
+def test_results_of_the_benchmark_within_an_error_of_the_first(tmp_path: Path) -> None:
+    fill(tmp_path, {"digits": 1.0}, FULL | ABLATED | {"bezier": 0.65})  # the standard error is a fifth of it: 0.13
+    assert "digits: 0.65, within one standard error of the first (dmd 0.60)." in benchmark().write_results(tmp_path)
+
+
+@pytest.mark.parametrize("left_out", ["bezier", "bezier-lines", "bezier-half", "rfd-3", "bezier-teacher", "dmd"])
+def test_results_of_the_benchmark_without_a_method(left_out: str, tmp_path: Path) -> None:
+    fill(tmp_path, {"digits": 1.0}, {name: excess for name, excess in (FULL | ABLATED).items() if name != left_out})
+    text = benchmark().write_results(tmp_path)
+    assert "nan" not in text
+    assert "### One pass" in text

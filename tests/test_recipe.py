@@ -1,0 +1,230 @@
+"""The recipe: its budget holds everything, it goes on where it stopped, and its search finds the blend that is exact."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+from bezierdistill import recipe as recipe_module
+from bezierdistill.cli import build_parser
+from bezierdistill.curves import Time
+from bezierdistill.data import EndlessData, Scaling
+from bezierdistill.fields import Field, GaussianMixture
+from bezierdistill.models import Model, NetworkConfig, load_model
+from bezierdistill.pipeline import train
+from bezierdistill.recipe import FINER, GUIDANCE, RecipeConfig, choose_blend, run_recipe
+from bezierdistill.store import CurveStore
+from bezierdistill.training.config import LoopConfig, TrainConfig
+from conftest import Account, CountedNet, FieldNet, gaussian
+
+NET, LOOP = NetworkConfig(width=16, depth=2), LoopConfig(accelerator="cpu")
+BUDGET, BATCH = 240_000, 128
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    file = tmp_path_factory.mktemp("data") / "data.npz"
+    np.savez(file, x=(np.random.default_rng(0).standard_normal((500, 3)) * [1, 2, 3] + 7).astype(np.float32))
+    return str(file)
+
+
+def small(data: str, out: Path, **changes: Any) -> RecipeConfig:
+    settings: dict[str, Any] = {"budget": BUDGET, "batch": BATCH, "network": NET, "loop": LOOP}
+    return RecipeConfig(data, out, **{**settings, **changes})
+
+
+@pytest.fixture(scope="module")
+def whole(data: str, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """The student of an uninterrupted run."""
+    return run_recipe(small(data, tmp_path_factory.mktemp("whole") / "run"))
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "whole": {},
+    "one teacher": {"weak_share": 0.0},
+    "lines": {"degree": 1},
+    "no alignment": {"align_share": 0.0},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_budget_holds_every_pass(variant: str, data: str, tmp_path: Path, account: Account) -> None:
+    student = run_recipe(small(data, tmp_path / "run", **VARIANTS[variant]))
+    assert student.spent == account.passes
+    assert 0.95 * BUDGET <= student.spent <= BUDGET
+    passes = student.card["passes"]
+    assert passes.keys() == {"training", "curves", "teachers", "search", "total"}
+    assert passes["total"] == sum(passes.values()) - passes["total"]
+    store = CurveStore.open(tmp_path / "run" / "curves")
+    assert passes["curves"] == store.manifest["passes"] == pytest.approx(0.07 * BUDGET, rel=0.01)
+    steps = int(0.55 * BUDGET) // (3 * BATCH) + (0 if variant == "one teacher" else int(0.05 * BUDGET) // (3 * BATCH))
+    assert passes["teachers"] == 3 * BATCH * steps
+    assert passes["search"] == (0 if variant == "one teacher" else 8 * 4 * 6 * (int(0.03 * BUDGET) // (8 * 4 * 6)))
+    assert student.card["config"]["align"] == (0 if variant == "no alignment" else int(0.15 * BUDGET) // alignment_cost(variant))
+    assert store.recipe["degree"] == (1 if variant == "lines" else 4)
+    assert len(store.recipe["teachers"]) == (1 if variant == "one teacher" else 2)
+    assert set(student.knots) == {1, 2}
+
+
+def alignment_cost(variant: str) -> int:
+    teachers = 1 if variant == "one teacher" else 2
+    return BATCH * ((3 + teachers + 1 + 3) + (6 + teachers + 1 + 3))
+
+
+def test_the_best_blend_of_the_search_is_what_is_simulated(whole: Model) -> None:
+    assert whole.folder is not None
+    searched = recipe_module.read_json(whole.folder / "search.json", "search")
+    best = min(searched["scores"], key=lambda g: searched["scores"][g])
+    assert float(best) == searched["best"]
+    assert len(searched["scores"]) == searched["trials"] == len(GUIDANCE) + len(FINER)
+    weights = torch.tensor(whole.card["weights"]).flatten()
+    torch.testing.assert_close(weights, torch.tensor([searched["best"], 1 - searched["best"]]), rtol=0, atol=1e-6)
+
+
+def test_a_run_stopped_in_every_stage_gives_the_same_weights(
+    data: str, tmp_path: Path, whole: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, stages = small(data, tmp_path / "run"), ("train", "choose_blend", "simulate", "distill", "save_model")
+    for stage in stages:
+        own: Callable[..., Any] = getattr(recipe_module, stage)
+
+        def stopped(*arguments: Any, own: Callable[..., Any] = own, stage: str = stage) -> None:
+            if stage in ("train", "distill"):
+                own(*arguments)  # stopped at the end of the stage, before anything is made of it
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(recipe_module, stage, stopped)
+            with pytest.raises(KeyboardInterrupt):
+                run_recipe(config)
+    student = run_recipe(config)
+    assert student.card["digest"] == whole.card["digest"]
+    assert student.card["passes"] == whole.card["passes"]
+    with monkeypatch.context() as patch:  # a finished one is only read
+        for stage in stages:
+            patch.setattr(recipe_module, stage, lambda *arguments: pytest.fail("a finished stage was run again"))
+        assert run_recipe(config).card == student.card
+
+
+def test_a_folder_of_another_recipe_is_refused(data: str, whole: Model, tmp_path: Path) -> None:
+    assert whole.folder is not None
+    out = whole.folder.parent
+    assert run_recipe(small(data, out)).card["digest"] == whole.card["digest"]
+    with pytest.raises(ValueError, match="holds a recipe with other budget, degree"):
+        run_recipe(small(data, out, budget=2 * BUDGET, degree=2))
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="is not empty and holds no recipe"):
+        run_recipe(small(data, tmp_path))
+    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_given_teachers_are_used_and_charged(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    teachers = [
+        train(TrainConfig(data, tmp_path / name, steps, BATCH, seed, network=NET, loop=LOOP))
+        for name, steps, seed in (("good", 300, 5), ("poor", 20, 6))
+    ]
+    monkeypatch.setattr(recipe_module, "train", lambda *arguments: pytest.fail("a teacher was trained"))
+    student = run_recipe(small(data, tmp_path / "run", strong=tmp_path / "good", weak=tmp_path / "poor"))
+    assert [entry["digest"] for entry in student.card["teachers"]] == [teacher.card["digest"] for teacher in teachers]
+    assert student.card["passes"]["teachers"] == 3 * BATCH * 320
+    assert 0.95 * BUDGET <= student.spent <= BUDGET
+    assert not (tmp_path / "run" / "strong").exists()
+    with pytest.raises(ValueError, match="for the student: expected 384 or more"):  # what is given may cost more than all there is
+        run_recipe(small(data, tmp_path / "other", strong=tmp_path / "good", weak=tmp_path / "poor", budget=100_000))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"strong_share": 0.7}, "a sum below 1"),
+        ({"align_share": -0.1}, "none below 0"),
+        ({"budget": 0}, "budget is 0"),
+        ({"batch": 0}, "batch is 0"),
+        ({"degree": 0}, "degree is 0"),
+        ({"degree": 8}, "a fit of degree 8 needs 7"),
+        ({"solver_steps": 2}, "a fit of degree 4 needs 3"),
+        ({"huber": -1.0}, "huber is -1.0"),
+        ({"anchor": -1.0}, "anchor is -1.0"),
+        ({"align_lr": 0.0}, "align_lr is 0.0"),
+        ({"weak_share": 0.0, "weak": Path("weak")}, "leave one of them out"),
+    ],
+)
+def test_settings_are_checked_before_anything_is_trained(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        small("moons", tmp_path / "run", **changes)
+
+
+@pytest.mark.parametrize(("budget", "what"), [(300, "the strong teacher"), (3000, "the weak teacher"), (20_000, "the student")])
+def test_a_budget_that_is_too_small_is_named(budget: int, what: str, data: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"budget is {budget} passes, which leaves .* for {what}: expected 384 or more"):
+        run_recipe(small(data, tmp_path / "run", budget=budget))
+
+
+class Beside:
+    """The exact field of a law, and ``amount`` of a wind beside it that blows samples away."""
+
+    passes = 1
+
+    def __init__(self, law: GaussianMixture, amount: float) -> None:
+        self.law, self.amount = law, amount
+
+    def __call__(self, x: Tensor, t: Time, cond: Tensor | None = None) -> Tensor:
+        return self.law(x, t) + self.amount * torch.tensor([0.8, -0.6]).to(x)
+
+
+LAW = gaussian([0.3, -0.2], [0.5, 0.8])
+
+
+def model(field: Field) -> Model:
+    return Model(CountedNet(FieldNet(field)), NetworkConfig(), (2,), Scaling())
+
+
+def law_data() -> EndlessData:
+    return EndlessData("law", (2,), Scaling(), lambda count, generator: LAW.sample(count, generator).float())
+
+
+@pytest.mark.parametrize("true", [1.0, 1.35, 1.6, 2.15])
+def test_the_search_finds_the_blend_that_is_exact(true: float) -> None:
+    strong, weak = (0.0, 1.0) if true == 1 else (1.0, true / (true - 1))  # g strong + (1 - g) weak is no wind where g is the true one
+    teachers = [model(Beside(LAW, amount)) for amount in (strong, weak)]
+    asked = 400_000
+    found = choose_blend(teachers[0], teachers[1], law_data(), 0, asked)
+    assert found["best"] == true
+    spent = sum(teacher.net.passes for teacher in teachers)  # pyright: ignore[reportOperatorIssue]
+    assert found["passes"] == spent * found["samples"]
+    assert 0.99 * asked < found["passes"] <= asked
+    far = max(found["scores"], key=lambda g: abs(float(g) - true))
+    assert found["scores"][far] == max(found["scores"].values())
+
+
+def test_a_blend_of_a_teacher_with_itself_is_that_teacher() -> None:
+    found = choose_blend(model(LAW), model(LAW), law_data(), 0, 40_000)
+    scores = list(found["scores"].values())
+    assert max(scores) == pytest.approx(min(scores), rel=1e-3)
+
+
+def test_the_recipe_file_is_the_default() -> None:
+    file = Path(__file__).parents[1] / "recipes" / "bezier.yaml"
+    parsed = build_parser().parse_args(["recipe", "--config", str(file), "--data", "digits", "--out", "x"])
+    assert parsed.verb == "recipe"  # the parser takes it
+    written, default = yaml.safe_load(file.read_text()), asdict(RecipeConfig("digits", Path("x")))
+    assert written.keys() <= default.keys()
+    for key, value in written.items():
+        if isinstance(value, dict):
+            assert value == {name: default[key][name] for name in value}
+        else:
+            assert value == default[key], key
+    assert default.keys() - written.keys() == {"data", "out", "seed", "strong", "weak", "network"}
+    config = parsed.recipe
+    assert all(getattr(config, key) == default[key] for key in written if key != "loop")
+
+
+def test_card_counts_survive_reading(whole: Model) -> None:
+    assert whole.folder is not None
+    assert load_model(whole.folder).spent == whole.spent
