@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 OUT ?= runs/demo
 
-.PHONY: setup demo test test-all check bench claims clean
+.PHONY: setup demo test test-all check bench search arena clean
 
 setup: $(READY)
 
@@ -32,8 +32,11 @@ check: setup
 bench: setup
 	$(BIN)/python benchmarks/overhead.py
 
-claims: setup
-	$(BIN)/python benchmarks/claims.py --out runs/claims
+search: setup
+	$(BIN)/python benchmarks/search.py --out runs/search
+
+arena: setup
+	$(BIN)/python benchmarks/arena.py --out runs/arena
 
 clean:
 	rm -rf .venv runs

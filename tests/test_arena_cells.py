@@ -92,7 +92,6 @@ def test_ctrl_c_is_one_line_and_what_is_finished_stays(data: str, tmp_path: Path
     assert "interrupted" in error
     assert "--resume" not in error  # which this verb does not have
     assert [row["method"] for row in json.loads((tmp_path / "a" / "arena.json").read_text())] == ["good"]
-    assert main(["distill", "--help"][:1] + ["--curves", str(tmp_path), "--out", str(tmp_path / "s")]) == 2
 
 
 def test_seeds_and_methods_may_be_added(data: str, tmp_path: Path, whole: list[dict[str, Any]]) -> None:
@@ -118,8 +117,11 @@ BROKEN = {
 
 def test_a_cell_that_fails_is_one_row_and_stops_no_other(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = [own(tmp_path, name, body) for name, (body, _) in BROKEN.items()]
-    fine = own(tmp_path, "fine", "bench.fit(bench.build(), __import__('bezierdistill.objectives').objectives.FlowMatching(), spend=96)\n"
-               "    return {1: lambda x: x}")
+    fine = own(
+        tmp_path,
+        "fine",
+        "bench.fit(bench.build(), __import__('bezierdistill.objectives').objectives.FlowMatching(), spend=96)\n    return {1: lambda x: x}",
+    )
     rows = {row["method"]: row for row in arena(small(data, tmp_path / "a", ",".join([*files, fine])))}
     assert len(rows) == len(gather(tmp_path / "a")) == len(BROKEN) + 1
     for name, (_, message) in BROKEN.items():
@@ -204,13 +206,13 @@ def fill(out: Path, tasks: dict[str, float], methods: dict[str, float], failed: 
         for method, excess in methods.items():
             for seed in (0, 1):
                 passes = (20,) if method == "bezier-teacher" else (1, 2)
-                rows = [a_row(method, seed, k, excess * scale / k * (0.8 + 0.4 * seed)) for k in passes]
+                rows = [a_row(method, seed, k, excess * scale / (2 if k == 2 else 1) * (0.8 + 0.4 * seed)) for k in passes]
                 rows = [{"method": method, "ours": False, "seed": seed, "error": "too far"}] if method in failed else rows
                 (out / task / "cells" / f"{method}-{seed}.json").write_text(json.dumps({"rows": rows}))
 
 
 FULL = {"bezier": 0.5, "bezier-half": 0.8, "bezier-teacher": 6.0, "rfd-1": 1.0, "rfd-2": 2.0, "rfd-3": 3.0, "dmd": 0.6, "mean-flow": 9.0}
-ABLATED = {"bezier-lines": 1.0, "bezier-one-teacher": 0.25, "bezier-squared": 0.5, "bezier-unaligned": 0.75}
+ABLATED = {"bezier-lines": 1.0, "bezier-one-teacher": 0.25, "bezier-squared": 0.5, "bezier-untuned": 0.75, "bezier-aligned": 2.0}
 
 
 def test_results_of_the_benchmark_by_hand(tmp_path: Path) -> None:
@@ -230,6 +232,8 @@ def test_results_of_the_benchmark_by_hand(tmp_path: Path) -> None:
     assert "on 2 of 2 tasks (manifold 1.50 against 18.00, digits 0.50 against 6.00): holds." in text
     assert "| no curves: straight lines | 2.00 | 2.00 | 1.00 | 2.00 | 4 |" in text
     assert "| no second teacher | 0.50 | 0.50 | 0.25 | 0.50 | 4 |" in text
+    assert all(f"| {name} |" in text for name in benchmark().ABLATIONS.values())
+    assert {OURS, "bezier-half", "bezier-teacher", *benchmark().DISTILLED, *benchmark().ABLATIONS} <= METHODS.keys()
     assert "- manifold: mean-flow, seed 1: too far" in text
 
 
@@ -253,3 +257,7 @@ def test_results_of_the_benchmark_without_a_method(left_out: str, tmp_path: Path
     text = benchmark().write_results(tmp_path)
     assert "nan" not in text
     assert "### One pass" in text
+    judged = left_out in ("bezier-lines", "dmd")
+    assert ("holds" in text) == judged
+    assert (f"They are not judged: some task has no figures of {left_out}." in text) == (not judged)
+    assert "no curves" in text or left_out == "bezier-lines" or not judged

@@ -269,3 +269,58 @@ def test_endless_data_is_standardised_and_its_sides_are_different_draws(name: st
     y = data.batch(20_000, generator(9))
     assert (y.mean(0).abs() < 6 / math.sqrt(20_000)).all()  # two estimates differ: this mean and that of the scaling
     assert ((y.square().mean(0) - 1).abs() < 6 * y.square().std(0) / math.sqrt(20_000)).all()
+
+
+@pytest.mark.parametrize("source", ["digits", "bytes"])
+def test_principal_components_are_those_of_the_training_side(source: str, tmp_path: Path) -> None:
+    if source == "digits":
+        whole, name = load_data("digits"), "digits"
+    else:
+        noise = RNG.normal(size=(300, 5)) @ RNG.normal(size=(5, 24)) * 25 + RNG.normal(size=(300, 24)) + 128
+        whole, name = load_array(tmp_path, x=noise.clip(0, 255).astype(np.uint8).reshape(300, 4, 6)), str(tmp_path / "data.npz")
+    data = load_data(f"{name}@pca5")
+    assert isinstance(data, ArrayData)
+    assert isinstance(whole, ArrayData)
+    train = whole.train.reshape(len(whole.train), -1).astype(np.float64)
+    centre, (_, stretch, axes) = train.mean(0), np.linalg.svd(train - train.mean(0), full_matrices=False)
+    for split in ("train", "valid", "test"):
+        expected = (getattr(whole, split).reshape(len(getattr(whole, split)), -1) - centre) @ axes[:5].T
+        found = getattr(data, split).astype(np.float64)
+        signs = np.sign((expected * found).sum(0))  # an axis has two directions
+        np.testing.assert_allclose(found * signs, expected, atol=2e-4 * np.abs(expected).max())
+    orthonormal = np.linalg.lstsq(train - centre, data.train.astype(np.float64), rcond=None)[0]
+    np.testing.assert_allclose(orthonormal.T @ orthonormal, np.eye(5), atol=1e-4)
+    np.testing.assert_allclose(data.train.var(0), stretch[:5] ** 2 / len(train), rtol=1e-4)
+    x = data.scaling.encode(data.train)
+    torch.testing.assert_close(x.std(0, correction=0), torch.ones(5), rtol=1e-4, atol=0)
+    torch.testing.assert_close(x.T @ x / len(x), torch.eye(5), rtol=0, atol=1e-3)
+    assert data.shape == (5,)
+    assert data.name == f"{name}@pca5"
+    np.testing.assert_allclose(data.scaling.decode(data.scaling.encode(data.test)), data.test, rtol=1e-4, atol=1e-3)
+
+
+def test_principal_components_follow_a_changed_file(tmp_path: Path) -> None:
+    first = RNG.normal(size=(90, 4))
+    load_array(tmp_path, x=first)
+    name = f"{tmp_path / 'data.npz'}@pca2"
+    before = load_data(name)
+    assert load_data(name) is before  # decomposed once
+    load_array(tmp_path, x=first * [1, 2, 3, 4])
+    assert not torch.equal(load_data(name).real(10, 0, "test"), before.real(10, 0, "test"))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("digits@pca65", "digits@pca65 asks for 65 principal components, digits has 64"),
+        ("moons@pca2", "expected a file, a folder or digits"),
+        ("manifold@pca2", "expected a file, a folder or digits"),
+        ("nowhere.npz@pca2", "no data called 'nowhere.npz'"),
+        ("digits@pca0", "no data called 'digits@pca0'"),
+        ("digits@pca", "no data called 'digits@pca'"),
+        ("@pca3", "no data called '@pca3'"),
+    ],
+)
+def test_principal_components_that_are_not_there(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_data(name)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bezierdistill.cli import main
+from bezierdistill.cli import VERBS, main
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 SMALLER = [
@@ -34,15 +34,20 @@ def test_python_blocks(block: str) -> None:
 
 
 def test_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    net = ["--network.width", "16", "--network.depth", "2"]
     smaller = {
+        "demo": ["--fast"],
+        "recipe": ["--budget", "240000", "--batch", "128", *net],
+        "arena": ["--methods", "teacher-euler,rfd-1", "--seeds", "1", "--budget", "12000", "--batch", "32", "--samples", "64", *net],
         "train": ["--steps", "3"],
         "simulate": ["--count", "90"],
         "distill": ["--steps", "3", "--align", "2"],
         "sample": ["--count", "500"],
-        "reflow": ["--steps", "3", "--count", "90", "--batch", "16"],
+        "reflow": ["--steps", "150", "--count", "300", "--batch", "16", *net],
     }
     commands = [shlex.split(line, comments=True) for line in re.findall(r"^    (bezierdistill .*)$", README, re.MULTILINE)]
-    assert {command[1] for command in commands} == {"train", "simulate", "distill", "sample", "evaluate", "report", "reflow"}
+    stages = {"train", "simulate", "distill", "sample", "evaluate", "report", "reflow"}
+    assert stages <= {command[1] for command in commands} <= VERBS.keys()
     for command in commands:
         assert main([*command[1:], *smaller.get(command[1], [])]) == 0, capsys.readouterr().err
     assert Path("runs/one.png").exists()

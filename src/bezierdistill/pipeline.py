@@ -24,7 +24,7 @@ from bezierdistill.data import Data, Scaling, load_data
 from bezierdistill.fields import Blend, NetworkField, parse_weights
 from bezierdistill.files import read_json, write_json
 from bezierdistill.models import CARD, Model, load_model, save_model
-from bezierdistill.objectives import Alignment, CurveRegression, FlowMatching, Loss
+from bezierdistill.objectives import Alignment, ConsistencyTraining, CurveRegression, FlowMatching, Loss
 from bezierdistill.objectives.curves import Draw, EitherDraw, EndDraw, KnotsDraw, MapDraw, VelocityDraw
 from bezierdistill.progress import progress
 from bezierdistill.simulate import Simulation, simulate_rows
@@ -38,6 +38,7 @@ from bezierdistill.training.loop import Trainer, open_fabric
 RUN = "run.json"
 KNOT_GRID = time_grid(10)
 KNOT_CURVES = 512
+TUNE_HUBER = 0.1
 
 
 def train(config: TrainConfig) -> Model:
@@ -129,7 +130,7 @@ def _recipe(config: SimulateConfig, teachers: list[Model], blend: Blend) -> dict
 
 
 def distill(config: DistillConfig) -> Model:
-    """Distil stored curves into a student: regression along the curves, then law alignment if asked for.
+    """Distil stored curves into a student: regression along the curves, then tuning on real data and law alignment if asked for.
 
     Raises:
         ValueError: on a bad store, teachers other than those that made it, or a folder that holds another run.
@@ -138,6 +139,9 @@ def distill(config: DistillConfig) -> Model:
     teachers = _teachers(store)
     best = teachers[int(torch.tensor(store.recipe["weights"]).mean(1).argmax())]
     net = copy.deepcopy(best.net) if config.init == "teacher" else best.network.build(best.shape, config.seed)
+    data = None if config.data is None else load_data(config.data)
+    if data is not None and (data.shape != best.shape or data.scaling != best.scaling):
+        raise ValueError(f"data {config.data} of shape {data.shape} is not what the teachers (shape {best.shape}) were trained on")
     given = None if config.knots is None else _parse_knots(config.knots, config.passes)
     open_fabric(config.loop.accelerator, config.loop.precision)
     _claim(config.out, config)
@@ -148,6 +152,9 @@ def distill(config: DistillConfig) -> Model:
     if config.objective == "map" and given is None and config.passes > 1:
         schedules, searched = _best_schedules(trained, store, config.passes)
         spent += searched
+    if data is not None:
+        trained = _tune(config, data, trained)
+        spent += config.tune * config.batch * ConsistencyTraining.passes
     if config.align:
         trained, more = _align(config, store, trained, best.net, teachers, schedules)
         spent += more
@@ -212,6 +219,20 @@ def _regress(config: DistillConfig, store: CurveStore, net: nn.Module, schedules
         yield "student", objective.loss(nets["student"], (batch, None), generator)
 
     return trainer.fit(step, config.steps, config.seed, config.resume)
+
+
+def _tune(config: DistillConfig, data: Data, net: nn.Module) -> nn.Module:
+    """Consistency of jumps to the end from neighbouring times on lines that end in real data, at the smallest gap of the schedule."""
+    trainer = Trainer({"student": net}, config.loop, config.out, "tuning", {"student": config.tune_lr})
+    objective = ConsistencyTraining(metric=Loss(TUNE_HUBER))
+
+    def step(nets: Mapping[str, nn.Module], generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
+        x1 = data.batch(config.batch, generator)
+        x0 = torch.randn(x1.shape, generator=generator)
+        batch = (x0.to(trainer.device), x1.to(trainer.device), None)
+        yield "student", objective.loss(nets["student"], batch, generator, progress=1.0)
+
+    return trainer.fit(step, config.tune, config.seed + 2, config.resume)
 
 
 def _align(

@@ -269,15 +269,16 @@ def _jumps(model: Model, *passes: int) -> dict[int, Sampler]:
     return {k: partial(model.generate, passes=k) for k in passes}
 
 
-# Ours is bezier alone; bezier-half has half of the budget, bezier-teacher is its strong teacher undistilled, the other four each lack
-# one ingredient: curves (straight lines instead), the second teacher, the pseudo-Huber loss, law alignment.
+# Ours is bezier alone; bezier-half has half of the budget, bezier-teacher is its strong teacher undistilled, the others lack one
+# ingredient: curves (straight lines instead), the second teacher, the pseudo-Huber loss, tuning on real data (or law alignment instead).
 METHODS: dict[str, Method] = {
     OURS: bezier,
     "bezier-half": half_budget,
     "bezier-lines": partial(bezier, degree=1),
     "bezier-one-teacher": partial(bezier, weak_share=0.0),
     "bezier-squared": partial(bezier, huber=0.0),
-    "bezier-unaligned": partial(bezier, align_share=0.0),
+    "bezier-untuned": partial(bezier, tune_share=0.0),
+    "bezier-aligned": partial(bezier, tune_share=0.0, align_share=0.11),
     "bezier-teacher": partial(teacher, share=RecipeConfig.strong_share, solver="heun", passes=(20,)),
     "teacher-euler": teacher,
     "teacher-heun": partial(teacher, solver="heun", passes=(2, 4)),

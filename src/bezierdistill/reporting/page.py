@@ -89,12 +89,18 @@ def _arena(run: Path) -> list[str]:
         "seeds, ranks in brackets. The Frechet distance uses fixed random features and is not FID.</p>",
         _table(ARENA_HEADINGS, [line for line, _ in lines], [ours for _, ours in lines]),
         *(f"<p>Failed: {html.escape(line)}</p>" for line in failed),
+        *(_quality(rows) if lines else ()),
+        *_sheets(run, rows, str(settings["data"])),
+        f"<h2>Run again</h2><pre>{html.escape(json.dumps(settings, indent=1))}</pre>",
+    ]
+
+
+def _quality(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [
         "<h2>Quality against passes</h2>",
         _picture(plots.arena_figure(summarise(rows), "passes"), "excess against network passes a sample"),
         "<h2>Quality against cost</h2>",
         _picture(plots.arena_figure(summarise(rows), "seconds"), "excess against seconds of training"),
-        *_sheets(run, rows, str(settings["data"])),
-        f"<h2>Run again</h2><pre>{html.escape(json.dumps(settings, indent=1))}</pre>",
     ]
 
 
