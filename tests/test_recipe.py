@@ -163,7 +163,7 @@ def test_given_teachers_are_used_and_charged(data: str, tmp_path: Path, monkeypa
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"strong_share": 0.7}, "a sum below 1"),
+        ({"strong_share": 0.9}, "a sum below 1"),
         ({"align_share": -0.1}, "none below 0"),
         ({"budget": 0}, "budget is 0"),
         ({"batch": 0}, "batch is 0"),

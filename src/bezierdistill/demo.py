@@ -27,7 +27,7 @@ class DemoConfig:
     out: Path
     data: str = "digits"
     seed: int = 0
-    budget: int = 8_000_000
+    budget: int = 4_000_000
     fast: bool = False
 
     def __post_init__(self) -> None:
