@@ -115,10 +115,10 @@ def rounds_figure(entries: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def arena_figure(entries: Sequence[Entry], axis: Literal["passes", "seconds"]) -> Figure:
-    """Mean excess with its standard error: against passes a sample, or a panel a number of passes against the training's wall time."""
+    """Mean excess with its standard error: against passes a sample, or a panel for each of the three least numbers of passes against the training's wall time."""
     methods = list(dict.fromkeys(entry.method for entry in entries))
     look = {method: (COLOURS[k % len(COLOURS)], "osv^DPXh<>"[(k // len(COLOURS) + k) % 10]) for k, method in enumerate(methods)}
-    panels = [entries] if axis == "passes" else [[e for e in entries if e.passes == k] for k in sorted({e.passes for e in entries})]
+    panels = [entries] if axis == "passes" else [[e for e in entries if e.passes == k] for k in sorted({e.passes for e in entries})[:3]]
     figure = Figure(
         figsize=(9, 5.5) if axis == "passes" else (4.2 * min(3, len(panels)) + 2.5, 4.2 * math.ceil(len(panels) / 3)), layout="constrained"
     )
