@@ -115,10 +115,11 @@ def rounds_figure(entries: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def arena_figure(entries: Sequence[Entry], axis: Literal["passes", "seconds"]) -> Figure:
-    """Mean excess with its standard error: against passes a sample, or a panel for each of the three least numbers of passes against the training's wall time."""
+    """Mean excess with its standard error against passes a sample, or against seconds of training (a panel each for the fewest passes)."""
     methods = list(dict.fromkeys(entry.method for entry in entries))
     look = {method: (COLOURS[k % len(COLOURS)], "osv^DPXh<>"[(k // len(COLOURS) + k) % 10]) for k, method in enumerate(methods)}
-    panels = [entries] if axis == "passes" else [[e for e in entries if e.passes == k] for k in sorted({e.passes for e in entries})[:3]]
+    least = sorted({entry.passes for entry in entries})[:3]
+    panels = [entries] if axis == "passes" else [[entry for entry in entries if entry.passes == k] for k in least]
     figure = Figure(
         figsize=(9, 5.5) if axis == "passes" else (4.2 * min(3, len(panels)) + 2.5, 4.2 * math.ceil(len(panels) / 3)), layout="constrained"
     )
