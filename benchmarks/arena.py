@@ -18,7 +18,7 @@ from typing import Any
 
 from bezierdistill.arena.methods import METHODS, OURS
 from bezierdistill.arena.runner import ArenaConfig, arena, gather
-from bezierdistill.arena.summary import excess
+from bezierdistill.arena.summary import excess, standard_error
 
 TASKS = {
     "manifold": "manifold",
@@ -73,7 +73,7 @@ def cell(values: list[float]) -> str:
     """Mean and standard error as text."""
     if not values:
         return "-"
-    error = f" ± {statistics.stdev(values) / math.sqrt(len(values)):.2f}" if len(values) > 1 else ""
+    error = f" ± {standard_error(values):.2f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.2f}{error}"
 
 
@@ -96,8 +96,7 @@ def first(results: Results, passes: int) -> list[str]:
         means = {method: results.mean(method, passes, task=task) for method in results.methods(passes)}
         ours = results.values(task, OURS, passes)
         better = [f"{method} {mean:.2f}" for method, mean in means.items() if mean < means[OURS]]
-        error = statistics.stdev(ours) / math.sqrt(len(ours)) if len(ours) > 1 else 0.0
-        within = not better or min(means.values()) >= means[OURS] - error
+        within = not better or min(means.values()) >= means[OURS] - standard_error(ours)
         lines.append(
             f"{task}: {means[OURS]:.2f}, {'first' if not better else 'within one standard error of the first' if within else 'behind'}"
             f"{' (' + ', '.join(better) + ')' if better else ''}"

@@ -105,8 +105,12 @@ def _check_alike(config: SimulateConfig, teachers: list[Model], data: Data | Non
             )
         if teacher.scaling != first.scaling:
             raise ValueError(f"teacher {folder} was trained in other units than {config.teachers[0]}: train both on the same data")
-    if data is not None and (data.shape != first.shape or data.scaling != first.scaling):
-        raise ValueError(f"data {config.data} of shape {data.shape} is not what the teachers (shape {first.shape}) were trained on")
+    _check_data(config.data, data, first)
+
+
+def _check_data(name: str | None, data: Data | None, teacher: Model) -> None:
+    if data is not None and (data.shape != teacher.shape or data.scaling != teacher.scaling):
+        raise ValueError(f"data {name} of shape {data.shape} is not what the teachers (shape {teacher.shape}) were trained on")
 
 
 def _recipe(config: SimulateConfig, teachers: list[Model], blend: Blend) -> dict[str, Any]:
@@ -140,8 +144,7 @@ def distill(config: DistillConfig) -> Model:
     best = teachers[int(torch.tensor(store.recipe["weights"]).mean(1).argmax())]
     net = copy.deepcopy(best.net) if config.init == "teacher" else best.network.build(best.shape, config.seed)
     data = None if config.data is None else load_data(config.data)
-    if data is not None and (data.shape != best.shape or data.scaling != best.scaling):
-        raise ValueError(f"data {config.data} of shape {data.shape} is not what the teachers (shape {best.shape}) were trained on")
+    _check_data(config.data, data, best)
     given = None if config.knots is None else _parse_knots(config.knots, config.passes)
     open_fabric(config.loop.accelerator, config.loop.precision)
     _claim(config.out, config)

@@ -123,9 +123,9 @@ class Bench:
         out = self.folder / name
         return distill(DistillConfig(store.folder, out, steps=steps, batch=self.batch, seed=self.seed, loop=self.loop, **settings))
 
-    def build(self, shape: tuple[int, ...] | None = None, seed: int = 0) -> nn.Module:
+    def build(self, shape: tuple[int, ...] | None = None) -> nn.Module:
         """A new network, for states of the data's shape unless another is given."""
-        return self.network.build(shape or self.data.shape, self.seed + seed)
+        return self.network.build(shape or self.data.shape, self.seed)
 
     def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor, None]:
         """A batch of independent noise and data, without conditions."""

@@ -45,6 +45,11 @@ def excess(row: Row, metric: str = "frechet") -> float:
     return row[f"{metric}_ratio"] - 1
 
 
+def standard_error(values: Sequence[float]) -> float:
+    """Standard error of the mean; 0 for a single value."""
+    return statistics.stdev(values) / sqrt(len(values)) if len(values) > 1 else 0.0
+
+
 def summarise(rows: Sequence[Row], metric: str = "frechet") -> list[Entry]:
     """Means over seeds, by passes and then by rank; rows of failed cells are left out."""
     groups: dict[tuple[int, str], list[Row]] = {}
@@ -64,7 +69,7 @@ def summarise(rows: Sequence[Row], metric: str = "frechet") -> list[Entry]:
                 passes,
                 1 + sum(other[0] == passes and means[other] < means[passes, method] for other in order),
                 means[passes, method],
-                statistics.stdev(values) / sqrt(len(values)) if len(values) > 1 else 0.0,
+                standard_error(values),
                 len(values),
                 statistics.mean(row["seconds"] for row in own),
                 statistics.mean(row["spent_passes"] for row in own),
