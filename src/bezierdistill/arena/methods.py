@@ -28,6 +28,7 @@ from bezierdistill.objectives.consistency import (
 from bezierdistill.objectives.constant_acceleration import ConstantAcceleration
 from bezierdistill.objectives.constant_acceleration import sample as acceleration_sample
 from bezierdistill.objectives.distribution_matching import DistributionMatching
+from bezierdistill.objectives.distribution_matching import sample as matching_sample
 from bezierdistill.objectives.flow_map_matching import LagrangianMap, LagrangianSelfDistillation
 from bezierdistill.objectives.losses import Loss
 from bezierdistill.objectives.mean_flow import MeanFlow
@@ -220,7 +221,7 @@ def distribution_matching(
 
     nets = {"student": copy.deepcopy(model.net), "critic": copy.deepcopy(model.net)}
     net = bench.run(nets, step, objective.passes, "student", student=lr)
-    return {len(knots) - 1: partial(consistency_sample, net, times=knots[1:-1], generator=_fresh(bench))}
+    return {len(knots) - 1: partial(matching_sample, net, knots=knots, generator=_fresh(bench))}
 
 
 def shortcut(bench: Bench, share: float = 0.75) -> Mapping[int, Sampler]:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from bezierdistill.fields import Field
 from bezierdistill.objectives.alignment import matching_loss
+from bezierdistill.objectives.consistency import consistency_sample
 from bezierdistill.objectives.flow_matching import FlowMatching
 from bezierdistill.students import check_knots, flow_map
 
@@ -98,10 +99,7 @@ class DistributionMatching:
 
 def sample(net: nn.Module, x0: Tensor, knots: Sequence[float], generator: torch.Generator, cond: Tensor | None = None) -> Tensor:
     """The sampler from sources ``x0`` ``(B, ...)``: one pass a knot before 1, fresh noise from the second on."""
-    x = x0
-    for s in check_knots(knots)[:-1]:
-        x = _jump(net, x, s, cond, generator)
-    return x
+    return consistency_sample(net, x0, check_knots(knots)[1:-1], generator, cond)
 
 
 def _jump(net: nn.Module, x: Tensor, s: float, cond: Tensor | None, generator: torch.Generator) -> Tensor:
