@@ -31,8 +31,8 @@ ABLATIONS = {
     "bezier-lines": "no curves: straight lines",
     "bezier-one-teacher": "no second teacher",
     "bezier-squared": "no pseudo-Huber: squared loss",
-    "bezier-untuned": "no tuning on real data",
-    "bezier-aligned": "law alignment instead of tuning",
+    "bezier-unaligned": "no law alignment",
+    "bezier-searched": "the blend's weight searched",
 }
 NOT_RANKED = {*ABLATIONS, "bezier-half", "bezier-teacher"}
 METRICS = {"frechet": "Fréchet", "sliced_wasserstein": "sliced Wasserstein", "energy": "energy"}

@@ -24,10 +24,10 @@ SEED = 100
 LOW, HIGH = {"share": 0.25}, {"share": 0.55}
 TRIALS: dict[str, list[dict[str, Any]]] = {
     "bezier": [
-        {"strong_share": 0.3, "align_share": 0.3, "search_share": 0.05, "curves_share": 0.1},
-        {"strong_share": 0.45, "align_share": 0.2},
-        {"strong_share": 0.55, "align_share": 0.15},
-        {"strong_share": 0.65, "align_share": 0.1},
+        {},
+        {"align_share": 0.1},
+        {"align_share": 0.2},
+        {"guidance": 1.5},
     ],
     "rf-2": [{"share": 0.4}, LOW, HIGH, {"share": 0.4, "huber": 0.03}],
     "rf-3": [{"share": 0.4}, LOW, HIGH, {"share": 0.4, "huber": 0.03}],
@@ -39,7 +39,7 @@ TRIALS: dict[str, list[dict[str, Any]]] = {
     "conic": [{"share": 0.4}, HIGH, {"share": 0.4, "zeta": 0.23}, {"share": 0.4, "zeta": 0.05}],
     "progressive": [{"share": 0.4}, LOW, {"share": 0.4, "steps": 8}, {"share": 0.4, "steps": 32}],
     "consistency-distillation": [{"share": 0.4}, LOW, {"share": 0.4, "even": True}, {"share": 0.4, "even": True, "huber": 0.03}],
-    "consistency-tuning": [{"share": 0.4}, HIGH, {"share": 0.4, "huber": 0.03}, {"share": 0.4, "huber": 0.1}],
+    "consistency-tuning": [{"share": 0.4}, HIGH, {"share": 0.4, "huber": 0.03}, {"share": 0.4, "huber": 0.1}, {"share": 0.4, "lr": 3e-4}],
     "consistency-training": [{}, {"huber": 0.03}, {"huber": 0.1}, {"huber": 0.03, "log_mean": 0.0, "log_std": 1.4}],
     "shortcut": [{}, {"share": 0.125}, {"share": 0.5}, {"share": 0.75}],
     "mean-flow": [
@@ -53,6 +53,7 @@ TRIALS: dict[str, list[dict[str, Any]]] = {
     "piecewise": [{"share": 0.4}, LOW, HIGH, {"share": 0.4, "steps": 4, "solver": "heun"}],
     "piecewise-one": [{"share": 0.4}, LOW, HIGH, {"share": 0.4, "steps": 4, "solver": "heun"}],
     "acceleration": [{"share": 0.4}, {"share": 0.4, "h": 1.0}, LOW, {"share": 0.4, "velocity": 0.3}],
+    "moments": [{"share": 0.4}, {"share": 0.4, "lr": 2e-3}, {"share": 0.0, "lr": 2e-3}, {"share": 0.0, "lr": 5e-4}],
     "dmd": [{"share": 0.4}, {"share": 0.4, "times": (0.02, 0.7)}, {"share": 0.4, "lr": 5e-4}, {"share": 0.4, "critic_steps": 2}],
     "dmd-two": [{"share": 0.4}, {"share": 0.4, "times": (0.02, 0.7)}, {"share": 0.4, "lr": 5e-4}, {"share": 0.4, "critic_steps": 2}],
 }

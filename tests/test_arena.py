@@ -211,7 +211,12 @@ def test_claims_say_whether_they_hold(ours: float, verdict: str) -> None:
 
 
 def test_taking_an_ingredient_away_changes_that_alone(data: str, tmp_path: Path) -> None:
-    for name, key in (("bezier-lines", "degree"), ("bezier-squared", "huber"), ("bezier-untuned", "tune_share")):
+    for name, key in (
+        ("bezier-lines", "degree"),
+        ("bezier-squared", "huber"),
+        ("bezier-unaligned", "align_share"),
+        ("bezier-searched", "search_share"),
+    ):
         method = METHODS[name]
         assert isinstance(method, partial)
         assert method.func is bezier

@@ -212,7 +212,7 @@ def fill(out: Path, tasks: dict[str, float], methods: dict[str, float], failed: 
 
 
 FULL = {"bezier": 0.5, "bezier-half": 0.8, "bezier-teacher": 6.0, "rfd-1": 1.0, "rfd-2": 2.0, "rfd-3": 3.0, "dmd": 0.6, "mean-flow": 9.0}
-ABLATED = {"bezier-lines": 1.0, "bezier-one-teacher": 0.25, "bezier-squared": 0.5, "bezier-untuned": 0.75, "bezier-aligned": 2.0}
+ABLATED = {"bezier-lines": 1.0, "bezier-one-teacher": 0.25, "bezier-squared": 0.5, "bezier-unaligned": 0.75, "bezier-searched": 2.0}
 
 
 def test_results_of_the_benchmark_by_hand(tmp_path: Path) -> None:

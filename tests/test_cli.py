@@ -32,7 +32,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     teachers = ["--teachers", folder / "strong", folder / "weak", "--weights", "1.25,-0.25"]
     assert run("simulate", *teachers, "--degree", 3, "--guides", "fit", "--count", 100, "--out", folder / "curves") == 0
     distill = ["distill", "--curves", folder / "curves", "--objective", "map", "--passes", 2, "--align", 2, *TINY]
-    assert run(*distill, "--out", folder / "student") == 0
+    assert run(*distill, "--data", folder / "data.npz", "--out", folder / "student") == 0
     return folder
 
 
@@ -42,7 +42,7 @@ def test_chain_passes_add_up(chain: Path) -> None:
     assert CurveStore.open(chain / "curves").manifest["passes"] == 100 * 8 * 2 * 2
     passes = load_model(chain / "student").card["passes"]
     regression, knots = 6 * 16 * 3, 100 * 11 * 10 // 2
-    alignment = 2 * 16 * ((3 + 2 + 1 + 3) + (6 + 2 + 1 + 3))
+    alignment = 2 * 16 * (3 + (1 + 3))
     expected = {"training": regression + knots + alignment, "curves": 3200, "teachers": 2 * teacher}
     assert passes == expected | {"total": sum(expected.values())}
 
@@ -209,6 +209,10 @@ def test_mistakes_in_distillation(chain: Path, tmp_path: Path, capsys: pytest.Ca
     assert "passes is 17" in fails(capsys, *base, "--passes", 17)
     assert "steps is 0" in fails(capsys, *base, "--steps", 0)
     assert "trains a flow, not jumps" in fails(capsys, *base, "--objective", "velocity", "--align", 3)
+    assert "alignment needs real data" in fails(capsys, *base, "--align", 3)
+    assert "alignment needs real data" in fails(capsys, *base, "--data", "digits")
+    assert "batch is 1" in fails(capsys, *base, "--align", 3, "--data", "digits", "--batch", 1)
+    assert "not what the teachers" in fails(capsys, *base, "--align", 3, "--data", "digits")
     assert "rise strictly" in fails(capsys, *base, "--knots", "1.5")
     assert "no curve store" in fails(capsys, "distill", "--curves", tmp_path, "--out", out)
     assert "passes" in fails(capsys, *base, "--passes", "two")

@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 from bezierdistill.couplings import Independent, MinibatchOT, Teacher
 from bezierdistill.curves import BezierCurve, expand_time
-from bezierdistill.fields import Blend, GaussianMixture, NetworkField
+from bezierdistill.fields import GaussianMixture
+from bezierdistill.metrics import energy_distance
 from bezierdistill.networks import MLP
 from bezierdistill.objectives import Alignment, CurveRegression, FlowMatching, Loss
+from bezierdistill.objectives.alignment import energy
 from bezierdistill.objectives.curves import EndDraw, KnotsDraw, MapDraw, VelocityDraw
 from bezierdistill.solvers import time_grid
 from conftest import RATE, CountedField, CountedNet, Draw, ExactMap, FieldNet, close, gaussian
@@ -135,82 +137,106 @@ def test_draws_are_ordered_and_have_their_laws(generator: torch.Generator) -> No
 
 
 class Affine(nn.Module):
-    """The student ``F(x, 0, 1) = mean + std x``, whose law is N(mean, std^2)."""
+    """The student ``F(x, s, t) = x + (t - s) (shift + (scale - 1) x)``: from 0 to 1 the law of a standard normal becomes N(shift, scale^2)."""
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, shift: Sequence[float], scale: Sequence[float]) -> None:
         super().__init__()
-        self.mean, self.std = (nn.Parameter(torch.tensor(p, dtype=F64)) for p in (mean, std))
+        self.shift, self.scale = (nn.Parameter(torch.tensor(p, dtype=F64)) for p in (shift, scale))
 
     def forward(self, x: Tensor, s: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
-        return self.mean + (self.std - 1) * x
+        return self.shift + (self.scale - 1) * x
 
 
 MEAN, STD = [1.0, -2.0, 0.5], [0.8, 0.5, 1.5]
+REAL = torch.tensor(MEAN, dtype=F64), torch.tensor(STD, dtype=F64)
 
 
-def alignment_gradient(mean: list[float], std: list[float], draw: Draw, count: int = 4000) -> list[Tensor]:
-    student, critic = Affine(mean, std), FieldNet(gaussian(mean, std))
-    objective, x0 = Alignment(gaussian(MEAN, STD), (0.0, 1.0), anchor=0.0), draw(count, 3)
-    loss, x = objective.student_loss(student, critic, (BezierCurve.line(x0, x0), None), torch.Generator().manual_seed(1))
-    torch.testing.assert_close(x, student.mean + student.std * x0)
-    assert not x.requires_grad
-    return list(torch.autograd.grad(loss, [student.mean, student.std]))
+def test_energy_is_the_distance_of_the_metric_up_to_the_real_term(shape: tuple[int, ...], draw: Draw) -> None:
+    x, real = draw(9, *shape[1:]), draw(17, *shape[1:]) + 0.3
+    among = torch.pdist(real.flatten(1)).mean()
+    assert float(energy(x, real) - among) == pytest.approx(energy_distance(x, real), rel=1e-5)
+    assert float(energy(real, real[torch.arange(17)])) < float(among)  # the pairs of a state with itself pull the first term down
+    with pytest.raises(ValueError, match="got 1 sample, expected 2 or more"):
+        energy(x[:1], real)
+
+
+def test_energy_of_equal_states_has_a_finite_gradient() -> None:
+    x = torch.zeros(4, 3, dtype=F64, requires_grad=True)
+    assert torch.equal(torch.autograd.grad(energy(x, torch.zeros(5, 3, dtype=F64)), x)[0], torch.zeros(4, 3, dtype=F64))
+
+
+def alignment_gradients(shift: Sequence[float], scale: Sequence[float], draw: Draw, count: int = 40) -> tuple[Tensor, Tensor]:
+    """Mean and standard error of the gradient in shift and scale ``(2, 3)``, over fresh batches."""
+    student, objective = Affine(shift, scale), Alignment(((0.0, 1.0),), anchor=0.0)
+    gradients = []
+    for _ in range(count):
+        x0, real = draw(200, 3), REAL[0] + REAL[1] * draw(400, 3)
+        loss = objective.loss(student, (BezierCurve.line(x0, x0), None), real)
+        gradients.append(torch.stack(torch.autograd.grad(loss, [student.shift, student.scale])))
+    stacked = torch.stack(gradients)
+    return stacked.mean(0), stacked.std(0) / math.sqrt(count)
 
 
 def test_alignment_rests_where_the_laws_are_equal(draw: Draw) -> None:
-    for gradient in alignment_gradient(MEAN, STD, draw):
-        assert not gradient.any()
+    mean, error = alignment_gradients(MEAN, STD, draw)
+    assert (mean.abs() < 4 * error).all()
+    assert error.max() < 0.02
 
 
-def test_alignment_moves_the_student_towards_the_data(draw: Draw) -> None:
-    shifted = [0.2, -1.1, 0.9]
-    descent = -alignment_gradient(shifted, STD, draw)[0]
-    # At equal spread g = (1-t)^2 / ((1-t)^2 + t^2 std^2) (m_student - m_data), so every component of the mean has the sign of its gap.
-    gap = torch.tensor(MEAN, dtype=F64) - torch.tensor(shifted, dtype=F64)
-    assert (descent * gap > 0).all()
-    equal = -alignment_gradient([m - 0.4 for m in MEAN], STD, draw)[0]
-    assert equal[1] > equal[0] > equal[2] > 0  # the factor falls with the data's spread
-    assert (-alignment_gradient(MEAN, [0.5 * s for s in STD], draw)[1] > 0).all()
-    assert (-alignment_gradient(MEAN, [2.0 * s for s in STD], draw)[1] < 0).all()
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+def test_alignment_moves_the_student_towards_the_data(sign: float, draw: Draw) -> None:
+    mean, error = alignment_gradients([m + 0.5 * sign for m in MEAN], STD, draw)
+    assert (sign * mean[0] > 4 * error[0]).all()
+    mean, error = alignment_gradients(MEAN, [s * (1 + 0.4 * sign) for s in STD], draw)
+    assert (sign * mean[1] > 4 * error[1]).all()
 
 
-def test_alignment_gradient_has_the_closed_form(generator: torch.Generator) -> None:
-    shift, x0 = 0.7, torch.randn(50, 1, generator=generator, dtype=F64)
-    objective = Alignment(gaussian(0.0, 2.0), (0.0, 1.0), anchor=0.0, times=(0.3, 0.3))  # one re-noising time
-    student, critic = Affine([shift], [2.0]), FieldNet(gaussian(shift, 2.0))
-    loss, x = objective.student_loss(student, critic, (BezierCurve.line(x0, x0), None), torch.Generator().manual_seed(2))
-    again = torch.Generator().manual_seed(2)
-    torch.rand(50, generator=again)
-    noisy, variance = 0.7 * torch.randn(50, 1, generator=again).double() + 0.3 * x, 0.7**2 + 0.3**2 * 4
-    g = 0.7**2 / variance * shift
-    end = noisy * 0.3 * 4 / variance  # E[x1 | x_t] of N(0, 4)
-    scale = (x - end).abs().clamp_min(1e-3)[:, 0]
-    torch.testing.assert_close(loss, (g**2 / 2 / scale).mean(), rtol=1e-10, atol=0)
-    torch.testing.assert_close(torch.autograd.grad(loss, student.mean)[0], (g / scale).mean()[None], rtol=1e-10, atol=0)
+def test_energy_gradient_has_the_closed_form_in_one_dimension(draw: Draw) -> None:
+    # d/dx_i of 2 E|X - Y| - E|X - X'|: the signs towards the real states, against those towards the other samples
+    x, real = draw(30, 1).requires_grad_(), draw(50, 1)
+    towards = (x - real.T).sign().mean(1) * 2 / 30
+    apart = (x - x.T).sign().sum(1) * 2 / (30 * 29)
+    gradient = torch.autograd.grad(energy(x, real), x)[0][:, 0]
+    torch.testing.assert_close(gradient, (towards - apart).detach(), rtol=1e-3, atol=1e-5)  # near pairs are smoothed
 
 
-def test_alignment_anchor_is_the_regression_at_every_knot(draw: Draw) -> None:
-    curve, net, knots = BezierCurve(draw(4, 9, 3)), Constant(0.5), (0.0, 0.4, 1.0)
-    critic = FieldNet(gaussian(MEAN, STD))
+def test_alignment_compares_what_is_saved(draw: Draw) -> None:
+    curve, real = BezierCurve(draw(3, 40, 3)), draw(80, 3).clamp(-0.5, 0.5)
+    student = Affine([0.0, 0.0, 0.0], [1.0, 1.0, 1.0])
+    objective = Alignment(((0.0, 1.0),), anchor=0.0, clamp=lambda x: x.clamp(-0.5, 0.5))
+    torch.testing.assert_close(objective.loss(student, (curve, None), real), energy(curve.source.clamp(-0.5, 0.5), real))
+
+
+def test_alignment_anchor_is_the_regression_of_every_sampler(draw: Draw) -> None:
+    curve, real, net = BezierCurve(draw(4, 9, 3)), draw(20, 3), Constant(0.5)
+    schedules = ((0.0, 1.0), (0.0, 0.4, 1.0))
 
     def loss(anchor: float) -> Tensor:
-        objective = Alignment(gaussian(MEAN, STD), knots, Loss(0.1), anchor)
-        return objective.student_loss(net, critic, (curve, None), torch.Generator().manual_seed(0))[0]
+        return Alignment(schedules, Loss(0.1), anchor).loss(net, (curve, None), real)
 
-    expected = sum(Loss(0.1)(curve.source + 0.5 * t, curve.point(t)) for t in knots[1:])
+    expected = 2 * Loss(0.1)(curve.source + 0.5, curve.data)
     torch.testing.assert_close(loss(3.0) - loss(0.0), torch.as_tensor(3 * expected), rtol=1e-10, atol=0)
+    with pytest.raises(ValueError, match="anchor is -1"):
+        Alignment(schedules, anchor=-1.0)
+    with pytest.raises(ValueError, match="rise strictly from 0 to 1"):
+        Alignment(((0.0, 0.5),))
 
 
-@pytest.mark.parametrize("knots", SCHEDULES)
-def test_passes_are_what_a_step_spends(knots: tuple[float, ...], draw: Draw, generator: torch.Generator) -> None:
-    student, critic, *teachers = (CountedNet(MLP((3,), width=8, depth=1).double()) for _ in range(4))
-    blend, curve = Blend([NetworkField(teacher) for teacher in teachers], torch.tensor([1.5, -0.5])), BezierCurve(draw(3, 6, 3))
-    alignment = Alignment(blend, knots)
-    loss, x = alignment.student_loss(student, critic, (curve, None), generator)
-    loss.backward()
-    FlowMatching().loss(critic, (draw(6, 3), x, None), generator).backward()
-    assert alignment.passes == student.passes + critic.passes + sum(teacher.passes for teacher in teachers)
-    assert all(not parameter.grad for teacher in teachers for parameter in teacher.parameters())
+def test_the_gradient_goes_through_the_last_jump_alone(draw: Draw) -> None:
+    x0, real, student = draw(20, 3), draw(40, 3), Affine([0.1, 0.2, 0.3], [0.9, 1.1, 1.3])
+    loss = Alignment(((0.0, 0.4, 1.0),), anchor=0.0).loss(student, (BezierCurve.line(x0, x0), None), real)
+    got = torch.autograd.grad(loss, student.shift)[0]
+    middle = (x0 + 0.4 * student(x0, x0[:, 0], x0[:, 0])).detach()
+    expected = energy(middle + 0.6 * student(middle, x0[:, 0], x0[:, 0]), real)
+    torch.testing.assert_close(got, torch.autograd.grad(expected, student.shift)[0])
+
+
+@pytest.mark.parametrize("schedules", [SCHEDULES[:1], SCHEDULES[1:], SCHEDULES], ids=str)
+def test_passes_are_what_a_step_spends(schedules: tuple[tuple[float, ...], ...], draw: Draw, generator: torch.Generator) -> None:
+    student, curve = CountedNet(MLP((3,), width=8, depth=1).double()), BezierCurve(draw(3, 6, 3))
+    alignment = Alignment(schedules)
+    alignment.loss(student, (curve, None), draw(12, 3)).backward()
+    assert alignment.passes == student.passes
     student.passes = 0
-    CurveRegression(KnotsDraw([knots])).loss(student, (curve, None), generator).backward()
+    CurveRegression(KnotsDraw(schedules)).loss(student, (curve, None), generator).backward()
     assert CurveRegression.passes == FlowMatching.passes == student.passes == 3

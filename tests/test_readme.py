@@ -14,7 +14,7 @@ README = (Path(__file__).parents[1] / "README.md").read_text()
 SMALLER = [
     ("steps=3000", "steps=3"),
     ("steps=500", "steps=2"),
-    ("align=600", "steps=3, align=2"),
+    ("align=600", "align=2, steps=3"),
     ('out="runs/curves"', 'out="runs/curves", count=90'),
 ]
 

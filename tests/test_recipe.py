@@ -17,7 +17,7 @@ from bezierdistill.curves import Time
 from bezierdistill.data import EndlessData, Scaling
 from bezierdistill.fields import Field, GaussianMixture
 from bezierdistill.models import Model, NetworkConfig, load_model
-from bezierdistill.objectives import ConsistencyTraining, CurveRegression
+from bezierdistill.objectives import Alignment, CurveRegression
 from bezierdistill.pipeline import train
 from bezierdistill.recipe import FINER, GUIDANCE, RecipeConfig, choose_blend, run_recipe
 from bezierdistill.store import CurveStore
@@ -50,9 +50,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "whole": {},
     "one teacher": {"weak_share": 0.0},
     "lines": {"degree": 1},
-    "untuned": {"tune_share": 0.0},
-    "aligned": {"tune_share": 0.0, "align_share": 0.11},
-    "both": {"align_share": 0.05},
+    "unaligned": {"align_share": 0.0},
+    "searched": {"search_share": 0.03},
 }
 
 
@@ -69,29 +68,27 @@ def test_the_budget_holds_every_pass(variant: str, data: str, tmp_path: Path, ac
     assert passes["curves"] == store.manifest["passes"] == pytest.approx(config.curves_share * BUDGET, rel=0.01)
     steps = [int(share * BUDGET) // (3 * BATCH) for share in (config.strong_share, config.weak_share)]
     assert passes["teachers"] == 3 * BATCH * sum(steps)
-    assert passes["search"] == (0 if teachers == 1 else 8 * 4 * 6 * (int(config.search_share * BUDGET) // (8 * 4 * 6)))
-    alignment = BATCH * ((3 + teachers + 1 + 3) + (6 + teachers + 1 + 3))
-    assert student.card["config"]["align"] == int(config.align_share * BUDGET) // alignment
-    assert student.card["config"]["tune"] == int(config.tune_share * BUDGET) // (4 * BATCH)
+    assert passes["search"] == 8 * 4 * 6 * (int(config.search_share * BUDGET) // (8 * 4 * 6))
+    assert student.card["config"]["align"] == int(config.align_share * BUDGET) // (BATCH * (3 + (1 + 3)))
     assert store.recipe["degree"] == config.degree
     assert len(store.recipe["teachers"]) == teachers
     assert set(student.knots) == {1, 2}
 
 
-def test_the_best_blend_of_the_search_is_what_is_simulated(whole: Model) -> None:
-    assert whole.folder is not None
-    searched = recipe_module.read_json(whole.folder / "search.json", "search")
+def test_the_best_blend_of_the_search_is_what_is_simulated(data: str, tmp_path: Path, whole: Model) -> None:
+    assert whole.card["weights"] == [[1.25], [-0.25]]  # without a search
+    found = run_recipe(small(data, tmp_path / "run", search_share=0.03))
+    searched = recipe_module.read_json(tmp_path / "run" / "student" / "search.json", "search")
     best = min(searched["scores"], key=lambda g: searched["scores"][g])
     assert float(best) == searched["best"]
     assert len(searched["scores"]) == searched["trials"] == len(GUIDANCE) + len(FINER)
-    weights = torch.tensor(whole.card["weights"]).flatten()
+    weights = torch.tensor(found.card["weights"]).flatten()
     torch.testing.assert_close(weights, torch.tensor([searched["best"], 1 - searched["best"]]), rtol=0, atol=1e-6)
 
 
-def test_a_run_stopped_in_every_stage_gives_the_same_weights(
-    data: str, tmp_path: Path, whole: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config, stages = small(data, tmp_path / "run"), ("train", "choose_blend", "simulate", "distill", "save_model")
+def test_a_run_stopped_in_every_stage_gives_the_same_weights(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run_recipe(small(data, tmp_path / "whole", search_share=0.03))
+    config, stages = small(data, tmp_path / "run", search_share=0.03), ("train", "choose_blend", "simulate", "distill", "save_model")
     for stage in stages:
         own: Callable[..., Any] = getattr(recipe_module, stage)
 
@@ -114,7 +111,7 @@ def test_a_run_stopped_in_every_stage_gives_the_same_weights(
         assert run_recipe(config).card == student.card
 
 
-@pytest.mark.parametrize(("objective", "call"), [(CurveRegression, 7), (ConsistencyTraining, 12)])
+@pytest.mark.parametrize(("objective", "call"), [(CurveRegression, 7), (Alignment, 12)])
 def test_a_student_stopped_at_work_gives_the_same_weights(
     objective: Any, call: int, data: str, tmp_path: Path, whole: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,8 +170,7 @@ def test_given_teachers_are_used_and_charged(data: str, tmp_path: Path, monkeypa
         ({"huber": -1.0}, "huber is -1.0"),
         ({"anchor": -1.0}, "anchor is -1.0"),
         ({"align_lr": 0.0}, "align_lr is 0.0"),
-        ({"tune_lr": -1.0}, "tune_lr is -1.0"),
-        ({"tune_share": -0.1}, "none below 0"),
+        ({"search_share": -0.1}, "none below 0"),
         ({"weak_share": 0.0, "weak": Path("weak")}, "leave one of them out"),
     ],
 )
@@ -183,7 +179,7 @@ def test_settings_are_checked_before_anything_is_trained(changes: dict[str, Any]
         small("moons", tmp_path / "run", **changes)
 
 
-@pytest.mark.parametrize(("budget", "what"), [(300, "the strong teacher"), (3000, "the weak teacher"), (10_000, "the student")])
+@pytest.mark.parametrize(("budget", "what"), [(300, "the strong teacher"), (3000, "the weak teacher"), (9000, "the student")])
 def test_a_budget_that_is_too_small_is_named(budget: int, what: str, data: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"budget is {budget} passes, which leaves .* for {what}: expected 384 or more"):
         run_recipe(small(data, tmp_path / "run", budget=budget))

@@ -24,7 +24,7 @@ from bezierdistill.data import Data, Scaling, load_data
 from bezierdistill.fields import Blend, NetworkField, parse_weights
 from bezierdistill.files import read_json, write_json
 from bezierdistill.models import CARD, Model, load_model, save_model
-from bezierdistill.objectives import Alignment, ConsistencyTraining, CurveRegression, FlowMatching, Loss
+from bezierdistill.objectives import Alignment, CurveRegression, FlowMatching, Loss
 from bezierdistill.objectives.curves import Draw, EitherDraw, EndDraw, KnotsDraw, MapDraw, VelocityDraw
 from bezierdistill.progress import progress
 from bezierdistill.simulate import Simulation, simulate_rows
@@ -38,7 +38,7 @@ from bezierdistill.training.loop import Trainer, open_fabric
 RUN = "run.json"
 KNOT_GRID = time_grid(10)
 KNOT_CURVES = 512
-TUNE_HUBER = 0.1
+REAL_ROWS = 4  # real rows for every sample during alignment: they cost no pass
 
 
 def train(config: TrainConfig) -> Model:
@@ -134,7 +134,7 @@ def _recipe(config: SimulateConfig, teachers: list[Model], blend: Blend) -> dict
 
 
 def distill(config: DistillConfig) -> Model:
-    """Distil stored curves into a student: regression along the curves, then tuning on real data and law alignment if asked for.
+    """Distil stored curves into a student: regression along the curves, then law alignment with real data if asked for.
 
     Raises:
         ValueError: on a bad store, teachers other than those that made it, or a folder that holds another run.
@@ -156,10 +156,7 @@ def distill(config: DistillConfig) -> Model:
         schedules, searched = _best_schedules(trained, store, config.passes)
         spent += searched
     if data is not None:
-        trained = _tune(config, data, trained)
-        spent += config.tune * config.batch * ConsistencyTraining.passes
-    if config.align:
-        trained, more = _align(config, store, trained, best.net, teachers, schedules)
+        trained, more = _align(config, store, data, trained, schedules)
         spent += more
     passes = {"training": spent, "curves": store.manifest["passes"], "teachers": store.recipe["teacher_passes"]}
     card = _card(
@@ -224,44 +221,19 @@ def _regress(config: DistillConfig, store: CurveStore, net: nn.Module, schedules
     return trainer.fit(step, config.steps, config.seed, config.resume)
 
 
-def _tune(config: DistillConfig, data: Data, net: nn.Module) -> nn.Module:
-    """Consistency of jumps to the end from neighbouring times on lines that end in real data, at the smallest gap of the schedule."""
-    trainer = Trainer({"student": net}, config.loop, config.out, "tuning", {"student": config.tune_lr})
-    objective = ConsistencyTraining(metric=Loss(TUNE_HUBER))
-
-    def step(nets: Mapping[str, nn.Module], generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
-        x1 = data.batch(config.batch, generator)
-        x0 = torch.randn(x1.shape, generator=generator)
-        batch = (x0.to(trainer.device), x1.to(trainer.device), None)
-        yield "student", objective.loss(nets["student"], batch, generator, progress=1.0)
-
-    return trainer.fit(step, config.tune, config.seed + 2, config.resume)
-
-
 def _align(
-    config: DistillConfig,
-    store: CurveStore,
-    net: nn.Module,
-    best: nn.Module,
-    teachers: list[Model],
-    schedules: Mapping[int, tuple[float, ...]],
+    config: DistillConfig, store: CurveStore, data: Data, net: nn.Module, schedules: Mapping[int, tuple[float, ...]]
 ) -> tuple[nn.Module, int]:
-    critics = {f"critic{k}": copy.deepcopy(best) for k in schedules}
-    trainer = Trainer({"student": net, **critics}, config.loop, config.out, "alignment", {"student": config.align_lr})
-    blend = Blend([NetworkField(teacher.net.to(trainer.device)) for teacher in teachers], store.recipe["weights"])
-    samplers = [Alignment(blend, knots, Loss(config.huber), config.anchor) for knots in schedules.values()]
-    matching = FlowMatching()
+    """Align the law of every sampler with real data; returns the network and the passes that this cost."""
+    trainer = Trainer({"student": net}, config.loop, config.out, "alignment", {"student": config.align_lr})
+    objective = Alignment(tuple(schedules.values()), Loss(config.huber), config.anchor, data.scaling.clamp)
 
     def step(nets: Mapping[str, nn.Module], generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
-        for sampler, critic in zip(samplers, critics, strict=True):
-            batch = _to(trainer, store.batch(config.batch, generator))
-            loss, x = sampler.student_loss(nets["student"], nets[critic], (batch, None), generator)
-            yield "student", loss
-            x0 = torch.randn(x.shape, generator=generator).to(x)
-            yield critic, matching.loss(nets[critic], (x0, x, None), generator)
+        curve = _to(trainer, store.batch(config.batch, generator))
+        real = data.batch(REAL_ROWS * config.batch, generator).to(trainer.device)
+        yield "student", objective.loss(nets["student"], (curve, None), real)
 
-    trained = trainer.fit(step, config.align, config.seed + 1, config.resume)
-    return trained, config.align * config.batch * sum(sampler.passes for sampler in samplers)
+    return trainer.fit(step, config.align, config.seed + 1, config.resume), config.align * config.batch * objective.passes
 
 
 def _to(trainer: Trainer, curve: BezierCurve) -> BezierCurve:

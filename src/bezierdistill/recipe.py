@@ -1,9 +1,10 @@
 """The default recipe: from data and a budget of network passes to a student of one and two passes.
 
-    two teachers -> blend chosen on held-out data -> curves -> student: regression along the curves, then tuning on real data
+    two teachers -> blend -> curves -> student: regression along the curves, then alignment of its samples' law with real data
 
-The budget holds everything: both teachers, the search of the blend, the curves and the student. Every stage gets a share of it, the same
-shares for all data. Taking one ingredient away is a change of one setting (``weak_share``, ``degree``, ``huber``, ``tune_share``).
+The budget holds everything: both teachers, the curves, the student, and the search of the blend if there is one. Every stage gets a share
+of it, the same shares for all data. Taking one ingredient away is a change of one setting (``weak_share``, ``degree``, ``huber``,
+``align_share``).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from bezierdistill.fields import Blend
 from bezierdistill.files import read_json, write_json
 from bezierdistill.metrics import frechet_distance
 from bezierdistill.models import CARD, Model, NetworkConfig, load_model, save_model
-from bezierdistill.objectives import Alignment, ConsistencyTraining, CurveRegression, FlowMatching
+from bezierdistill.objectives import Alignment, CurveRegression, FlowMatching
 from bezierdistill.pipeline import distill, knots_cost, simulate, train
 from bezierdistill.solvers import solve, time_grid
 from bezierdistill.sources import noise
@@ -48,17 +49,16 @@ class RecipeConfig:
         weak: a trained weak teacher to use; without it one is trained.
         strong_share: share of the budget that the strong teacher's training gets.
         weak_share: the same for the weak teacher; 0 is a single teacher and no blend.
-        search_share: share for choosing the blend.
         curves_share: share for simulating the curves.
-        tune_share: share for consistency tuning on real data; 0 is none. What is left trains the student along the curves.
-        align_share: share for law alignment; 0 is none.
+        align_share: share for law alignment with real data; 0 is none. What is left trains the student along the curves.
+        guidance: weight g of the strong teacher in the blend, the weak one has 1 - g; 1 is the strong teacher alone.
+        search_share: share for choosing g on validation data instead; 0 is no search.
         degree: degree of the curves; 1 is a straight line.
         solver_steps: Heun steps a curve.
         huber: scale of the pseudo-Huber loss; 0 is the squared error.
         power: p of the weight (t - s)^-p of an interval.
-        tune_lr: peak learning rate of the student during tuning.
         align_lr: peak learning rate of the student during alignment.
-        anchor: weight of the curve regression during alignment.
+        anchor: weight of the ends of the curves during alignment.
         network: the network of every teacher and student.
         loop: how weights are updated.
     """
@@ -72,33 +72,30 @@ class RecipeConfig:
     weak: Path | None = None
     strong_share: float = 0.5
     weak_share: float = 0.05
-    search_share: float = 0.03
-    curves_share: float = 0.07
-    tune_share: float = 0.11
-    align_share: float = 0.0
+    curves_share: float = 0.05
+    align_share: float = 0.14
+    guidance: float = 1.25
+    search_share: float = 0.0
     degree: int = 4
     solver_steps: int = 6
     huber: float = 0.03
     power: float = 1.0
-    tune_lr: float = 3e-5
-    align_lr: float = 1e-4
-    anchor: float = 0.3
+    align_lr: float = 2e-4
+    anchor: float = 0.03
     network: NetworkConfig = field(default_factory=NetworkConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
         as_paths(self, "out")
         check_counts(budget=self.budget, batch=self.batch, solver_steps=self.solver_steps)
-        shares = [self.strong_share, self.weak_share, self.search_share, self.curves_share, self.tune_share, self.align_share]
+        shares = [self.strong_share, self.weak_share, self.curves_share, self.align_share, self.search_share]
         if min(shares) < 0 or sum(shares) >= 1:
             raise ValueError(f"shares of the budget are {shares}, expected none below 0 and a sum below 1: the rest trains the student")
         if self.weak is not None and not self.weak_share:
             raise ValueError(f"weak is {self.weak} and weak_share is 0, which is a single teacher: leave one of them out")
         # The stages' own checks, before a teacher is trained.
         fit_weights(self.degree, time_grid(self.solver_steps))
-        DistillConfig(
-            self.out, self.out, huber=self.huber, power=self.power, tune_lr=self.tune_lr, align_lr=self.align_lr, anchor=self.anchor
-        )
+        DistillConfig(self.out, self.out, huber=self.huber, power=self.power, align_lr=self.align_lr, anchor=self.anchor)
 
     def part(self, share: float) -> int:
         """Network passes of a share."""
@@ -122,11 +119,11 @@ def run_recipe(config: RecipeConfig) -> Model:
     searched: dict[str, Any] = {"best": 1.0, "passes": 0}
     if config.weak_share:
         teachers.append(_teacher(config, config.weak, "weak", config.weak_share, config.seed + 1))
-        searched = _search(config, teachers, data)
+        searched = _search(config, teachers, data) if config.search_share else {"best": config.guidance, "passes": 0}
     g = searched["best"]
     weights = [g, 1 - g][: len(teachers)]
     curves = simulate(_simulation(config, teachers, weights))
-    student = distill(_distillation(config, Blend([teacher.field for teacher in teachers], weights), curves, searched["passes"]))
+    student = distill(_distillation(config, curves, searched["passes"]))
     passes = {**student.card["passes"], "search": searched["passes"]}
     passes["total"] += searched["passes"]
     student = save_model(out / "student", replace(student, card={**student.card, "passes": passes}))
@@ -221,26 +218,22 @@ def _simulation(config: RecipeConfig, teachers: list[Model], weights: list[float
     )
 
 
-def _distillation(config: RecipeConfig, blend: Blend, curves: CurveStore, searched: int) -> DistillConfig:
+def _distillation(config: RecipeConfig, curves: CurveStore, searched: int) -> DistillConfig:
     """Settings of the student: its regression gets what everything else leaves of the budget."""
-    cost = config.batch * sum(Alignment(blend, knots).passes for knots in ((0.0, 1.0), (0.0, 0.5, 1.0)))
+    cost = config.batch * Alignment(((0.0, 1.0), (0.0, 0.5, 1.0))).passes
     align = config.part(config.align_share) // cost
-    tune = config.part(config.tune_share) // (config.batch * ConsistencyTraining.passes)
-    later = align * cost + tune * config.batch * ConsistencyTraining.passes
     fixed = curves.recipe["teacher_passes"] + curves.manifest["passes"] + searched + knots_cost(curves)
     return DistillConfig(
         curves.folder,
         config.out / "student",
         passes=2,
-        tune=tune,
-        data=config.data if tune else None,
         align=align,
-        steps=_steps(config, config.budget - fixed - later, CurveRegression.passes, "the student"),
+        data=config.data if align else None,
+        steps=_steps(config, config.budget - fixed - align * cost, CurveRegression.passes, "the student"),
         batch=config.batch,
         seed=config.seed,
         huber=config.huber,
         power=config.power,
-        tune_lr=config.tune_lr,
         align_lr=config.align_lr,
         anchor=config.anchor,
         loop=config.loop,

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from bezierdistill.arena.bench import PAIR_STEPS, Bench, Method, Sampler
 from bezierdistill.models import Model
+from bezierdistill.objectives.alignment import energy
 from bezierdistill.objectives.conic import Conic
 from bezierdistill.objectives.consistency import (
     ConsistencyDistillation,
@@ -36,6 +37,7 @@ from bezierdistill.objectives.piecewise import Piecewise
 from bezierdistill.objectives.progressive import Progressive, halvings
 from bezierdistill.objectives.rectified_flow_pp import RectifiedFlowPP
 from bezierdistill.objectives.shortcut import Shortcut
+from bezierdistill.pipeline import REAL_ROWS
 from bezierdistill.recipe import RecipeConfig, run_recipe
 from bezierdistill.simulate import Simulation
 from bezierdistill.solvers import time_grid
@@ -166,7 +168,7 @@ def consistency_distillation(
 
 
 def consistency_training(
-    bench: Bench, share: float = TEACHER, huber: float = 0.001, middle: float = MIDDLE, **settings: float
+    bench: Bench, share: float = TEACHER, huber: float = 0.001, middle: float = MIDDLE, lr: float | None = None, **settings: float
 ) -> Mapping[int, Sampler]:
     """Easy consistency tuning (Geng et al. 2024) of a teacher; with ``share=0`` consistency training from scratch (iCT)."""
     net = copy.deepcopy(bench.teacher(share).net) if share else bench.build()
@@ -176,7 +178,7 @@ def consistency_training(
     def step(nets: Nets, generator: torch.Generator) -> Losses:
         yield "student", objective.loss(nets["student"], bench.draw(generator), generator, next(done) / steps)
 
-    return _renoised(bench, bench.run({"student": net}, step, objective.passes, "student"), middle)
+    return _renoised(bench, bench.run({"student": net}, step, objective.passes, "student", student=lr or bench.loop.lr), middle)
 
 
 def piecewise(bench: Bench, share: float = TEACHER, windows: int = 2, steps: int = 4, solver: str = "heun") -> Mapping[int, Sampler]:
@@ -201,6 +203,18 @@ def constant_acceleration(bench: Bench, share: float = TEACHER, h: float = 1.0, 
     shape = (2 * bench.data.shape[0], *bench.data.shape[1:])
     net_a = bench.run({"student": bench.build(shape)}, second, objective.acceleration_passes, "acceleration")
     return {2: partial(acceleration_sample, net_v, net_a)}
+
+
+def moment_matching(bench: Bench, share: float = 0.0, lr: float | None = None) -> Mapping[int, Sampler]:
+    """Generative moment matching (Li et al. 2015) by the energy distance: our law alignment alone, without curves; from scratch or a teacher."""
+    net = copy.deepcopy(bench.teacher(share).net) if share else bench.build()
+
+    def step(nets: Nets, generator: torch.Generator) -> Losses:
+        x0, _, cond = bench.draw(generator)
+        x = bench.data.scaling.clamp(sample(nets["student"], x0, (0.0, 1.0), cond))
+        yield "student", energy(x, bench.data.batch(REAL_ROWS * bench.batch, generator))
+
+    return _steps(bench.run({"student": net}, step, 3, "student", student=lr or bench.loop.lr), 1)
 
 
 def distribution_matching(
@@ -271,15 +285,15 @@ def _jumps(model: Model, *passes: int) -> dict[int, Sampler]:
 
 
 # Ours is bezier alone; bezier-half has half of the budget, bezier-teacher is its strong teacher undistilled, the others lack one
-# ingredient: curves (straight lines instead), the second teacher, the pseudo-Huber loss, tuning on real data (or law alignment instead).
+# ingredient: curves (straight lines instead), the second teacher, the pseudo-Huber loss, law alignment; or search the blend's weight.
 METHODS: dict[str, Method] = {
     OURS: bezier,
     "bezier-half": half_budget,
     "bezier-lines": partial(bezier, degree=1),
     "bezier-one-teacher": partial(bezier, weak_share=0.0),
     "bezier-squared": partial(bezier, huber=0.0),
-    "bezier-untuned": partial(bezier, tune_share=0.0),
-    "bezier-aligned": partial(bezier, tune_share=0.0, align_share=0.11),
+    "bezier-unaligned": partial(bezier, align_share=0.0),
+    "bezier-searched": partial(bezier, search_share=0.03),
     "bezier-teacher": partial(teacher, share=RecipeConfig.strong_share, solver="heun", passes=(20,)),
     "teacher-euler": teacher,
     "teacher-heun": partial(teacher, solver="heun", passes=(2, 4)),
@@ -295,6 +309,7 @@ METHODS: dict[str, Method] = {
     "progressive": progressive,
     "consistency-distillation": consistency_distillation,
     "consistency-tuning": consistency_training,
+    "consistency-tuning-slow": partial(consistency_training, lr=3e-4),
     "consistency-tuning-two": partial(consistency_training, huber=0.03),
     "consistency-training": partial(consistency_training, share=0.0),
     "consistency-training-two": partial(consistency_training, share=0.0, huber=0.1),
@@ -305,6 +320,7 @@ METHODS: dict[str, Method] = {
     "piecewise": piecewise,
     "piecewise-one": partial(piecewise, windows=1),
     "acceleration": constant_acceleration,
+    "moments": moment_matching,
     "dmd": distribution_matching,
     "dmd-two": partial(distribution_matching, knots=(0.0, MIDDLE, 1.0), lr=5e-4, critic_steps=5),
 }

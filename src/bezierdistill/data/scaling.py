@@ -69,6 +69,14 @@ class Scaling:
         array = own.cpu().numpy()
         return np.rint(array).astype(np.uint8) if self.integer else array
 
+    def clamp(self, x: Tensor) -> Tensor:
+        """Model states moved into the own range, still in model units; where there is none they stay as they are."""
+        if self.low is None and self.high is None:
+            return x
+        shift, scale = _broadcast(self.shift, x), _broadcast(self.scale, x)
+        low, high = (None if bound is None else (bound - shift) / scale for bound in (self.low, self.high))
+        return x.clamp(low, high)
+
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Scaling:
         """Read back ``dataclasses.asdict`` after JSON (lists become tuples)."""

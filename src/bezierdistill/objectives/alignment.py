@@ -1,87 +1,90 @@
-r"""Law alignment: keep the law of the student's samples on the data's law, without a discriminator.
+r"""Law alignment: keep the law of the student's samples on the law of the data, without a critic, a discriminator or a teacher's pass.
 
-For a student sample x re-noised to :math:`x_t = (1-t) z + t x`, a critic flow trained by flow matching on the student's own samples
-and the blended teacher each give a velocity. Their difference, as end points :math:`x_t + (1-t) v`, is up to a positive factor the
-gradient of the divergence between the two laws, so the student's sample is moved by
+A batch of the student's samples X and a batch of real data Y give an unbiased estimate of their energy distance, up to a constant,
 
-.. math:: g = (1-t)\,\big(v_{critic}(x_t, t) - v_{teacher}(x_t, t)\big), \qquad \text{loss } \tfrac12 |x - \mathrm{sg}(x - g)|^2.
+.. math:: 2\, E|X - Y| - E|X - X'| \; [- E|Y - Y'|],
 
-Every sampler of the student (one pass, two passes) has its own law, hence its own critic. The sample comes from a stored curve's
-source, so the curve regression that anchors it costs no further pass.
+which is least if and only if the two laws are equal. Its gradient pulls every sample towards the data and pushes it away from the other
+samples. Real data cost no network pass, so Y may be many times X. What is compared is what will be saved: samples are clamped to the range
+of the data first, so that a pixel may lie anywhere beyond black.
 
-Source: Yin et al. 2024, *One-step diffusion with distribution matching distillation* (arXiv 2311.18828), eq. 7-8; here the real score
-is a blend of several teachers, and the anchor is a Bezier curve at every knot.
+Every sampler of the student (one pass, two passes) has its own law and its own term. The gradient goes through a sampler's last jump, the
+jumps before it cost one pass each. The samples start at the sources of stored curves, so the ends of these curves can anchor them at no
+further pass.
+
+Source: Szekely & Rizzo 2013, *Energy statistics*; Li et al. 2015, *Generative moment matching networks* (arXiv 1502.02761)
+and Bellemare et al. 2017, *The Cramer distance* (arXiv 1705.10743), for generators trained by such a distance.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from bezierdistill.curves import expand_time
-from bezierdistill.fields import Field, NetworkField
 from bezierdistill.objectives.curves import CurveBatch
 from bezierdistill.objectives.losses import Loss
-from bezierdistill.students import flow_map
+from bezierdistill.students import check_knots, sample
+
+LEAST = 1e-6  # of a squared distance: keeps the gradient of the root finite between equal states
 
 
-@dataclass
+@dataclass(frozen=True)
 class Alignment:
-    """Distribution matching along one sampler, with the curve regression as an anchor.
+    """Energy distance of the samples of one or more samplers to real data, with the ends of the curves as an anchor.
 
     Args:
-        teacher: the field whose law is matched: a teacher or a blend.
-        knots: the sampler's knots, from 0 to 1.
-        metric: distance of the anchor regression.
+        schedules: knots of each sampler, from 0 to 1.
+        metric: distance of the anchor.
         anchor: weight of the anchor, >= 0.
-        times: range of the re-noising time.
+        clamp: maps states to the range in which they are saved; the identity where there is none.
+
+    Raises:
+        ValueError: on knots that do not rise from 0 to 1, or a negative anchor.
     """
 
-    teacher: Field
-    knots: Sequence[float]
+    schedules: Sequence[Sequence[float]]
     metric: Loss = field(default_factory=Loss)
-    anchor: float = 0.3
-    times: tuple[float, float] = (0.02, 0.7)
+    anchor: float = 0.03
+    clamp: Callable[[Tensor], Tensor] = lambda x: x
+
+    def __post_init__(self) -> None:
+        for knots in self.schedules:
+            check_knots(knots)
+        if self.anchor < 0:
+            raise ValueError(f"anchor is {self.anchor}, expected 0 (none) or a positive weight")
 
     @property
     def passes(self) -> int:
-        """Network passes a row and step: the sampler and its gradient, the teachers, the critic, and the critic's own step."""
-        return 3 * (len(self.knots) - 1) + self.teacher.passes + 1 + 3
+        """Network passes a row and step: every sampler with the gradient of its last jump."""
+        return sum(len(knots) - 1 + 2 for knots in self.schedules)
 
-    def student_loss(self, net: nn.Module, critic: nn.Module, batch: CurveBatch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Loss of the student, and its samples ``(B, ...)``, detached, to train the critic on."""
+    def loss(self, net: nn.Module, batch: CurveBatch, real: Tensor) -> Tensor:
+        """Loss of a batch of two curves or more against real states ``(N, ...)``."""
         curve, cond = batch
-        x, anchor = curve.source, torch.zeros((), device=curve.points.device)
-        for s, t in pairwise(self.knots):
-            x = flow_map(net, x, s, t, cond)
-            anchor = anchor + self.metric(x, curve.point(t))
-        matching = matching_loss(x, self.teacher, critic, self.times, cond, generator)
-        return matching + self.anchor * anchor, x.detach()
+        total = torch.zeros((), device=curve.points.device)
+        for knots in self.schedules:
+            with torch.no_grad():
+                before = sample(net, curve.source, knots[:-1], cond)
+            x = sample(net, before, knots[-2:], cond)
+            total = total + energy(self.clamp(x), real)
+            if self.anchor:
+                total = total + self.anchor * self.metric(x, curve.data)
+        return total
 
 
-def matching_loss(
-    x: Tensor, teacher: Field, critic: nn.Module, times: tuple[float, float], cond: Tensor | None, generator: torch.Generator
-) -> Tensor:
-    """Loss whose gradient moves samples ``x`` ``(B, ...)`` from the critic's law towards the teacher's, re-noised at ``times``.
-
-    The gradient of a row is divided by the mean distance of its sample from the teacher's end point (arXiv 2311.18828, eq. 8).
-    """
-    with torch.no_grad():
-        noisy, t = _renoise(x, times, generator)
-        to_end = 1 - expand_time(t, x)
-        real = teacher(noisy, t, cond)
-        gradient = to_end * (NetworkField(critic)(noisy, t, cond) - real)
-        scale = (x - (noisy + to_end * real)).abs().flatten(1).mean(1).clamp_min(1e-3)
-    return 0.5 * ((x - (x - gradient).detach()).square().flatten(1).mean(1) / scale).mean()
+def energy(x: Tensor, real: Tensor) -> Tensor:
+    """The energy distance of samples ``(B, ...)``, two or more, to real states ``(N, ...)``, without the term of the real states alone."""
+    if len(x) < 2:
+        raise ValueError(f"the energy distance got {len(x)} sample, expected 2 or more: raise the batch")
+    x, real = x.flatten(1), real.flatten(1)
+    within = _distances(x, x)
+    among = (within.sum() - within.diagonal().sum()) / (len(x) * (len(x) - 1))
+    return 2 * _distances(x, real).mean() - among
 
 
-def _renoise(x: Tensor, times: tuple[float, float], generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    low, high = times
-    t = low + (high - low) * torch.rand(len(x), generator=generator, device=generator.device).to(x)
-    noise = torch.randn(x.shape, generator=generator, device=generator.device).to(x)
-    time = expand_time(t, x)
-    return (1 - time) * noise + time * x, t
+def _distances(a: Tensor, b: Tensor) -> Tensor:
+    squared = a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T
+    return squared.clamp_min(LEAST).sqrt()

@@ -2,7 +2,7 @@ r"""Distribution matching distillation: a few-step generator whose law is moved 
 
 A sample x of the generator is re-noised to :math:`x_t = (1-t)\epsilon + t x`; the teacher's and a critic's end points
 :math:`x_t + (1-t) v` differ by the gradient of the divergence between the laws, normalised as DMD does
-(:func:`bezierdistill.objectives.alignment.matching_loss`). Two rules make DMD2 of it:
+(:func:`matching_loss`). Two rules make DMD2 of it:
 
 * two time scales: ``critic_steps`` updates of the critic, by flow matching on fresh samples, for one of the generator, and no regression;
 * backward simulation: the generator's later jumps are trained from its own earlier ones. For times :math:`0 = s_0 < s_1 < \dots` the
@@ -24,8 +24,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bezierdistill.fields import Field
-from bezierdistill.objectives.alignment import matching_loss
+from bezierdistill.curves import expand_time
+from bezierdistill.fields import Field, NetworkField
 from bezierdistill.objectives.consistency import consistency_sample
 from bezierdistill.objectives.flow_matching import FlowMatching
 from bezierdistill.students import check_knots, flow_map
@@ -95,6 +95,29 @@ class DistributionMatching:
             for s in self.knots[:last]:
                 x = _jump(net, x, s, cond, generator)
         return _jump(net, x, self.knots[last], cond, generator)
+
+
+def matching_loss(
+    x: Tensor, teacher: Field, critic: nn.Module, times: tuple[float, float], cond: Tensor | None, generator: torch.Generator
+) -> Tensor:
+    """Loss whose gradient moves samples ``x`` ``(B, ...)`` from the critic's law towards the teacher's, re-noised at ``times``.
+
+    The gradient of a row is divided by the mean distance of its sample from the teacher's end point (arXiv 2311.18828, eq. 8).
+    """
+    with torch.no_grad():
+        noisy, t = _renoise(x, times, generator)
+        to_end = 1 - expand_time(t, x)
+        real = teacher(noisy, t, cond)
+        gradient = to_end * (NetworkField(critic)(noisy, t, cond) - real)
+        scale = (x - (noisy + to_end * real)).abs().flatten(1).mean(1).clamp_min(1e-3)
+    return 0.5 * ((x - (x - gradient).detach()).square().flatten(1).mean(1) / scale).mean()
+
+
+def _renoise(x: Tensor, times: tuple[float, float], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    low, high = times
+    t = low + (high - low) * torch.rand(len(x), generator=generator, device=generator.device).to(x)
+    time = expand_time(t, x)
+    return (1 - time) * _noise(x, generator) + time * x, t
 
 
 def sample(net: nn.Module, x0: Tensor, knots: Sequence[float], generator: torch.Generator, cond: Tensor | None = None) -> Tensor:

@@ -156,18 +156,16 @@ class DistillConfig:
             velocity (a straighter flow).
         passes: the most passes of the sampler; a two-pass student is also a one-pass student.
         knots: times between 0 and 1 of that sampler, separated by commas; without them they are found by dynamic programming.
-        tune: steps of consistency tuning on real data after the regression; 0 is none.
-        data: built-in name or path of the real data to tune on.
-        align: steps of law alignment at the end; 0 is none.
+        align: steps of law alignment with real data after the regression; 0 is none.
+        data: built-in name or path of that real data.
         steps: optimizer steps of the regression.
         batch: rows a step.
         seed: seed of the draws (and of the weights, with --init scratch).
         init: start from the best teacher's weights, or from scratch.
         huber: scale of the pseudo-Huber loss; 0 is the squared error.
         power: p of the weight (t - s)^-p of an interval.
-        tune_lr: peak learning rate of the student during tuning.
         align_lr: peak learning rate of the student during alignment.
-        anchor: weight of the curve regression during alignment.
+        anchor: weight of the ends of the curves during alignment.
         loop: how weights are updated.
         resume: continue a run that was stopped.
     """
@@ -177,18 +175,16 @@ class DistillConfig:
     objective: ObjectiveName = "map"
     passes: int = 2
     knots: str | None = None
-    tune: int = 0
-    data: str | None = None
     align: int = 0
+    data: str | None = None
     steps: int = 6000
     batch: int = 512
     seed: int = 0
     init: Literal["teacher", "scratch"] = "teacher"
     huber: float = 0.03
     power: float = 1.0
-    tune_lr: float = 3e-5
-    align_lr: float = 1e-4
-    anchor: float = 0.3
+    align_lr: float = 2e-4
+    anchor: float = 0.03
     loop: LoopConfig = field(default_factory=LoopConfig)
     resume: bool = False
 
@@ -197,13 +193,12 @@ class DistillConfig:
         check_counts(passes=self.passes, steps=self.steps, batch=self.batch)
         if self.passes > MOST_PASSES:
             raise ValueError(f"passes is {self.passes}, expected 1 to {MOST_PASSES}: more passes are what a student is to save")
-        _check_not_negative(tune=self.tune, align=self.align, huber=self.huber, anchor=self.anchor, power=self.power)
-        for name in ("tune_lr", "align_lr"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected a positive number")
-        if self.objective == "velocity" and (self.align or self.tune):
-            raise ValueError(
-                "objective velocity trains a flow, not jumps: expected --align 0 and --tune 0, or --objective end, map or knots"
-            )
-        if bool(self.tune) != (self.data is not None):
-            raise ValueError(f"tune is {self.tune} and data {self.data}, expected both or neither: tuning needs real data")
+        _check_not_negative(align=self.align, huber=self.huber, anchor=self.anchor, power=self.power)
+        if self.align_lr <= 0:
+            raise ValueError(f"align_lr is {self.align_lr}, expected a positive number")
+        if self.objective == "velocity" and self.align:
+            raise ValueError("objective velocity trains a flow, not jumps: expected --align 0, or --objective end, map or knots")
+        if bool(self.align) != (self.data is not None):
+            raise ValueError(f"align is {self.align} and data {self.data}, expected both or neither: alignment needs real data")
+        if self.align and self.batch < 2:
+            raise ValueError("batch is 1, expected 2 or more with --align: the distance between laws needs pairs of samples")
