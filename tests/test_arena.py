@@ -200,12 +200,14 @@ def test_claims_say_whether_they_hold(ours: float, verdict: str) -> None:
     assert spec.loader is not None
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)
-    figures = {OURS: ours, "bezier-half": 1.9, "rfd-1": 1.5, "rfd-2": 1.6, "rfd-3": 1.7, "dmd": 1.35}
+    figures = {OURS: ours, "bezier-half": 1.9, "rfd-1": 1.5, "rfd-1-two": 1.45, "rfd-2": 1.6, "rfd-3": 1.7, "dmd": 1.35}
     rows = [a_row(name, seed, passes, ratio) for name, ratio in figures.items() for seed in (0, 1) for passes in (1, 2)]
     rows.append(a_row("bezier-teacher", 0, 20, 1.31))
-    one, two, _, four = benchmark.claims(benchmark.Results({"manifold": rows, "digits": rows}))
+    one, two, three, four = benchmark.claims(benchmark.Results({"manifold": rows, "digits": rows}))
     assert verdict in one
-    assert ("first" if ours < 1.35 else "behind (dmd 0.35)") in two
+    assert ("manifold: 0.30, first;" if ours < 1.35 else "manifold: 0.40, behind (dmd 0.35);") in two
+    assert f"on every task: {'holds' if ours < 1.35 else 'does NOT hold'}." in two
+    assert f"/ 0.45 = {(ours - 1) / 0.45:.2f} (wanted" in three
     assert two.endswith("does NOT hold.")  # half the budget: 0.9 against 0.5
     assert f"on {2 * (ours < 1.31)} of 2 tasks" in four
 

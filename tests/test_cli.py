@@ -282,3 +282,10 @@ def test_help_names_every_option(verb: str, capsys: pytest.CaptureFixture[str]) 
         run(verb, "--help")
     assert stop.value.code == 0
     assert "--config" in capsys.readouterr().out
+
+
+def test_flags_may_be_written_with_dashes(tmp_path: Path) -> None:
+    np.savez(tmp_path / "my-data.npz", x=np.random.default_rng(0).standard_normal((300, 3)).astype(np.float32))
+    arena = ["arena", f"--data={tmp_path / 'my-data.npz'}", "--methods", "teacher-euler", "--seeds", 1, "--first-seed", 4, "--samples", 64]
+    assert run(*arena, "--keep-samples", "--budget=12000", "--batch", 32, *NET, "--loop.save-every=50", "--out", tmp_path / "a-b") == 0
+    assert (tmp_path / "a-b" / "samples" / "teacher-euler-4-1.npz").exists()

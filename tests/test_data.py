@@ -76,6 +76,18 @@ def rows(x: torch.Tensor | np.ndarray) -> set[bytes]:
     return {row.tobytes() for row in np.ascontiguousarray(x)}
 
 
+@pytest.mark.parametrize("shift", [(8.0,), (1.0, 5.0, 9.0)], ids=str)
+@pytest.mark.parametrize(("low", "high"), [(0.0, 16.0), (0.0, None), (None, 16.0), (None, None)])
+def test_clamping_states_is_what_saving_does(shift: tuple[float, ...], low: float | None, high: float | None) -> None:
+    scaling = Scaling(shift, tuple(4.0 + i for i in range(len(shift))), "chw", low, high)
+    x = 5 * torch.randn(7, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(scaling.clamp(x), scaling.encode(scaling.decode(x)), rtol=0, atol=1e-5)
+    assert bool((scaling.clamp(x) != x).any()) == (low is not None or high is not None)
+    inside = x.clone().requires_grad_()
+    scaling.clamp(inside).sum().backward()
+    assert torch.equal(inside.grad, (scaling.clamp(x) == x).float())
+
+
 @pytest.mark.parametrize("source", ["digits", "npz", "npz with test"])
 def test_sides_are_disjoint_complete_and_deterministic(source: str, tmp_path: Path) -> None:
     own = RNG.normal(size=(200, 3)).astype(np.float32)

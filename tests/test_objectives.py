@@ -137,7 +137,7 @@ def test_draws_are_ordered_and_have_their_laws(generator: torch.Generator) -> No
 
 
 class Affine(nn.Module):
-    """The student ``F(x, s, t) = x + (t - s) (shift + (scale - 1) x)``: from 0 to 1 the law of a standard normal becomes N(shift, scale^2)."""
+    """The student ``F(x, s, t) = x + (t - s) (shift + (scale - 1) x)``: from 0 to 1, N(0, 1) becomes N(shift, scale^2)."""
 
     def __init__(self, shift: Sequence[float], scale: Sequence[float]) -> None:
         super().__init__()

@@ -172,7 +172,7 @@ def build_parser() -> ArgumentParser:
     """The parser of all verbs; every flag comes from a dataclass."""
     parser = ArgumentParser(
         prog="bezierdistill",
-        description="Distil flow models along Bezier curves into one or two network passes.",
+        description="Distil flow models along Bezier curves into one or two network passes. Flags take dashes or underscores.",
         version=__version__,
         exit_on_error=False,
     )
@@ -199,11 +199,17 @@ def _plain_arguments(config: type) -> tuple[dict[str, str], dict[str, str]]:
     return lists, {field.name: texts[field.name] for field in fields if field.type == "bool"}
 
 
+def _underscored(argument: str) -> str:
+    """``--keep-samples`` as the parser knows it; what follows an equals sign stays as it is."""
+    flag, equals, value = argument.partition("=")
+    return f"--{flag[2:].replace('-', '_')}{equals}{value}" if flag.startswith("--") else argument
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     parser = build_parser()
     try:
-        parsed = parser.parse_args(arguments)
+        parsed = parser.parse_args([_underscored(argument) for argument in (sys.argv[1:] if arguments is None else arguments)])
     except ArgumentError as error:
         message = " ".join(str(error).split())
         print(f"bezierdistill: {message} (bezierdistill VERB --help lists every option)", file=sys.stderr)

@@ -206,7 +206,7 @@ def constant_acceleration(bench: Bench, share: float = TEACHER, h: float = 1.0, 
 
 
 def moment_matching(bench: Bench, share: float = 0.0, lr: float | None = None) -> Mapping[int, Sampler]:
-    """Generative moment matching (Li et al. 2015) by the energy distance: our law alignment alone, without curves; from scratch or a teacher."""
+    """Generative moment matching (Li et al. 2015) by the energy distance, from scratch or a teacher: our law alignment without curves."""
     net = copy.deepcopy(bench.teacher(share).net) if share else bench.build()
 
     def step(nets: Nets, generator: torch.Generator) -> Losses:
