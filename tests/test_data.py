@@ -85,6 +85,7 @@ def test_clamping_states_is_what_saving_does(shift: tuple[float, ...], low: floa
     assert bool((scaling.clamp(x) != x).any()) == (low is not None or high is not None)
     inside = x.clone().requires_grad_()
     scaling.clamp(inside).sum().backward()
+    assert inside.grad is not None
     assert torch.equal(inside.grad, (scaling.clamp(x) == x).float())
 
 

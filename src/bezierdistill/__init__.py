@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 from bezierdistill.curves import BezierCurve, CurveFit
 from bezierdistill.data import load_data
 from bezierdistill.fields import Blend, Field, GaussianMixture, NetworkField, parse_weights
+from bezierdistill.interop import ForeignField, LinearSchedule, SigmaSchedule, StepSchedule
 from bezierdistill.metrics import Evaluator
 from bezierdistill.models import Model, NetworkConfig, load_model, save_model
 from bezierdistill.pipeline import distill, simulate, train
@@ -26,13 +27,17 @@ __all__ = [
     "DistillConfig",
     "Evaluator",
     "Field",
+    "ForeignField",
     "GaussianMixture",
+    "LinearSchedule",
     "LoopConfig",
     "Model",
     "NetworkConfig",
     "NetworkField",
     "ReflowConfig",
+    "SigmaSchedule",
     "SimulateConfig",
+    "StepSchedule",
     "TrainConfig",
     "distill",
     "load_data",
