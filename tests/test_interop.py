@@ -88,7 +88,7 @@ def test_the_ideal_model_of_every_convention_is_the_exact_field(name: str, mixtu
 
 @pytest.mark.parametrize("name", CONVENTIONS)
 def test_the_model_is_told_its_own_time(name: str, mixture: GaussianMixture) -> None:
-    prediction, schedule, level = CONVENTIONS[name]
+    _, schedule, level = CONVENTIONS[name]
     t = torch.linspace(*schedule.span, 50, dtype=F64)
     alpha, sigma, time = schedule.at(t)
     expected = level(time)
@@ -107,8 +107,8 @@ def test_whole_steps_are_told_as_they_are() -> None:
 def test_wrong_signs_and_directions_are_not_the_field(mixture: GaussianMixture, draw: Draw) -> None:
     x, t = draw(50, 2), torch.full((50,), 0.3, dtype=F64)
     prediction, schedule, level = CONVENTIONS["diffusers FlowMatch"]
-    for wrong in (("velocity", schedule), (prediction, LinearSchedule("up", 1000))):
-        field = ForeignField(Ideal(mixture, prediction, level), *wrong)
+    ideal = Ideal(mixture, prediction, level)
+    for field in (ForeignField(ideal, "velocity", schedule), ForeignField(ideal, prediction, LinearSchedule("up", 1000))):
         assert float((field(x, t) - mixture(x, t)).abs().max()) > 0.5
 
 
