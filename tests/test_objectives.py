@@ -158,6 +158,9 @@ def test_energy_is_the_distance_of_the_metric_up_to_the_real_term(shape: tuple[i
     assert float(energy(real, real[torch.arange(17)])) < float(among)  # the pairs of a state with itself pull the first term down
     with pytest.raises(ValueError, match="got 1 sample, expected 2 or more"):
         energy(x[:1], real)
+    for other in (real[:0], torch.zeros(4, 99)):
+        with pytest.raises(ValueError, match="expected one or more of shape"):
+            energy(x, other)
 
 
 def test_energy_of_equal_states_has_a_finite_gradient() -> None:

@@ -11,6 +11,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from bezierdistill import pipeline as pipeline_module
 from bezierdistill import recipe as recipe_module
 from bezierdistill.cli import build_parser, main
 from bezierdistill.curves import Time
@@ -78,7 +79,7 @@ def test_the_budget_holds_every_pass(variant: str, data: str, tmp_path: Path, ac
 def test_the_best_blend_of_the_search_is_what_is_simulated(data: str, tmp_path: Path, whole: Model) -> None:
     assert whole.card["weights"] == [[1.25], [-0.25]]  # without a search
     found = run_recipe(small(data, tmp_path / "run", search_share=0.03))
-    searched = recipe_module.read_json(tmp_path / "run" / "student" / "search.json", "search")
+    searched = recipe_module.read_json(tmp_path / "run" / "search.json", "search")
     best = min(searched["scores"], key=lambda g: searched["scores"][g])
     assert float(best) == searched["best"]
     assert len(searched["scores"]) == searched["trials"] == len(GUIDANCE) + len(FINER)
@@ -130,11 +131,30 @@ def test_a_student_stopped_at_work_gives_the_same_weights(
     assert run_recipe(small(data, tmp_path / "run", loop=loop)).card["digest"] == whole.card["digest"]
 
 
+def test_alignment_gets_clamped_samples_many_real_rows_and_its_own_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates, rows, true, trainer = [], [], Alignment.loss, pipeline_module.Trainer
+
+    def recorded(objective: Alignment, net: Any, batch: Any, real: Tensor) -> Tensor:
+        assert float(objective.clamp(torch.full((1, 1, 8, 8), 9.0)).max()) == 1.0  # the digits' own range is 0 to 16
+        rows.append(len(real))
+        return true(objective, net, batch, real)
+
+    def train_at(nets: Any, loop: Any, folder: Any, stage: str, own: Any = None) -> Any:
+        rates.append((stage, own))
+        return trainer(nets, loop, folder, stage, own)
+
+    monkeypatch.setattr(Alignment, "loss", recorded)
+    monkeypatch.setattr(pipeline_module, "Trainer", train_at)
+    run_recipe(small("digits", tmp_path / "run", align_lr=3e-4))
+    assert rows == [4 * BATCH] * (int(0.14 * BUDGET) // (7 * BATCH))
+    assert ("alignment", {"student": 3e-4}) in rates
+
+
 def test_a_folder_of_another_recipe_is_refused(data: str, whole: Model, tmp_path: Path) -> None:
     assert whole.folder is not None
     out = whole.folder.parent
     assert run_recipe(small(data, out)).card["digest"] == whole.card["digest"]
-    with pytest.raises(ValueError, match="holds a recipe with other budget, degree"):
+    with pytest.raises(ValueError, match="holds another recipe, with other budget, degree"):
         run_recipe(small(data, out, budget=2 * BUDGET, degree=2))
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="is not empty and holds no recipe"):
@@ -164,6 +184,9 @@ def test_given_teachers_are_used_and_charged(data: str, tmp_path: Path, monkeypa
         ({"align_share": -0.1}, "none below 0"),
         ({"budget": 0}, "budget is 0"),
         ({"batch": 0}, "batch is 0"),
+        ({"batch": 1}, "batch is 1, expected 2 or more"),
+        ({"guidance": float("nan")}, "guidance is nan"),
+        ({"weak_share": 0.0, "search_share": 0.1}, "no blend to search"),
         ({"degree": 0}, "degree is 0"),
         ({"degree": 8}, "a fit of degree 8 needs 7"),
         ({"solver_steps": 2}, "a fit of degree 4 needs 3"),
@@ -255,7 +278,10 @@ def test_the_command_runs_it_and_reports_it(data: str, whole: Model, tmp_path: P
     assert page.count("data:image/png;base64,") == 3  # samples, curves, losses
     assert "http" not in page
     capsys.readouterr()
-    for more, message in ((["--seed=1"], "holds a recipe with other seed"), (["--degree=9"], "needs 8 or more distinct inner times")):
+    for more, message in (
+        (["--seed=1"], "holds another recipe, with other seed"),
+        (["--degree=9"], "needs 8 or more distinct inner times"),
+    ):
         assert main([*command, *more]) == 2
         error = capsys.readouterr().err
         assert error.startswith("bezierdistill recipe: ")

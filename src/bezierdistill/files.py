@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,26 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{path} holds a {type(value).__name__}, expected a JSON object")
     return value
+
+
+def claim(file: Path, settings: Mapping[str, Any], what: str, **notes: Any) -> None:
+    """Take the folder of ``file`` for a run by writing its settings there, or check that it holds the same run.
+
+    ``notes`` are written the first time and not compared.
+
+    Raises:
+        ValueError: if the folder holds a run with other settings, or anything else.
+    """
+    folder, wanted = file.parent, json.loads(json.dumps(settings, default=str))  # as they are read back
+    if not file.exists():
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ValueError(f"{folder} is not empty and holds no {what}: choose another --out")
+        write_json(file, {**wanted, **notes})
+        return
+    held = read_json(file, f"{what} settings")
+    other = sorted(key for key in (held.keys() | wanted.keys()) - notes.keys() if held.get(key) != wanted.get(key))
+    if other:
+        raise ValueError(f"{folder} holds another {what}, with other {', '.join(other)}: choose another --out, or the same settings")
 
 
 def write_array(path: Path, x: np.ndarray) -> None:

@@ -8,6 +8,7 @@ Every function checks its input before it writes, and returns what it made.
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
@@ -22,7 +23,7 @@ from bezierdistill.couplings import Independent, MinibatchOT
 from bezierdistill.curves import BezierCurve
 from bezierdistill.data import Data, Scaling, load_data
 from bezierdistill.fields import Blend, NetworkField, parse_weights
-from bezierdistill.files import read_json, write_json
+from bezierdistill.files import claim
 from bezierdistill.models import CARD, Model, load_model, save_model
 from bezierdistill.objectives import Alignment, CurveRegression, FlowMatching, Loss
 from bezierdistill.objectives.curves import Draw, EitherDraw, EndDraw, KnotsDraw, MapDraw, VelocityDraw
@@ -30,7 +31,7 @@ from bezierdistill.progress import progress
 from bezierdistill.simulate import Simulation, simulate_rows
 from bezierdistill.solvers import time_grid
 from bezierdistill.sources import BLOCK, block_generator, in_blocks, noise
-from bezierdistill.store import MANIFEST, CurveStore, CurveWriter
+from bezierdistill.store import CurveStore, CurveWriter
 from bezierdistill.students import cheapest_knots, check_knots, interval_errors
 from bezierdistill.training.config import DistillConfig, SimulateConfig, TrainConfig
 from bezierdistill.training.loop import Trainer, open_fabric
@@ -242,17 +243,9 @@ def _to(trainer: Trainer, curve: BezierCurve) -> BezierCurve:
 
 def _claim(out: Path, config: TrainConfig | DistillConfig) -> None:
     """Take a folder for a run, or check that it holds the same run and may be continued."""
-    settings = _settings(config)
-    _refuse_other(out, MANIFEST)
-    if not (out / RUN).exists() and not (out / CARD).exists():
-        write_json(out / RUN, settings)
-        return
-    if not config.resume:
+    if not config.resume and any((out / mark).exists() for mark in (RUN, CARD)):
         raise ValueError(f"{out} already holds a run: choose another --out, or --resume to continue it")
-    held = read_json(out / RUN, "run")
-    other = [key for key in settings if held.get(key) != settings[key]]
-    if other:
-        raise ValueError(f"{out} holds a run with other {', '.join(other)}: choose another --out, or the same settings")
+    claim(out / RUN, _settings(config), "run")
 
 
 def _refuse_other(out: Path, *marks: str) -> None:
@@ -261,15 +254,8 @@ def _refuse_other(out: Path, *marks: str) -> None:
 
 
 def _settings(config: Any) -> dict[str, Any]:
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(entry) for key, entry in value.items()}
-        if isinstance(value, list | tuple):
-            return [plain(entry) for entry in value]
-        return str(value) if isinstance(value, Path) else value
-
-    settings = plain(asdict(config))
-    return {key: value for key, value in settings.items() if key not in ("resume", "out")}
+    plain = json.loads(json.dumps(asdict(config), default=str))
+    return {key: value for key, value in plain.items() if key not in ("resume", "out")}
 
 
 def _card(kind: str, config: TrainConfig | DistillConfig, passes: dict[str, int], **more: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ of it, the same shares for all data. Taking one ingredient away is a change of o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch
 from bezierdistill.curves import fit_weights
 from bezierdistill.data import Data, load_data
 from bezierdistill.fields import Blend
-from bezierdistill.files import read_json, write_json
+from bezierdistill.files import claim, read_json, write_json
 from bezierdistill.metrics import frechet_distance
 from bezierdistill.models import CARD, Model, NetworkConfig, load_model, save_model
 from bezierdistill.objectives import Alignment, CurveRegression, FlowMatching
@@ -93,9 +94,32 @@ class RecipeConfig:
             raise ValueError(f"shares of the budget are {shares}, expected none below 0 and a sum below 1: the rest trains the student")
         if self.weak is not None and not self.weak_share:
             raise ValueError(f"weak is {self.weak} and weak_share is 0, which is a single teacher: leave one of them out")
+        if self.search_share and not self.weak_share:
+            raise ValueError(f"search_share is {self.search_share} and weak_share is 0: there is no blend to search, leave one of them out")
+        if not math.isfinite(self.guidance):
+            raise ValueError(f"guidance is {self.guidance}, expected a number")
         # The stages' own checks, before a teacher is trained.
         fit_weights(self.degree, time_grid(self.solver_steps))
-        DistillConfig(self.out, self.out, huber=self.huber, power=self.power, align_lr=self.align_lr, anchor=self.anchor)
+        self.student(Path(), steps=1, align=int(self.align_share > 0))
+
+    def student(self, curves: Path, steps: int, align: int) -> DistillConfig:
+        """Settings of the student, of so many steps of regression and of alignment."""
+        return DistillConfig(
+            curves,
+            self.out / "student",
+            passes=2,
+            align=align,
+            data=self.data if align else None,
+            steps=steps,
+            batch=self.batch,
+            seed=self.seed,
+            huber=self.huber,
+            power=self.power,
+            align_lr=self.align_lr,
+            anchor=self.anchor,
+            loop=self.loop,
+            resume=True,
+        )
 
     def part(self, share: float) -> int:
         """Network passes of a share."""
@@ -112,8 +136,8 @@ def run_recipe(config: RecipeConfig) -> Model:
         ValueError: on bad data or settings, a budget too small for the stages, or a folder that holds something else.
     """
     data, out = load_data(config.data), config.out
-    _claim(config)
-    if (out / "student" / SEARCH).exists():
+    claim(out / SETTINGS, {key: value for key, value in asdict(config).items() if key != "out"}, "recipe")
+    if (out / "student" / CARD).exists() and "search" in load_model(out / "student").card["passes"]:
         return load_model(out / "student")
     teachers = [_teacher(config, config.strong, "strong", config.strong_share, config.seed)]
     searched: dict[str, Any] = {"best": 1.0, "passes": 0}
@@ -126,23 +150,7 @@ def run_recipe(config: RecipeConfig) -> Model:
     student = distill(_distillation(config, curves, searched["passes"]))
     passes = {**student.card["passes"], "search": searched["passes"]}
     passes["total"] += searched["passes"]
-    student = save_model(out / "student", replace(student, card={**student.card, "passes": passes}))
-    write_json(out / "student" / SEARCH, searched)
-    return student
-
-
-def _claim(config: RecipeConfig) -> None:
-    """Take a folder, or check that it holds the same recipe."""
-    file, out = config.out / SETTINGS, config.out
-    settings = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(config).items() if key != "out"}
-    if file.exists():
-        held = read_json(file, "recipe settings")
-        other = [key for key in settings if held.get(key) != settings[key]]
-        if other:
-            raise ValueError(f"{out} holds a recipe with other {', '.join(other)}: choose another --out, or the same settings")
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} is not empty and holds no recipe: choose another --out")
-    write_json(file, settings)
+    return save_model(out / "student", replace(student, card={**student.card, "passes": passes}))
 
 
 def _teacher(config: RecipeConfig, given: Path | None, name: str, share: float, seed: int) -> Model:
@@ -223,19 +231,5 @@ def _distillation(config: RecipeConfig, curves: CurveStore, searched: int) -> Di
     cost = config.batch * Alignment(((0.0, 1.0), (0.0, 0.5, 1.0))).passes
     align = config.part(config.align_share) // cost
     fixed = curves.recipe["teacher_passes"] + curves.manifest["passes"] + searched + knots_cost(curves)
-    return DistillConfig(
-        curves.folder,
-        config.out / "student",
-        passes=2,
-        align=align,
-        data=config.data if align else None,
-        steps=_steps(config, config.budget - fixed - align * cost, CurveRegression.passes, "the student"),
-        batch=config.batch,
-        seed=config.seed,
-        huber=config.huber,
-        power=config.power,
-        align_lr=config.align_lr,
-        anchor=config.anchor,
-        loop=config.loop,
-        resume=True,
-    )
+    steps = _steps(config, config.budget - fixed - align * cost, CurveRegression.passes, "the student")
+    return config.student(curves.folder, steps, align)

@@ -1,6 +1,6 @@
 """Every method of the arena by name: how its budget is spent, and how it is sampled. The objectives are in ``objectives/``, one a file.
 
-Settings are keyword arguments; their defaults came out of a search of equal size for every method (``benchmarks/search.py``).
+Settings are keyword arguments; their defaults came out of a search of four trials or more for every method (``benchmarks/search.py``).
 """
 
 from __future__ import annotations
@@ -284,13 +284,14 @@ def _jumps(model: Model, *passes: int) -> dict[int, Sampler]:
     return {k: partial(model.generate, passes=k) for k in passes}
 
 
-# Ours is bezier alone; bezier-half has half of the budget, bezier-teacher is its strong teacher undistilled, the others lack one
-# ingredient: curves (straight lines instead), the second teacher, the pseudo-Huber loss, law alignment; or search the blend's weight.
+# Ours is bezier alone; bezier-half has half of the budget, bezier-teacher is its strong teacher undistilled. The others lack an ingredient:
+# curves (straight lines instead), the second teacher, both of these, the pseudo-Huber loss, law alignment; or search the blend's weight.
 METHODS: dict[str, Method] = {
     OURS: bezier,
     "bezier-half": half_budget,
     "bezier-lines": partial(bezier, degree=1),
     "bezier-one-teacher": partial(bezier, weak_share=0.0),
+    "bezier-plain": partial(bezier, degree=1, weak_share=0.0),
     "bezier-squared": partial(bezier, huber=0.0),
     "bezier-unaligned": partial(bezier, align_share=0.0),
     "bezier-searched": partial(bezier, search_share=0.03),

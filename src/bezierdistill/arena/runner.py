@@ -22,7 +22,7 @@ from bezierdistill import __version__
 from bezierdistill.arena.bench import Bench, Method, Sampler
 from bezierdistill.arena.methods import METHODS, OURS
 from bezierdistill.data import Data, load_data
-from bezierdistill.files import read_json, write_array, write_json
+from bezierdistill.files import claim, read_json, write_array, write_json
 from bezierdistill.metrics import Evaluator
 from bezierdistill.models import NetworkConfig
 from bezierdistill.sources import noise
@@ -153,14 +153,7 @@ def _claim(config: ArenaConfig) -> None:
     """Take a folder, or check that its settings are these; methods and seeds may be added."""
     free = ("out", "methods", "seeds", "first_seed", "keep_samples", "keep_models")
     settings = {key: value for key, value in asdict(config).items() if key not in free}
-    if (config.out / SETTINGS).exists():
-        held = read_json(config.out / SETTINGS, "arena settings")
-        other = [key for key in settings if held.get(key) != settings[key]]
-        if other:
-            raise ValueError(f"{config.out} holds an arena with other {', '.join(other)}: choose another --out, or the same settings")
-    elif config.out.exists() and any(config.out.iterdir()):
-        raise ValueError(f"{config.out} is not empty and holds no arena: choose another --out")
-    write_json(config.out / SETTINGS, {**settings, "machine": machine()})
+    claim(config.out / SETTINGS, settings, "arena", machine=machine())
 
 
 def machine() -> dict[str, Any]:

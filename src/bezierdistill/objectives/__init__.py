@@ -1,9 +1,8 @@
-"""Training methods, one a file. Each has ``loss(net, batch, generator)`` and the network ``passes`` a row that one step costs."""
+"""Training methods, one a file. Each has a ``loss`` of a network and a batch, and the network ``passes`` a row that one step costs."""
 
 from bezierdistill.objectives.alignment import Alignment
-from bezierdistill.objectives.consistency import ConsistencyTraining
 from bezierdistill.objectives.curves import CurveRegression
 from bezierdistill.objectives.flow_matching import FlowMatching
 from bezierdistill.objectives.losses import Loss
 
-__all__ = ["Alignment", "ConsistencyTraining", "CurveRegression", "FlowMatching", "Loss"]
+__all__ = ["Alignment", "CurveRegression", "FlowMatching", "Loss"]

@@ -5,8 +5,8 @@ A batch of the student's samples X and a batch of real data Y give an unbiased e
 .. math:: 2\, E|X - Y| - E|X - X'| \; [- E|Y - Y'|],
 
 which is least if and only if the two laws are equal. Its gradient pulls every sample towards the data and pushes it away from the other
-samples. Real data cost no network pass, so Y may be many times X. What is compared is what will be saved: samples are clamped to the range
-of the data first, so that a pixel may lie anywhere beyond black.
+samples. Real data cost no network pass, so Y may be many times X. What is compared is what will be saved: samples are clamped (not
+rounded) to the range of the data first, so that a pixel may lie anywhere beyond black.
 
 Every sampler of the student (one pass, two passes) has its own law and its own term. The gradient goes through a sampler's last jump, the
 jumps before it cost one pass each. The samples start at the sources of stored curves, so the ends of these curves can anchor them at no
@@ -38,7 +38,7 @@ class Alignment:
     Args:
         schedules: knots of each sampler, from 0 to 1.
         metric: distance of the anchor.
-        anchor: weight of the anchor, >= 0.
+        anchor: weight of the anchor, >= 0. Only the anchor reaches a component that lies beyond the range of the data on the wrong side.
         clamp: maps states to the range in which they are saved; the identity where there is none.
 
     Raises:
@@ -79,6 +79,8 @@ def energy(x: Tensor, real: Tensor) -> Tensor:
     """The energy distance of samples ``(B, ...)``, two or more, to real states ``(N, ...)``, without the term of the real states alone."""
     if len(x) < 2:
         raise ValueError(f"the energy distance got {len(x)} sample, expected 2 or more: raise the batch")
+    if x.shape[1:] != real.shape[1:] or not len(real):
+        raise ValueError(f"real states have shape {tuple(real.shape)}, expected one or more of shape {tuple(x.shape[1:])} as the samples")
     x, real = x.flatten(1), real.flatten(1)
     within = _distances(x, x)
     among = (within.sum() - within.diagonal().sum()) / (len(x) * (len(x) - 1))

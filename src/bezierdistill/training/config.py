@@ -13,7 +13,7 @@ from bezierdistill.simulate import Guides
 Coupling = Literal["independent", "ot"]
 ObjectiveName = Literal["end", "map", "knots", "velocity"]
 Precision = Literal["32-true", "bf16-mixed", "bf16-true", "64-true"]
-MOST_PASSES = 16
+MOST_PASSES = 10
 Solver = Literal["euler", "midpoint", "heun", "rk4"]
 
 
