@@ -33,7 +33,6 @@ ABLATIONS = {
     "bezier-plain": "neither: rectified-flow distillation, aligned",
     "bezier-squared": "no pseudo-Huber: squared loss",
     "bezier-unaligned": "no law alignment",
-    "bezier-searched": "the blend's weight searched",
 }
 NOT_RANKED = {*ABLATIONS, "bezier-half", "bezier-teacher"}
 METRICS = {"frechet": "Fréchet", "sliced_wasserstein": "sliced Wasserstein", "energy": "energy"}  # ours and moments train on the last

@@ -29,6 +29,7 @@ TRIALS: dict[str, list[dict[str, Any]]] = {
         {"align_share": 0.1},
         {"align_share": 0.2},
         {"guidance": 1.5},
+        {"solver_steps": 6, "curves_share": 0.05, "weak_share": 0.05},
     ],
     "rf-2": [{"share": 0.4}, LOW, HIGH, {"share": 0.4, "huber": 0.03}],
     "rf-3": [{"share": 0.4}, LOW, HIGH, {"share": 0.4, "huber": 0.03}],

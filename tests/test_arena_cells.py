@@ -228,7 +228,6 @@ ABLATED = {
     "bezier-one-teacher": 0.25,
     "bezier-squared": 0.5,
     "bezier-unaligned": 0.75,
-    "bezier-searched": 2.0,
 }
 
 

@@ -72,13 +72,13 @@ class RecipeConfig:
     strong: Path | None = None
     weak: Path | None = None
     strong_share: float = 0.5
-    weak_share: float = 0.05
-    curves_share: float = 0.05
+    weak_share: float = 0.04
+    curves_share: float = 0.09
     align_share: float = 0.14
     guidance: float = 1.25
     search_share: float = 0.0
     degree: int = 4
-    solver_steps: int = 6
+    solver_steps: int = 4
     huber: float = 0.03
     power: float = 1.0
     align_lr: float = 2e-4

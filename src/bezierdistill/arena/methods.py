@@ -285,7 +285,7 @@ def _jumps(model: Model, *passes: int) -> dict[int, Sampler]:
 
 
 # Ours is bezier alone; bezier-half has half of the budget, bezier-teacher is its strong teacher undistilled. The others lack an ingredient:
-# curves (straight lines instead), the second teacher, both of these, the pseudo-Huber loss, law alignment; or search the blend's weight.
+# curves (straight lines instead), the second teacher, both of these, the pseudo-Huber loss, law alignment.
 METHODS: dict[str, Method] = {
     OURS: bezier,
     "bezier-half": half_budget,
@@ -294,7 +294,6 @@ METHODS: dict[str, Method] = {
     "bezier-plain": partial(bezier, degree=1, weak_share=0.0),
     "bezier-squared": partial(bezier, huber=0.0),
     "bezier-unaligned": partial(bezier, align_share=0.0),
-    "bezier-searched": partial(bezier, search_share=0.03),
     "bezier-teacher": partial(teacher, share=RecipeConfig.strong_share, solver="heun", passes=(20,)),
     "teacher-euler": teacher,
     "teacher-heun": partial(teacher, solver="heun", passes=(2, 4)),
