@@ -37,6 +37,7 @@ ABLATIONS = {
 NOT_RANKED = {*ABLATIONS, "bezier-half", "bezier-teacher"}
 METRICS = {"frechet": "Fréchet", "sliced_wasserstein": "sliced Wasserstein", "energy": "energy"}  # ours and moments train on the last
 DISTILLED = {1: ("rfd-1", "rfd-2", "rfd-3"), 2: ("rfd-1-two",)}
+SHARES = ("precision", "recall")
 # What papers publish: the first is better than the second at that many passes (CIFAR-10 or ImageNet; not at our budget).
 ORDERINGS = (
     ("rf-2", "teacher-euler", 1, "Liu et al. 2022"),
@@ -82,6 +83,11 @@ class Results:
         values = [self.values(own, method, passes, metric) for own in ([task] if task else self.rows)]
         return statistics.mean(statistics.mean(own) for own in values) if all(values) else math.inf
 
+    def share(self, method: str, passes: int, key: str) -> float:
+        """Mean precision or recall over seeds, then over tasks; infinite if a task has no figure."""
+        found = [[row[key] for row in rows if row["method"] == method and row["passes"] == passes] for rows in self.rows.values()]
+        return statistics.mean(statistics.mean(own) for own in found) if all(found) else math.inf
+
     def without(self, methods: Iterable[str]) -> list[str]:
         """Those of the methods that have no figure on some task."""
         found = [{row["method"] for row in rows} for rows in self.rows.values()]
@@ -102,12 +108,12 @@ def cell(values: list[float]) -> str:
 
 
 def table(results: Results, passes: int, methods: list[str]) -> list[str]:
-    """A method a line, a task a column, and the mean over tasks in three metrics."""
-    head = ["method", *results.rows, *(f"mean, {name}" for name in METRICS.values())]
+    """A method a line, a task a column, the mean over tasks in three metrics, and mean precision and recall."""
+    head = ["method", *results.rows, *(f"mean, {name}" for name in METRICS.values()), *SHARES]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for method in methods:
         cells = [cell(results.values(task, method, passes)) for task in results.rows]
-        means = [results.mean(method, passes, metric) for metric in METRICS]
+        means = [results.mean(method, passes, metric) for metric in METRICS] + [results.share(method, passes, key) for key in SHARES]
         name = f"**{method}**" if method == OURS else method
         lines.append(f"| {name} | {' | '.join(cells)} | {' | '.join('-' if math.isinf(mean) else f'{mean:.2f}' for mean in means)} |")
     return lines

@@ -193,7 +193,8 @@ def benchmark() -> Any:
 def a_row(method: str, seed: int, passes: int, excess: float) -> dict[str, Any]:
     ratios = {f"{metric}_ratio": 1 + excess for metric in ("frechet", "sliced_wasserstein", "energy")}
     costs = {"spent_passes": 10, "seconds": 4.0, "peak_memory_mb": 5.0}
-    return {"method": method, "ours": method == OURS, "seed": seed, "passes": passes, **costs, **ratios}
+    shares = {"precision": 0.5, "recall": 0.25}
+    return {"method": method, "ours": method == OURS, "seed": seed, "passes": passes, **costs, **ratios, **shares}
 
 
 def fill(out: Path, tasks: dict[str, float], methods: dict[str, float], failed: tuple[str, ...] = ()) -> None:
@@ -235,10 +236,10 @@ def test_results_of_the_benchmark_by_hand(tmp_path: Path) -> None:
     fill(tmp_path, {"digits": 1.0, "manifold": 3.0}, FULL | ABLATED, failed=("mean-flow",))
     text = benchmark().write_results(tmp_path)
     assert (tmp_path / "results.md").read_text() == text
-    assert "| method | manifold | digits | mean, Fréchet | mean, sliced Wasserstein | mean, energy |" in text
+    assert "| method | manifold | digits | mean, Fréchet | mean, sliced Wasserstein | mean, energy | precision | recall |" in text
     # rfd-1: 1.0 (0.8 and 1.2) on digits, 3.0 on manifold; the standard error is half the difference of two seeds
-    assert "| rfd-1 | 3.00 ± 0.60 | 1.00 ± 0.20 | 2.00 | 2.00 | 2.00 |" in text
-    assert "| **bezier** | 1.50 ± 0.30 | 0.50 ± 0.10 | 1.00 | 1.00 | 1.00 |" in text
+    assert "| rfd-1 | 3.00 ± 0.60 | 1.00 ± 0.20 | 2.00 | 2.00 | 2.00 | 0.50 | 0.25 |" in text
+    assert "| **bezier** | 1.50 ± 0.30 | 0.50 ± 0.10 | 1.00 | 1.00 | 1.00 | 0.50 | 0.25 |" in text
     one_pass = text.split("### One pass")[1].split("###")[0]
     assert [line.split("|")[1].strip() for line in one_pass.splitlines()[4:] if line] == [
         "**bezier**",

@@ -69,7 +69,7 @@ def test_the_budget_holds_every_pass(variant: str, data: str, tmp_path: Path, ac
     assert passes["curves"] == store.manifest["passes"] == pytest.approx(config.curves_share * BUDGET, rel=0.01)
     steps = [int(share * BUDGET) // (3 * BATCH) for share in (config.strong_share, config.weak_share)]
     assert passes["teachers"] == 3 * BATCH * sum(steps)
-    assert passes["search"] == 8 * 4 * 6 * (int(config.search_share * BUDGET) // (8 * 4 * 6))
+    assert passes["search"] == 8 * 4 * 4 * (int(config.search_share * BUDGET) // (8 * 4 * 4))
     assert student.card["config"]["align"] == int(config.align_share * BUDGET) // (BATCH * (3 + (1 + 3)))
     assert store.recipe["degree"] == config.degree
     assert len(store.recipe["teachers"]) == teachers
