@@ -41,7 +41,7 @@ def test_chain_passes_add_up(chain: Path) -> None:
     assert load_model(chain / "strong").spent == teacher
     assert CurveStore.open(chain / "curves").manifest["passes"] == 100 * 8 * 2 * 2
     passes = load_model(chain / "student").card["passes"]
-    regression, knots = 6 * 16 * 3, 100 * 11 * 10 // 2
+    regression, knots = 6 * 16 * 3, 100 // 8 * 11 * 10 // 2
     alignment = 2 * 16 * (3 + (1 + 3))
     expected = {"training": regression + knots + alignment, "curves": 3200, "teachers": 2 * teacher}
     assert passes == expected | {"total": sum(expected.values())}

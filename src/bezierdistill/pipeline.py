@@ -38,7 +38,7 @@ from bezierdistill.training.loop import Trainer, open_fabric
 
 RUN = "run.json"
 KNOT_GRID = time_grid(10)
-KNOT_CURVES = 512
+KNOT_CURVES, KNOT_SHARE = 512, 8  # at most so many, and at most one in eight: finding the knots must not cost more than making curves
 REAL_ROWS = 4  # real rows for every sample during alignment: they cost no pass
 
 
@@ -194,14 +194,18 @@ def _schedules(passes: int, given: tuple[float, ...] | None) -> dict[int, tuple[
 
 def _best_schedules(net: nn.Module, store: CurveStore, passes: int) -> tuple[dict[int, tuple[float, ...]], int]:
     """Knots for every number of passes by dynamic programming, and the network passes that measuring the errors cost."""
-    curve = store.curves(torch.arange(min(KNOT_CURVES, len(store))))
+    curve = store.curves(torch.arange(_knot_curves(store)))
     costs = interval_errors(net, curve, KNOT_GRID)
     return {k: cheapest_knots(costs, KNOT_GRID, k) for k in range(1, passes + 1)}, knots_cost(store)
 
 
 def knots_cost(store: CurveStore) -> int:
     """Network passes that finding the knots costs: every interval of the grid on some of the curves."""
-    return len(KNOT_GRID) * (len(KNOT_GRID) - 1) // 2 * min(KNOT_CURVES, len(store))
+    return len(KNOT_GRID) * (len(KNOT_GRID) - 1) // 2 * _knot_curves(store)
+
+
+def _knot_curves(store: CurveStore) -> int:
+    return min(KNOT_CURVES, max(1, len(store) // KNOT_SHARE))
 
 
 def _regress(config: DistillConfig, store: CurveStore, net: nn.Module, schedules: Mapping[int, tuple[float, ...]]) -> nn.Module:
