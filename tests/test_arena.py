@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import nn
 
 from bezierdistill import pipeline
 from bezierdistill.arena import bench as bench_module
+from bezierdistill.arena import runner
 from bezierdistill.arena.bench import Bench, Method
 from bezierdistill.arena.methods import METHODS, OURS, bezier
 from bezierdistill.arena.runner import ArenaConfig, arena, choose_methods, gather
@@ -154,6 +156,13 @@ def test_other_settings_in_the_same_folder_are_refused(data: str, tmp_path: Path
     assert "holds another arena, with other batch, budget," in error
     assert main(["arena", "--data", data, "--out", str(tmp_path), "--fast"]) == 2
     assert "holds no arena" in capsys.readouterr().err
+
+
+def test_another_device_than_the_cpu_is_refused(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "open_fabric", lambda accelerator: SimpleNamespace(device=torch.device("cuda")))
+    with pytest.raises(ValueError, match="accelerator 'auto' is not the CPU here"):
+        arena(ArenaConfig(data, tmp_path / "a"))
+    assert not (tmp_path / "a").exists()
 
 
 def test_the_command_ends_with_a_table_and_a_report(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

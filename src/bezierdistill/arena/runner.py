@@ -27,6 +27,7 @@ from bezierdistill.metrics import Evaluator
 from bezierdistill.models import NetworkConfig
 from bezierdistill.sources import noise
 from bezierdistill.training.config import LoopConfig, as_paths, check_counts
+from bezierdistill.training.loop import open_fabric
 
 RESULT, SETTINGS = "arena.json", "run.json"
 JUDGE_SEED = 1_000_003
@@ -89,6 +90,8 @@ def arena(config: ArenaConfig) -> list[dict[str, Any]]:
     """
     config = config.scaled()
     methods, data = choose_methods(config.methods), load_data(config.data)
+    if open_fabric(config.loop.accelerator).device.type != "cpu":
+        raise ValueError(f"accelerator {config.loop.accelerator!r} is not the CPU here, on which the arena trains: --loop.accelerator cpu")
     _claim(config)
     evaluate = Evaluator(data)
     if config.keep_samples:
