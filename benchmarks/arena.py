@@ -81,12 +81,12 @@ class Results:
     def mean(self, method: str, passes: int, metric: str = "frechet", task: str | None = None) -> float:
         """Mean over seeds, then over tasks; infinite if a task has no figure."""
         values = [self.values(own, method, passes, metric) for own in ([task] if task else self.rows)]
-        return statistics.mean(statistics.mean(own) for own in values) if all(values) else math.inf
+        return overall(values)
 
     def share(self, method: str, passes: int, key: str) -> float:
         """Mean precision or recall over seeds, then over tasks; infinite if a task has no figure."""
         found = [[row[key] for row in rows if row["method"] == method and row["passes"] == passes] for rows in self.rows.values()]
-        return statistics.mean(statistics.mean(own) for own in found) if all(found) else math.inf
+        return overall(found)
 
     def without(self, methods: Iterable[str]) -> list[str]:
         """Those of the methods that have no figure on some task."""
@@ -97,6 +97,11 @@ class Results:
         """Ranked methods with a figure at a number of passes, the best mean first."""
         found = {row["method"] for rows in self.rows.values() for row in rows if row["passes"] == passes} - NOT_RANKED
         return sorted(found, key=lambda method: (self.mean(method, passes), method))
+
+
+def overall(values: list[list[float]]) -> float:
+    """Mean over seeds, then over tasks; infinite if a task has no figure."""
+    return statistics.mean(statistics.mean(own) for own in values) if all(values) else math.inf
 
 
 def cell(values: list[float]) -> str:
@@ -137,14 +142,18 @@ def verdict(holds: bool) -> str:
     return "holds" if holds else "does NOT hold"
 
 
+def distillation(results: Results, passes: int, metric: str = "frechet") -> float:
+    """The best rectified-flow distillation of as many passes."""
+    return min(results.mean(method, passes, metric) for method in DISTILLED[passes])
+
+
 def against_distillation(results: Results, passes: int) -> str:
     """Ours over the best rectified-flow distillation of as many passes, at equal total cost."""
-    rivals, count = DISTILLED[passes], {1: "One pass", 2: "Two passes"}[passes]
-    ours, best = results.mean(OURS, passes), min(results.mean(method, passes) for method in rivals)
-    ratios = {name: results.mean(OURS, passes, m) / min(results.mean(d, passes, m) for d in rivals) for m, name in METRICS.items()}
+    count, ours, best = {1: "One pass", 2: "Two passes"}[passes], results.mean(OURS, passes), distillation(results, passes)
+    ratios = {name: results.mean(OURS, passes, metric) / distillation(results, passes, metric) for metric, name in METRICS.items()}
     return (
-        f"{count}, ours over the best rectified-flow distillation ({', '.join(rivals)}) at equal total passes: {ours:.2f} / {best:.2f} = "
-        f"{ours / best:.2f} (wanted: 0.65 or less): {verdict(ours <= 0.65 * best)}. By metric: "
+        f"{count}, ours over the best rectified-flow distillation ({', '.join(DISTILLED[passes])}) at equal total passes: "
+        f"{ours:.2f} / {best:.2f} = {ours / best:.2f} (wanted: 0.65 or less): {verdict(ours <= 0.65 * best)}. By metric: "
         f"{', '.join(f'{name} {ratio:.2f}' for name, ratio in ratios.items())}."
     )
 
@@ -154,7 +163,7 @@ def against_all(results: Results, passes: int) -> str:
     text, good = standing(results, passes)
     means = {method: results.mean(method, passes) for method in results.methods(passes)}
     rival = min((method for method in means if method != OURS), key=lambda method: means[method])
-    half, best = results.mean("bezier-half", passes), min(results.mean(method, passes) for method in DISTILLED[passes])
+    half, best = results.mean("bezier-half", passes), distillation(results, passes)
     return (
         f"Place among all methods: {text}. First, or within one standard error of the first, on every task: {verdict(good)}. "
         f"Mean over tasks: ours {means[OURS]:.2f}, the best other ({rival}) {means[rival]:.2f}. "

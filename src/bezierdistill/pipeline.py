@@ -26,6 +26,7 @@ from bezierdistill.fields import Blend, NetworkField, parse_weights
 from bezierdistill.files import claim
 from bezierdistill.models import CARD, Model, load_model, save_model
 from bezierdistill.objectives import Alignment, CurveRegression, FlowMatching, Loss
+from bezierdistill.objectives.alignment import REAL_ROWS
 from bezierdistill.objectives.curves import Draw, EitherDraw, EndDraw, KnotsDraw, MapDraw, VelocityDraw
 from bezierdistill.progress import progress
 from bezierdistill.simulate import Simulation, simulate_rows
@@ -39,7 +40,6 @@ from bezierdistill.training.loop import Trainer, open_fabric
 RUN = "run.json"
 KNOT_GRID = time_grid(10)
 KNOT_CURVES, KNOT_SHARE = 512, 8  # at most so many, and at most one in eight: finding the knots must not cost more than making curves
-REAL_ROWS = 4  # real rows for every sample during alignment: they cost no pass
 
 
 def train(config: TrainConfig) -> Model:

@@ -137,8 +137,8 @@ def run_recipe(config: RecipeConfig) -> Model:
     """
     data, out = load_data(config.data), config.out
     claim(out / SETTINGS, {key: value for key, value in asdict(config).items() if key != "out"}, "recipe")
-    if (out / "student" / CARD).exists() and "search" in load_model(out / "student").card["passes"]:
-        return load_model(out / "student")
+    if (out / "student" / CARD).exists() and "search" in (finished := load_model(out / "student")).card["passes"]:
+        return finished
     teachers = [_teacher(config, config.strong, "strong", config.strong_share, config.seed)]
     searched: dict[str, Any] = {"best": 1.0, "passes": 0}
     if config.weak_share:

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from bezierdistill.arena.bench import PAIR_STEPS, Bench, Method, Sampler
+from bezierdistill.curves import BezierCurve
 from bezierdistill.models import Model
-from bezierdistill.objectives.alignment import energy
+from bezierdistill.objectives.alignment import REAL_ROWS, Alignment
 from bezierdistill.objectives.conic import Conic
 from bezierdistill.objectives.consistency import (
     ConsistencyDistillation,
@@ -37,7 +38,6 @@ from bezierdistill.objectives.piecewise import Piecewise
 from bezierdistill.objectives.progressive import Progressive, halvings
 from bezierdistill.objectives.rectified_flow_pp import RectifiedFlowPP
 from bezierdistill.objectives.shortcut import Shortcut
-from bezierdistill.pipeline import REAL_ROWS
 from bezierdistill.recipe import RecipeConfig, run_recipe
 from bezierdistill.simulate import Simulation
 from bezierdistill.solvers import time_grid
@@ -208,13 +208,14 @@ def constant_acceleration(bench: Bench, share: float = TEACHER, h: float = 1.0, 
 def moment_matching(bench: Bench, share: float = 0.0, lr: float | None = None) -> Mapping[int, Sampler]:
     """Generative moment matching (Li et al. 2015) by the energy distance, from scratch or a teacher: our law alignment without curves."""
     net = copy.deepcopy(bench.teacher(share).net) if share else bench.build()
+    objective = Alignment(((0.0, 1.0),), anchor=0.0, clamp=bench.data.scaling.clamp)
 
     def step(nets: Nets, generator: torch.Generator) -> Losses:
-        x0, _, cond = bench.draw(generator)
-        x = bench.data.scaling.clamp(sample(nets["student"], x0, (0.0, 1.0), cond))
-        yield "student", energy(x, bench.data.batch(REAL_ROWS * bench.batch, generator))
+        x0, x1, cond = bench.draw(generator)
+        real = bench.data.batch(REAL_ROWS * bench.batch, generator)
+        yield "student", objective.loss(nets["student"], (BezierCurve.line(x0, x1), cond), real)
 
-    return _steps(bench.run({"student": net}, step, 3, "student", student=lr or bench.loop.lr), 1)
+    return _steps(bench.run({"student": net}, step, objective.passes, "student", student=lr or bench.loop.lr), 1)
 
 
 def distribution_matching(

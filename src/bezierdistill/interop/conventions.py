@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, Protocol, get_args
 
 import torch
@@ -126,6 +127,7 @@ class StepSchedule:
         if a.ndim != 1 or len(a) < 2 or not bool(((a > 0) & (a < 1)).all()) or not bool((a[1:] < a[:-1]).all()):
             raise ValueError("alphas_cumprod must be two or more falling numbers in (0, 1), as a diffusers scheduler has them")
 
+    @cached_property
     def _levels(self) -> Tensor:
         a = self.alphas_cumprod.double()
         return 0.5 * ((1 - a).log() - a.log())  # log sigma / alpha, rising
@@ -133,12 +135,12 @@ class StepSchedule:
     @property
     def span(self) -> tuple[float, float]:
         """See :class:`Schedule`."""
-        first, last = (float(self._levels()[i].exp()) for i in (0, -1))
+        first, last = (float(self._levels[i].exp()) for i in (0, -1))
         return 1 / (1 + last), 1 / (1 + first)
 
     def at(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See :class:`Schedule`."""
-        levels = self._levels().to(t.device)
+        levels = self._levels.to(t.device)
         level = (1 / t.double().clamp(1e-12, 1) - 1).clamp_min(1e-300).log().clamp(levels[0], levels[-1])
         above = torch.searchsorted(levels, level.contiguous()).clamp(1, len(levels) - 1)
         low, high = levels[above - 1], levels[above]
