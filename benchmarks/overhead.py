@@ -56,7 +56,7 @@ def ours_seconds(net: nn.Module, curves: CurveStore, batch: int, steps: int, fol
 
     def step(nets: Mapping[str, nn.Module], generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
         stamps.append(time.perf_counter())
-        yield "student", objective.loss(nets["student"], (curves.batch(batch, generator), None), generator)
+        yield "student", objective.loss(nets["student"], curves.batch(batch, generator), generator)
 
     with contextlib.redirect_stderr(io.StringIO()):
         trainer.fit(step, steps, 0)
@@ -101,7 +101,7 @@ def simulation(rows: int = 16_384, batch: int = 4096, steps: int = 8) -> tuple[f
             start = time.perf_counter()
             curves = Simulation(Blend([NetworkField(net) for net in nets], [[1.25], [-0.25]]), steps=steps)
             writer = CurveWriter(Path(folder), {"degree": 4, "shape": list(shape)})
-            simulate_rows(curves, lambda first, count: noise(0, first, count, shape), rows, writer, batch)
+            simulate_rows(curves, lambda first, count: (noise(0, first, count, shape), None), rows, writer, batch)
             return time.perf_counter() - start
 
     @torch.no_grad()
@@ -142,11 +142,11 @@ def memory() -> tuple[float, float, float]:
 
 
 def main() -> int:
-    mlp, transformer = NetworkConfig(), NetworkConfig("transformer", 64, 4)
+    mlp, dit = NetworkConfig(), NetworkConfig("dit", 64, 4)
     rows = [
         ("training step", "mlp 5x256, 16 numbers, batch 512", "ms", 1e3, training_step(mlp, (16,), 512, 200)),
         ("training step", "mlp 5x256, digits, batch 512", "ms", 1e3, training_step(mlp, (1, 8, 8), 512, 200)),
-        ("training step", "transformer 4x64, digits, batch 128", "ms", 1e3, training_step(transformer, (1, 8, 8), 128, 40)),
+        ("training step", "DiT 4x64, digits, batch 128", "ms", 1e3, training_step(dit, (1, 8, 8), 128, 40)),
         ("simulation", "16,384 curves, blend of two, Heun 8", "s", 1.0, simulation()),
         ("memory", "simulate, 200,000 over 20,000 curves", "MiB", 1.0, memory()),
     ]

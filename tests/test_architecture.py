@@ -15,8 +15,21 @@ FILES = {path.relative_to(ROOT).with_suffix("").as_posix().replace("/", "."): pa
 TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 # A part may import what stands before it, and nothing after it.
 LINE = [
-    *("files", "progress", "sources", "curves", "fields", "interop", "solvers", "couplings", "store", "simulate", "students", "networks"),
-    *("objectives", "data", "metrics", "models", "training", "pipeline"),
+    *(
+        "files",
+        "progress",
+        "sources",
+        "curves",
+        "fields",
+        "conventions",
+        "solvers",
+        "couplings",
+        "store",
+        "simulate",
+        "students",
+        "networks",
+    ),
+    *("objectives", "data", "metrics", "models", "starts", "interop", "starts", "training", "pipeline"),
 ]
 LAZY = {"lightning_fabric", "sklearn", "ot", "torchdiffeq", "matplotlib", "tensorboard", "diffusers", "gradio", "datasets", "scipy", "PIL"}
 

@@ -121,8 +121,8 @@ def test_sides_are_disjoint_complete_and_deterministic(source: str, tmp_path: Pa
         assert not torch.equal(x, data.real(len(side), 4, split))
         with pytest.raises(ValueError, match=f"{len(side) + 1} {split} samples"):
             data.real(len(side) + 1, 0, split)
-    assert rows(data.batch(500, generator())) <= rows(data.scaling.encode(data.train))
-    assert torch.equal(data.batch(50, generator(1)), again.batch(50, generator(1)))
+    assert rows(data.batch(500, generator())[0]) <= rows(data.scaling.encode(data.train))
+    assert torch.equal(data.batch(50, generator(1))[0], again.batch(50, generator(1))[0])
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "uint16", "int64", ">f4", ">i2", "longdouble"])
@@ -261,7 +261,7 @@ def test_manifold_is_one_law_for_everybody(dimension: int) -> None:
     assert torch.equal(manifold_sampler(dimension)(2000, generator(5)), x)
     data = load_data(f"manifold{dimension}")
     assert data.shape == (dimension,)
-    np.testing.assert_allclose(data.scaling.decode(data.batch(2000, generator(5))), x.numpy(), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(data.scaling.decode(data.batch(2000, generator(5))[0]), x.numpy(), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("latent", [2, 3])
@@ -279,7 +279,7 @@ def test_endless_data_is_standardised_and_its_sides_are_different_draws(name: st
     assert not rows(x["train"]) & rows(x["test"]) | rows(x["valid"]) & rows(x["test"]) | rows(x["train"]) & rows(x["valid"])
     assert torch.equal(data.real(4000, 0, "test"), x["test"])
     assert data.count("train") is None
-    y = data.batch(20_000, generator(9))
+    y, _ = data.batch(20_000, generator(9))
     assert (y.mean(0).abs() < 6 / math.sqrt(20_000)).all()  # two estimates differ: this mean and that of the scaling
     assert ((y.square().mean(0) - 1).abs() < 6 * y.square().std(0) / math.sqrt(20_000)).all()
 

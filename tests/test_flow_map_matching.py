@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bezierdistill.curves import expand_time
 from bezierdistill.fields import NetworkField
-from bezierdistill.networks import MLP, Transformer
+from bezierdistill.networks import MLP, DiT
 from bezierdistill.objectives.flow_map_matching import (
     LagrangianMap,
     LagrangianSelfDistillation,
@@ -53,7 +53,7 @@ def mean_pairs(x: Tensor, time: Tensor, net: GaussianMap) -> tuple[Tensor, Tenso
 def random_net(kind: str) -> tuple[nn.Module, Tensor]:
     """A network with random weights in every layer, and eight states."""
     torch.manual_seed(0)
-    net, x = (MLP((3,), 256, 4), torch.randn(8, 3)) if kind == "mlp" else (Transformer((1, 8, 8), 64, 3), torch.randn(8, 1, 8, 8))
+    net, x = (MLP((3,), 256, 4), torch.randn(8, 3)) if kind == "mlp" else (DiT((1, 8, 8), 64, 3), torch.randn(8, 1, 8, 8))
     for parameter in net.parameters():
         nn.init.normal_(parameter, std=0.08)
     return net.double(), x.double()
@@ -88,7 +88,7 @@ def measured_passes(loss: Loss, net: nn.Module, x: Tensor) -> float:
     return whole.count / one.count
 
 
-@pytest.mark.parametrize("kind", ["mlp", "transformer"])
+@pytest.mark.parametrize("kind", ["mlp", "dit"])
 def test_forward_derivative_is_that_of_finite_differences(kind: str) -> None:
     net, x = random_net(kind)
     s, t = torch.rand(2, 8, dtype=F64)
@@ -116,7 +116,17 @@ def test_layer_norm_keeps_its_value_and_its_weights(affine: bool, draw: Draw) ->
     close(slope, (norm(x + 1e-5 * v) - norm(x - 1e-5 * v)) / 2e-5, 1e-7)
 
 
-@pytest.mark.parametrize("kind", ["mlp", "transformer"])
+@pytest.mark.parametrize("affine", [False, True])
+def test_group_norm_keeps_its_value_and_its_weights(affine: bool, draw: Draw) -> None:
+    norm, x, v = nn.GroupNorm(2, 4, eps=0.1, affine=affine).double(), draw(5, 4, 3, 2), draw(5, 3, 2, 4).permute(0, 3, 1, 2)
+    for parameter in norm.parameters():
+        nn.init.normal_(parameter)
+    value, slope = forward_derivative(norm, (x,), (v,))
+    close(value, norm(x))
+    close(slope, (norm(x + 1e-5 * v) - norm(x - 1e-5 * v)) / 2e-5, 1e-7)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "dit"])
 def test_passes_are_measured_multiplications(kind: str) -> None:
     net, x = random_net(kind)
     teacher, _ = random_net(kind)

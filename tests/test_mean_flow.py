@@ -91,7 +91,7 @@ def test_times_are_ordered_logit_normal_draws_of_the_noise_share(generator: torc
         assert float(logits.std()) == pytest.approx(std, rel=0.03)
 
 
-@pytest.mark.parametrize("kind", ["mlp", "transformer"])
+@pytest.mark.parametrize("kind", ["mlp", "dit"])
 def test_passes_are_measured_multiplications(kind: str) -> None:
     net, x = random_net(kind)
     assert MeanFlow().passes == 3.25

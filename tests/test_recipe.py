@@ -134,10 +134,10 @@ def test_a_student_stopped_at_work_gives_the_same_weights(
 def test_alignment_gets_clamped_samples_many_real_rows_and_its_own_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rates, rows, true, trainer = [], [], Alignment.loss, pipeline_module.Trainer
 
-    def recorded(objective: Alignment, net: Any, batch: Any, real: Tensor) -> Tensor:
+    def recorded(objective: Alignment, net: Any, batch: Any, real: Tensor, cond: Tensor | None) -> Tensor:
         assert float(objective.clamp(torch.full((1, 1, 8, 8), 9.0)).max()) == 1.0  # the digits' own range is 0 to 16
         rows.append(len(real))
-        return true(objective, net, batch, real)
+        return true(objective, net, batch, real, cond)
 
     def train_at(nets: Any, loop: Any, folder: Any, stage: str, own: Any = None) -> Any:
         rates.append((stage, own))
@@ -262,7 +262,18 @@ def test_the_recipe_file_is_the_default() -> None:
             assert value == {name: default[key][name] for name in value}
         else:
             assert value == default[key], key
-    assert default.keys() - written.keys() == {"data", "out", "seed", "strong", "weak", "network"}
+    assert default.keys() - written.keys() == {
+        "data",
+        "out",
+        "seed",
+        "strong",
+        "weak",
+        "conditional",
+        "source",
+        "through",
+        "coupling",
+        "network",
+    }
     config = parsed.recipe
     assert all(getattr(config, key) == default[key] for key in written if key != "loop")
 

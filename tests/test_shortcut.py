@@ -118,7 +118,7 @@ def test_a_target_network_bootstraps_and_gets_no_gradient(draw: Draw) -> None:
     assert any(parameter.grad is not None for parameter in net.parameters())
 
 
-@pytest.mark.parametrize("kind", ["mlp", "transformer"])
+@pytest.mark.parametrize("kind", ["mlp", "dit"])
 def test_passes_are_measured_multiplications(kind: str) -> None:
     net, x = random_net(kind)
     assert Shortcut().passes == 3.5

@@ -28,8 +28,12 @@ def draw_rows(start: int, rows: int) -> Tensor:
     return noise(7, start, rows, (2,))
 
 
+def draw_starts(start: int, rows: int) -> tuple[Tensor, None]:
+    return draw_rows(start, rows), None
+
+
 def simulate(
-    folder: Path, field: Field, batch: int = 50, draw: Callable[[int, int], Tensor] = draw_rows, resume: bool = False
+    folder: Path, field: Field, batch: int = 50, draw: Callable[[int, int], tuple[Tensor, None]] = draw_starts, resume: bool = False
 ) -> CurveStore:
     simulate_rows(Simulation(field), draw, COUNT, CurveWriter(folder, RECIPE, resume), batch)
     return CurveStore.open(folder)
@@ -63,8 +67,9 @@ def test_what_is_written_is_read(size: tuple[int, ...], dtype: torch.dtype, tmp_
     some = torch.tensor([100, 0, 57, 57, 3])
     assert torch.equal(store.curves(some).points, points[:, some].float())
     assert list(store.verify()) == []
-    batch = store.batch(5000, torch.Generator().manual_seed(1))
-    assert torch.equal(batch.points, store.batch(5000, torch.Generator().manual_seed(1)).points)
+    batch, cond = store.batch(5000, torch.Generator().manual_seed(1))
+    assert cond is None
+    assert torch.equal(batch.points, store.batch(5000, torch.Generator().manual_seed(1))[0].points)
     assert set(batch.source[:, 0].flatten().tolist()) == set(points[0, :, 0].float().flatten().tolist())  # every row, no other
 
 
@@ -86,10 +91,10 @@ def test_rows_are_the_same_whatever_the_batch(batch: int, store: CurveStore, mix
 def test_a_stopped_simulation_is_not_read_and_continues_to_the_same_store(
     store: CurveStore, mixture: GaussianMixture, tmp_path: Path
 ) -> None:
-    def stop(start: int, rows: int) -> Tensor:
+    def stop(start: int, rows: int) -> tuple[Tensor, None]:
         if start >= 150:
             raise KeyboardInterrupt
-        return draw_rows(start, rows)
+        return draw_starts(start, rows)
 
     folder = tmp_path / "stopped"
     with pytest.raises(KeyboardInterrupt):
@@ -113,17 +118,17 @@ def test_a_stopped_simulation_is_not_read_and_continues_to_the_same_store(
 def test_progress_and_passes_are_counted(tmp_path: Path, mixture: GaussianMixture) -> None:
     done: list[int] = []
     field = CountedField(mixture, passes=3)
-    simulate_rows(Simulation(field, steps=5), draw_rows, 120, CurveWriter(tmp_path, RECIPE), 50, done.append)
+    simulate_rows(Simulation(field, steps=5), draw_starts, 120, CurveWriter(tmp_path, RECIPE), 50, done.append)
     assert done == [0, 50, 50, 20]
     assert field.calls == 3 * 10
     assert CurveStore.open(tmp_path).manifest["passes"] == 120 * 3 * 10
 
 
 def test_nan_states_stop_the_simulation_and_name_their_rows(tmp_path: Path, mixture: GaussianMixture) -> None:
-    def draw(start: int, rows: int) -> Tensor:
+    def draw(start: int, rows: int) -> tuple[Tensor, None]:
         x = draw_rows(start, rows)
         x[max(0, 130 - start) :] *= torch.nan if start <= 130 < start + rows else 1
-        return x
+        return x, None
 
     with pytest.raises(ValueError, match=r"in 20 rows \(first: row 130\)"):
         simulate(tmp_path, mixture, draw=draw)

@@ -7,10 +7,11 @@ Time runs from t=0 (source) to t=1 (data) everywhere; ``docs/notation.md`` has t
 
 __version__ = "0.1.0"
 
+from bezierdistill.conventions import ForeignField, LinearSchedule, SigmaSchedule, StepSchedule
 from bezierdistill.curves import BezierCurve, CurveFit
 from bezierdistill.data import load_data
 from bezierdistill.fields import Blend, Field, GaussianMixture, NetworkField, parse_weights
-from bezierdistill.interop import ForeignField, LinearSchedule, SigmaSchedule, StepSchedule
+from bezierdistill.interop import export_diffusers, import_diffusers
 from bezierdistill.metrics import Evaluator
 from bezierdistill.models import Model, NetworkConfig, load_model, save_model
 from bezierdistill.pipeline import distill, simulate, train
@@ -40,6 +41,8 @@ __all__ = [
     "StepSchedule",
     "TrainConfig",
     "distill",
+    "export_diffusers",
+    "import_diffusers",
     "load_data",
     "load_model",
     "parse_weights",

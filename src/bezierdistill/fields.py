@@ -3,10 +3,12 @@ r"""Velocity fields :math:`v(x, t)` of :math:`dx/dt = v`, with t=0 at the source
 * :class:`NetworkField`: a trained network, read on the diagonal ``s = t`` of its average velocity ``u(x, s, t)``.
 * :class:`Blend`: several teachers as one field, :math:`v = \sum_i w_i(t)\, v_i` with Bernstein weights
   :math:`w_i(t) = \sum_j W_{ij}\, b_{j,m}(t)` and :math:`\sum_i W_{ij} = 1`, so that the weights sum to one at every time.
+* :class:`Guided`: one teacher with and without its condition, weights (g, 1-g): classifier-free guidance. Each row may have its own g.
 * :class:`Stretched`: a field between two times, another two for every row, as a field over [0, 1].
 * :class:`GaussianMixture`: the exact field between a standard normal and a mixture, the ground truth of the tests.
 
-Source: Liu et al. 2022 (arXiv 2209.03003); Ho & Salimans 2022 and Karras et al. 2024 (arXiv 2406.02507) are blends with weights (g, 1-g).
+Source: Liu et al. 2022 (arXiv 2209.03003); Ho & Salimans 2022 (arXiv 2207.12598) and Karras et al. 2024 (arXiv 2406.02507) are blends
+with weights (g, 1-g).
 """
 
 from __future__ import annotations
@@ -98,6 +100,38 @@ class Blend:
         for field, weight in zip(self.fields, self.weight_at(time), strict=True):
             total = total + expand_time(weight, x) * field(x, time, cond)
         return total
+
+
+@dataclass(frozen=True)
+class Guided:
+    """Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598): ``g v(x, t, c) + (1 - g) v(x, t, none)``.
+
+    For a constant g this is :class:`Blend` of a teacher with its condition and the same teacher without, weights (g, 1 - g).
+
+    Args:
+        field: a conditional teacher.
+        strength: g; without it the last number of every row's condition is its g, and the teacher gets the numbers before it.
+    """
+
+    field: Field
+    strength: float | None = None
+
+    @property
+    def passes(self) -> int:
+        """Network passes of one evaluation: twice the field's."""
+        return 2 * self.field.passes
+
+    def __call__(self, x: Tensor, t: Time, cond: Tensor | None = None) -> Tensor:
+        """Velocity ``(B, ...)``; see :class:`Field`.
+
+        Raises:
+            ValueError: without a condition.
+        """
+        if cond is None:
+            raise ValueError("guidance got no condition, expected one a row: a teacher without conditions cannot be guided")
+        own = cond if self.strength is not None else cond[:, :-1]
+        strength = self.strength if self.strength is not None else expand_time(cond[:, -1], x).to(x)
+        return torch.lerp(self.field(x, t, None), self.field(x, t, own), strength)
 
 
 @dataclass(frozen=True)

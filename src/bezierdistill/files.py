@@ -71,12 +71,12 @@ def claim(file: Path, settings: Mapping[str, Any], what: str, **notes: Any) -> N
         raise ValueError(f"{folder} holds another {what}, with other {', '.join(other)}: choose another --out, or the same settings")
 
 
-def write_array(path: Path, x: np.ndarray) -> None:
-    """Write samples atomically as a ``.npz`` with the array ``x``."""
+def write_array(path: Path, x: np.ndarray, **more: Any) -> None:
+    """Write samples atomically as a ``.npz`` with the array ``x``, and further arrays by name."""
 
     def write(temporary: Path) -> None:
         with open(temporary, "wb") as file:
-            np.savez_compressed(file, x=x)
+            np.savez_compressed(file, x=x, **more)
 
     write_atomically(path, write)
 

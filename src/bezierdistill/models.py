@@ -9,7 +9,7 @@ passes K Euler steps of its velocity.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,11 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bezierdistill.data import Scaling
-from bezierdistill.fields import NetworkField
+from bezierdistill.data import Scaling, one_hot
+from bezierdistill.fields import Guided, NetworkField
 from bezierdistill.files import digest, read_json, read_tensors, write_json, write_tensors
-from bezierdistill.networks import MLP, Transformer
+from bezierdistill.networks import MLP, DiT, ForeignConfig, UNet
 from bezierdistill.solvers import solve, time_grid
+from bezierdistill.sources import labels as draw_labels
 from bezierdistill.sources import noise
 from bezierdistill.students import check_knots, sample
 
@@ -35,30 +36,34 @@ class NetworkConfig:
     """Which network, and how large.
 
     Args:
-        kind: ``mlp`` (vectors and small images) or ``transformer`` (images).
-        width: hidden width, or token width (a multiple of 32).
-        depth: hidden layers, or blocks.
-        patch: side of the transformer's patches in pixels; the MLP has none.
+        kind: ``mlp`` (vectors and small images), ``unet`` (images) or ``dit`` (square images, a diffusion transformer).
+        width: hidden width; channels of a U-Net at full resolution (a multiple of 8); token width (a multiple of 32).
+        depth: hidden layers; residual layers of a U-Net's blocks; blocks of a transformer.
+        patch: side of a U-Net's or transformer's square patches in pixels; 1 is none. The MLP has none.
     """
 
-    kind: Literal["mlp", "transformer"] = "mlp"
+    kind: Literal["mlp", "unet", "dit"] = "mlp"
     width: int = 256
     depth: int = 5
     patch: int = 2
 
-    def build(self, shape: tuple[int, ...], seed: int) -> nn.Module:
-        """A new network for states of ``shape``, its weights a function of the seed.
+    def build(self, shape: tuple[int, ...], seed: int, conditions: int = 0) -> nn.Module:
+        """A new network for states of ``shape`` and condition vectors of ``conditions`` numbers, its weights a function of the seed.
 
         Raises:
-            ValueError: on sizes below 1, or what the network itself rejects.
+            ValueError: on another kind, sizes below 1, or what the network itself rejects.
         """
+        if self.kind not in ("mlp", "unet", "dit"):
+            raise ValueError(f"network is {self.kind!r}, expected mlp, unet or dit")
         if min(self.width, self.depth, self.patch) < 1:
             raise ValueError(f"network has width {self.width}, depth {self.depth}, patch {self.patch}, expected 1 or more of each")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             if self.kind == "mlp":
-                return MLP(shape, self.width, self.depth)
-            return Transformer(shape, self.width, self.depth, self.patch)
+                return MLP(shape, self.width, self.depth, conditions)
+            if self.kind == "unet":
+                return UNet(shape, self.width, self.depth, self.patch, conditions)
+            return DiT(shape, self.width, self.depth, self.patch, conditions)
 
 
 @dataclass(frozen=True)
@@ -73,15 +78,19 @@ class Model:
         knots: the knots of the samplers it was trained for, by their number of passes.
         card: the rest of ``model.json``.
         folder: where it lies; None if not saved.
+        conditions: numbers of a condition that the network takes; 0 is none.
+        source: the way to the own units of the domain that it translates from; None if it starts from noise.
     """
 
     net: nn.Module
-    network: NetworkConfig
+    network: NetworkConfig | ForeignConfig
     shape: tuple[int, ...]
     scaling: Scaling
     knots: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
     card: Mapping[str, Any] = field(default_factory=dict)
     folder: Path | None = None
+    conditions: int = 0
+    source: Scaling | None = None
 
     @property
     def field(self) -> NetworkField:
@@ -103,39 +112,138 @@ class Model:
             raise ValueError(f"passes is {passes}, expected 1 or more")
         return self.knots.get(passes) or time_grid(passes)
 
+    @property
+    def guidance(self) -> tuple[float, float] | None:
+        """The range of guidance that is an input of the network (the last number of a condition); None if it is none."""
+        low_high = self.card.get("guidance")
+        return None if low_high is None else (float(low_high[0]), float(low_high[1]))
+
+    @property
+    def frequencies(self) -> list[float] | None:
+        """How often each class occurs in the training data; None if conditions are no class labels."""
+        return self.card.get("classes")
+
+    def condition(self, labels: Sequence[int] | Tensor | None, rows: range, seed: int, guidance: float | None = None) -> Tensor | None:
+        """The conditions ``(len(rows), conditions)`` of rows by their class labels.
+
+        Args:
+            labels: repeated over the rows in turn; None draws them as often as in the training data, row by row from the seed.
+            rows: which rows.
+            seed: seed of the drawn labels.
+            guidance: strength for a network that takes it as an input; None is the middle of its range.
+
+        Raises:
+            ValueError: on labels out of range, labels for a model without classes, or guidance out of its range.
+        """
+        if self.frequencies is None:
+            if labels is not None or self.conditions:
+                what = "takes vectors as conditions: give --conditions" if self.conditions else "was trained without conditions"
+                raise ValueError(f"labels are {'missing' if labels is None else 'given'}, the model {what}")
+            return None
+        if labels is None:
+            chosen = draw_labels(seed, rows.start, len(rows), self.frequencies)
+        else:
+            chosen = torch.as_tensor(labels).flatten()[torch.arange(rows.start, rows.stop) % len(labels)]
+        cond = one_hot(chosen, len(self.frequencies))
+        if self.guidance is None:
+            return cond
+        low, high = self.guidance
+        strength = (low + high) / 2 if guidance is None else guidance
+        if not low <= strength <= high:
+            raise ValueError(f"guidance is {strength:g}, the student was distilled for {low:g} to {high:g}")
+        return torch.cat([cond, torch.full((len(cond), 1), strength)], 1)
+
     @torch.no_grad()
-    def generate(self, x0: Tensor, passes: int, solver: str = "euler") -> Tensor:
+    def generate(self, x0: Tensor, passes: int, solver: str = "euler", cond: Tensor | None = None, guidance: float | None = None) -> Tensor:
         """Model states ``(B, *shape)`` from sources ``x0``, by jumps (``euler``) or by an ODE solver on the velocity.
 
         Args:
             x0: sources.
-            passes: network passes a row; a multiple of the solver's stages.
+            passes: network passes a row; a multiple of the solver's stages (twice as many with ``guidance``).
             solver: ``euler`` jumps from knot to knot; ``midpoint``, ``heun`` and ``rk4`` integrate ``v(x, t)``.
+            cond: conditions ``(B, conditions)``.
+            guidance: classifier-free guidance of a teacher, g of :class:`~bezierdistill.fields.Guided`.
 
         Raises:
             ValueError: on passes that the solver cannot spend evenly, or an adaptive solver.
         """
-        if solver == "euler":
-            return sample(self.net, x0, self.schedule(passes))
-        stages = {"midpoint": 2, "heun": 2, "rk4": 4}.get(solver)
-        if stages is None or passes < 1 or passes % stages:
-            raise ValueError(f"{passes} passes with solver {solver!r}, expected euler, or midpoint/heun with a multiple of 2, rk4 of 4")
-        return solve(self.field, x0, time_grid(passes // stages), solver).state
+        if solver == "euler" and guidance is None:
+            return sample(self.net, x0, self.schedule(passes), cond)
+        field = self.field if guidance is None else Guided(self.field, guidance)
+        cost = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4}.get(solver, 0) * field.passes
+        if not cost or passes < 1 or passes % cost:
+            twice = " and twice that with guidance" if guidance is not None else ""
+            raise ValueError(
+                f"{passes} passes with solver {solver!r}, expected euler, or midpoint/heun with a multiple of 2, rk4 of 4{twice}"
+            )
+        return solve(field, x0, time_grid(passes // cost), solver, cond).state
 
-    def sample(self, count: int, passes: int = 1, seed: int = 0, solver: str = "euler", batch: int = 4096) -> np.ndarray:
-        """Draw samples in the data's own units and layout, ``(count, ...)``; row i depends on the seed and i alone.
+    def sample(
+        self,
+        count: int,
+        passes: int = 1,
+        seed: int = 0,
+        solver: str = "euler",
+        batch: int = 4096,
+        labels: Sequence[int] | None = None,
+        conditions: np.ndarray | None = None,
+        guidance: float | None = None,
+    ) -> np.ndarray:
+        """Draw samples in the data's own units and layout, ``(count, ...)``; row i depends on the seed, its condition and i alone.
+
+        Args:
+            count: number of samples.
+            passes: network passes a sample.
+            seed: seed of the noise, and of the labels where none are given.
+            solver: see :meth:`generate`.
+            batch: samples made at once.
+            labels: class labels, repeated in turn; see :meth:`condition`.
+            conditions: condition vectors ``(count, conditions)`` instead, for a model that takes these.
+            guidance: strength of guidance: of a student that was distilled for a range, or of a conditional teacher.
 
         Raises:
-            ValueError: if ``count < 1``; else see :meth:`generate`.
+            ValueError: if ``count < 1``, or the model translates; else see :meth:`generate` and :meth:`condition`.
         """
         if count < 1:
             raise ValueError(f"count is {count}, expected 1 or more")
+        if self.source is not None:
+            raise ValueError("the model translates from another domain and does not start from noise: expected translate, not sample")
+        if conditions is not None and conditions.shape != (count, self.conditions):
+            raise ValueError(f"conditions have shape {conditions.shape}, expected ({count}, {self.conditions})")
+        if guidance is not None and not self.conditions:
+            raise ValueError(f"guidance is {guidance:g}, the model was trained without conditions: expected none")
         device = next(self.net.parameters()).device
-        parts = [
-            self.scaling.decode(self.generate(noise(seed, start, min(batch, count - start), self.shape).to(device), passes, solver))
-            for start in range(0, count, batch)
-        ]
+        own, baked = (guidance, None) if self.guidance is not None else (None, guidance)
+        parts = []
+        for start in range(0, count, batch):
+            rows = range(start, min(start + batch, count))
+            if conditions is not None:
+                cond = torch.as_tensor(conditions[rows.start : rows.stop], dtype=torch.float32)
+            else:
+                cond = self.condition(labels, rows, seed, own)
+            x0 = noise(seed, start, len(rows), self.shape).to(device)
+            x = self.generate(x0, passes, solver, None if cond is None else cond.to(device), baked)
+            parts.append(self.scaling.decode(x))
         return np.concatenate(parts)
+
+    def translate(self, x: np.ndarray, passes: int = 1, solver: str = "euler", batch: int = 4096) -> np.ndarray:
+        """Carry samples ``(N, ...)`` of the source domain, in its own units, to the target domain, in the target's own units.
+
+        Raises:
+            ValueError: if the model starts from noise, or the samples have another shape; else see :meth:`generate`.
+        """
+        if self.source is None:
+            raise ValueError("the model starts from noise, expected one that was trained or simulated with --source to translate")
+        states = self.source.encode(x)
+        if tuple(states.shape[1:]) != self.shape:
+            raise ValueError(f"input has shape {tuple(states.shape[1:])}, the model translates {self.shape}: resize it")
+        device = next(self.net.parameters()).device
+        return np.concatenate([self.scaling.decode(self.generate(part.to(device), passes, solver)) for part in states.split(batch)])
+
+
+def read_network(fields: Mapping[str, Any]) -> NetworkConfig | ForeignConfig:
+    """Read back ``dataclasses.asdict`` of a network's settings after JSON."""
+    return ForeignConfig(**fields) if fields.get("kind") == "diffusers" else NetworkConfig(**fields)
 
 
 def save_model(folder: Path, model: Model) -> Model:
@@ -147,6 +255,8 @@ def save_model(folder: Path, model: Model) -> Model:
         "network": asdict(model.network),
         "shape": list(model.shape),
         "scaling": asdict(model.scaling),
+        "conditions": model.conditions,
+        "source": None if model.source is None else asdict(model.source),
         "knots": {str(passes): list(knots) for passes, knots in model.knots.items()},
         **model.card,
         "digest": digest(folder / WEIGHTS),
@@ -170,11 +280,13 @@ def load_model(folder: str | Path) -> Model:
     if digest(folder / WEIGHTS) != card.get("digest"):
         raise ValueError(f"{folder / WEIGHTS} differs from the digest in {CARD}: the file was changed or damaged")
     try:
-        network = NetworkConfig(**card["network"])
+        network = read_network(card["network"])
         shape, scaling = tuple(card["shape"]), Scaling.from_json(card["scaling"])
         knots = {int(passes): check_knots(times) for passes, times in card["knots"].items()}
-        net = network.build(shape, 0)
+        conditions, source = int(card.get("conditions", 0)), card.get("source")
+        net = network.build(shape, 0, conditions)
         net.load_state_dict(weights)
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(f"{folder} does not describe the network of its weights: {' '.join(str(error).split())}") from None
-    return Model(net.eval().requires_grad_(False), network, shape, scaling, knots, card, folder)
+    source = None if source is None else Scaling.from_json(source)
+    return Model(net.eval().requires_grad_(False), network, shape, scaling, knots, card, folder, conditions, source)

@@ -7,11 +7,9 @@ Every function checks its input before it writes, and returns what it made.
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +20,16 @@ from bezierdistill import __version__
 from bezierdistill.couplings import Independent, MinibatchOT
 from bezierdistill.curves import BezierCurve
 from bezierdistill.data import Data, Scaling, load_data
-from bezierdistill.fields import Blend, NetworkField, parse_weights
+from bezierdistill.fields import Blend, Field, Guided, NetworkField, parse_weights
 from bezierdistill.files import claim
 from bezierdistill.models import CARD, Model, load_model, save_model
 from bezierdistill.objectives import Alignment, CurveRegression, FlowMatching, Loss
 from bezierdistill.objectives.alignment import REAL_ROWS
-from bezierdistill.objectives.curves import Draw, EitherDraw, EndDraw, KnotsDraw, MapDraw, VelocityDraw
+from bezierdistill.objectives.curves import CurveBatch, Draw, EitherDraw, EndDraw, KnotsDraw, MapDraw, VelocityDraw
 from bezierdistill.progress import progress
 from bezierdistill.simulate import Simulation, simulate_rows
 from bezierdistill.solvers import time_grid
-from bezierdistill.sources import BLOCK, block_generator, in_blocks, noise
+from bezierdistill.starts import starts
 from bezierdistill.store import CurveStore, CurveWriter
 from bezierdistill.students import cheapest_knots, check_knots, interval_errors
 from bezierdistill.training.config import DistillConfig, SimulateConfig, TrainConfig
@@ -49,21 +47,44 @@ def train(config: TrainConfig) -> Model:
         ValueError: on bad data or settings, or a folder that holds another run.
     """
     data = load_data(config.data)
-    net = config.network.build(data.shape, config.seed)
+    source = None if config.source is None else load_data(config.source)
+    if source is not None and source.shape != data.shape:
+        raise ValueError(
+            f"source {config.source} has shape {source.shape}, data {config.data} {data.shape}: expected one, resize by @16x16"
+        )
+    conditions = data.condition_size if config.conditional else 0
+    if config.conditional and not conditions:
+        raise ValueError(f"{config.data} has neither labels nor conditions, expected some of them for --conditional")
+    net = config.network.build(data.shape, config.seed, conditions)
     objective = FlowMatching(MinibatchOT() if config.coupling == "ot" else Independent())
     trainer = Trainer({"teacher": net}, config.loop, config.out, "teacher")
     _claim(config.out, config)
 
     def step(nets: Mapping[str, nn.Module], generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
-        x1 = data.batch(config.batch, generator)
-        x0 = torch.randn(x1.shape, generator=generator)
-        batch = (x0.to(trainer.device), x1.to(trainer.device), None)
+        x1, cond = data.batch(config.batch, generator)
+        x0 = torch.randn(x1.shape, generator=generator) if source is None else source.batch(config.batch, generator)[0]
+        cond = _dropped(cond, config.drop, generator) if conditions else None
+        batch = (x0.to(trainer.device), x1.to(trainer.device), cond if cond is None else cond.to(trainer.device))
         yield "teacher", objective.loss(nets["teacher"], batch, generator)
 
     trained = trainer.fit(step, config.steps, config.seed, config.resume)
-    spent = config.steps * config.batch * objective.passes
-    card = _card("teacher", config, {"training": spent, "total": spent}, data=config.data)
-    return save_model(config.out, Model(trained, config.network, data.shape, data.scaling, card=card))
+    spent = config.steps * config.batch * objective.passes * config.loop.accumulate
+    more = ({"classes": _frequencies(data)} if conditions else {}) | ({"source_data": config.source} if source else {})
+    card = _card("teacher", config, {"training": spent, "total": spent}, data=config.data, **more)
+    model = Model(trained, config.network, data.shape, data.scaling, card=card, conditions=conditions)
+    return save_model(config.out, model if source is None else replace(model, source=source.scaling))
+
+
+def _dropped(cond: Tensor | None, drop: float, generator: torch.Generator) -> Tensor | None:
+    """Conditions with a share of the rows set to zero, which is no condition."""
+    return None if cond is None else cond * (torch.rand(len(cond), 1, generator=generator) >= drop)
+
+
+def _frequencies(data: Data) -> list[float] | None:
+    """How often each class occurs in the training side; None if conditions are vectors."""
+    count = data.count("train")
+    cond = data.conditions(count, 0, "train") if data.classes and count else None
+    return None if cond is None else cond.double().mean(0).tolist()
 
 
 def simulate(config: SimulateConfig) -> CurveStore:
@@ -74,32 +95,64 @@ def simulate(config: SimulateConfig) -> CurveStore:
             folder that holds another store.
     """
     teachers = [load_model(folder) for folder in config.teachers]
-    data = None if config.data is None else load_data(config.data)
+    through = None if config.through is None else load_model(config.through)
+    data, source = (None if name is None else load_data(name) for name in (config.data, config.source))
     _check_alike(config, teachers, data)
+    _check_source(config, teachers[0], through, source)
     device = open_fabric(config.accelerator).device
-    fields = [NetworkField(teacher.net.to(device)) for teacher in teachers]
+    strengths = config.strengths()
+    fields = [_field(teacher, device, strengths) for teacher in teachers]
     blend = Blend(fields, parse_weights(config.weights))
-    simulation = Simulation(blend, config.degree, config.guides, fields, config.steps, config.solver, data is not None)
+    back = None if through is None else NetworkField(through.net.to(device))
+    simulation = Simulation(blend, config.degree, config.guides, fields, config.steps, config.solver, data is not None, back)
+    draw = starts(teachers[0], config.seed, data or source, strengths if len(strengths) == 2 else None)
     _refuse_other(config.out, RUN, CARD)
-    writer = CurveWriter(config.out, _recipe(config, teachers, blend), config.resume)
+    writer = CurveWriter(config.out, _recipe(config, teachers, through, source, blend), config.resume)
 
-    def draw(start: int, rows: int) -> Tensor:
-        if data is None:
-            return noise(config.seed, start, rows, teachers[0].shape).to(device)
-        return in_blocks(start, rows, partial(_data_block, data, config.seed)).to(device)
+    def on_device(start: int, rows: int) -> tuple[Tensor, Tensor | None]:
+        states, cond = draw(start, rows)
+        return states.to(device), None if cond is None else cond.to(device)
 
     with progress("simulate", config.count) as advance:
-        simulate_rows(simulation, draw, config.count, writer, config.batch, advance)
+        simulate_rows(simulation, on_device, config.count, writer, config.batch, advance)
     return CurveStore.open(config.out)
 
 
-def _data_block(data: Data, seed: int, block: int) -> Tensor:
-    return data.batch(BLOCK, block_generator(seed, block))
+def _field(teacher: Model, device: torch.device, strengths: tuple[float, ...]) -> Field:
+    field = NetworkField(teacher.net.to(device))
+    if not strengths:
+        return field
+    if not teacher.conditions:
+        raise ValueError(f"teacher {teacher.folder} takes no condition and cannot be guided: train it with --conditional, or no --guidance")
+    return Guided(field, strengths[0] if len(strengths) == 1 else None)
+
+
+def _check_source(config: SimulateConfig, first: Model, through: Model | None, source: Data | None) -> None:
+    """Whether the curves start where the first flow on them does."""
+    if through is not None and first.source is not None:
+        raise ValueError(
+            f"teachers translate from a domain of their own, expected teachers that start from noise with --through {config.through}"
+        )
+    start = first.source if through is None else through.scaling
+    if through is not None and (through.source is not None or through.conditions or through.shape != first.shape):
+        raise ValueError(f"through {config.through} is no unconditional flow from noise to states of shape {first.shape} as the teachers'")
+    if (source is None) != (start is None):
+        raise ValueError(
+            f"source is {config.source} and teachers start from {'noise' if start is None else 'another domain'}: "
+            "give --source for a flow that translates or a pair of flows with --through, and for no other"
+        )
+    if source is not None and (source.shape != first.shape or source.scaling != start):
+        raise ValueError(f"source {config.source} of shape {source.shape} is not the data that the first flow was trained on")
 
 
 def _check_alike(config: SimulateConfig, teachers: list[Model], data: Data | None) -> None:
     first = teachers[0]
     for folder, teacher in zip(config.teachers, teachers, strict=True):
+        if teacher.conditions != first.conditions or teacher.source != first.source:
+            raise ValueError(
+                f"teacher {folder} takes {teacher.conditions} numbers as condition and {config.teachers[0]} {first.conditions}, "
+                "or they start from different domains: expected teachers that take and start from the same"
+            )
         if teacher.shape != first.shape:
             raise ValueError(
                 f"teacher {folder} makes states of shape {teacher.shape}, {config.teachers[0]} of {first.shape}: expected one shape"
@@ -114,8 +167,20 @@ def _check_data(name: str | None, data: Data | None, teacher: Model) -> None:
         raise ValueError(f"data {name} of shape {data.shape} is not what the teachers (shape {teacher.shape}) were trained on")
 
 
-def _recipe(config: SimulateConfig, teachers: list[Model], blend: Blend) -> dict[str, Any]:
+def _recipe(config: SimulateConfig, teachers: list[Model], through: Model | None, source: Data | None, blend: Blend) -> dict[str, Any]:
+    first, strengths = teachers[0], config.strengths()
+    spent = {teacher.card["digest"]: teacher.spent for teacher in [*teachers, *([] if through is None else [through])]}
+    more: dict[str, Any] = {}  # keys that only some stores have: others stay as they were
+    if first.conditions:
+        ranged = len(strengths) == 2
+        more |= {"conditions": first.conditions + ranged, "classes": first.frequencies, "guidance": list(strengths) if ranged else None}
+        more |= {"guided": list(strengths)}
+    if source is not None:
+        more |= {"source": config.source, "source_scaling": asdict(source.scaling)}
+    if through is not None:
+        more |= {"through": {"path": str(through.folder and through.folder.resolve()), "digest": through.card["digest"]}}
     return {
+        **more,
         "degree": config.degree,
         "shape": list(teachers[0].shape),
         "guides": config.guides,
@@ -124,7 +189,7 @@ def _recipe(config: SimulateConfig, teachers: list[Model], blend: Blend) -> dict
             {"path": str(folder.resolve()), "digest": teacher.card["digest"]}
             for folder, teacher in zip(config.teachers, teachers, strict=True)
         ],
-        "teacher_passes": sum({teacher.card["digest"]: teacher.spent for teacher in teachers}.values()),
+        "teacher_passes": sum(spent.values()),
         "count": config.count,
         "data": config.data,
         "seed": config.seed,
@@ -143,14 +208,18 @@ def distill(config: DistillConfig) -> Model:
     store = CurveStore.open(config.curves)
     teachers = _teachers(store)
     best = teachers[int(torch.tensor(store.recipe["weights"]).mean(1).argmax())]
-    net = copy.deepcopy(best.net) if config.init == "teacher" else best.network.build(best.shape, config.seed)
+    conditions = store.recipe.get("conditions", 0)
+    net = best.network.build(best.shape, config.seed, conditions)
+    if config.init == "teacher":
+        _start_from(net, best.net)
     data = None if config.data is None else load_data(config.data)
     _check_data(config.data, data, best)
+    _check_conditions(config, store, data)
     given = None if config.knots is None else _parse_knots(config.knots, config.passes)
     open_fabric(config.loop.accelerator, config.loop.precision)
     _claim(config.out, config)
 
-    spent = config.steps * config.batch * CurveRegression.passes
+    spent = config.steps * config.batch * CurveRegression.passes * config.loop.accumulate
     schedules = {} if config.objective == "velocity" else _schedules(config.passes, given)
     trained = _regress(config, store, net, schedules)
     if config.objective == "map" and given is None and config.passes > 1:
@@ -163,8 +232,33 @@ def distill(config: DistillConfig) -> Model:
     card = _card(
         "student", config, passes | {"total": sum(passes.values())}, teachers=store.recipe["teachers"], weights=store.recipe["weights"]
     )
-    scaling = Scaling.from_json(store.recipe["scaling"])
-    return save_model(config.out, Model(trained, best.network, best.shape, scaling, schedules, card))
+    more = {key: store.recipe[key] for key in ("classes", "guidance", "guided") if key in store.recipe}
+    more |= {"source_data": store.recipe["source"]} if "source" in store.recipe else {}
+    scaling, source = Scaling.from_json(store.recipe["scaling"]), store.recipe.get("source_scaling")
+    model = Model(trained, best.network, best.shape, scaling, schedules, {**card, **more}, conditions=conditions)
+    return save_model(config.out, model if source is None else replace(model, source=Scaling.from_json(source)))
+
+
+def _start_from(net: nn.Module, teacher: nn.Module) -> None:
+    """Copy a teacher's weights; conditions that only the student takes start without effect."""
+    own, given = net.state_dict(), teacher.state_dict()
+    for key, tensor in own.items():
+        if tensor.shape == given[key].shape:
+            tensor.copy_(given[key])
+        else:
+            tensor.zero_()[:, : given[key].shape[1]] = given[key]
+
+
+def _check_conditions(config: DistillConfig, store: CurveStore, data: Data | None) -> None:
+    if data is None:
+        return
+    if store.recipe.get("guidance"):
+        raise ValueError("the curves hold a range of guidance, whose laws are not that of the data: expected --align 0")
+    size = store.recipe.get("conditions", 0)
+    if size and size != data.condition_size:
+        raise ValueError(
+            f"curves have conditions of {size} numbers, data {config.data} of {data.condition_size}: expected the teachers' data"
+        )
 
 
 def _teachers(store: CurveStore) -> list[Model]:
@@ -194,8 +288,8 @@ def _schedules(passes: int, given: tuple[float, ...] | None) -> dict[int, tuple[
 
 def _best_schedules(net: nn.Module, store: CurveStore, passes: int) -> tuple[dict[int, tuple[float, ...]], int]:
     """Knots for every number of passes by dynamic programming, and the network passes that measuring the errors cost."""
-    curve = store.curves(torch.arange(_knot_curves(store)))
-    costs = interval_errors(net, curve, KNOT_GRID)
+    rows = torch.arange(_knot_curves(store))
+    costs = interval_errors(net, store.curves(rows), KNOT_GRID, None if store.conditions is None else store.conditions[rows])
     return {k: cheapest_knots(costs, KNOT_GRID, k) for k in range(1, passes + 1)}, knots_cost(store)
 
 
@@ -220,8 +314,7 @@ def _regress(config: DistillConfig, store: CurveStore, net: nn.Module, schedules
     trainer = Trainer({"student": net}, config.loop, config.out, "curves")
 
     def step(nets: Mapping[str, nn.Module], generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
-        batch = _to(trainer, store.batch(config.batch, generator))
-        yield "student", objective.loss(nets["student"], (batch, None), generator)
+        yield "student", objective.loss(nets["student"], _to(trainer, store.batch(config.batch, generator)), generator)
 
     return trainer.fit(step, config.steps, config.seed, config.resume)
 
@@ -234,15 +327,18 @@ def _align(
     objective = Alignment(tuple(schedules.values()), Loss(config.huber), config.anchor, data.scaling.clamp)
 
     def step(nets: Mapping[str, nn.Module], generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
-        curve = _to(trainer, store.batch(config.batch, generator))
-        real = data.batch(REAL_ROWS * config.batch, generator).to(trainer.device)
-        yield "student", objective.loss(nets["student"], (curve, None), real)
+        batch = _to(trainer, store.batch(config.batch, generator))
+        real, cond = data.batch(REAL_ROWS * config.batch, generator)
+        cond = None if cond is None or store.conditions is None else cond.to(trainer.device)
+        yield "student", objective.loss(nets["student"], batch, real.to(trainer.device), cond)
 
-    return trainer.fit(step, config.align, config.seed + 1, config.resume), config.align * config.batch * objective.passes
+    spent = config.align * config.batch * objective.passes * config.loop.accumulate
+    return trainer.fit(step, config.align, config.seed + 1, config.resume), spent
 
 
-def _to(trainer: Trainer, curve: BezierCurve) -> BezierCurve:
-    return BezierCurve(curve.points.to(trainer.device))
+def _to(trainer: Trainer, batch: CurveBatch) -> CurveBatch:
+    curve, cond = batch
+    return BezierCurve(curve.points.to(trainer.device)), None if cond is None else cond.to(trainer.device)
 
 
 def _claim(out: Path, config: TrainConfig | DistillConfig) -> None:

@@ -28,7 +28,7 @@ from bezierdistill.pipeline import distill, knots_cost, simulate, train
 from bezierdistill.solvers import solve, time_grid
 from bezierdistill.sources import noise
 from bezierdistill.store import CurveStore
-from bezierdistill.training.config import DistillConfig, LoopConfig, SimulateConfig, TrainConfig, as_paths, check_counts
+from bezierdistill.training.config import Coupling, DistillConfig, LoopConfig, SimulateConfig, TrainConfig, as_paths, check_counts
 
 SEARCH, SETTINGS = "search.json", "recipe.json"
 GUIDANCE = (1.0, 1.25, 1.5, 1.75, 2.0, 2.25)
@@ -60,6 +60,10 @@ class RecipeConfig:
         power: p of the weight (t - s)^-p of an interval.
         align_lr: peak learning rate of the student during alignment.
         anchor: weight of the ends of the curves during alignment.
+        conditional: condition on the data's class labels or condition vectors.
+        source: data of another domain to start from instead of noise: the student translates.
+        through: a model of that domain; the curves go back to noise by it and forwards by teachers that start from noise.
+        coupling: how source and data are joined when teachers are trained: independent, or optimal transport within the batch.
         network: the network of every teacher and student.
         loop: how weights are updated.
     """
@@ -83,6 +87,10 @@ class RecipeConfig:
     power: float = 1.0
     align_lr: float = 2e-4
     anchor: float = 0.03
+    conditional: bool = False
+    source: str | None = None
+    through: Path | None = None
+    coupling: Coupling = "independent"
     network: NetworkConfig = field(default_factory=NetworkConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
@@ -96,8 +104,14 @@ class RecipeConfig:
             raise ValueError(f"weak is {self.weak} and weak_share is 0, which is a single teacher: leave one of them out")
         if self.search_share and not self.weak_share:
             raise ValueError(f"search_share is {self.search_share} and weak_share is 0: there is no blend to search, leave one of them out")
+        if self.conditional and self.search_share:
+            raise ValueError("search_share is for blends without conditions: expected 0 with --conditional")
+        if self.loop.accumulate > 1:
+            raise ValueError(f"loop.accumulate is {self.loop.accumulate}, expected 1: the recipe's budget is counted in whole batches")
         if not math.isfinite(self.guidance):
             raise ValueError(f"guidance is {self.guidance}, expected a number")
+        if self.through is not None:
+            as_paths(self, "through")
         # The stages' own checks, before a teacher is trained.
         fit_weights(self.degree, time_grid(self.solver_steps))
         self.student(Path(), steps=1, align=int(self.align_share > 0))
@@ -158,7 +172,21 @@ def _teacher(config: RecipeConfig, given: Path | None, name: str, share: float, 
     if given or (folder / CARD).exists():
         return load_model(folder)
     steps = _steps(config, config.part(share), FlowMatching.passes, f"the {name} teacher")
-    return train(TrainConfig(config.data, folder, steps, config.batch, seed, network=config.network, loop=config.loop, resume=True))
+    return train(
+        TrainConfig(
+            config.data,
+            folder,
+            steps,
+            config.batch,
+            seed,
+            coupling=config.coupling,
+            source=None if config.through else config.source,
+            conditional=config.conditional,
+            network=config.network,
+            loop=config.loop,
+            resume=True,
+        )
+    )
 
 
 def _steps(config: RecipeConfig, passes: int, cost: int, what: str) -> int:
@@ -219,10 +247,18 @@ def choose_blend(strong: Model, weak: Model, data: Data, seed: int, passes: int,
 
 def _simulation(config: RecipeConfig, teachers: list[Model], weights: list[float]) -> SimulateConfig:
     folders = tuple(teacher.folder for teacher in teachers if teacher.folder)
-    count = max(1, config.part(config.curves_share) // (2 * config.solver_steps * len(teachers)))
-    text = ",".join(f"{weight:g}" for weight in weights)
+    networks = len(teachers) + (config.through is not None)
     return SimulateConfig(
-        folders, config.out / "curves", text, config.degree, count=count, seed=config.seed, steps=config.solver_steps, resume=True
+        folders,
+        config.out / "curves",
+        ",".join(f"{weight:g}" for weight in weights),
+        config.degree,
+        count=max(1, config.part(config.curves_share) // (2 * config.solver_steps * networks)),
+        source=config.source,
+        through=config.through,
+        seed=config.seed,
+        steps=config.solver_steps,
+        resume=True,
     )
 
 

@@ -41,6 +41,8 @@ class Simulation:
         steps: solver steps.
         method: fixed-step solver.
         backwards: start from real data and solve from t=1 to t=0.
+        through: the flow of another domain: states of that domain are carried back to noise by it first, in as many steps, then forwards
+            by ``field``; the curve spans both halves.
 
     Raises:
         ValueError: on a degree that the guides cannot have, or too few steps for a fit.
@@ -53,13 +55,18 @@ class Simulation:
     steps: int = 8
     method: str = "heun"
     backwards: bool = False
+    through: Field | None = None
 
     def __post_init__(self) -> None:
         check_degree(self.degree)
         if self.guides not in get_args(Guides):
             raise ValueError(f"guides are {self.guides!r}, expected one of {', '.join(get_args(Guides))}")
         if self.guides == "fit":
-            fit_weights(self.degree, self.times)
+            fit_weights(self.degree, self.fit_times)
+        if self.through is not None and (self.backwards or self.guides != "fit"):
+            raise ValueError(
+                "a path through another domain's noise runs forwards and its guides are fitted: expected --guides fit, no --data"
+            )
         if self.degree < self._least_degree:
             why = "a cubic" if self.guides == "hermite" else f"one guide for each of {len(self.teachers)} teachers"
             raise ValueError(f"degree is {self.degree} with guides {self.guides!r}, expected {self._least_degree} or more: {why}")
@@ -73,22 +80,40 @@ class Simulation:
         """The solver's grid."""
         return time_grid(self.steps, 1.0, 0.0) if self.backwards else time_grid(self.steps)
 
+    @property
+    def fit_times(self) -> tuple[float, ...]:
+        """The times of the states that a fit sees: two grids, end to end, on a path through another domain's noise."""
+        return self.times if self.through is None else time_grid(2 * self.steps)
+
     @torch.no_grad()
-    def curves(self, start: Tensor) -> tuple[BezierCurve, int]:
-        """Curves from states ``(B, ...)`` at the first time, and the network passes a row."""
-        fit = CurveFit(self.degree, self.times) if self.guides == "fit" else None
+    def curves(self, start: Tensor, cond: Tensor | None = None) -> tuple[BezierCurve, int]:
+        """Curves from states ``(B, ...)`` at the first time with conditions ``(B, C)``, and the network passes a row."""
+        fit = CurveFit(self.degree, self.fit_times) if self.guides == "fit" else None
+        if self.through is not None and fit is not None:
+            return self._through(self.through, start, cond, fit)
         if self.backwards:
-            pair = Inversion(self.field, self.times, self.method, fit)(None, start)
+            pair = Inversion(self.field, self.times, self.method, fit)(None, start, cond)
         else:
-            pair = Teacher(self.field, self.times, self.method, fit)(start)
+            pair = Teacher(self.field, self.times, self.method, fit)(start, cond=cond)
         if fit is not None:
             return fit.curve(), pair.passes
         if self.guides == "hermite":
-            v0, v1 = self.field(pair.x0, 0.0), self.field(pair.x1, 1.0)
+            v0, v1 = self.field(pair.x0, 0.0, cond), self.field(pair.x1, 1.0, cond)
             return self._elevated(BezierCurve.hermite(pair.x0, pair.x1, v0, v1)), pair.passes + 2 * self.field.passes
-        ends = [solve(teacher, pair.x0, time_grid(self.steps), self.method) for teacher in self.teachers]
+        ends = [solve(teacher, pair.x0, time_grid(self.steps), self.method, cond) for teacher in self.teachers]
         curve = BezierCurve.from_guides(pair.x0, [end.state for end in ends], pair.x1)
         return self._elevated(curve), pair.passes + sum(end.passes for end in ends)
+
+    def _through(self, through: Field, start: Tensor, cond: Tensor | None, fit: CurveFit) -> tuple[BezierCurve, int]:
+        """Back to noise by one flow, forwards by the other; the noise where they meet is seen by the fit once."""
+        back = solve(through, start, time_grid(self.steps, 1.0, 0.0), self.method, cond, fit)
+
+        def observe(k: int, x: Tensor) -> None:
+            if k:
+                fit(self.steps + k, x)
+
+        forth = solve(self.field, back.state, time_grid(self.steps), self.method, cond, observe)
+        return fit.curve(), back.passes + forth.passes
 
     def _elevated(self, curve: BezierCurve) -> BezierCurve:
         while curve.degree < self.degree:
@@ -98,7 +123,7 @@ class Simulation:
 
 def simulate_rows(
     simulation: Simulation,
-    draw: Callable[[int, int], Tensor],
+    draw: Callable[[int, int], tuple[Tensor, Tensor | None]],
     count: int,
     writer: CurveWriter,
     batch: int = 4 * BLOCK,
@@ -108,7 +133,7 @@ def simulate_rows(
 
     Args:
         simulation: how curves are made.
-        draw: ``draw(start, rows)`` gives the start states of rows ``start .. start + rows``.
+        draw: ``draw(start, rows)`` gives the start states of rows ``start .. start + rows`` and their conditions, or None.
         count: rows of the finished store.
         writer: the store; rows that it has are kept.
         batch: rows simulated at once.
@@ -119,11 +144,12 @@ def simulate_rows(
     """
     advance(writer.rows)
     for start in range(writer.rows, count, batch):
-        curve, passes = simulation.curves(draw(start, min(batch, count - start)))
+        states, cond = draw(start, min(batch, count - start))
+        curve, passes = simulation.curves(states, cond)
         finite = curve.points.isfinite().transpose(0, 1).flatten(1).all(1)
         if not bool(finite.all()):
             rows = (start + (~finite).nonzero().flatten()).tolist()
             raise ValueError(f"the teachers gave NaN or infinite states in {len(rows)} rows (first: row {rows[0]}): check their training")
-        writer.append(curve, passes * curve.points.shape[1])
+        writer.append(curve, passes * curve.points.shape[1], cond)
         advance(curve.points.shape[1])
     writer.close()

@@ -1,4 +1,4 @@
-"""Where flows start: an endless table of standard normal rows, fixed by its seed.
+"""Where flows start: an endless table of standard normal rows, fixed by its seed; and tables of class labels and of uniform numbers.
 
 Rows are drawn in blocks of 1,024, each from a generator of its own on the CPU, so row i is the same whatever the batch, device or number of
 workers.
@@ -15,15 +15,26 @@ from torch import Tensor
 BLOCK = 1024
 
 
-def block_generator(seed: int, block: int) -> torch.Generator:
-    """The CPU generator of one block of rows: a function of the seed and the block alone."""
-    state = np.random.SeedSequence((seed, block)).generate_state(1, np.uint64)[0]
+def block_generator(seed: int, block: int, *table: int) -> torch.Generator:
+    """The CPU generator of one block of rows: a function of the seed, the block and the table (a number of its own) alone."""
+    state = np.random.SeedSequence((seed, block, *table)).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 
 
 def noise(seed: int, start: int, count: int, shape: Sequence[int]) -> Tensor:
     """Standard normal rows ``start .. start + count`` of an endless table, ``(count, *shape)``."""
     return in_blocks(start, count, lambda block: torch.randn(BLOCK, *shape, generator=block_generator(seed, block)))
+
+
+def labels(seed: int, start: int, count: int, frequencies: Sequence[float]) -> Tensor:
+    """Class labels of rows ``start .. start + count``, ``(count,)`` integers drawn with the given frequencies."""
+    weights = torch.tensor(frequencies, dtype=torch.float64)
+    return in_blocks(start, count, lambda block: torch.multinomial(weights, BLOCK, True, generator=block_generator(seed, block, 1)))
+
+
+def uniform(seed: int, start: int, count: int, low: float, high: float) -> Tensor:
+    """Uniform numbers in ``[low, high)`` of rows ``start .. start + count``, ``(count,)``."""
+    return low + (high - low) * in_blocks(start, count, lambda block: torch.rand(BLOCK, generator=block_generator(seed, block, 2)))
 
 
 def in_blocks(start: int, count: int, draw: Callable[[int], Tensor]) -> Tensor:

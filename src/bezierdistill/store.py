@@ -4,6 +4,7 @@ A store is a folder::
 
     manifest.json             what made it (degree, shape, seed, teachers' digests, ...) and its shards (rows, SHA-256)
     shard-00000.safetensors   "points" (rows, degree + 1, *shape): a row is one curve, contiguous on disk
+                              "cond" (rows, C): the condition of every row, if the curves have any
 
 A shard is complete before the manifest names it, so a reader never sees half a shard, and a writer continues after the last one named.
 """
@@ -32,7 +33,8 @@ class CurveWriter:
 
     Args:
         folder: the store's folder; made when the first shard is complete.
-        recipe: JSON-able description of what makes the rows; must hold ``degree`` and ``shape``.
+        recipe: JSON-able description of what makes the rows; must hold ``degree`` and ``shape``, and ``conditions`` (numbers of a
+            condition) if rows have any.
         resume: continue a store that is not complete.
 
     Raises:
@@ -44,7 +46,7 @@ class CurveWriter:
         self.recipe: dict[str, Any] = json.loads(json.dumps(recipe))  # as it is read back: tuples become lists
         self.shards: list[dict[str, Any]] = []
         self.passes = 0
-        self._pending: list[Tensor] = []
+        self._pending: list[dict[str, Tensor]] = []
         numbers = (recipe["degree"] + 1) * torch.Size(recipe["shape"]).numel()
         self.shard_rows = max(1, SHARD_BYTES // (4 * numbers))
         if (folder / MANIFEST).exists():
@@ -63,11 +65,12 @@ class CurveWriter:
         """Rows in complete shards."""
         return sum(shard["rows"] for shard in self.shards)
 
-    def append(self, curve: BezierCurve, passes: int) -> None:
-        """Add curves ``(degree + 1, B, *shape)`` that cost ``passes`` network passes in all."""
-        self._pending.append(curve.points.transpose(0, 1).to("cpu", torch.float32))
+    def append(self, curve: BezierCurve, passes: int, cond: Tensor | None = None) -> None:
+        """Add curves ``(degree + 1, B, *shape)`` that cost ``passes`` network passes in all, and their conditions ``(B, C)``."""
+        tensors = {"points": curve.points.transpose(0, 1)} | ({} if cond is None else {"cond": cond})
+        self._pending.append({name: tensor.to("cpu", torch.float32) for name, tensor in tensors.items()})
         self.passes += passes
-        if sum(len(part) for part in self._pending) >= self.shard_rows:
+        if sum(len(part["points"]) for part in self._pending) >= self.shard_rows:
             self._flush(complete=False)
 
     def close(self) -> None:
@@ -77,9 +80,9 @@ class CurveWriter:
     def _flush(self, complete: bool) -> None:
         if self._pending:
             name = f"shard-{len(self.shards):05d}.safetensors"
-            rows = torch.cat(self._pending)
-            write_tensors(self.folder / name, {"points": rows})
-            self.shards.append({"file": name, "rows": len(rows), "sha256": digest(self.folder / name)})
+            tensors = {key: torch.cat([part[key] for part in self._pending]) for key in self._pending[0]}
+            write_tensors(self.folder / name, tensors)
+            self.shards.append({"file": name, "rows": len(tensors["points"]), "sha256": digest(self.folder / name)})
             self._pending = []
         manifest = {
             "format": FORMAT,
@@ -117,11 +120,13 @@ class CurveStore:
         folder: where it lies.
         manifest: its manifest.
         shards: the mapped points ``(rows, degree + 1, *shape)`` of every shard.
+        conditions: the conditions ``(rows, C)`` of all rows; None if there are none.
     """
 
     folder: Path
     manifest: dict[str, Any]
     shards: tuple[Tensor, ...]
+    conditions: Tensor | None = None
 
     @classmethod
     def open(cls, folder: str | Path) -> CurveStore:
@@ -134,17 +139,17 @@ class CurveStore:
         manifest = read_manifest(folder)
         if not manifest["complete"]:
             raise ValueError(f"{folder} is not complete ({manifest['rows']} rows so far): run the same simulate with --resume")
-        shards = []
+        recipe, size = manifest["recipe"], manifest["recipe"].get("conditions", 0)
+        shards, conditions = [], []
         for shard in manifest["shards"]:
-            points = read_tensors(folder / Path(shard["file"]).name)[0].get("points")
-            expected = (shard["rows"], manifest["recipe"]["degree"] + 1, *manifest["recipe"]["shape"])
-            if points is None or tuple(points.shape) != expected:
-                got = None if points is None else tuple(points.shape)
-                raise ValueError(f"{folder / shard['file']} holds points of shape {got}, its manifest says {expected}")
-            shards.append(points)
+            file = folder / Path(shard["file"]).name
+            tensors = read_tensors(file)[0]
+            shards.append(_shaped(file, tensors, "points", (shard["rows"], recipe["degree"] + 1, *recipe["shape"])))
+            if size:
+                conditions.append(_shaped(file, tensors, "cond", (shard["rows"], size)))
         if not shards:
             raise ValueError(f"{folder} holds no curve")
-        return cls(folder, manifest, tuple(shards))
+        return cls(folder, manifest, tuple(shards), torch.cat(conditions) if size else None)
 
     def __len__(self) -> int:
         return sum(len(shard) for shard in self.shards)
@@ -171,9 +176,10 @@ class CurveStore:
             start += len(shard)
         return BezierCurve(points.transpose(0, 1))
 
-    def batch(self, count: int, generator: torch.Generator) -> BezierCurve:
-        """``count`` curves drawn independently."""
-        return self._gather(torch.randint(len(self), (count,), generator=generator))
+    def batch(self, count: int, generator: torch.Generator) -> tuple[BezierCurve, Tensor | None]:
+        """``count`` curves drawn independently, and their conditions ``(count, C)`` or None."""
+        rows = torch.randint(len(self), (count,), generator=generator)
+        return self._gather(rows), None if self.conditions is None else self.conditions[rows]
 
     def verify(self) -> Iterator[str]:
         """Compare every shard with its checksum and yield a line for each that differs."""
@@ -181,3 +187,10 @@ class CurveStore:
             file = self.folder / Path(shard["file"]).name
             if digest(file) != shard["sha256"]:
                 yield f"{file} differs from its checksum"
+
+
+def _shaped(file: Path, tensors: dict[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
+    got = tuple(tensors[name].shape) if name in tensors else None
+    if got != shape:
+        raise ValueError(f"{file} holds {name} of shape {got}, its manifest says {shape}")
+    return tensors[name]

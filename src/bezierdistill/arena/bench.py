@@ -1,7 +1,9 @@
 """What a method may use in one cell of the arena, and the account of the network passes it spends.
 
 A method is a function ``method(bench)`` that trains within ``bench.left`` passes and returns its samplers: ``{passes: sampler}``, a
-sampler taking noise ``(N, *shape)`` to states. Teachers and pairs that several methods need are made once for a seed and charged to each.
+sampler taking noise ``(N, *shape)`` to states, in a conditional cell with the keyword ``cond`` ``(N, C)``.
+
+Teachers and pairs that several methods need are made once for a seed and charged to each.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from bezierdistill.store import CurveStore
 from bezierdistill.training.config import DistillConfig, LoopConfig, SimulateConfig, TrainConfig
 from bezierdistill.training.loop import Step, Trainer
 
-Sampler = Callable[[Tensor], Tensor]
+Sampler = Callable[..., Tensor]
 Method = Callable[["Bench"], Mapping[int, Sampler]]
 PAIR_STEPS = 8
 
@@ -44,6 +46,7 @@ class Bench:
         batch: rows a step.
         network: the network of every teacher and student.
         loop: how weights are updated: optimizer, schedule, averaging.
+        conditional: whether every network takes the data's conditions.
     """
 
     data: Data
@@ -54,6 +57,7 @@ class Bench:
     batch: int = 256
     network: NetworkConfig = field(default_factory=NetworkConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
+    conditional: bool = False
     spent: int = 0
     seconds: float = 0.0
 
@@ -88,7 +92,10 @@ class Bench:
         """A flow-matching teacher trained with a share of the budget; the weak one has another seed."""
         steps, seed = self.steps(FlowMatching.passes, int(share * self.budget)), self.seed + weak
         folder = self.shared / f"teacher-{steps}-{seed}"
-        config = TrainConfig(self.data.name, folder, steps, self.batch, seed, network=self.network, loop=self.loop, resume=True)
+        conditional = self.conditional
+        config = TrainConfig(
+            self.data.name, folder, steps, self.batch, seed, conditional=conditional, network=self.network, loop=self.loop, resume=True
+        )
         model = self._made(folder, CARD, lambda: train(config), lambda: load_model(folder))
         self.charge(model.spent)
         return model
@@ -125,12 +132,12 @@ class Bench:
 
     def build(self, shape: tuple[int, ...] | None = None) -> nn.Module:
         """A new network, for states of the data's shape unless another is given."""
-        return self.network.build(shape or self.data.shape, self.seed)
+        return self.network.build(shape or self.data.shape, self.seed, self.data.condition_size if self.conditional else 0)
 
-    def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor, None]:
-        """A batch of independent noise and data, without conditions."""
-        x1 = self.data.batch(self.batch, generator)
-        return torch.randn(x1.shape, generator=generator), x1, None
+    def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor | None]:
+        """A batch of independent noise and data, and the data's conditions if the cell is conditional."""
+        x1, cond = self.data.batch(self.batch, generator)
+        return torch.randn(x1.shape, generator=generator), x1, cond if self.conditional else None
 
     def fit(self, net: nn.Module, objective: Any, name: str = "student", spend: int | None = None) -> nn.Module:
         """Train a network by an objective on noise and data with ``spend`` passes, by default all that are left."""
@@ -150,6 +157,6 @@ class Bench:
         self.charge(int(steps * self.batch * cost))
         return Trainer(nets, self.loop, self.folder / name, name, rates).fit(step, steps, self.seed)
 
-    def lines(self, store: CurveStore, generator: torch.Generator) -> tuple[BezierCurve, None]:
-        """A batch of stored pairs, without conditions."""
-        return store.batch(self.batch, generator), None
+    def lines(self, store: CurveStore, generator: torch.Generator) -> tuple[BezierCurve, Tensor | None]:
+        """A batch of stored pairs and their conditions."""
+        return store.batch(self.batch, generator)

@@ -61,6 +61,7 @@ def bezier(bench: Bench, **changes: float) -> Mapping[int, Sampler]:
         batch=bench.batch,
         network=bench.network,
         loop=bench.loop,
+        conditional=bench.conditional,
         **changes,  # pyright: ignore[reportArgumentType]
     )
     strong = bench.teacher(config.strong_share).folder
@@ -212,8 +213,8 @@ def moment_matching(bench: Bench, share: float = 0.0, lr: float | None = None) -
 
     def step(nets: Nets, generator: torch.Generator) -> Losses:
         x0, x1, cond = bench.draw(generator)
-        real = bench.data.batch(REAL_ROWS * bench.batch, generator)
-        yield "student", objective.loss(nets["student"], (BezierCurve.line(x0, x1), cond), real)
+        real, real_cond = bench.data.batch(REAL_ROWS * bench.batch, generator)
+        yield "student", objective.loss(nets["student"], (BezierCurve.line(x0, x1), cond), real, real_cond if bench.conditional else None)
 
     return _steps(bench.run({"student": net}, step, objective.passes, "student", student=lr or bench.loop.lr), 1)
 

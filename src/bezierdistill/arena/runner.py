@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from bezierdistill import __version__
 from bezierdistill.arena.bench import Bench, Method, Sampler
@@ -48,6 +49,7 @@ class ArenaConfig:
         batch: rows a step.
         keep_samples: keep the judged samples as samples/METHOD-SEED-PASSES.npz, and the held-out real ones as samples/real.npz.
         keep_models: keep the models and curves of every cell; otherwise only figures stay.
+        conditional: train every network on the data's labels or conditions, and judge samples of as frequent ones.
         fast: a small network, budget and few samples, to see that everything runs; its figures mean little.
         network: the network of every teacher and student.
         loop: how weights are updated.
@@ -63,6 +65,7 @@ class ArenaConfig:
     batch: int = 256
     keep_samples: bool = False
     keep_models: bool = False
+    conditional: bool = False
     fast: bool = False
     network: NetworkConfig = field(default_factory=lambda: NetworkConfig(width=192, depth=3))
     loop: LoopConfig = field(default_factory=LoopConfig)
@@ -92,6 +95,10 @@ def arena(config: ArenaConfig) -> list[dict[str, Any]]:
     methods, data = choose_methods(config.methods), load_data(config.data)
     if open_fabric(config.loop.accelerator).device.type != "cpu":
         raise ValueError(f"accelerator {config.loop.accelerator!r} is not the CPU here, on which the arena trains: --loop.accelerator cpu")
+    if config.loop.accumulate > 1:
+        raise ValueError(f"loop.accumulate is {config.loop.accumulate}, expected 1: the budget is counted in whole batches")
+    if config.conditional and not data.condition_size:
+        raise ValueError(f"{config.data} has neither labels nor conditions, expected some of them for --conditional")
     _claim(config)
     evaluate = Evaluator(data)
     if config.keep_samples:
@@ -177,7 +184,7 @@ def _run_cell(config: ArenaConfig, data: Data, evaluate: Evaluator, name: str, m
     folder = config.out / "models" / f"{name}-{seed}"
     shared = config.out / "shared" / str(seed)
     shutil.rmtree(folder, ignore_errors=True)  # what a stopped run left of this cell
-    bench = Bench(data, config.budget, seed, folder, shared, config.batch, config.network, config.loop)
+    bench = Bench(data, config.budget, seed, folder, shared, config.batch, config.network, config.loop, config.conditional)
     head = {"method": name, "ours": name == OURS, "seed": seed}
     _reset_peak()
     started = time.perf_counter()
@@ -204,20 +211,27 @@ def _run_cell(config: ArenaConfig, data: Data, evaluate: Evaluator, name: str, m
 
 
 @torch.no_grad()
-def _judge(config: ArenaConfig, data: Data, evaluate: Evaluator, name: str, seed: int, passes: int, sampler: Sampler) -> dict[str, float]:
+def _judge(config: ArenaConfig, data: Data, evaluate: Evaluator, name: str, seed: int, passes: int, sampler: Sampler) -> dict[str, Any]:
     """Metrics of a sampler's samples as they would be saved: in own units, clamped to their range."""
     x0 = noise(JUDGE_SEED + seed, 0, config.samples, data.shape)
-    x = sampler(x0)
+    cond = judged_conditions(data, config.samples, seed) if config.conditional else None
+    x = sampler(x0) if cond is None else sampler(x0, cond=cond)
     if x.shape != x0.shape:
         raise ValueError(f"the sampler of {passes} passes made samples of shape {tuple(x.shape)}, expected {tuple(x0.shape)} as its noise")
     own = data.scaling.decode(x)
     if config.keep_samples:
-        write_array(config.out / "samples" / f"{name}-{seed}-{passes}.npz", own)
+        labels = {} if cond is None or not data.classes else {"labels": cond.argmax(1).numpy()}
+        write_array(config.out / "samples" / f"{name}-{seed}-{passes}.npz", own, **labels)
     metrics = evaluate(data.scaling.encode(own))
-    bad = [key for key, value in metrics.items() if not math.isfinite(value)]
+    bad = [key for key, value in metrics.items() if isinstance(value, float) and not math.isfinite(value)]
     if bad:
         raise ValueError(f"samples at {passes} passes are so far off that {bad[0]} is not finite: the method has diverged")
     return metrics
+
+
+def judged_conditions(data: Data, count: int, seed: int) -> Tensor | None:
+    """Conditions of the judged samples: those of training data, which are as frequent as they should be."""
+    return data.batch(count, torch.Generator().manual_seed(JUDGE_SEED + seed))[1]
 
 
 def _reset_peak() -> None:

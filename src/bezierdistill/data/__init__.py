@@ -4,8 +4,9 @@
 three disjoint sides: ``train``, ``valid`` (to choose settings by) and ``test`` (to judge by).
 """
 
-from bezierdistill.data.base import ArrayData, Data, EndlessData
-from bezierdistill.data.loading import BUILT_IN, load_data, read_array
+from bezierdistill.data.base import ArrayData, Data, EndlessData, one_hot
+from bezierdistill.data.loading import BUILT_IN, load_data
+from bezierdistill.data.reading import read_array, read_images, read_sides
 from bezierdistill.data.scaling import Scaling
 
-__all__ = ["BUILT_IN", "ArrayData", "Data", "EndlessData", "Scaling", "load_data", "read_array"]
+__all__ = ["BUILT_IN", "ArrayData", "Data", "EndlessData", "Scaling", "load_data", "one_hot", "read_array", "read_images", "read_sides"]

@@ -1,5 +1,6 @@
-"""Models of other libraries, brought to the notation of this one."""
+"""diffusers in and out: pretrained teachers from its folders, students as its pipelines."""
 
-from bezierdistill.interop.conventions import ForeignField, LinearSchedule, Prediction, Schedule, SigmaSchedule, StepSchedule
+from bezierdistill.interop.reading import import_diffusers
+from bezierdistill.interop.writing import export_diffusers
 
-__all__ = ["ForeignField", "LinearSchedule", "Prediction", "Schedule", "SigmaSchedule", "StepSchedule"]
+__all__ = ["export_diffusers", "import_diffusers"]

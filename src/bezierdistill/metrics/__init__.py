@@ -1,18 +1,28 @@
 """How far samples are from real data, always beside the *floor*: the same distance between two sets of real samples of the same size."""
 
-from bezierdistill.metrics.distances import energy_distance, frechet_distance, mmd, precision_recall, sliced_wasserstein
+from bezierdistill.metrics.classifier import ClassifierFeatures, classifier_features
+from bezierdistill.metrics.distances import energy_distance, frechet_distance, kernel_distance, mmd, precision_recall, sliced_wasserstein
 from bezierdistill.metrics.evaluation import Evaluator
+from bezierdistill.metrics.extractors import load_extractor
 from bezierdistill.metrics.features import RandomFeatures
 from bezierdistill.metrics.paths import curve_fit_error, straightness
+from bezierdistill.metrics.squeezenet import SqueezeNetFeatures
+from bezierdistill.metrics.translation import relative_distance
 
 __all__ = [
+    "ClassifierFeatures",
     "Evaluator",
     "RandomFeatures",
+    "SqueezeNetFeatures",
+    "classifier_features",
     "curve_fit_error",
     "energy_distance",
     "frechet_distance",
+    "kernel_distance",
+    "load_extractor",
     "mmd",
     "precision_recall",
+    "relative_distance",
     "sliced_wasserstein",
     "straightness",
 ]

@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from bezierdistill.metrics.features import RandomFeatures
+from bezierdistill.metrics.features import RandomFeatures, extract
 
 
 def sliced_wasserstein(a: Tensor, b: Tensor, projections: int = 256, seed: int = 0) -> float:
@@ -56,19 +56,18 @@ def _mean_kernel(x: Tensor, y: Tensor, widths: list[float]) -> float:
     return total / (len(x) * len(y) * len(widths))
 
 
-def frechet_distance(a: Tensor, b: Tensor, extractor: torch.nn.Module | None = None) -> float:
+def frechet_distance(a: Tensor, b: Tensor, extractor: nn.Module | None = None) -> float:
     r"""Frechet distance :math:`|m_a - m_b|^2 + \mathrm{tr}(C_a + C_b - 2 (C_a C_b)^{1/2})` between Gaussians fitted to features.
 
     Args:
         a: samples.
         b: real samples.
-        extractor: features to use; by default the fixed :class:`~bezierdistill.metrics.features.RandomFeatures`.
+        extractor: features to use (see :mod:`~bezierdistill.metrics.features`; ``nn.Identity()`` if ``a`` and ``b`` are features already);
+            by default the fixed :class:`~bezierdistill.metrics.features.RandomFeatures`.
 
-    Reference: Heusel et al. 2017, arXiv 1706.08500, eq. 6. With random features the number is not FID.
+    Reference: Heusel et al. 2017, arXiv 1706.08500, eq. 6. With other features than Inception's the number is not FID.
     """
-    extractor = extractor or RandomFeatures(math.prod(a.shape[1:])).to(a.device)
-    with torch.no_grad():
-        fa, fb = (torch.cat([extractor(part) for part in x.split(4096)]).double() for x in (a, b))
+    fa, fb = _features(a, b, extractor)
     ca, cb = torch.cov(fa.T).reshape(fa.shape[1], -1), torch.cov(fb.T).reshape(fb.shape[1], -1)
     values, vectors = torch.linalg.eigh(ca)
     root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
@@ -76,10 +75,36 @@ def frechet_distance(a: Tensor, b: Tensor, extractor: torch.nn.Module | None = N
     return float((fa.mean(0) - fb.mean(0)).square().sum() + ca.trace() + cb.trace() - 2 * cross)
 
 
+def kernel_distance(a: Tensor, b: Tensor, extractor: nn.Module | None = None) -> float:
+    r"""Unbiased squared maximum mean discrepancy of features with the kernel :math:`(x \cdot y / d + 1)^3`; it can be slightly negative.
+
+    The arguments are those of :func:`frechet_distance`. Reference: Binkowski et al. 2018, arXiv 1801.01401, section 4. With other features
+    than Inception's the number is not KID.
+    """
+    fa, fb = _features(a, b, extractor)
+    return _mean_cubic_within(fa) + _mean_cubic_within(fb) - 2 * _sum_cubic(fa, fb) / (len(fa) * len(fb))
+
+
+def _mean_cubic_within(f: Tensor) -> float:
+    own = float((f.square().mean(1) + 1).pow(3).sum())  # a row with itself: leaving it out makes the estimate unbiased
+    return (_sum_cubic(f, f) - own) / (len(f) * (len(f) - 1))
+
+
+def _sum_cubic(f: Tensor, g: Tensor) -> float:
+    return sum(float((part @ g.T / g.shape[1] + 1).pow(3).sum()) for part in f.split(1024))
+
+
+def _features(a: Tensor, b: Tensor, extractor: nn.Module | None) -> tuple[Tensor, Tensor]:
+    if extractor is None:
+        extractor = RandomFeatures(math.prod(a.shape[1:])).to(a.device)
+    return extract(a, extractor).double(), extract(b, extractor).double()
+
+
 def precision_recall(a: Tensor, b: Tensor, k: int = 3) -> tuple[float, float]:
     """Share of samples ``a`` inside the real manifold of ``b``, and of real samples inside the manifold of ``a``.
 
-    A set's manifold is the union of balls that reach each point's k-th neighbour (Kynkaanniemi et al. 2019, arXiv 1904.06991, eq. 1-2).
+    Sets are states or features. A set's manifold is the union of balls that reach each point's k-th neighbour. Reference: Kynkaanniemi et
+    al. 2019, arXiv 1904.06991, eq. 1-2.
 
     Raises:
         ValueError: if a set has ``k`` samples or fewer.
@@ -87,10 +112,11 @@ def precision_recall(a: Tensor, b: Tensor, k: int = 3) -> tuple[float, float]:
     x, y = a.flatten(1), b.flatten(1)
     if min(len(x), len(y)) <= k:
         raise ValueError(f"precision and recall got {len(x)} and {len(y)} samples, expected more than k={k}")
-    return _inside(x, y, k), _inside(y, x, k)
+    return inside(x, y, k), inside(y, x, k)
 
 
-def _inside(points: Tensor, manifold: Tensor, k: int) -> float:
+def inside(points: Tensor, manifold: Tensor, k: int = 3) -> float:
+    """Share of points ``(N, d)`` within a ball around one of the ``(M, d)`` that reaches its k-th neighbour, with M more than ``k``."""
     radii = torch.cat([torch.cdist(part, manifold).kthvalue(k + 1, dim=1).values for part in manifold.split(1024)])
     hits = sum(int((torch.cdist(part, manifold) <= radii).any(1).sum()) for part in points.split(1024))
     return hits / len(points)

@@ -1,4 +1,7 @@
-"""A fixed random feature extractor: a stand-in for Inception that needs no weights and suits any shape.
+"""Features to compare samples by: what an extractor is, and a fixed random one that needs no weights and suits any shape.
+
+An extractor is any module that maps model states ``(B, ...)`` (images in [-1, 1]) to features ``(B, num_features)``: the convention of
+torchmetrics' ``FrechetInceptionDistance(feature=module)``, so the same module can be given to either. ``name`` and ``digest`` are optional.
 
 Random two-layer ReLU features separate laws well enough for a Frechet distance (Ulyanov et al. 2018 on random features; Naeem et al.
 2020, arXiv 2002.09797, on random embeddings for evaluation). The matrices are a function of the input size and the seed alone.
@@ -6,10 +9,32 @@ Random two-layer ReLU features separate laws well enough for a Frechet distance 
 
 from __future__ import annotations
 
+import hashlib
 import math
 
 import torch
 from torch import Tensor, nn
+
+
+def extract(x: Tensor, extractor: nn.Module) -> Tensor:
+    """Features ``(N, num_features)`` of samples ``(N, ...)`` in model units, without a gradient, 4096 rows at a time."""
+    with torch.no_grad():
+        return torch.cat([extractor(part) for part in x.split(4096)])
+
+
+def weights_digest(module: nn.Module) -> str:
+    """SHA-256, in hex, of the names, shapes and numbers of a module's weights and buffers."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+def describe(extractor: nn.Module) -> dict[str, str]:
+    """What tells an extractor from another in a protocol: ``extractor`` (its name, or its class) and ``digest`` (of its weights)."""
+    name = getattr(extractor, "name", None) or type(extractor).__name__
+    return {"extractor": str(name), "digest": str(getattr(extractor, "digest", None) or weights_digest(extractor))}
 
 
 class RandomFeatures(nn.Module):
@@ -22,6 +47,7 @@ class RandomFeatures(nn.Module):
         seed: seed of the matrices.
     """
 
+    name = "random"
     enter: Tensor
     bias: Tensor
     leave: Tensor
@@ -33,6 +59,11 @@ class RandomFeatures(nn.Module):
         self.register_buffer("bias", torch.randn(hidden, generator=generator))
         self.register_buffer("leave", math.sqrt(2 / hidden) * torch.randn(hidden, outputs, generator=generator))
         self.num_features = outputs
+
+    @property
+    def digest(self) -> str:
+        """See :func:`weights_digest`."""
+        return weights_digest(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Features ``(B, outputs)``."""

@@ -22,12 +22,13 @@ class MLP(nn.Module):
         shape: shape of one state, without the batch.
         width: hidden width.
         depth: number of hidden layers, 1 or more.
+        conditions: numbers of a condition; 0 is none.
     """
 
-    def __init__(self, shape: Sequence[int], width: int = 256, depth: int = 3) -> None:
+    def __init__(self, shape: Sequence[int], width: int = 256, depth: int = 3, conditions: int = 0) -> None:
         super().__init__()
         size = math.prod(shape)
-        self.time = TimeEmbedding(width // 2)
+        self.time = TimeEmbedding(width // 2, conditions)
         self.enter = nn.Linear(size, width)
         self.shifts = nn.Linear(width // 2, width * depth)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
@@ -38,7 +39,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor, s: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
         """Average velocity ``(B, ...)`` of states ``x`` ``(B, ...)`` between ``s`` and ``t``, each ``(B,)``."""
-        time, flat = functional.silu(self.time(s, t)), x.flatten(1)
+        time, flat = functional.silu(self.time(s, t, cond)), x.flatten(1)
         shifts = self.shifts(time).chunk(len(self.hidden) + 1, 1)
         h = functional.silu(self.enter(flat) + shifts[0])
         for layer, shift in zip(self.hidden, shifts[1:], strict=True):

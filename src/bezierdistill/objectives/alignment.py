@@ -8,6 +8,9 @@ which is least if and only if the two laws are equal. Its gradient pulls every s
 samples. Real data cost no network pass, so Y may be many times X. What is compared is what will be saved: samples are clamped (not
 rounded) to the range of the data first, so that a pixel may lie anywhere beyond black.
 
+With conditions the joint law of a sample and its condition c is aligned: states are lengthened by :math:`w c`, where w makes two classes as
+far apart as two real states are.
+
 Every sampler of the student (one pass, two passes) has its own law and its own term. The gradient goes through a sampler's last jump, the
 jumps before it cost one pass each. The samples start at the sources of stored curves, so the ends of these curves can anchor them at no
 further pass.
@@ -18,6 +21,7 @@ and Bellemare et al. 2017, *The Cramer distance* (arXiv 1705.10743), for generat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -29,6 +33,7 @@ from bezierdistill.objectives.losses import Loss
 from bezierdistill.students import check_knots, sample
 
 REAL_ROWS = 4  # real rows for every sample: they cost no pass
+SCALE_ROWS = 128  # of each of the two sets of real states whose distance sets the scale of conditions
 LEAST = 1e-6  # of a squared distance: keeps the gradient of the root finite between equal states
 
 
@@ -62,18 +67,33 @@ class Alignment:
         """Network passes a row and step: every sampler with the gradient of its last jump."""
         return sum(len(knots) - 1 + 2 for knots in self.schedules)
 
-    def loss(self, net: nn.Module, batch: CurveBatch, real: Tensor) -> Tensor:
-        """Loss of a batch of two curves or more against real states ``(N, ...)``."""
+    def loss(self, net: nn.Module, batch: CurveBatch, real: Tensor, real_cond: Tensor | None = None) -> Tensor:
+        """Loss of a batch of two curves or more against real states ``(N, ...)`` with conditions ``(N, C)``.
+
+        Raises:
+            ValueError: if only one of the batch and the real states has conditions.
+        """
         curve, cond = batch
+        if (cond is None) != (real_cond is None):
+            raise ValueError("one of the curves and the real data has conditions and the other has none, expected both or neither")
         total = torch.zeros((), device=curve.points.device)
         for knots in self.schedules:
             with torch.no_grad():
                 before = sample(net, curve.source, knots[:-1], cond)
             x = sample(net, before, knots[-2:], cond)
-            total = total + energy(self.clamp(x), real)
+            total = total + _joint_energy(self.clamp(x), cond, real, real_cond)
             if self.anchor:
                 total = total + self.anchor * self.metric(x, curve.data)
         return total
+
+
+def _joint_energy(x: Tensor, cond: Tensor | None, real: Tensor, real_cond: Tensor | None) -> Tensor:
+    if cond is None or real_cond is None:
+        return energy(x, real)
+    x, real = x.flatten(1), real.flatten(1)
+    half = min(SCALE_ROWS, len(real) // 2)
+    apart = _distances(real[:half], real[half : 2 * half]).mean() / math.sqrt(2)
+    return energy(torch.cat([x, apart * cond.to(x)], 1), torch.cat([real, apart * real_cond.to(real)], 1))
 
 
 def energy(x: Tensor, real: Tensor) -> Tensor:

@@ -39,18 +39,27 @@ def _layer_norm(x: Tensor, shape: Sequence[int], weight: Tensor | None = None, b
     return normal if bias is None else normal + bias
 
 
-class _PlainLayerNorm(TorchFunctionMode):
+def _group_norm(x: Tensor, groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
+    members = x.reshape(len(x), groups, -1)
+    normal = _layer_norm(members, members.shape[-1:], eps=eps).reshape(x.shape)
+    channels = (-1, *[1] * (x.ndim - 2))
+    normal = normal if weight is None else normal * weight.reshape(channels)
+    return normal if bias is None else normal + bias.reshape(channels)
+
+
+class _PlainNorms(TorchFunctionMode):
     def __torch_function__(self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return (_layer_norm if function is functional.layer_norm else function)(*args, **(kwargs or {}))
+        plain = {functional.layer_norm: _layer_norm, functional.group_norm: _group_norm}
+        return plain.get(function, function)(*args, **(kwargs or {}))
 
 
 def forward_derivative(function: Callable[..., Tensor], at: tuple[Tensor, ...], along: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
     """Value of a network function at a point and its derivative along a direction; both can be trained through.
 
-    Fused attention has no forward-mode derivative, and the gradient of layer norm's is silently wrong (pytorch issue 196700): inside,
-    both are made of plain operations.
+    Fused attention has no forward-mode derivative, the gradient of layer norm's is silently wrong (pytorch issue 196700), and group norm's
+    fails where a derivative lies in memory otherwise than its value: inside, all three are made of plain operations.
     """
-    with sdpa_kernel(SDPBackend.MATH), _PlainLayerNorm():
+    with sdpa_kernel(SDPBackend.MATH), _PlainNorms():
         pair = func.jvp(function, at, along)
     return pair[0], pair[1]
 

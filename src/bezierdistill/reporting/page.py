@@ -26,7 +26,7 @@ from bezierdistill.sources import noise
 from bezierdistill.store import MANIFEST, CurveStore
 
 ROUNDS, LOG, ARENA = "rounds.json", "log.jsonl", "arena.json"
-SHOWN, MOST_PANELS = 2000, 11
+SHOWN, MOST_PANELS, SHOWN_INPUTS = 2000, 11, 12
 STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:72rem;margin:0 auto;padding:1rem;color:#222}
 h1{font-size:1.6rem} h2{font-size:1.2rem;margin-top:2rem;border-bottom:1px solid #ccc}
@@ -55,7 +55,10 @@ def write_report(run: Path) -> Path:
     if is_arena:
         parts += _arena(run)
     elif models and not rounds:
-        parts += ["<h2>Samples</h2>", _picture(plots.samples_figure(_fresh(models)), "samples of every model")]
+        starts_from_noise = {name: model for name, model in models.items() if model.source is None}
+        if starts_from_noise:
+            parts += ["<h2>Samples</h2>", _picture(plots.samples_figure(_fresh(starts_from_noise)), "samples of every model")]
+        parts += _translations({name: model for name, model in models.items() if model.source is not None})
     parts += [part for file in rounds for part in _rounds(file)]
     for name, store in stores.items():
         if store.recipe["degree"] > 1:
@@ -112,11 +115,11 @@ def _sheets(run: Path, rows: Sequence[Mapping[str, Any]], name: str) -> list[str
     data, parts = load_data(name), []
     first = min(row["seed"] for row in rows)
     for passes in (1, 2):
-        panels = {"real data, held out": data.scaling.encode(read_array(folder / "real.npz")[0][:SHOWN])}
+        panels = {"real data, held out": data.scaling.encode(read_array(folder / "real.npz")[:SHOWN])}
         for entry in summarise([row for row in rows if row.get("passes") == passes and row["seed"] == first])[:MOST_PANELS]:
             file = folder / f"{entry.method}-{first}-{passes}.npz"
             if file.exists():
-                panels[f"{entry.method}\n{1 + entry.excess:.2f}x floor"] = data.scaling.encode(read_array(file)[0][:SHOWN])
+                panels[f"{entry.method}\n{1 + entry.excess:.2f}x floor"] = data.scaling.encode(read_array(file)[:SHOWN])
         if len(panels) > 1:
             title = f"Samples of {passes} pass{'es' if passes > 1 else ''}, from the same noise"
             parts += [f"<h2>{title}</h2>", _picture(plots.samples_figure(panels), title)]
@@ -137,9 +140,33 @@ def _picture(figure: Figure, description: str) -> str:
 def _fresh(models: Mapping[str, Model]) -> dict[str, Tensor]:
     panels = {}
     for name, model in models.items():
+        count = 1024 if len(model.shape) == 1 else 36
+        labels = [k // 6 for k in range(36)] if model.frequencies and len(model.frequencies) >= 6 else None  # a class a row
+        cond = model.condition(labels, range(count), 0) if model.frequencies else None
         for passes in (1, 2) if model.card.get("kind") == "student" else (2, 40):
-            panels[f"{name}\n{passes} passes"] = model.generate(noise(0, 0, 1024 if len(model.shape) == 1 else 36, model.shape), passes)
+            panels[f"{name}\n{passes} passes"] = model.generate(noise(0, 0, count, model.shape), passes, cond=cond)
     return panels
+
+
+def _translations(models: Mapping[str, Model]) -> list[str]:
+    """Held-out inputs and what each model makes of them, in rows; where the inputs' data are not at hand, a line that says so."""
+    sources: dict[str, dict[str, Model]] = {}
+    for name, model in models.items():
+        sources.setdefault(str(model.card.get("source_data")), {})[name] = model
+    parts: list[str] = []
+    for source, own in sources.items():
+        try:
+            x = load_data(source).real(SHOWN_INPUTS, 0, "test")
+        except ValueError as error:
+            parts.append(f"<p>No translations are shown: {html.escape(str(error))}</p>")
+            continue
+        rows = {f"input: {Path(source).name}": x}
+        for name, model in sorted(own.items(), key=lambda item: item[1].card.get("kind") == "student"):
+            for passes in (1, 2) if model.card.get("kind") == "student" else (50,):
+                rows[f"{name}, {passes} pass{'es' if passes > 1 else ''}"] = model.generate(x, passes, "euler" if passes < 50 else "heun")
+        figure = plots.rows_figure(rows) if x.ndim == 4 else plots.samples_figure(rows)
+        parts += ["<h2>Translations</h2>", _picture(figure, f"inputs of {source} and their translations, a column each")]
+    return parts
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], marked: Sequence[bool]) -> str:

@@ -189,3 +189,22 @@ def save_grid(path: Path, x: Tensor) -> None:
         return
     figure = samples_figure({"samples": x})
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120))
+
+
+def rows_figure(rows: Mapping[str, Tensor], shown: int = 12) -> Figure:
+    """Images ``(N, C, H, W)`` in rows, one a method, so that a column is one input and what becomes of it."""
+    columns = min(shown, *(len(x) for x in rows.values()))
+    figure = Figure(figsize=(1.6 + 0.55 * columns, 0.6 * len(rows) + 0.1), layout="constrained")
+    for axes, (title, x) in zip(figure.subplots(len(rows), 1, squeeze=False).flatten(), rows.items(), strict=True):
+        axes.imshow(image_grid(x[:columns], columns), interpolation="nearest")
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.spines[:].set_visible(False)
+        axes.set_ylabel(title, rotation=0, ha="right", va="center", fontsize=8)
+    return figure
+
+
+def save_rows(path: Path, rows: Mapping[str, Tensor], shown: int = 12) -> None:
+    """Write :func:`rows_figure` as a PNG."""
+    figure = rows_figure(rows, shown)
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110))

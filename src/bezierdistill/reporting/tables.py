@@ -12,6 +12,7 @@ from bezierdistill.arena.summary import Entry, summarise
 
 METRICS = {
     "frechet": "Frechet",
+    "kernel": "kernel",
     "sliced_wasserstein": "sliced W2",
     "energy": "energy",
     "mmd": "MMD",
@@ -24,21 +25,24 @@ def cells(row: Mapping[str, Any]) -> list[str]:
     """A row of results as text: the method, its costs where given, and every metric (distances with their ratio to the floor)."""
     text = [str(row["method"])]
     text += [f"{row[key]:,}" if key in row else "" for key in ("passes", "spent_passes")]
-    for name in METRICS:
+    for name in [name for name in METRICS if name in row]:
         share = name in ("precision", "recall")
         text.append(f"{row[name]:.3f}" if share else f"{row[name]:.4g} ({row[f'{name}_ratio']:.2f}x)")
     return text
 
 
-def headings() -> list[str]:
-    """Headings of the columns of :func:`cells`."""
-    return ["method", "passes", "passes spent", *METRICS.values()]
+def headings(row: Mapping[str, Any]) -> list[str]:
+    """Headings of the columns of :func:`cells`; the Frechet distance has the name of its features, if they were chosen."""
+    names = {name: heading for name, heading in METRICS.items() if name in row}
+    if "kernel" in row:
+        names["frechet"] = row["protocol"]["metric"]
+    return ["method", "passes", "passes spent", *names.values()]
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print rows of results; distances stand with their ratio to the floor (real against real)."""
     table = Table(caption="in brackets: distance over its floor, real against real; 1.00x is as good as real data")
-    for k, heading in enumerate(headings()):
+    for k, heading in enumerate(headings(rows[0])):
         table.add_column(heading, justify="left" if k == 0 else "right")
     for row in rows:
         table.add_row(*cells(row), style="bold" if row.get("ours") else None)

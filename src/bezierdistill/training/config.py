@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -31,6 +32,10 @@ class LoopConfig:
         save_every: steps between two saved states.
         accelerator: device kind for Lightning Fabric: auto, cpu, cuda, mps.
         precision: number format for Lightning Fabric, such as 32-true or bf16-mixed.
+        accumulate: batches whose gradients are added up before a step; memory is that of one batch.
+        compile: compile networks with torch.compile; pays on GPUs after a minute of compilation.
+        channels_last: keep images channels-last in memory; pays for convolutions on GPUs, in mixed precision above all.
+        checkpoint: keep fewer activations and compute them again for the gradient; networks of diffusers only.
     """
 
     lr: float = 2e-3
@@ -42,6 +47,10 @@ class LoopConfig:
     save_every: int = 2000
     accelerator: str = "auto"
     precision: Precision = "32-true"
+    accumulate: int = 1
+    compile: bool = False
+    channels_last: bool = False
+    checkpoint: bool = False
 
     def __post_init__(self) -> None:
         if self.lr <= 0:
@@ -49,7 +58,7 @@ class LoopConfig:
         if not 0 <= self.decay <= 1:
             raise ValueError(f"decay is {self.decay}, expected a share of the steps in [0, 1]")
         _check_not_negative(warmup=self.warmup, clip=self.clip)
-        check_counts(log_every=self.log_every, save_every=self.save_every)
+        check_counts(log_every=self.log_every, save_every=self.save_every, accumulate=self.accumulate)
 
 
 def as_paths(config: object, *names: str) -> None:
@@ -83,6 +92,9 @@ class TrainConfig:
         batch: rows a step.
         seed: seed of weights and draws.
         coupling: how noise and data are joined: independent, or optimal transport within the batch.
+        source: data of another domain to start from instead of noise, by name or path: a flow that translates.
+        conditional: condition on the data's class labels or condition vectors.
+        drop: share of rows that are trained without their condition, which guidance needs.
         network: the network.
         loop: how weights are updated.
         resume: continue a run that was stopped.
@@ -94,6 +106,9 @@ class TrainConfig:
     batch: int = 512
     seed: int = 0
     coupling: Coupling = "independent"
+    source: str | None = None
+    conditional: bool = False
+    drop: float = 0.1
     network: NetworkConfig = field(default_factory=NetworkConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
     resume: bool = False
@@ -101,6 +116,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         as_paths(self, "out")
         check_counts(steps=self.steps, batch=self.batch)
+        if not 0 <= self.drop < 1:
+            raise ValueError(f"drop is {self.drop}, expected a share of the rows in [0, 1)")
 
 
 @dataclass(frozen=True)
@@ -115,6 +132,9 @@ class SimulateConfig:
         guides: fit (along the path), hermite (cubic from end velocities), endpoints (where each teacher alone ends).
         count: number of curves.
         data: real data to start from, backwards; without it sources are noise.
+        source: data of another domain to start from, forwards: curves that translate.
+        through: a model of that domain that carries its data back to noise first; without it the teachers start at the source itself.
+        guidance: strength of classifier-free guidance of conditional teachers, or a range such as 1,3 that the student takes as an input.
         seed: seed of the noise, or of the order of the data.
         steps: solver steps.
         solver: fixed-step solver.
@@ -130,6 +150,9 @@ class SimulateConfig:
     guides: Guides = "fit"
     count: int = 60_000
     data: str | None = None
+    source: str | None = None
+    through: Path | None = None
+    guidance: str | None = None
     seed: int = 0
     steps: int = 8
     solver: Solver = "heun"
@@ -143,6 +166,27 @@ class SimulateConfig:
         check_counts(count=self.count, steps=self.steps, batch=self.batch)
         if not self.teachers:
             raise ValueError("teachers is empty, expected one or more model folders")
+        if self.through is not None:
+            as_paths(self, "through")
+            if self.source is None:
+                raise ValueError(f"through is {self.through} and source None: expected --source, the data of that model's domain")
+        if self.source is not None and self.data is not None:
+            raise ValueError(f"data is {self.data} and source {self.source}, expected one of them: curves start from one or the other")
+        self.strengths()  # its check, before anything is made
+
+    def strengths(self) -> tuple[float, ...]:
+        """The strength of guidance, or both ends of its range; empty without guidance.
+
+        Raises:
+            ValueError: if it is neither.
+        """
+        try:
+            numbers = tuple(float(part) for part in self.guidance.split(",")) if self.guidance is not None else ()
+        except ValueError:
+            numbers = (math.nan,)
+        if len(numbers) > 2 or not all(map(math.isfinite, numbers)) or (len(numbers) == 2 and numbers[0] >= numbers[1]):
+            raise ValueError(f"guidance is {self.guidance!r}, expected a strength such as 2, or a rising range such as 1,3")
+        return numbers
 
 
 @dataclass(frozen=True)

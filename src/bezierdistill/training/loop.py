@@ -64,10 +64,12 @@ class Trainer:
         self.optimizers: dict[str, Any] = {}
         for name, net in nets.items():
             net.train().requires_grad_(True)
+            _prepare(net, config)
             adamw = torch.optim.AdamW(net.parameters(), lr=self.rates[name], betas=(0.9, 0.99), weight_decay=0.0, fused=True)
             wrapped, self.optimizers[name] = self.fabric.setup(net, adamw)
             # The wrapper converts precision and synchronises ranks; where there is neither it only costs time.
-            self.nets[name] = net if self.fabric.world_size == 1 and config.precision == "32-true" else wrapped
+            used = net if self.fabric.world_size == 1 and config.precision == "32-true" else wrapped
+            self.nets[name] = torch.compile(used) if config.compile else used
         self.result = next(iter(nets))
         self.ema = EMA(self.plain[self.result], config.ema)
         self.generator = torch.Generator()
@@ -111,11 +113,14 @@ class Trainer:
         return net.cpu().eval().requires_grad_(False)
 
     def _run(self, step: Step, first: int, steps: int, advance: Callable[[int], None], log: TextIO, board: Any) -> None:
-        mark, sums = time.perf_counter(), {}
+        mark, sums, parts = time.perf_counter(), {}, self.config.accumulate
         for k in range(first, steps):
-            for name, loss in step(self.nets, self.generator):
-                self._update(name, loss, k, steps)
-                sums[name] = sums.get(name, 0.0) + loss.detach()
+            for part in range(parts):
+                for name, loss in step(self.nets, self.generator):
+                    self._backward(name, loss if parts == 1 else loss / parts, fresh=part == 0)
+                    if part == parts - 1:
+                        self._update(name, k, steps)
+                    sums[name] = sums.get(name, 0.0) + loss.detach() / parts
             self.ema.update(k)
             done = k + 1
             if done % SHOW_EVERY == 0 or done == steps:
@@ -126,12 +131,15 @@ class Trainer:
             if done % self.config.save_every == 0 or done == steps:
                 self._save(done)
 
-    def _update(self, name: str, loss: Tensor, k: int, steps: int) -> None:
+    def _backward(self, name: str, loss: Tensor, fresh: bool) -> None:
+        if fresh:
+            self.optimizers[name].zero_grad()
+        self.fabric.backward(loss)
+
+    def _update(self, name: str, k: int, steps: int) -> None:
         optimizer = self.optimizers[name]
         for group in optimizer.param_groups:
             group["lr"] = self.rates[name] * self._rate(k, steps)
-        optimizer.zero_grad()
-        self.fabric.backward(loss)
         if self.config.clip:
             self.fabric.clip_gradients(self.nets[name], optimizer, max_norm=self.config.clip)
         optimizer.step()
@@ -182,3 +190,13 @@ class Trainer:
             raise ValueError(
                 f"{self.state_file} is not a state of this run ({' '.join(str(error).split())}): remove it to start anew"
             ) from None
+
+
+def _prepare(net: nn.Module, config: LoopConfig) -> None:
+    if config.channels_last:
+        net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    if config.checkpoint:
+        switch = getattr(net, "checkpointing", None)
+        if not callable(switch):
+            raise ValueError(f"checkpoint is on and a {type(net).__name__} keeps all activations: expected a network of diffusers, or off")
+        switch()

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from bezierdistill.conventions import ForeignField, LinearSchedule, Prediction, Schedule, SigmaSchedule, StepSchedule
 from bezierdistill.fields import Blend, GaussianMixture
-from bezierdistill.interop import ForeignField, LinearSchedule, Prediction, Schedule, SigmaSchedule, StepSchedule
 from bezierdistill.solvers import solve, time_grid
 from conftest import Draw
 

@@ -1,0 +1,216 @@
+"""Translation between two image domains, distilled to one and two passes, against the undistilled flow at 50 passes and SDEdit.
+
+    python benchmarks/translation.py --pair mnist-usps --out runs/translation [--shared ../shared/data] [--budget 4000000] [--seed 0]
+
+Trains and distils both directions of the direct flow (optimal-transport coupling) and the path through shared noise, each by the recipe,
+and ends with ``OUT/PAIR/results.md``, ``results.json`` and ``rows.png``. Stages that are finished are not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bezierdistill.arena.runner import machine
+from bezierdistill.data import load_data
+from bezierdistill.files import write_json
+from bezierdistill.metrics import ClassifierFeatures, Evaluator, RandomFeatures, SqueezeNetFeatures, classifier_features, relative_distance
+from bezierdistill.models import CARD, Model, NetworkConfig, load_model
+from bezierdistill.pipeline import train
+from bezierdistill.recipe import RecipeConfig, run_recipe
+from bezierdistill.reporting.plots import save_rows
+from bezierdistill.solvers import solve, time_grid
+from bezierdistill.training.config import LoopConfig, TrainConfig
+from bezierdistill.translation import sdedit
+
+Translate = Callable[[Tensor], Tensor]
+KEEPS = (0.2, 0.35, 0.5, 0.65, 0.8)
+FLOW_STEPS = 25  # of Heun, 50 passes
+BATCH = 256
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two domains, the data whose classifier judges them (by the target's labels), and whether row i of both is the same thing."""
+
+    a: str
+    b: str
+    judge: str | None = None
+    paired: bool = False
+    network: NetworkConfig = field(default_factory=lambda: NetworkConfig("mlp", 512, 5))
+
+
+PAIRS = {
+    "mnist-usps": Pair("{shared}/mnist.npz@16x16", "{shared}/usps.npz", "{shared}/usps.npz"),
+    "sandal-boot": Pair("{shared}/fashion_mnist.npz@class5", "{shared}/fashion_mnist.npz@class9", "{shared}/fashion_mnist.npz"),
+    "pullover-shirt": Pair("{shared}/fashion_mnist.npz@class2", "{shared}/fashion_mnist.npz@class6", "{shared}/fashion_mnist.npz"),
+    "noto-fluentui": Pair("{shared}/emoji4_32.npz@key=noto", "{shared}/emoji4_32.npz@key=fluentui", paired=True),
+    "lineart-colour": Pair(
+        "{shared}/emojitwo_lineart_color_64.npz@key=lineart@32x32", "{shared}/emojitwo_lineart_color_64.npz@key=color@32x32", paired=True
+    ),
+    "cat-dog": Pair("{shared}/cifar10_jpeg.npz@class3", "{shared}/cifar10_jpeg.npz@class5", "{shared}/cifar10_jpeg.npz"),
+}
+
+
+class Judge:
+    """All measures of a translation of the held-out images of A against those of B."""
+
+    def __init__(self, pair: Pair, shared: str, count: int) -> None:
+        self.a, self.b = (load_data(name.format(shared=shared)) for name in (pair.a, pair.b))
+        self.evaluate = Evaluator(self.b)
+        size = min(count, *(data.count("test") or count for data in (self.a, self.b)))
+        self.x = self.a.real(size, 0, "test")
+        self.truth = self.b.real(size, 0, "test") if pair.paired else None
+        given = self.a.conditions(size, 0, "test") if self.a.classes and self.b.classes else None
+        self.labels = None if given is None else given.argmax(1)
+        self.extractor: nn.Module = self._extractor(pair, shared)
+
+    def _extractor(self, pair: Pair, shared: str) -> nn.Module:
+        if pair.judge is not None:
+            return classifier_features(load_data(pair.judge.format(shared=shared)))
+        weights = Path(shared) / "squeezenet_imagenet.npz"
+        return SqueezeNetFeatures(weights) if weights.exists() else RandomFeatures(int(np.prod(self.b.shape)))
+
+    @torch.no_grad()
+    def __call__(self, y: Tensor, back: Tensor | None = None) -> dict[str, Any]:
+        """Figures of outputs ``y`` as they would be saved, and of the way ``back`` to A if there is one."""
+        y = self.b.scaling.encode(self.b.scaling.decode(y))
+        law, features = self.evaluate(y), self.extractor(self.x)
+        row = {
+            "excess": law["frechet_ratio"] - 1,
+            "precision": law["precision"],
+            "recall": law["recall"],
+            "pixel": relative_distance(self.x, y),
+            "feature": relative_distance(features, self.extractor(y)),
+        }
+        if self.labels is not None and isinstance(self.extractor, ClassifierFeatures):
+            row["agreement"] = float((self.extractor.logits(y).argmax(1) == self.labels).double().mean())
+        if self.truth is not None:
+            row["truth pixel"] = relative_distance(self.truth, y)
+            row["truth feature"] = relative_distance(self.extractor(self.truth), self.extractor(y))
+        if back is not None:
+            row["cycle"] = relative_distance(self.x, self.a.scaling.clamp(back))
+        return row
+
+
+def recipe(arguments: argparse.Namespace, pair: Pair, out: Path, data: str, **more: Any) -> tuple[Model, Model]:
+    """The student and its strong teacher."""
+    config = RecipeConfig(
+        data.format(shared=arguments.shared),
+        out,
+        budget=arguments.budget,
+        seed=arguments.seed,
+        batch=BATCH,
+        network=pair.network,
+        loop=LoopConfig(lr=1e-3, accelerator="cpu"),
+        **more,
+    )
+    return run_recipe(config), load_model(out / "strong")
+
+
+def flow(arguments: argparse.Namespace, pair: Pair, out: Path, data: str, share: float = 1.0, **more: Any) -> Model:
+    """A flow that gets a share of the budget."""
+    if (out / CARD).exists():
+        return load_model(out)
+    steps = int(share * arguments.budget) // (3 * BATCH)
+    name, loop = data.format(shared=arguments.shared), LoopConfig(lr=1e-3, accelerator="cpu")
+    return train(TrainConfig(name, out, steps, BATCH, arguments.seed, network=pair.network, loop=loop, resume=True, **more))
+
+
+def methods(arguments: argparse.Namespace, pair: Pair, out: Path) -> dict[str, tuple[int, Translate, Translate | None]]:
+    """Passes, the way from A to B, and the way back, of everything that is compared."""
+    a, b = (name.format(shared=arguments.shared) for name in (pair.a, pair.b))
+    whole = flow(arguments, pair, out / "flow", b, source=a, coupling="ot")
+    target = flow(arguments, pair, out / "noise-b", b)
+    forth, teacher = recipe(arguments, pair, out / "direct", b, source=a, coupling="ot")
+    back, _ = recipe(arguments, pair, out / "direct-back", a, source=b, coupling="ot")
+    noise_a = flow(arguments, pair, out / "noise-a", a, 0.25)
+    through, noise_b = recipe(arguments, pair, out / "through", b, source=a, through=noise_a.folder, strong_share=0.3, weak_share=0.03)
+
+    def both(x: Tensor) -> Tensor:
+        """Back to noise and forwards, 24 + 26 passes."""
+        middle = solve(noise_a.field, x, time_grid(12, 1.0, 0.0), "heun").state
+        return solve(noise_b.field, middle, time_grid(13), "heun").state
+
+    def edit(keep: float) -> Translate:
+        return lambda x: sdedit(target.field, x, keep, FLOW_STEPS, torch.Generator().manual_seed(arguments.seed)).state
+
+    grid, reverse = time_grid(FLOW_STEPS), time_grid(FLOW_STEPS, 1.0, 0.0)
+    found: dict[str, tuple[int, Translate, Translate | None]] = {
+        "flow, the whole budget": (
+            50,
+            lambda x: solve(whole.field, x, grid, "heun").state,
+            lambda y: solve(whole.field, y, reverse, "heun").state,
+        ),
+        "flow, our teacher": (
+            50,
+            lambda x: solve(teacher.field, x, grid, "heun").state,
+            lambda y: solve(teacher.field, y, reverse, "heun").state,
+        ),
+        "two flows through noise": (50, both, None),
+    }
+    for passes in (1, 2):
+        found[f"ours, direct, {passes} pass{'es' if passes > 1 else ''}"] = (
+            passes,
+            lambda x, k=passes: forth.generate(x, k),
+            lambda y, k=passes: back.generate(y, k),
+        )
+        found[f"ours, through noise, {passes} pass{'es' if passes > 1 else ''}"] = (
+            passes,
+            lambda x, k=passes: through.generate(x, k),
+            None,
+        )
+    return found | {f"SDEdit, keeps {keep:g}": (50, edit(keep), None) for keep in KEEPS}
+
+
+def table(rows: dict[str, dict[str, Any]]) -> list[str]:
+    """The figures as lines of Markdown."""
+    columns = list(dict.fromkeys(key for row in rows.values() for key in row))
+    lines = [f"| method | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for name, row in rows.items():
+        cells = [str(row[key]) if isinstance(row.get(key), int) else f"{row[key]:.3f}" if key in row else "" for key in columns]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def main() -> None:
+    """Run a pair."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pair", choices=PAIRS, required=True)
+    parser.add_argument("--out", type=Path, default=Path("runs/translation"))
+    parser.add_argument("--shared", default="../shared/data")
+    parser.add_argument("--budget", type=int, default=4_000_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--count", type=int, default=4000, help="most images judged")
+    arguments = parser.parse_args()
+    pair, out = PAIRS[arguments.pair], arguments.out / arguments.pair
+    found, judge = methods(arguments, pair, out), Judge(pair, arguments.shared, arguments.count)
+    rows, sheet = {}, {"input": judge.x}
+    for name, (passes, forth, back) in found.items():
+        with torch.no_grad():
+            y = forth(judge.x)
+            rows[name] = {"passes": passes, **judge(y, None if back is None else back(y))}
+        sheet[name] = y
+        print(name, json.dumps(rows[name]), flush=True)
+    if judge.truth is not None:
+        sheet["true counterpart"] = judge.truth
+    write_json(
+        out / "results.json",
+        {"pair": arguments.pair, "budget": arguments.budget, "seed": arguments.seed, "machine": machine(), "rows": rows},
+    )
+    head = f"Budget {arguments.budget:,} network passes a student, seed {arguments.seed}, {len(judge.x):,} held-out images."
+    (out / "results.md").write_text("\n".join([f"### {arguments.pair}", "", head, "", *table(rows)]) + "\n")
+    save_rows(out / "rows.png", sheet, 16)
+    print((out / "results.md").read_text())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""Samples from files: ``.npy`` and ``.npz`` arrays, packed JPEG files in a ``.npz``, folders of images; with labels or conditions.
+
+A ``.npz`` holds ``x``, or ``train_images`` and ``test_images``, or ``train_jpeg`` and ``train_offsets`` (files end to end, and where each
+starts) and the same for ``test_``. Labels are ``labels``, or ``train_labels`` and ``test_labels``; vectors to condition on are
+``conditions``, ``train_conditions`` and ``test_conditions``. Any other array is reached by its name (``PATH@key=NAME``); a boolean array
+``is_test`` then says which rows are held out. The folders that a folder of images consists of are classes.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
+MOST_CLASSES = 100_000
+UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)
+
+
+@dataclass(frozen=True)
+class Side:
+    """Samples in own units ``(N, ...)``, and their labels ``(N,)`` or condition vectors ``(N, C)`` if they have any."""
+
+    x: np.ndarray
+    given: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def at(self, rows: np.ndarray) -> Side:
+        """Some of the rows."""
+        return Side(self.x[rows], None if self.given is None else self.given[rows])
+
+
+def read_sides(path: Path, key: str | None = None) -> tuple[Side, Side | None]:
+    """Samples of a file or folder, and its held-out side if it has one.
+
+    Args:
+        path: a ``.npy`` or ``.npz`` file, or a folder of images.
+        key: an array of the ``.npz`` by its name.
+
+    Raises:
+        ValueError: if it cannot be read, lacks the arrays, or holds numbers that are not finite.
+    """
+    if path.is_dir() and key is None:
+        return _read_folder(path), None
+    if not path.is_file():
+        raise ValueError(f"no file {path}: expected a .npz or .npy of samples{'' if key is None else ' with the array ' + key}")
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return Side(_checked(path, loaded)), None
+        if key is not None:
+            return _keyed(path, loaded, key)
+        if "x" in loaded:
+            return _side(path, loaded, ""), None
+        if "train_images" not in loaded and "train_jpeg" not in loaded:
+            raise ValueError(f"{path} holds {sorted(loaded)}, expected x, or train_images and test_images, or @key=NAME after the path")
+        test = _side(path, loaded, "test_") if "test_images" in loaded or "test_jpeg" in loaded else None
+        return _side(path, loaded, "train_"), test
+    except UNREADABLE as error:
+        if isinstance(error, ValueError) and str(error).startswith(str(path)):
+            raise
+        raise ValueError(f"{path} cannot be read as .npz or .npy of numbers: {error}") from None
+
+
+def read_array(path: Path) -> np.ndarray:
+    """The samples ``(N, ...)`` of a ``.npy`` or ``.npz`` file (its training side, if it has two)."""
+    return read_sides(path)[0].x
+
+
+def _side(path: Path, loaded: Mapping[str, np.ndarray], prefix: str) -> Side:
+    packed, plain = f"{prefix}jpeg" in loaded, f"{prefix}images" if prefix else "x"
+    x = _unpacked(path, loaded, prefix) if packed else _checked(path, loaded[plain])
+    for name, check in ((f"{prefix}labels", _labels), (f"{prefix}conditions", _vectors)):
+        if name in loaded:
+            given = check(path, name, loaded[name])
+            if len(given) != len(x):
+                raise ValueError(f"{path} has {len(given)} {name} for {len(x)} samples, expected one a sample")
+            return Side(x, given)
+    return Side(x)
+
+
+def _keyed(path: Path, loaded: Mapping[str, np.ndarray], key: str) -> tuple[Side, Side | None]:
+    if key not in loaded:
+        raise ValueError(f"{path} holds no array {key!r}, expected one of {', '.join(sorted(loaded))}")
+    x = _checked(path, loaded[key])
+    if "is_test" not in loaded:
+        return Side(x), None
+    held = loaded["is_test"]
+    if held.shape != (len(x),) or held.dtype != bool:
+        raise ValueError(f"{path} has is_test of shape {held.shape} and type {held.dtype}, expected ({len(x)},) of booleans")
+    return Side(x[~held]), Side(x[held])
+
+
+def _checked(path: Path, array: np.ndarray) -> np.ndarray:
+    if array.dtype.kind not in "uif":
+        raise ValueError(f"{path} holds {array.dtype} numbers, expected integers or floats")
+    if array.ndim < 2 or 0 in array.shape:
+        raise ValueError(f"{path} holds an array of shape {array.shape}, expected (N, ...) with one sample or more")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        rows = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(1))
+        raise ValueError(f"{path} has NaN or infinite numbers in {len(rows)} rows (first: row {rows[0]}): remove or fill them")
+    return array
+
+
+def _labels(path: Path, name: str, labels: np.ndarray) -> np.ndarray:
+    if labels.ndim != 1 or labels.dtype.kind not in "ui" or not 0 <= int(labels.min()) <= int(labels.max()) < MOST_CLASSES:
+        raise ValueError(f"{path} has {name} of shape {labels.shape} and type {labels.dtype}, expected (N,) integers from 0 to the classes")
+    return labels.astype(np.int64)
+
+
+def _vectors(path: Path, name: str, vectors: np.ndarray) -> np.ndarray:
+    if vectors.ndim != 2 or vectors.dtype.kind != "f" or 0 in vectors.shape or not np.isfinite(vectors).all():
+        raise ValueError(f"{path} has {name} of shape {vectors.shape} and type {vectors.dtype}, expected (N, C) of finite floats")
+    return vectors.astype(np.float32)
+
+
+def _unpacked(path: Path, loaded: Mapping[str, np.ndarray], prefix: str) -> np.ndarray:
+    if f"{prefix}offsets" not in loaded:
+        raise ValueError(f"{path} has {prefix}jpeg and no {prefix}offsets, expected where each file starts and the last one ends")
+    packed, offsets = loaded[f"{prefix}jpeg"], loaded[f"{prefix}offsets"].astype(np.int64)
+    if packed.dtype != np.uint8 or packed.ndim != 1 or offsets.ndim != 1 or len(offsets) < 2:
+        raise ValueError(f"{path} has {prefix}jpeg of type {packed.dtype}, expected bytes, and two offsets or more")
+    if offsets[0] < 0 or offsets[-1] > len(packed) or not (np.diff(offsets) > 0).all():
+        raise ValueError(f"{path} has {prefix}offsets that do not rise within the {len(packed)} bytes of {prefix}jpeg")
+    data = packed.tobytes()
+    names = [f"{path} ({prefix}jpeg, file {k})" for k in range(len(offsets) - 1)]
+    return _stacked(names, [lambda k=k: io.BytesIO(data[offsets[k] : offsets[k + 1]]) for k in range(len(names))])
+
+
+def read_images(path: Path) -> tuple[list[Path], np.ndarray]:
+    """Image files of one size, a single one or all in a folder: their paths, and their pixels ``(N, H, W)`` or ``(N, H, W, 3)``.
+
+    Raises:
+        ValueError: if there is none, one cannot be read, or their sizes differ.
+    """
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGES) if path.is_dir() else [path]
+    if not files:
+        raise ValueError(f"folder {path} holds no image, expected files ending in {', '.join(sorted(IMAGES))}")
+    return files, _stacked([str(file) for file in files], [lambda file=file: file for file in files])
+
+
+def _read_folder(path: Path) -> Side:
+    files, x = read_images(path)
+    folders = [file.relative_to(path).parts[0] if file.parent != path else "" for file in files]
+    classes = sorted(set(folders))
+    if len(classes) < 2 or "" in classes:
+        return Side(x)
+    return Side(x, np.array([classes.index(folder) for folder in folders]))
+
+
+def _stacked(names: list[str], sources: list[Callable[[], Any]]) -> np.ndarray:
+    """Images of one size as bytes: ``(N, H, W)`` if all are grey, else ``(N, H, W, 3)``."""
+    from PIL import Image, UnidentifiedImageError
+
+    images: list[np.ndarray] = []
+    grey = True
+    for name, source in zip(names, sources, strict=True):
+        try:
+            with Image.open(source()) as image:
+                if image.mode[0] in "IF":
+                    raise ValueError(f"{name} has pixels of mode {image.mode}, expected 8 bits a channel")
+                grey = grey and image.mode in ("L", "1")
+                images.append(np.asarray(image.convert("RGB")))
+        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+            raise ValueError(f"{name} cannot be read as an image: {error}") from None
+        if images[-1].shape != images[0].shape:
+            sizes = [f"{image.shape[1]} x {image.shape[0]}" for image in (images[-1], images[0])]
+            raise ValueError(f"{name} is {sizes[0]}, {names[0]} is {sizes[1]}: resize them to one size")
+    array = np.stack(images)
+    return array[..., 0] if grey else array

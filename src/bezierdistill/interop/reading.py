@@ -1,0 +1,136 @@
+"""Pretrained networks of diffusers as teachers: a local folder in, a model folder out, on which every stage works.
+
+What a network predicts and how it counts time is named by the user and never guessed. Where a folder states the contrary, that is an error.
+Only safetensors are read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast, get_args
+
+from bezierdistill import __version__
+from bezierdistill.conventions import Prediction
+from bezierdistill.data import Scaling
+from bezierdistill.data.scaling import Layout
+from bezierdistill.files import read_json
+from bezierdistill.models import Model, save_model
+from bezierdistill.networks.foreign import (
+    ClassName,
+    Foreign,
+    ForeignConfig,
+    ScheduleKind,
+    count_classes,
+    make_schedule,
+    network_class,
+    state_shape,
+)
+
+STEPPERS = (
+    *("DDIMScheduler", "DDPMScheduler", "DPMSolverMultistepScheduler", "EulerAncestralDiscreteScheduler", "EulerDiscreteScheduler"),
+    *("HeunDiscreteScheduler", "LCMScheduler", "LMSDiscreteScheduler", "PNDMScheduler", "UniPCMultistepScheduler"),
+)
+WRAPPERS = ("CMStochasticIterativeScheduler", "EDMDPMSolverMultistepScheduler", "EDMEulerScheduler")
+THEIR_WORDS = {"flow_prediction": "flow"}
+LAYOUTS: dict[int, Layout] = {1: "hw", 3: "hwc", 4: "hwc"}
+
+
+def import_diffusers(source: str | Path, out: str | Path, prediction: Prediction, schedule: ScheduleKind, **numbers: float) -> Model:
+    """Make a teacher of a pretrained network of diffusers; its images are bytes, [-1, 1] in model units.
+
+    Args:
+        source: a local folder: a pipeline with ``unet/`` or ``transformer/`` (and ``scheduler/``), or the network alone.
+        out: folder of the new model.
+        prediction: what the network predicts: velocity, flow, epsilon, sample, v_prediction
+            (see :class:`~bezierdistill.conventions.ForeignField`).
+        schedule: ``linear-up`` or ``linear-down`` (its time is 0 at the noise, or at the data), ``sigma``, or ``steps`` (noise levels of
+            the pipeline's scheduler).
+        numbers: ``scale``, ``low``, ``high`` of a linear schedule; ``least``, ``most`` of sigma.
+
+    Raises:
+        ValueError: on a folder that holds no such network, statements there that contradict what is named, weights that do not fit, or
+            an ``out`` that is not empty.
+    """
+    source, out = Path(source), Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} is not empty: choose another --out")
+    folder = _find_network(source)
+    statement = _read_scheduler(source, prediction)
+    if schedule == "steps":
+        numbers = {**numbers, **_noise_levels(statement, source)}
+    make_schedule(schedule, numbers)  # rejects them before seconds are spent on loading
+    inner = _load(folder)
+    shape, classes = state_shape(inner), count_classes(inner)
+    if shape[0] not in LAYOUTS:
+        raise ValueError(f"{folder} makes {shape[0]} channels, expected 1 (grey), 3 (RGB) or 4 (RGBA) of an image")
+    config = {key: value for key, value in inner.config.items() if not key.startswith("_")}
+    network = ForeignConfig(cast(ClassName, type(inner).__name__), json.loads(json.dumps(config)), prediction, schedule, numbers)
+    net = Foreign(inner, prediction, make_schedule(schedule, numbers), classes).eval()
+    scaling = Scaling((127.5,), (127.5,), LAYOUTS[shape[0]], 0.0, 255.0, True)
+    card = {
+        "kind": "teacher",
+        "package": __version__,
+        "passes": {"training": 0, "total": 0},
+        "note": "imported: the passes of the teacher's own training are not known and not counted, nor how often each class occurs",
+        "config": {"data": None, "source": str(source.resolve()), "prediction": prediction, "schedule": schedule},
+        **({"classes": [1 / classes] * classes} if classes else {}),
+    }
+    return save_model(out, Model(net, network, shape, scaling, card=card, conditions=classes))
+
+
+def _find_network(source: Path) -> Path:
+    """The folder of the one network that a folder holds."""
+    if (source / "vae").exists():
+        raise ValueError(f"{source} has a vae: its network makes latents, expected one that makes images")
+    found = [folder for folder in (source, source / "unet", source / "transformer") if (folder / "config.json").exists()]
+    if len(found) != 1:
+        holds = " and ".join(str(folder) for folder in found) or "none"
+        raise ValueError(f"{source} holds {holds}, expected one network of diffusers: config.json, or unet/ or transformer/ with one")
+    name = read_json(found[0] / "config.json", "network").get("_class_name")
+    if name not in get_args(ClassName):
+        raise ValueError(f"{found[0]} is a {name}, expected {' or '.join(get_args(ClassName))}")
+    return found[0]
+
+
+def _read_scheduler(source: Path, prediction: str) -> dict[str, Any] | None:
+    """What the pipeline's scheduler says of itself, if there is one and it agrees with what the user says."""
+    if not (source / "scheduler" / "scheduler_config.json").exists():
+        return None
+    statement = read_json(source / "scheduler" / "scheduler_config.json", "scheduler")
+    if statement.get("_class_name") in WRAPPERS:
+        raise ValueError(
+            f"{source} runs on {statement['_class_name']}, which wraps the network in scales of its own: expected a network whose own "
+            "output is the prediction; give its folder alone if it is"
+        )
+    stated = statement.get("prediction_type")
+    if stated is not None and THEIR_WORDS.get(stated, stated) != prediction:
+        raise ValueError(
+            f"prediction is {prediction!r}, the scheduler of {source} states {stated!r}: name that, or give the network's folder alone"
+        )
+    return statement
+
+
+def _noise_levels(statement: Mapping[str, Any] | None, source: Path) -> dict[str, Any]:
+    name = None if statement is None else statement.get("_class_name")
+    if statement is None or name not in STEPPERS:
+        raise ValueError(f"schedule steps needs the scheduler of a pipeline, {source} has {name or 'none'}: expected {', '.join(STEPPERS)}")
+    import diffusers
+
+    return {"alphas_cumprod": getattr(diffusers, name).from_config(dict(statement)).alphas_cumprod.double().tolist()}
+
+
+def _load(folder: Path) -> Any:
+    """The network, every weight of which is in its safetensors."""
+    name = read_json(folder / "config.json", "network")["_class_name"]
+    try:
+        inner, report = network_class(name).from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False, output_loading_info=True
+        )
+    except (OSError, RuntimeError, TypeError, KeyError, AttributeError, NotImplementedError) as error:
+        raise ValueError(f"diffusers cannot load {folder} from safetensors: {' '.join(str(error).split())}") from None
+    wrong = {key: report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs") if report.get(key)}
+    if wrong:
+        raise ValueError(f"the weights in {folder} are not those of its config.json: {json.dumps(wrong, default=str)[:300]}")
+    return inner

@@ -1,0 +1,139 @@
+"""A student as a pipeline of diffusers: a folder that ``DiffusionPipeline.from_pretrained`` reads, with a card that says what it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bezierdistill import __version__
+from bezierdistill.models import Model
+
+METRICS = "metrics.json"
+
+
+def export_diffusers(model: Model, out: str | Path) -> Path:
+    """Write a model as a folder of diffusers: safetensors, settings, and a README; it is whole or absent.
+
+    Args:
+        model: a student or teacher of square images that lie in [-1, 1] in model units.
+        out: the new folder.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: on a model of something else, one that does not start from noise or takes vectors as conditions, or a folder that is
+            not empty.
+    """
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} is not empty: choose another --out")
+    classes = _check(model)
+    pipeline = _pipeline(model, classes)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        pipeline.save_pretrained(temporary, safe_serialization=True)
+        (temporary / "README.md").write_text(_readme(model, classes))
+        os.replace(temporary, out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return out
+
+
+def _check(model: Model) -> int:
+    """The number of classes of a model that can be exported."""
+    if len(model.shape) != 3 or model.shape[1] != model.shape[2]:
+        raise ValueError(f"states have shape {model.shape}, diffusers' pipeline makes square images: expected (C, N, N)")
+    if model.source is not None:
+        raise ValueError("the model translates from another domain, diffusers' pipeline starts from noise: expected a model that does, too")
+    scaling = model.scaling
+    ends = [np.nan if bound is None else bound for bound in (scaling.low, scaling.high)]
+    reached = [(end - np.asarray(scaling.shift)) / np.asarray(scaling.scale) for end in ends]
+    if not (np.allclose(reached[0], -1) and np.allclose(reached[1], 1)):
+        raise ValueError("images do not fill [-1, 1] in model units, as diffusers expects: train on images of bytes")
+    classes = len(model.frequencies or ())
+    if model.conditions != classes + (model.guidance is not None):
+        raise ValueError(f"the model takes vectors of {model.conditions} numbers as conditions, diffusers' pipeline class labels alone")
+    return classes
+
+
+def _pipeline(model: Model, classes: int) -> Any:
+    # Imported here: it takes seconds that only its users need.
+    from diffusers.pipelines.consistency_models.pipeline_consistency_models import ConsistencyModelPipeline
+
+    from bezierdistill.interop.diffusers import FlowMapScheduler, FlowMapUNet
+
+    guidance = None if model.guidance is None else sum(model.guidance) / 2
+    network = json.loads(json.dumps(asdict(model.network)))
+    unet: Any = FlowMapUNet(network, model.shape[1], model.shape[0], classes or None, guidance)
+    unet.net.load_state_dict(model.net.state_dict())
+    knots = {str(passes): list(times) for passes, times in model.knots.items()}
+    scheduler: Any = FlowMapScheduler(knots)  # the pipeline wants no more of either than ours have
+    return ConsistencyModelPipeline(unet.eval(), scheduler)
+
+
+def _readme(model: Model, classes: int) -> str:
+    passes = max(model.knots, default=1)
+    labels = f", class_labels=[{', '.join(str(i % classes) for i in range(4))}]" if classes else ""
+    told = f"Classes: {classes}; label {classes} stands for none.\n" if classes else "It takes no labels.\n"
+    if model.guidance is not None:
+        low, high = model.guidance
+        told += f"Guidance is an input: {(low + high) / 2:g} here (`unet/config.json`), {low:g} to {high:g} was distilled.\n"
+    spaced = "\n".join(f"- {k}: {', '.join(f'{time:g}' for time in knots)}" for k, knots in sorted(model.knots.items()))
+    teachers = "\n".join(f"- `{teacher['digest']}`" for teacher in model.card.get("teachers", ())) or "- none"
+    title = " x ".join(str(n) for n in model.shape)
+    return f"""---
+library_name: diffusers
+tags: [bezierdistill, flow-map, few-step, image-generation]
+---
+
+# A {model.card.get("kind", "model")} of {title} images, distilled along Bezier curves
+
+Made by bezierdistill {__version__}, which it needs: diffusers runs no code that a folder names, so the import below comes first.
+Without it, `from_pretrained` says that `bezierdistill.interop.diffusers` has not been imported.
+
+```python
+import bezierdistill.interop.diffusers
+import torch
+from diffusers import DiffusionPipeline
+
+pipe = DiffusionPipeline.from_pretrained("THIS FOLDER")
+images = pipe(batch_size=4{labels}, num_inference_steps={passes}, generator=torch.Generator().manual_seed(0)).images
+```
+
+{told}
+## Knots by number of passes (`num_inference_steps`)
+
+Time runs from 0 (noise) to 1 (data); other numbers of passes are evenly spaced.
+
+{spaced or "- all evenly spaced"}
+
+## Network passes spent
+
+{_block(model.card.get("passes", {}))}
+## Teachers, by the SHA-256 of their weights
+
+{teachers}
+
+## Metrics
+
+{_metrics(model)}
+## Settings
+
+{_block({"seed": model.card.get("seed"), "step": model.card.get("step"), **model.card.get("config", {})})}"""
+
+
+def _metrics(model: Model) -> str:
+    file = None if model.folder is None else model.folder / METRICS
+    return _block(json.loads(file.read_text())) if file is not None and file.exists() else "Not measured.\n"
+
+
+def _block(value: Any) -> str:
+    return f"```json\n{json.dumps(value, indent=2)}\n```\n"

@@ -1,0 +1,190 @@
+"""A small classifier of the data's own classes as a feature extractor: it knows what matters in this data, and needs no foreign weights.
+
+It is trained once on the training side and its labels, and kept in a cache (``$BEZIERDISTILL_CACHE``, or ``~/.cache/bezierdistill``). The
+features are the activations before the last layer, as in the Frechet distance of Heusel et al. 2017 (arXiv 1706.08500); accuracy of a
+classifier on labelled samples is a measure of class-conditional generation (Ravuri & Vinyals 2019, arXiv 1905.10887, in reverse).
+
+The recipe is fixed: own seed, own generator, one thread, so the weights are a function of the data and the machine's arithmetic. Their
+digest stands in every protocol: figures compare only where it is equal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bezierdistill.data.base import Data, Split
+from bezierdistill.files import read_tensors, write_tensors
+from bezierdistill.metrics.features import weights_digest
+from bezierdistill.progress import progress
+
+RECIPE = 1  # counts changes of what follows that change weights
+SEED, STEPS, EPOCHS, BATCH, RATE, FEATURES = 0, 2500, 60, 128, 3e-3, 96
+AT_ONCE, MOST = 512, 100_000
+LARGE = 14  # pixels a side
+
+
+class ClassifierFeatures(nn.Module):
+    """``features(x)``: states ``(B, *shape)`` to ``(B, 96)``; :func:`classifier_features` gives a trained one.
+
+    Args:
+        shape: shape of a state: an image ``(C, H, W)`` or a vector ``(D,)``.
+        classes: number of classes.
+
+    Attributes:
+        accuracy: share of the data's held-out side that is classified right; NaN before training.
+    """
+
+    name = "classifier"
+    num_features = FEATURES
+
+    def __init__(self, shape: tuple[int, ...], classes: int) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(SEED)
+            self.body = _convolutions(shape) if len(shape) == 3 else nn.Sequential(nn.Linear(math.prod(shape), 128), nn.ReLU())
+            self.last = nn.Linear(self.body(torch.zeros(1, *shape)).shape[1], FEATURES)
+            self.head = nn.Linear(FEATURES, classes)
+        self.shape, self.accuracy = shape, math.nan
+
+    @property
+    def digest(self) -> str:
+        """See :func:`~bezierdistill.metrics.features.weights_digest`."""
+        return weights_digest(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features ``(B, 96)``, none negative.
+
+        Raises:
+            ValueError: if the states have another shape than the classifier's.
+        """
+        if tuple(x.shape[1:]) != self.shape:
+            raise ValueError(f"the classifier got states of shape {tuple(x.shape[1:])}, expected {self.shape}")
+        return torch.cat([self.last(self.body(part)).relu() for part in x.to(self.head.weight).split(AT_ONCE)])
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Logarithms of unnormalised probabilities of the classes, ``(B, classes)``."""
+        return self.head(self(x))
+
+
+def _convolutions(shape: tuple[int, ...]) -> nn.Sequential:
+    """Three convolutions, the last at a quarter of the size (half for images under 14 pixels), averaged over 4x4 places."""
+    widths, strides = (shape[0], 32, 64, 96), (2 if min(shape[1:]) >= LARGE else 1, 2, 1)
+    layers: list[nn.Module] = []
+    for k, (inside, outside, stride) in enumerate(zip(widths, widths[1:], strides, strict=False)):
+        size = 3 if k else 5
+        layers += [nn.Conv2d(inside, outside, size, stride, size // 2), nn.GroupNorm(outside // 8, outside), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten())
+
+
+def labels_of(data: Data, count: int, seed: int, split: Split) -> Tensor:
+    """Class labels ``(count,)`` of the states that ``data.real`` gives.
+
+    Raises:
+        ValueError: if the data has no class labels.
+    """
+    given = data.conditions(count, seed, split) if data.classes else None
+    if given is None:
+        raise ValueError(f"{data.name} has no class labels, which a classifier needs")
+    return given.argmax(1)
+
+
+def classifier_features(data: Data) -> ClassifierFeatures:
+    """The classifier of a data set: read from the cache, or trained (one to two minutes for 28x28 images on one thread) and kept there.
+
+    Raises:
+        ValueError: if the data has no class labels.
+    """
+    (x, labels), (test, test_labels) = _labelled(data, "train"), _labelled(data, "test")
+    path = cache_folder() / f"classifier-{_key(x, labels, test, test_labels)}.safetensors"
+    extractor = ClassifierFeatures(data.shape, data.classes)
+    extractor.requires_grad_(False).eval()
+    with contextlib.suppress(ValueError, RuntimeError, KeyError):  # none there, or a damaged one: it is trained
+        tensors, notes = read_tensors(path)
+        extractor.load_state_dict(tensors)
+        if extractor.digest == notes["digest"]:
+            extractor.accuracy = float(notes["accuracy"])
+            return extractor
+    extractor = train_classifier(x, labels, data.classes)
+    with torch.no_grad():
+        extractor.accuracy = float((extractor.logits(test).argmax(1) == test_labels).double().mean())
+    with contextlib.suppress(OSError):  # a folder that cannot be written costs the next call its time, nothing else
+        write_tensors(path, extractor.state_dict(), {"digest": extractor.digest, "accuracy": repr(extractor.accuracy)})
+    return extractor
+
+
+def train_classifier(x: Tensor, labels: Tensor, classes: int) -> ClassifierFeatures:
+    """Train on states ``(N, *shape)`` and labels ``(N,)``: AdamW with one cycle of the rate, images shifted by a pixel or two.
+
+    It takes 2500 steps of 128 rows, or 60 epochs if they are fewer.
+    """
+    steps = min(STEPS, EPOCHS * math.ceil(len(x) / BATCH))
+    extractor = ClassifierFeatures(tuple(x.shape[1:]), classes)
+    optimizer = torch.optim.AdamW(extractor.parameters(), RATE, weight_decay=0.01)
+    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps, pct_start=0.2)
+    generator = torch.Generator().manual_seed(SEED)
+    rows = _epochs(len(x), generator)
+    with _one_thread(), torch.enable_grad(), progress("classifier", steps) as advance:
+        for _ in range(steps):
+            chosen = next(rows)
+            loss = functional.cross_entropy(extractor.logits(_shifted(x[chosen], generator)), labels[chosen])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            rate.step()
+            advance(1)
+    return extractor.requires_grad_(False).eval()
+
+
+def _epochs(count: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Batches of distinct rows, from a new order after every whole pass over the rows."""
+    while True:
+        order = torch.randperm(count, generator=generator)
+        yield from order[: max(count // BATCH * BATCH, min(count, BATCH))].split(BATCH)
+
+
+def _shifted(x: Tensor, generator: torch.Generator) -> Tensor:
+    """A batch of images moved by a few pixels, all alike; vectors and small images as they are."""
+    if x.ndim == 2 or min(x.shape[2:]) < LARGE:
+        return x
+    most = max(1, min(x.shape[2:]) // 28)
+    down, right = torch.randint(2 * most + 1, (2,), generator=generator).tolist()
+    return functional.pad(x, (most,) * 4, mode="replicate")[..., down : down + x.shape[2], right : right + x.shape[3]]
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums in the same order wherever it runs: with several threads the weights would depend on their number."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _labelled(data: Data, split: Split) -> tuple[Tensor, Tensor]:
+    count = min(data.count(split) or MOST, MOST)
+    labels = labels_of(data, count, SEED, split)
+    return data.real(count, SEED, split), labels
+
+
+def _key(*tensors: Tensor) -> str:
+    found = hashlib.sha256(f"recipe {RECIPE}".encode())
+    for tensor in tensors:
+        found.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
+        found.update(tensor.contiguous().numpy().data)
+    return found.hexdigest()[:32]
+
+
+def cache_folder() -> Path:
+    """Where trained classifiers are kept: ``$BEZIERDISTILL_CACHE``, or ``~/.cache/bezierdistill``."""
+    return Path(os.environ.get("BEZIERDISTILL_CACHE") or "~/.cache/bezierdistill").expanduser()

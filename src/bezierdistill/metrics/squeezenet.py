@@ -1,0 +1,103 @@
+"""SqueezeNet 1.0 as a feature extractor, from a file of weights that the user has: no download.
+
+Fire modules squeeze to few channels, then expand by 1x1 and 3x3 kernels side by side (Iandola et al. 2016, arXiv 1602.07360, table 1). The
+features are the output of fire9 averaged over space, 512 numbers. A Frechet distance on them is called FD-SqueezeNet: it is not FID.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bezierdistill.metrics.features import weights_digest
+
+SIDE, AT_ONCE = 227, 32
+MEAN = (104.0, 117.0, 123.0)  # of blue, green, red
+SQUEEZED = {"fire2": 16, "fire3": 16, "fire4": 32, "fire5": 32, "fire6": 48, "fire7": 48, "fire8": 64, "fire9": 64}
+
+
+class SqueezeNetFeatures(nn.Module):
+    """``features(x)``: images ``(B, C, H, W)`` in [-1, 1], grey or RGB, to ``(B, 512)``.
+
+    Args:
+        path: a .npz with ``conv1`` and ``fire2`` to ``fire9`` (each ``.squeeze``, ``.expand1x1``, ``.expand3x3``), each with ``.weight``
+            ``[O, I, k, k]`` and ``.bias``. Other arrays are not read.
+
+    Raises:
+        ValueError: if the file cannot be read, or an array is missing, of another shape or not finite.
+    """
+
+    name = "SqueezeNet"
+    num_features = 512
+    mean: Tensor
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 96, 7, stride=2)
+        width = 96
+        for name, squeezed in SQUEEZED.items():
+            self.add_module(name, _Fire(width, squeezed))
+            width = 8 * squeezed
+        self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
+        shapes = {key: tuple(tensor.shape) for key, tensor in self.state_dict().items()}
+        self.load_state_dict(_read_weights(path, shapes))
+        self.requires_grad_(False).eval()
+        self.digest = weights_digest(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features ``(B, 512)``.
+
+        Raises:
+            ValueError: if ``x`` holds no images of 1 or 3 channels.
+        """
+        if x.ndim != 4 or x.shape[1] not in (1, 3):
+            raise ValueError(f"SqueezeNet got states of shape {tuple(x.shape[1:])}, expected images (C, H, W) of 1 or 3 channels")
+        return torch.cat([self._features(part) for part in x.to(self.mean).split(AT_ONCE)])
+
+    def _features(self, x: Tensor) -> Tensor:
+        x = ((x + 1) * 127.5).expand(-1, 3, -1, -1).flip(1) - self.mean
+        x = functional.interpolate(x, (SIDE, SIDE), mode="bilinear", align_corners=False)
+        x = _pool(self.conv1(x).relu())
+        for name in SQUEEZED:
+            x = self.get_submodule(name)(x)
+            x = _pool(x) if name in ("fire4", "fire8") else x
+        return x.mean((2, 3))
+
+
+class _Fire(nn.Module):
+    def __init__(self, width: int, squeezed: int) -> None:
+        super().__init__()
+        self.squeeze = nn.Conv2d(width, squeezed, 1)
+        self.expand1x1 = nn.Conv2d(squeezed, 4 * squeezed, 1)
+        self.expand3x3 = nn.Conv2d(squeezed, 4 * squeezed, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.squeeze(x).relu()
+        return torch.cat([self.expand1x1(x), self.expand3x3(x)], 1).relu()
+
+
+def _pool(x: Tensor) -> Tensor:
+    return functional.max_pool2d(x, 3, 2, ceil_mode=True)
+
+
+def _read_weights(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        arrays = {key: np.asarray(loaded[key]) for key in shapes if key in loaded} if isinstance(loaded, np.lib.npyio.NpzFile) else {}
+    except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"SqueezeNet weights {path} cannot be read as .npz of numbers: {error}") from None
+    for key, shape in shapes.items():
+        if key not in arrays:
+            raise ValueError(f"SqueezeNet weights {path} lack {key}, expected conv1 and fire2 to fire9 with .weight and .bias")
+        if arrays[key].shape != shape or arrays[key].dtype.kind != "f":
+            got = f"{arrays[key].dtype} {arrays[key].shape}"
+            raise ValueError(f"SqueezeNet weights {path} hold {key} of {got}, expected floats of shape {shape}")
+        if not np.isfinite(arrays[key]).all():
+            raise ValueError(f"SqueezeNet weights {path} hold NaN or infinite numbers in {key}: fetch them again")
+    return {key: torch.from_numpy(array.astype(np.float32)) for key, array in arrays.items()}

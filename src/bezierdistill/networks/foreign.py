@@ -1,0 +1,213 @@
+r"""A pretrained network of diffusers as one of ours: in its own convention within, an average velocity ``u(x, s, t, cond)`` without.
+
+.. math:: u(x, s, t, c) = \mathrm{velocity}\big(\mathrm{net}(y,\ \mathrm{time}(s),\ c,\ Z\,(t - s,\ \sin \omega (t - s)))\big), \qquad
+   Z = 0 \text{ at the start,}
+
+with y, time and velocity of :mod:`bezierdistill.conventions`. The interval goes in where the network embeds its time. As Z starts at zero,
+``u(x, s, t)`` starts as the teacher's velocity ``v(x, s)``, exactly, for every t. A class label is a one-hot vector that picks a row of
+the network's own table; the zero vector is no condition, for which a diffusion transformer has a row of its own.
+
+Source: ``UNet2DModel`` and ``DiTTransformer2DModel`` of diffusers. Nothing else is built, whatever a file names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bezierdistill.conventions import ForeignField, LinearSchedule, Prediction, Schedule, SigmaSchedule, StepSchedule
+from bezierdistill.networks.embeddings import TimeEmbedding
+
+ClassName = Literal["UNet2DModel", "DiTTransformer2DModel"]
+ScheduleKind = Literal["linear-up", "linear-down", "sigma", "steps"]
+NUMBERS = {"linear-up": {"scale", "low", "high"}, "linear-down": {"scale", "low", "high"}, "sigma": {"least", "most"}}
+
+
+def make_schedule(kind: str, numbers: Mapping[str, Any]) -> Schedule:
+    """The schedule that settings name.
+
+    Args:
+        kind: ``linear-up`` or ``linear-down``, ``sigma``, or ``steps``; see :mod:`bezierdistill.conventions`.
+        numbers: its numbers by name; ``alphas_cumprod``, a list, for ``steps``.
+
+    Raises:
+        ValueError: on another kind, or a number that it does not have.
+    """
+    if kind not in get_args(ScheduleKind):
+        raise ValueError(f"schedule is {kind!r}, expected one of {', '.join(get_args(ScheduleKind))}")
+    known = NUMBERS.get(kind, {"alphas_cumprod"})
+    if numbers.keys() - known:
+        raise ValueError(
+            f"schedule {kind} got {', '.join(sorted(numbers.keys() - known))}, expected no more than {', '.join(sorted(known))}"
+        )
+    if kind == "steps":
+        return StepSchedule(torch.tensor(numbers["alphas_cumprod"], dtype=torch.float64))
+    if kind == "sigma":
+        return SigmaSchedule(**numbers)
+    return LinearSchedule("up" if kind == "linear-up" else "down", **numbers)
+
+
+@dataclass(frozen=True)
+class ForeignConfig:
+    """How to build a pretrained network again; all of it can be written as JSON.
+
+    Args:
+        name: its class in diffusers.
+        config: its settings there.
+        prediction: what it predicts; see :class:`~bezierdistill.conventions.ForeignField`.
+        schedule: kind of its noise levels and times.
+        numbers: their numbers; see :func:`make_schedule`.
+        kind: what tells it from our own networks.
+
+    Raises:
+        ValueError: on another class or kind; on the first use, what the schedule and diffusers reject.
+    """
+
+    name: ClassName
+    config: Mapping[str, Any]
+    prediction: Prediction
+    schedule: ScheduleKind
+    numbers: Mapping[str, Any]
+    kind: Literal["diffusers"] = "diffusers"
+
+    def __post_init__(self) -> None:
+        if self.name not in get_args(ClassName) or self.kind != "diffusers":
+            raise ValueError(f"network is {self.name!r} of {self.kind!r}, expected {' or '.join(get_args(ClassName))} of 'diffusers'")
+
+    def build(self, shape: tuple[int, ...], seed: int, conditions: int = 0) -> Foreign:
+        """A new network for states of ``shape``, its weights a function of the seed, for ``conditions`` numbers a condition.
+
+        Raises:
+            ValueError: on settings that diffusers or :class:`Foreign` reject, or another shape than the settings name.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            try:
+                inner = network_class(self.name)(**self.config)
+            except (TypeError, KeyError, AttributeError, RuntimeError, NotImplementedError) as error:
+                raise ValueError(f"diffusers cannot build a {self.name} of these settings: {' '.join(str(error).split())}") from None
+            if state_shape(inner) != shape:
+                raise ValueError(f"states have shape {shape}, the settings of {self.name} name {state_shape(inner)}")
+            return Foreign(inner, self.prediction, make_schedule(self.schedule, self.numbers), conditions)
+
+
+def network_class(name: ClassName) -> Any:
+    """The class of diffusers with this name."""
+    # Imported here: it takes seconds that only its users need.
+    from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DModel
+    from diffusers.models.unets.unet_2d import UNet2DModel
+
+    return {"UNet2DModel": UNet2DModel, "DiTTransformer2DModel": DiTTransformer2DModel}[name]
+
+
+def state_shape(inner: Any) -> tuple[int, ...]:
+    """Shape ``(C, H, W)`` of the images of a network of diffusers.
+
+    Raises:
+        ValueError: if its settings name no size.
+    """
+    size = inner.config.sample_size
+    if size is None:
+        raise ValueError("the network's settings have no sample_size, expected the side of its images: add it to its config.json")
+    return (inner.config.in_channels, *((size, size) if isinstance(size, int) else size))
+
+
+def count_classes(inner: Any) -> int:
+    """Classes of a network of diffusers; 0 if it takes no labels."""
+    return int(getattr(inner.config, "num_class_embeds", None) or getattr(inner.config, "num_embeds_ada_norm", None) or 0)
+
+
+class Foreign(nn.Module):
+    """``net(x, s, t, cond)`` around a network of diffusers, which is changed: it belongs to this one from here on.
+
+    Args:
+        inner: a ``UNet2DModel`` or ``DiTTransformer2DModel``.
+        prediction: what it predicts; see :class:`~bezierdistill.conventions.ForeignField`.
+        schedule: its noise levels and times.
+        conditions: numbers of a condition: one a class, and more, whose weights start at zero.
+
+    Raises:
+        ValueError: on a network that takes no fractions of its time, embeds classes otherwise than by a table, or predicts another shape;
+            or on fewer conditions than it has classes.
+    """
+
+    prediction: Prediction
+
+    def __init__(self, inner: Any, prediction: Prediction, schedule: Schedule, conditions: int) -> None:
+        super().__init__()
+        ForeignField(inner, prediction, schedule)  # rejects what does not go together before a pass is made
+        self.inner, self.prediction, self.schedule = inner, prediction, schedule
+        self.classes, self.channels = count_classes(inner), inner.config.in_channels
+        if inner.config.out_channels not in (None, self.channels, 2 * self.channels):
+            raise ValueError(
+                f"the network makes {inner.config.out_channels} channels of {self.channels}, expected as many, or twice for variances"
+            )
+        if conditions < self.classes:
+            raise ValueError(
+                f"conditions have {conditions} numbers, the network has {self.classes} classes: expected one number a class or more"
+            )
+        self.is_transformer = hasattr(inner, "transformer_blocks")
+        width = inner.inner_dim if self.is_transformer else inner.time_embedding.linear_2.out_features
+        self.time = TimeEmbedding(width, conditions, start=False)
+        if self.time.condition is not None:
+            nn.init.zeros_(self.time.condition.weight)
+        if self.is_transformer:
+            _open_transformer(inner)
+        else:
+            _open_unet(inner, self.time.condition)
+
+    def forward(self, x: Tensor, s: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
+        """Average velocity ``(B, C, H, W)`` of images ``x`` between ``s`` and ``t``, each ``(B,)``."""
+        return ForeignField(partial(self._predict, s, t, cond), self.prediction, self.schedule)(x, s)
+
+    def _predict(self, s: Tensor, t: Tensor, cond: Tensor | None, y: Tensor, time: Tensor) -> Tensor:
+        ours = self.time(s, t, cond)
+        labels = y.new_zeros(len(y), self.classes) if cond is None else cond[:, : self.classes].to(y)
+        given = (labels, ours) if self.is_transformer else ours
+        return self.inner(y, time, class_labels=given, return_dict=False)[0][:, : self.channels]  # variances, if any, come last
+
+    def checkpointing(self) -> None:
+        """Make the blocks anew on the way back instead of keeping them: less memory for more time."""
+        self.inner.enable_gradient_checkpointing()
+
+
+def _open_unet(unet: Any, condition: nn.Linear | None) -> None:
+    """Make room for ours in the place of the class embedding, whose table becomes our matrix for one-hot vectors."""
+    if unet.config.class_embed_type is not None:
+        raise ValueError(f"class_embed_type is {unet.config.class_embed_type!r}, expected none: labels by num_class_embeds, or no labels")
+    if unet.config.time_embedding_type == "learned":
+        raise ValueError("time_embedding_type is 'learned', which knows whole steps alone: expected 'positional' or 'fourier'")
+    if unet.config.time_embedding_type == "fourier":  # diffusers' frequencies are parameters that must not be trained
+        frequencies = unet.time_proj.weight.detach()
+        del unet.time_proj.weight
+        unet.time_proj.register_buffer("weight", frequencies)
+    if condition is not None and unet.class_embedding is not None:
+        with torch.no_grad():
+            condition.weight[:, : unet.class_embedding.num_embeddings] = unet.class_embedding.weight.T
+    unet.class_embedding = nn.Identity()
+
+
+def _open_transformer(transformer: Any) -> None:
+    """Wrap every block's own embedding of time and label, so that it adds ours."""
+    for block in transformer.transformer_blocks:
+        block.norm1.emb = _BlockEmbedding(block.norm1.emb)
+
+
+class _BlockEmbedding(nn.Module):
+    """``time + table row + ours``: without the random loss of labels that diffusers' own embedding has while it is trained."""
+
+    def __init__(self, own: Any) -> None:
+        super().__init__()
+        self.own = own
+
+    def forward(self, timestep: Tensor, given: tuple[Tensor, Tensor], hidden_dtype: torch.dtype | None = None) -> Tensor:
+        labels, ours = given
+        embedded = self.own.timestep_embedder(self.own.time_proj(timestep).to(ours))
+        none = (labels == 0).all(1, keepdim=True).to(labels)  # the table's last row is that of no label
+        return embedded + functional.linear(torch.cat([labels, none], 1), self.own.class_embedder.embedding_table.weight.T) + ours

@@ -1,0 +1,129 @@
+r"""Translation between two domains: image files in, image files out; and SDEdit, the way without a flow between the domains.
+
+A model that was trained or simulated with a source domain starts from its images instead of noise
+(:meth:`~bezierdistill.models.Model.translate`). SDEdit (Meng et al. 2021, arXiv 2108.01073) needs only the target's flow: the input is
+mixed with noise, :math:`x_t = t\, x + (1 - t)\, \epsilon`, and carried to the end from there. A later t keeps more of the input.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bezierdistill.data import Scaling, read_array, read_images
+from bezierdistill.fields import Field
+from bezierdistill.files import write_array, write_atomically
+from bezierdistill.models import Model
+from bezierdistill.solvers import Solution, solve, time_grid
+from bezierdistill.training.config import Solver
+
+
+@dataclass(frozen=True)
+class TranslateConfig:
+    """Translate images of one domain to another.
+
+    Args:
+        model: folder of a model that translates.
+        input: an image, a folder of images, or a .npz or .npy of samples in the source's own units.
+        out: a .npz, or a folder for images of the same names.
+        passes: network passes an image.
+        solver: euler jumps from knot to knot; midpoint, heun and rk4 integrate an undistilled flow with the given passes.
+        resize: resize inputs of another size instead of refusing them.
+    """
+
+    model: Path
+    input: Path
+    out: Path
+    passes: int = 1
+    solver: Solver = "euler"
+    resize: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("model", "input", "out"):
+            object.__setattr__(self, name, Path(getattr(self, name)))
+
+
+def translate_files(model: Model, config: TranslateConfig) -> np.ndarray:
+    """Translate what ``config.input`` holds and write ``config.out``.
+
+    Returns:
+        The translations in the target's own units, ``(N, ...)``.
+
+    Raises:
+        ValueError: on inputs that cannot be read or are no states of the source, or an output that fits neither; see
+            :meth:`~bezierdistill.models.Model.translate`.
+    """
+    if model.source is None:
+        raise ValueError(f"{config.model} starts from noise, expected a model that was trained or simulated with --source")
+    files: list[Path] | None = None
+    if config.input.suffix.lower() in (".npz", ".npy"):
+        x = read_array(config.input)
+    else:
+        files, x = read_images(config.input)
+        x = _channels(x, model.source)
+    if files is None and config.out.suffix != ".npz":
+        raise ValueError(f"out is {config.out}, expected a path ending in .npz for the array {config.input}")
+    if config.resize:
+        x = _resized(x, model)
+    y = model.translate(x, config.passes, config.solver)
+    if config.out.suffix == ".npz":
+        write_array(config.out, y)
+    else:
+        _write_images(config, files or [], y, model.scaling)
+    return y
+
+
+def sdedit(field: Field, x: Tensor, keep: float, steps: int, generator: torch.Generator, method: str = "heun") -> Solution:
+    """Carry inputs mixed with noise to the end by the target's flow.
+
+    Args:
+        field: the target domain's flow from noise.
+        x: inputs ``(B, ...)`` in model units.
+        keep: the time t in (0, 1) at which the flow is entered: the share of the input.
+        steps: solver steps.
+        generator: of the noise.
+        method: fixed-step solver.
+
+    Raises:
+        ValueError: if ``keep`` is not in (0, 1).
+    """
+    if not 0 < keep < 1:
+        raise ValueError(f"keep is {keep}, expected a share of the input in (0, 1)")
+    noise = torch.randn(x.shape, generator=generator, device=generator.device).to(x)
+    return solve(field, torch.lerp(noise, x, keep), time_grid(steps, keep, 1.0), method)
+
+
+def _channels(x: np.ndarray, source: Scaling) -> np.ndarray:
+    """Pixels as the source stores them: grey images for a model of grey ones, three channels for one of colour."""
+    if source.layout == "hw" and x.ndim == 4:
+        raise ValueError("input images are in colour, the model translates grey ones: convert them")
+    if source.layout == "hwc" and x.ndim == 3:
+        return np.repeat(x[..., None], 3, axis=3)
+    return x
+
+
+def _resized(x: np.ndarray, model: Model) -> np.ndarray:
+    assert model.source is not None
+    if len(model.shape) != 3:
+        raise ValueError("the model translates vectors, which have no size to change: expected no --resize")
+    states = model.source.encode(x)
+    if states.shape[2:] == model.shape[1:]:
+        return x
+    return model.source.decode(torch.nn.functional.interpolate(states, model.shape[1:], mode="bilinear", antialias=True))
+
+
+def _write_images(config: TranslateConfig, files: list[Path], y: np.ndarray, scaling: Scaling) -> None:
+    from PIL import Image
+
+    if not scaling.integer or scaling.layout not in ("hw", "hwc"):
+        raise ValueError(f"the model's states are no images of bytes, expected --out to end in .npz instead of {config.out}")
+    if config.out.exists() and not config.out.is_dir():
+        raise ValueError(f"out is the file {config.out}, expected a folder for images, or a path ending in .npz")
+    base = config.input if config.input.is_dir() else config.input.parent
+    for file, pixels in zip(files, y, strict=True):
+        image = Image.fromarray(pixels)
+        write_atomically(config.out / file.relative_to(base).with_suffix(".png"), lambda path, image=image: image.save(path, format="png"))

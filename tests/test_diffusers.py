@@ -1,0 +1,331 @@
+"""diffusers in and out: teachers of every convention become curves, students, and pipelines that make the same images."""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bezierdistill import cli
+from bezierdistill.conventions import ForeignField, Prediction
+from bezierdistill.data import Scaling
+from bezierdistill.interop import export_diffusers, import_diffusers
+from bezierdistill.models import Model, NetworkConfig, load_model, save_model
+from bezierdistill.networks import Foreign, ForeignConfig
+from bezierdistill.networks.foreign import ScheduleKind, make_schedule
+from bezierdistill.pipeline import distill, simulate, train
+from bezierdistill.training.config import DistillConfig, LoopConfig, SimulateConfig, TrainConfig
+from conftest import close
+
+LOOP = LoopConfig(lr=1e-3, accelerator="cpu")
+SHAPE = (3, 8, 8)
+BYTES = Scaling((127.5,), (127.5,), "hwc", 0.0, 255.0, True)
+CONVENTIONS: dict[str, tuple[Prediction, ScheduleKind, dict[str, float]]] = {
+    "RectifiedFlow": ("velocity", "linear-up", {"scale": 999.0}),
+    "flow_matching": ("velocity", "linear-up", {}),
+    "rfpp": ("flow", "linear-down", {"low": 1e-5}),
+    "diffusers FlowMatch": ("flow", "linear-down", {"scale": 1000.0}),
+    "InstaFlow": ("velocity", "linear-down", {"scale": 1000.0}),
+    "EDM": ("sample", "sigma", {}),
+    "DDPM": ("epsilon", "steps", {}),
+    "DDPM, data": ("sample", "steps", {}),
+    "Stable Diffusion 2": ("v_prediction", "steps", {}),
+}
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def tiny_unet(**settings: Any) -> Any:
+    from diffusers.models.unets.unet_2d import UNet2DModel
+
+    tiny = {"block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4}
+    blocks = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D")}
+    return UNet2DModel(8, 3, 3, **{**tiny, **blocks, **settings}).eval()
+
+
+def tiny_dit(made: int = 3) -> Any:
+    from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DModel
+
+    return DiTTransformer2DModel(2, 8, 3, made, num_layers=2, sample_size=8, num_embeds_ada_norm=3).eval()
+
+
+def save_pipeline(folder: Path, unet: Any, prediction: Any = "epsilon") -> Path:
+    from diffusers.pipelines.ddpm.pipeline_ddpm import DDPMPipeline
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
+    DDPMPipeline(unet, DDPMScheduler(prediction_type=prediction)).save_pretrained(folder)
+    return folder
+
+
+def field_of(inner: Any, model: Model, **more: Any) -> ForeignField:
+    """The raw network of diffusers as a field, by the conversion that has tests of its own."""
+    assert isinstance(model.network, ForeignConfig)
+    schedule = make_schedule(model.network.schedule, model.network.numbers)
+    return ForeignField(lambda y, time: inner(y, time, **more).sample[:, : y.shape[1]], model.network.prediction, schedule)
+
+
+def load_pipeline(folder: Path) -> Any:
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+
+    import bezierdistill.interop.diffusers  # noqa: F401
+
+    pipeline = DiffusionPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def same_images(model: Model, folder: Path, cond: Tensor | None = None, labels: list[int] | None = None) -> None:
+    """Whether the exported pipeline makes the images that the model makes from the same noise, with one, two and three passes."""
+    pipeline = load_pipeline(folder)
+    for passes in (1, 2, 3):
+        generator, again = (torch.Generator().manual_seed(passes) for _ in range(2))
+        made = pipeline(4, class_labels=labels, num_inference_steps=passes, generator=generator, output_type="pt").images
+        own = model.generate(torch.randn(4, *model.shape, generator=again), passes, cond=cond)
+        torch.testing.assert_close(made, (own / 2 + 0.5).clamp(0, 1), rtol=0, atol=1e-5)
+        assert float(made.std()) > 0.01
+
+
+@pytest.mark.parametrize("name", CONVENTIONS)
+def test_from_a_foreign_teacher_to_a_pipeline(name: str, tmp_path: Path) -> None:
+    prediction, schedule, numbers = CONVENTIONS[name]
+    unet = tiny_unet()
+    folder = save_pipeline(tmp_path / "pipeline", unet, prediction) if schedule == "steps" else tmp_path / "unet"
+    unet.save_pretrained(tmp_path / "unet")
+    teacher = import_diffusers(folder, tmp_path / "teacher", prediction, schedule, **numbers)
+    raw, x = field_of(unet, teacher), torch.randn(5, *SHAPE)
+    low, high = raw.schedule.span
+    s, t = torch.linspace(low, high, 5), torch.tensor([1.0, 0.8, 0.6, 0.9, 1.0])
+    with torch.no_grad():
+        torch.testing.assert_close(teacher.field(x, s), raw(x, s), rtol=1e-6, atol=1e-6)
+        assert torch.equal(teacher.net(x, s, t), teacher.net(x, s, s))
+
+    def curves(source: Path, out: str, degree: int) -> Path:
+        simulate(SimulateConfig((source,), tmp_path / out, degree=degree, count=16, steps=3, batch=16, accelerator="cpu"))
+        return tmp_path / out
+
+    straight = curves(tmp_path / "teacher", "lines", 1)
+    distill(DistillConfig(straight, tmp_path / "reflowed", objective="velocity", steps=4, batch=8, loop=LOOP))
+    cubic = curves(tmp_path / "reflowed", "cubics", 3)
+    student = distill(DistillConfig(cubic, tmp_path / "student", objective="map", passes=2, steps=4, batch=8, loop=LOOP))
+    assert isinstance(student.net, Foreign)
+    assert bool(torch.as_tensor(student.net.time.interval.weight).any())
+    export_diffusers(student, tmp_path / "out")
+    same_images(student, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: tiny_unet(num_class_embeds=3), tiny_dit, lambda: tiny_dit(6)], ids=["unet", "dit", "dit, variances"]
+)
+def test_labels_of_a_foreign_teacher(make: Callable[[], Any], tmp_path: Path) -> None:
+    inner = make()
+    inner.save_pretrained(tmp_path / "net")
+    teacher = import_diffusers(tmp_path / "net", tmp_path / "teacher", "flow", "linear-down", scale=1000.0)
+    assert teacher.conditions == 3
+    x, s, labels = torch.randn(4, *SHAPE), torch.linspace(0, 0.9, 4), torch.tensor([0, 2, 1, 2])
+    teacher.net.train()  # diffusers' own embedding of labels would now drop some
+    with torch.no_grad():
+        own = teacher.field(x, s, torch.eye(3)[labels])
+        torch.testing.assert_close(own, field_of(inner, teacher, class_labels=labels)(x, s), rtol=1e-6, atol=1e-6)
+        if "Transformer" in type(inner).__name__:  # the last row of its table is that of no label
+            none = field_of(inner, teacher, class_labels=torch.full((4,), 3))
+            torch.testing.assert_close(teacher.field(x, s), none(x, s), rtol=1e-6, atol=1e-6)
+        assert torch.equal(teacher.field(x, s), teacher.field(x, s, torch.zeros(4, 3)))
+    with pytest.raises(ValueError, match=r"condition has shape \(4, 2\), the network expects \(B, 3\)"):
+        teacher.net(x, s, s, torch.zeros(4, 2))
+
+
+@pytest.mark.parametrize("guidance", [None, "1,3"])
+def test_labels_from_teacher_to_pipeline(guidance: str | None, tmp_path: Path) -> None:
+    tiny_dit().save_pretrained(tmp_path / "net")
+    import_diffusers(tmp_path / "net", tmp_path / "teacher", "flow", "linear-down", scale=1000.0)
+    teachers = (tmp_path / "teacher",)
+    simulate(SimulateConfig(teachers, tmp_path / "curves", degree=3, count=16, steps=3, accelerator="cpu", guidance=guidance))
+    student = distill(DistillConfig(tmp_path / "curves", tmp_path / "student", steps=4, batch=8, loop=LOOP))
+    export_diffusers(student, tmp_path / "out")
+    labels, eye = [0, 1, 2, 3], torch.cat([torch.eye(3), torch.zeros(1, 3)])  # the fourth is no label
+    cond = eye if guidance is None else torch.cat([eye, torch.full((4, 1), 2.0)], 1)
+    same_images(student, tmp_path / "out", cond, labels)
+    with pytest.raises(ValueError, match="class_labels run from 0 to 4, expected 0 to 2"):
+        load_pipeline(tmp_path / "out")(2, class_labels=[0, 4])
+
+
+@pytest.mark.parametrize("kind", ["mlp", "unet", "dit"])
+def test_our_own_networks_as_pipelines(kind: Any, tmp_path: Path) -> None:
+    config = NetworkConfig(kind, 32, 1)
+    net = config.build((1, 8, 8), 0).eval()
+    for parameter in net.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    card = {"kind": "student", "passes": {"total": 7}, "teachers": [{"path": "x", "digest": "c0ffee"}]}
+    knots = {1: (0.0, 1.0), 2: (0.0, 0.3, 1.0)}
+    model = save_model(tmp_path / "model", Model(net, config, (1, 8, 8), dataclasses.replace(BYTES, layout="hw"), knots, card))
+    (tmp_path / "model" / "metrics.json").write_text('{"fid": 4.25}')
+    assert cli.main(["export", "--model", str(tmp_path / "model"), "--to", "diffusers", "--out", str(tmp_path / "out")]) == 0
+    same_images(model, tmp_path / "out")
+    scheduler = load_pipeline(tmp_path / "out").scheduler
+    scheduler.set_timesteps(2)
+    close(scheduler.sigmas, torch.tensor([1.0, 0.7, 0.0]))
+    readme = (tmp_path / "out" / "README.md").read_text()
+    assert all(
+        text in readme for text in ('"total": 7', "c0ffee", "- 2: 0, 0.3, 1", '"fid": 4.25', "import bezierdistill.interop.diffusers")
+    )
+    assert sorted(path.suffix for path in (tmp_path / "out" / "unet").iterdir()) == [".json", ".safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "out"]
+    with pytest.raises(ValueError, match="is not empty"):
+        export_diffusers(model, tmp_path / "out")
+
+
+def test_the_readme_of_an_export_runs_and_its_import_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = NetworkConfig("mlp", 8, 1)
+    model = Model(config.build(SHAPE, 0), config, SHAPE, BYTES, {1: (0.0, 1.0)}, {"kind": "student"})
+    export_diffusers(model, tmp_path / "out")
+    code = (
+        (tmp_path / "out" / "README.md").read_text().split("```python\n")[1].split("```")[0].replace("THIS FOLDER", str(tmp_path / "out"))
+    )
+    monkeypatch.delitem(sys.modules, "bezierdistill.interop.diffusers", raising=False)
+    with pytest.raises(ValueError, match=r"bezierdistill\.interop\.diffusers is not one of .* and has not been imported"):
+        exec(code.replace("import bezierdistill.interop.diffusers\n", ""), {})
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert [image.size for image in names["images"]] == [(8, 8)] * 4
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"shape": (192,)}, "makes square images"),
+        ({"scaling": Scaling((0.1,), (0.3,), "chw")}, r"do not fill \[-1, 1\]"),
+        ({"source": BYTES}, "translates from another domain"),
+        ({"conditions": 2}, "class labels alone"),
+    ],
+)
+def test_what_no_pipeline_can_be(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    config = NetworkConfig("mlp", 8, 1)
+    model = Model(config.build(SHAPE, 0), config, SHAPE, BYTES, card={"kind": "student"})
+    with pytest.raises(ValueError, match=message):
+        export_diffusers(dataclasses.replace(model, **change), tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_scheduler_takes_no_steps_of_the_callers() -> None:
+    from bezierdistill.interop.diffusers import FlowMapScheduler, FlowMapUNet
+
+    scheduler = FlowMapScheduler({"2": [0, 0.25, 1]})
+    scheduler.set_timesteps(4)
+    close(scheduler.timesteps, torch.tensor([[0, 0.25], [0.25, 0.5], [0.5, 0.75], [0.75, 1]]))
+    with pytest.raises(ValueError, match="knots of its own"):
+        scheduler.set_timesteps(timesteps=[1])
+    with pytest.raises(ValueError, match="expected 1 or more"):
+        scheduler.set_timesteps(0)
+    unet = FlowMapUNet(dataclasses.asdict(NetworkConfig("mlp", 8, 1)), 8, 3)
+    with pytest.raises(ValueError, match="do not swap the scheduler"):
+        unet(torch.zeros(1, *SHAPE), torch.tensor(999))
+
+
+def break_weights(folder: Path) -> None:
+    tiny_unet(add_attention=False).save_pretrained(folder / "other")
+    (folder / "other" / "diffusion_pytorch_model.safetensors").replace(folder / "net" / "diffusion_pytorch_model.safetensors")
+
+
+def only_bin(folder: Path) -> None:
+    (folder / "net" / "diffusion_pytorch_model.safetensors").unlink()
+    tiny_unet().save_pretrained(folder / "net", safe_serialization=False)
+
+
+def rename_class(folder: Path) -> None:
+    text = (folder / "net" / "config.json").read_text()
+    (folder / "net" / "config.json").write_text(text.replace('"UNet2DModel"', '"AutoencoderKL"'))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told", "message"),
+    [
+        (lambda folder: None, ("eps", "linear-up", {"low": 0.1}), "prediction is 'eps'"),
+        (lambda folder: None, ("epsilon", "linear-up", {}), "a span that ends before pure noise"),
+        (lambda folder: None, ("flow", "up", {}), "schedule is 'up', expected one of linear-up"),
+        (lambda folder: None, ("flow", "sigma", {"scale": 2.0}), "schedule sigma got scale, expected no more than least, most"),
+        (lambda folder: None, ("epsilon", "steps", {}), "schedule steps needs the scheduler of a pipeline"),
+        (lambda folder: (folder / "net" / "config.json").unlink(), ("flow", "linear-up", {}), "holds none, expected one network"),
+        (lambda folder: (folder / "net" / "vae").mkdir(), ("flow", "linear-up", {}), "its network makes latents"),
+        (rename_class, ("flow", "linear-up", {}), "is a AutoencoderKL, expected UNet2DModel or DiTTransformer2DModel"),
+        (only_bin, ("flow", "linear-up", {}), "cannot load .* from safetensors"),
+        (break_weights, ("flow", "linear-up", {}), "are not those of its config.json"),
+        (lambda folder: tiny_unet(class_embed_type="timestep").save_pretrained(folder / "net"), ("flow", "linear-up", {}), "is 'timestep'"),
+        (
+            lambda folder: tiny_unet(time_embedding_type="learned", num_train_timesteps=9).save_pretrained(folder / "net"),
+            ("flow", "linear-up", {}),
+            "knows whole steps alone",
+        ),
+    ],
+)
+def test_mistakes_of_imports(
+    spoil: Callable[[Path], object], told: tuple[Any, Any, dict[str, float]], message: str, tmp_path: Path
+) -> None:
+    tiny_unet().save_pretrained(tmp_path / "net")
+    spoil(tmp_path)
+    prediction, schedule, numbers = told
+    with pytest.raises(ValueError, match=message):
+        import_diffusers(tmp_path / "net", tmp_path / "out", prediction, schedule, **numbers)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_scheduler_that_says_otherwise_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = save_pipeline(tmp_path / "pipeline", tiny_unet(), "v_prediction")
+    flags = ["--source", str(folder), "--schedule", "steps", "--out", str(tmp_path / "out")]
+    assert cli.main(["import", *flags, "--prediction", "epsilon"]) == 2
+    assert "the scheduler of" in capsys.readouterr().err
+    assert cli.main(["import", *flags, "--prediction", "v_prediction"]) == 0
+    assert "teacher of images (3, 8, 8), 0 classes" in capsys.readouterr().out
+    assert load_model(tmp_path / "out").card["kind"] == "teacher"
+    settings = folder / "scheduler" / "scheduler_config.json"
+    settings.write_text(settings.read_text().replace("DDPMScheduler", "EDMEulerScheduler"))
+    with pytest.raises(ValueError, match="wraps the network in scales of its own"):
+        import_diffusers(folder, tmp_path / "other", "v_prediction", "sigma")
+
+
+def test_random_frequencies_of_a_foreign_network_are_not_trained() -> None:
+    unet = tiny_unet(time_embedding_type="fourier")
+    net = Foreign(unet, "sample", make_schedule("sigma", {"least": 0.1}), 0)
+    assert "inner.time_proj.weight" in net.state_dict()
+    assert "inner.time_proj.weight" not in dict(net.named_parameters())
+
+
+def test_cards_that_name_something_else_are_refused() -> None:
+    with pytest.raises(ValueError, match="expected UNet2DModel or DiTTransformer2DModel"):
+        ForeignConfig("Pipeline", {}, "flow", "linear-up", {})  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="diffusers cannot build a UNet2DModel"):
+        ForeignConfig("UNet2DModel", {"size": 3}, "flow", "linear-up", {}).build(SHAPE, 0)
+    config = {key: value for key, value in tiny_unet(num_class_embeds=3).config.items() if key[0] != "_"}
+    whole = ForeignConfig("UNet2DModel", config, "flow", "linear-up", {})
+    with pytest.raises(ValueError, match=r"states have shape \(1, 8, 8\), the settings of UNet2DModel name \(3, 8, 8\)"):
+        whole.build((1, 8, 8), 0, 3)
+    with pytest.raises(ValueError, match="conditions have 2 numbers, the network has 3 classes"):
+        whole.build(SHAPE, 0, 2)
+    first, again = (whole.build(SHAPE, 4, 3).state_dict() for _ in range(2))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+@pytest.mark.slow
+def test_mnist_from_training_to_a_pipeline(tmp_path: Path) -> None:
+    folder = Path(os.environ.get("BEZIERDISTILL_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not (folder / "mnist.npz").exists():
+        pytest.skip("no mnist.npz: set BEZIERDISTILL_DATA to its folder")
+    np.savez(tmp_path / "digits.npz", x=np.load(folder / "mnist.npz")["train_images"][:4000])
+    data, loop = str(tmp_path / "digits.npz"), LoopConfig(lr=1e-3, accelerator="cpu")
+    train(TrainConfig(data, tmp_path / "teacher", 150, 32, network=NetworkConfig("unet", 16, 1), loop=loop))
+    simulate(SimulateConfig((tmp_path / "teacher",), tmp_path / "curves", degree=3, count=256, steps=4, batch=64, accelerator="cpu"))
+    student = distill(DistillConfig(tmp_path / "curves", tmp_path / "student", steps=100, batch=32, loop=loop))
+    log = [float(line.split('"student": ')[1].split("}")[0]) for line in (tmp_path / "student" / "log.jsonl").read_text().splitlines()]
+    assert log[-1] < log[0]
+    export_diffusers(student, tmp_path / "out")
+    same_images(student, tmp_path / "out")
+    images = load_pipeline(tmp_path / "out")(2, num_inference_steps=2, generator=torch.Generator().manual_seed(0)).images
+    assert [image.size for image in images] == [(28, 28)] * 2
