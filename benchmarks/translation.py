@@ -32,7 +32,7 @@ from bezierdistill.training.config import LoopConfig, TrainConfig
 from bezierdistill.translation import sdedit
 
 Translate = Callable[[Tensor], Tensor]
-KEEPS = (0.2, 0.35, 0.5, 0.65, 0.8)
+KEEPS = (0.1, 0.2, 0.35, 0.5, 0.65, 0.8)
 FLOW_STEPS = 25  # of Heun, 50 passes
 BATCH = 256
 
@@ -49,7 +49,7 @@ class Pair:
 
 
 PAIRS = {
-    "mnist-usps": Pair("{shared}/mnist.npz@16x16", "{shared}/usps.npz", "{shared}/usps.npz"),
+    "mnist-usps": Pair("{shared}/mnist.npz@crop20x20@16x16", "{shared}/usps.npz", "{shared}/usps.npz"),
     "sandal-boot": Pair("{shared}/fashion_mnist.npz@class5", "{shared}/fashion_mnist.npz@class9", "{shared}/fashion_mnist.npz"),
     "pullover-shirt": Pair("{shared}/fashion_mnist.npz@class2", "{shared}/fashion_mnist.npz@class6", "{shared}/fashion_mnist.npz"),
     "noto-fluentui": Pair("{shared}/emoji4_32.npz@key=noto", "{shared}/emoji4_32.npz@key=fluentui", paired=True),
@@ -145,6 +145,7 @@ def methods(arguments: argparse.Namespace, pair: Pair, out: Path) -> dict[str, t
 
     grid, reverse = time_grid(FLOW_STEPS), time_grid(FLOW_STEPS, 1.0, 0.0)
     found: dict[str, tuple[int, Translate, Translate | None]] = {
+        "the input itself": (0, lambda x: x, None),
         "flow, the whole budget": (
             50,
             lambda x: solve(whole.field, x, grid, "heun").state,

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentError, ArgumentParser
 
@@ -24,7 +25,7 @@ from bezierdistill.demo import DemoConfig, demo
 from bezierdistill.files import write_array, write_json
 from bezierdistill.interop import export_diffusers, import_diffusers
 from bezierdistill.metrics import Evaluator, load_extractor
-from bezierdistill.models import load_model
+from bezierdistill.models import Model, load_model
 from bezierdistill.networks.foreign import ScheduleKind
 from bezierdistill.pipeline import distill, simulate, train
 from bezierdistill.recipe import RecipeConfig, run_recipe
@@ -32,6 +33,7 @@ from bezierdistill.reflow import ReflowConfig, reflow
 from bezierdistill.reporting import print_arena, print_rows, write_report
 from bezierdistill.reporting.plots import save_grid
 from bezierdistill.training.config import DistillConfig, SimulateConfig, Solver, TrainConfig
+from bezierdistill.training.loop import open_fabric
 from bezierdistill.translation import TranslateConfig, translate_files
 
 
@@ -49,6 +51,7 @@ class SampleConfig:
         labels: class labels separated by commas, repeated in turn; without them they are as frequent as in the training data.
         conditions: a .npy of condition vectors, one a sample, for a model that takes these.
         guidance: strength of guidance: of a student that was distilled for a range, or of a conditional teacher.
+        accelerator: device kind for Lightning Fabric: auto, cpu, cuda, mps.
         grid: a PNG of the first samples to write as well.
     """
 
@@ -61,6 +64,7 @@ class SampleConfig:
     labels: str | None = None
     conditions: Path | None = None
     guidance: float | None = None
+    accelerator: str = "auto"
     grid: Path | None = None
 
     def numbers(self) -> list[int] | None:
@@ -186,8 +190,16 @@ def _arena(config: ArenaConfig) -> None:
     print(write_report(config.out))
 
 
+def _load(folder: Path, accelerator: str) -> Model:
+    """A model on a device; Fabric, which takes seconds to import, is only asked where there is a choice."""
+    model = load_model(folder)
+    if accelerator != "cpu" and (accelerator != "auto" or torch.cuda.is_available() or torch.backends.mps.is_available()):
+        model.net.to(open_fabric(accelerator).device)
+    return model
+
+
 def _sample(config: SampleConfig) -> None:
-    model, labels = load_model(config.model), config.numbers()
+    model, labels = _load(config.model, config.accelerator), config.numbers()
     vectors = None if config.conditions is None else read_array(config.conditions)
     x = model.sample(config.count, config.passes, config.seed, config.solver, labels=labels, conditions=vectors, guidance=config.guidance)
     given = model.condition(labels, range(config.count), config.seed) if model.frequencies else None
@@ -218,7 +230,7 @@ def _evaluate(config: EvaluateConfig) -> None:
 
 
 def _translate(config: TranslateConfig) -> None:
-    y = translate_files(load_model(config.model), config)
+    y = translate_files(_load(config.model, config.accelerator), config)
     print(f"{config.out}: {len(y)} translations of shape {y.shape[1:]}, {config.passes} passes each")
 
 

@@ -33,6 +33,7 @@ class TranslateConfig:
         passes: network passes an image.
         solver: euler jumps from knot to knot; midpoint, heun and rk4 integrate an undistilled flow with the given passes.
         resize: resize inputs of another size instead of refusing them.
+        accelerator: device kind for Lightning Fabric: auto, cpu, cuda, mps.
     """
 
     model: Path
@@ -41,6 +42,7 @@ class TranslateConfig:
     passes: int = 1
     solver: Solver = "euler"
     resize: bool = False
+    accelerator: str = "auto"
 
     def __post_init__(self) -> None:
         for name in ("model", "input", "out"):

@@ -1,4 +1,4 @@
-"""Views of a data set: one class of it, its images at another size, its principal components."""
+"""Views of a data set: one class of it, the middle of its images, its images at another size, its principal components."""
 
 from __future__ import annotations
 
@@ -25,6 +25,22 @@ def only_class(data: ArrayData, name: str, label: int) -> ArrayData:
     if not all(len(side) for side in sides):
         raise ValueError(f"{name} has {[len(side) for side in sides]} samples to train, validate and test on, expected some of each")
     return replace(data, name=name, train=sides[0], valid=sides[1], test=sides[2], given={})
+
+
+def cropped(data: ArrayData, name: str, size: tuple[int, int]) -> ArrayData:
+    """The middle of every image.
+
+    Raises:
+        ValueError: if the data are no images, or smaller.
+    """
+    rows, columns = data.shape[1:] if len(data.shape) == 3 else (0, 0)
+    if size[0] > rows or size[1] > columns:
+        raise ValueError(f"{name} asks for a middle of {size[0]} x {size[1]}, {data.name} holds states of shape {data.shape}")
+    top, left = (rows - size[0]) // 2, (columns - size[1]) // 2
+    window = (slice(None), slice(top, top + size[0]), slice(left, left + size[1]))
+    window = (slice(None), *window) if data.scaling.layout == "chw" else window
+    train, valid, test = (data.side(split)[window] for split in SIDES)
+    return replace(data, name=name, train=train, valid=valid, test=test)
 
 
 def resized(data: ArrayData, name: str, size: tuple[int, int]) -> ArrayData:
