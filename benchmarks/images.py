@@ -1,7 +1,7 @@
 """Class-conditional images by the arena's rules: ours against rectified-flow distillation, judged by random and by a classifier's features,
 and guidance distilled over a range.
 
-    python benchmarks/images.py --out runs/images [--data ../shared/data/fashion_mnist.npz] [--budget 600000] [--seeds 3]
+    python benchmarks/images.py --out runs/images [--data ../shared/data/fashion_mnist.npz] [--budget 500000] [--seeds 3]
 
 Cells that are finished are not run again, and two processes may share the seeds (``--first-seed``). Every call that finds seed 0 ends with
 ``OUT/results.md``, ``results.json`` and grids.
@@ -29,9 +29,10 @@ from bezierdistill.pipeline import distill, simulate
 from bezierdistill.reporting.plots import save_grid
 from bezierdistill.training.config import DistillConfig, LoopConfig, SimulateConfig
 
-METHODS = "bezier,rfd-1,rfd-2,bezier-teacher"
+METHODS = "bezier,rfd-1,rfd-2,rfd-1-two,bezier-teacher"
 NETWORK = NetworkConfig("unet", 32, 1, 2)
 LOOP = LoopConfig(lr=2e-3, accelerator="cpu")
+BATCH = 64
 RANGE, STRENGTHS = "1,3", (1.0, 1.5, 2.0, 3.0)
 COUNT = 2000  # samples a strength
 FIGURES = ("excess", "FD-classifier", "kernel", "precision", "recall", "accuracy", "coverage")
@@ -72,7 +73,7 @@ def guided(out: Path, data: Data, teacher: Model, budget: int) -> Rows:
     if not (student / CARD).exists():
         count = budget // 4 // (2 * 2 * steps)
         simulate(SimulateConfig((teacher.folder,), curves, count=count, guidance=RANGE, steps=steps, accelerator="cpu", resume=True))
-        settings = DistillConfig(curves, student, steps=budget // 2 // (3 * 128), batch=128, loop=LOOP, resume=True)
+        settings = DistillConfig(curves, student, steps=budget // 2 // (3 * BATCH), batch=BATCH, loop=LOOP, resume=True)
         distill(settings)
     model, evaluate, rows = load_model(student), Evaluator(data, extractor=classifier_features(data)), []
     labels = list(range(data.classes))
@@ -141,7 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="../shared/data/fashion_mnist.npz")
     parser.add_argument("--out", type=Path, default=Path("runs/images"))
-    parser.add_argument("--budget", type=int, default=600_000)
+    parser.add_argument("--budget", type=int, default=500_000)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--judge", action="store_true", help="only judge what is there")
@@ -156,7 +157,7 @@ def main() -> None:
                 arguments.budget,
                 arguments.seeds,
                 arguments.first_seed,
-                batch=128,
+                batch=BATCH,
                 keep_samples=True,
                 keep_models=True,
                 conditional=True,

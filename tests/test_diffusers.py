@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from bezierdistill import cli
 from bezierdistill.conventions import ForeignField, Prediction
 from bezierdistill.data import Scaling
+from bezierdistill.fields import Blend
 from bezierdistill.interop import export_diffusers, import_diffusers
 from bezierdistill.models import Model, NetworkConfig, load_model, save_model
 from bezierdistill.networks import Foreign, ForeignConfig
 from bezierdistill.networks.foreign import ScheduleKind, make_schedule
 from bezierdistill.pipeline import distill, simulate, train
+from bezierdistill.solvers import solve, time_grid
 from bezierdistill.training.config import DistillConfig, LoopConfig, SimulateConfig, TrainConfig
 from conftest import close
 
@@ -120,6 +122,22 @@ def test_from_a_foreign_teacher_to_a_pipeline(name: str, tmp_path: Path) -> None
     assert bool(torch.as_tensor(student.net.time.interval.weight).any())
     export_diffusers(student, tmp_path / "out")
     same_images(student, tmp_path / "out")
+
+
+def test_teachers_of_two_conventions_are_blended(tmp_path: Path) -> None:
+    fields = []
+    for name, network in (("diffusers FlowMatch", tiny_unet()), ("Stable Diffusion 2", tiny_unet(layers_per_block=2))):
+        prediction, schedule, numbers = CONVENTIONS[name]
+        folder = save_pipeline(tmp_path / name, network, prediction)
+        network.save_pretrained(tmp_path / f"{name}-bare")
+        source = folder if schedule == "steps" else tmp_path / f"{name}-bare"
+        fields.append(field_of(network, import_diffusers(source, tmp_path / f"teacher {name}", prediction, schedule, **numbers)))
+    folders = tuple(tmp_path / f"teacher {name}" for name in ("diffusers FlowMatch", "Stable Diffusion 2"))
+    store = simulate(SimulateConfig(folders, tmp_path / "curves", "1.5,-0.5", count=8, steps=4, accelerator="cpu"))
+    with torch.no_grad():
+        curve = store.curves(torch.arange(8))
+        expected = solve(Blend(fields, [[1.5], [-0.5]]), curve.source, time_grid(4)).state
+    torch.testing.assert_close(curve.data, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers.models.unets.unet_2d import UNet2DModel
+from diffusers.pipelines.ddpm.pipeline_ddpm import DDPMPipeline
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
 from bezierdistill.cli import VERBS, main
 from bezierdistill.metrics import classifier
@@ -54,7 +56,9 @@ def test_commands(capsys: pytest.CaptureFixture[str]) -> None:
     }
     commands = [shlex.split(line, comments=True) for line in re.findall(r"^    (bezierdistill .*)$", README, re.MULTILINE)]
     np.save("threes.npy", np.zeros((3, 8, 8), np.float32))
-    unet = UNet2DModel(8, 3, 3, block_out_channels=(8,), down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",), norm_num_groups=4)
+    unet = UNet2DModel(
+        8, 3, 3, block_out_channels=(8,), down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",), norm_num_groups=4
+    )
     DDPMPipeline(unet, DDPMScheduler()).save_pretrained("ddpm")
     commands = [[{"THREES": "threes.npy", "DDPM": "ddpm"}.get(part, part) for part in command] for command in commands]
     stages = {"train", "simulate", "distill", "sample", "evaluate", "report", "reflow", "translate", "import", "export"}

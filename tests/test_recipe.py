@@ -298,3 +298,11 @@ def test_the_command_runs_it_and_reports_it(data: str, whole: Model, tmp_path: P
         assert error.startswith("bezierdistill recipe: ")
         assert error.count("\n") == 1
         assert message in error
+
+
+@pytest.mark.parametrize("file", sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_recipe_file_is_taken_and_says_how_it_is_run(file: Path) -> None:
+    head = file.read_text()
+    assert f"--config recipes/{file.name}" in head
+    assert "# Hardware:" in head
+    build_parser().parse_args(["recipe", "--config", str(file), "--data", "digits", "--out", "x"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -163,3 +164,64 @@ def test_the_networks_weights_are_a_function_of_the_seed_and_leave_the_global_on
     pairs = list(zip(a.parameters(), b.parameters(), c.parameters(), strict=True))
     assert all(torch.equal(p, q) for p, q, _ in pairs)
     assert any(not torch.equal(p, r) for p, _, r in pairs)
+
+
+def twice(nets: Mapping[str, nn.Module], generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
+    """Two batches of :func:`quadratic` as one."""
+    losses = [loss for _ in range(2) for _, loss in quadratic(nets, generator)]
+    yield "net", torch.stack(losses).mean()
+
+
+def test_accumulated_batches_are_one_large_batch(tmp_path: Path) -> None:
+    parts = Trainer({"net": linear()}, loop(accumulate=2), tmp_path / "parts", "stage").fit(quadratic, 30, 0)
+    whole = Trainer({"net": linear()}, loop(), tmp_path / "whole", "stage").fit(twice, 30, 0)
+    for a, b in zip(parts.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+    logs = [json.loads((tmp_path / name / "log.jsonl").read_text().splitlines()[-1])["loss"]["net"] for name in ("parts", "whole")]
+    assert logs[0] == pytest.approx(logs[1], rel=1e-5)
+
+
+def regression(nets: Mapping[str, nn.Module], generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
+    """A small regression of images by a network of two times."""
+    x, s = torch.randn(8, 3, 8, 8, generator=generator), torch.rand(8, generator=generator)
+    yield "net", (nets["net"](x, s, s) - x.flip(-1)).square().mean()
+
+
+@pytest.mark.parametrize("settings", [{"channels_last": True}, {"checkpoint": True}, {"precision": "bf16-mixed"}])
+def test_options_of_images_change_speed_and_memory_and_little_else(settings: dict[str, Any], tmp_path: Path) -> None:
+    def trained(name: str, **more: Any) -> nn.Module:
+        net = NetworkConfig("unet", 8, 1, 1).build((3, 8, 8), 0)
+        return Trainer({"net": net}, loop(lr=1e-3, warmup=0, ema=0.0, **more), tmp_path / name, "stage").fit(regression, 8, 0)
+
+    plain, other = trained("plain"), trained("other", **settings)
+    x, s = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1)), torch.full((4,), 0.5)
+    tolerance = 0.05 if "precision" in settings else 1e-4
+    assert all(parameter.dtype == torch.float32 for parameter in other.parameters())
+    start = NetworkConfig("unet", 8, 1, 1).build((3, 8, 8), 0)(x, s, s)
+    assert (plain(x, s, s) - start).abs().max() > 0.05
+    torch.testing.assert_close(other(x, s, s), plain(x, s, s), rtol=tolerance, atol=tolerance)
+
+
+def test_checkpointing_needs_a_network_that_can(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="checkpoint is on and a MLP keeps all activations"):
+        Trainer({"net": NetworkConfig("mlp", 8, 1).build((2,), 0)}, loop(checkpoint=True), tmp_path, "stage")
+
+
+def test_compiled_networks_are_the_ones_that_are_trained_and_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[nn.Module] = []
+
+    class Compiled(nn.Module):
+        def __init__(self, net: nn.Module) -> None:
+            super().__init__()
+            self._orig_mod = net
+            compiled.append(net)
+
+        def forward(self, *arguments: Tensor) -> Tensor:
+            return self._orig_mod(*arguments)
+
+    monkeypatch.setattr(torch, "compile", Compiled)
+    net = Trainer({"net": linear()}, loop(compile=True), tmp_path / "a", "stage").fit(quadratic, 20, 0)
+    plain = Trainer({"net": linear()}, loop(), tmp_path / "b", "stage").fit(quadratic, 20, 0)
+    assert len(compiled) == 1
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), plain.parameters(), strict=True))
+    assert (tmp_path / "a" / "state-stage.safetensors").read_bytes() == (tmp_path / "b" / "state-stage.safetensors").read_bytes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,8 +79,8 @@ def test_packed_image_files(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (4, 4, 3)).astype(np.uint8) for _ in range(160)]
     train, test = packed(images[:100]), packed(images[100:])
-    arrays = {"train_jpeg": train[0], "train_offsets": train[1], "test_jpeg": test[0], "test_offsets": test[1]}
-    labels = {"train_labels": np.arange(100) % 2, "test_labels": np.arange(60) % 2}
+    arrays: dict[str, Any] = {"train_jpeg": train[0], "train_offsets": train[1], "test_jpeg": test[0], "test_offsets": test[1]}
+    labels: dict[str, Any] = {"train_labels": np.arange(100) % 2, "test_labels": np.arange(60) % 2}
     np.savez(tmp_path / "p.npz", **arrays, **labels)
     data = load_data(str(tmp_path / "p.npz"))
     assert isinstance(data, ArrayData)
@@ -121,5 +122,5 @@ def test_views_that_cannot_be(view: str, message: str, tmp_path: Path) -> None:
 
 
 def test_views_of_endless_data_are_refused() -> None:
-    with pytest.raises(ValueError, match="no data called|asks for a view"):
+    with pytest.raises(ValueError, match=r"no data called|asks for a view"):
         load_data("moons@class1")
