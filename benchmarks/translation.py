@@ -194,7 +194,7 @@ def main() -> None:
     arguments = parser.parse_args()
     pair, out = PAIRS[arguments.pair], arguments.out / arguments.pair
     found, judge = methods(arguments, pair, out), Judge(pair, arguments.shared, arguments.count)
-    rows, sheet = {}, {"input": judge.x}
+    rows, sheet = {}, {}
     for name, (passes, forth, back) in found.items():
         with torch.no_grad():
             y = forth(judge.x)

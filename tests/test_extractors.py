@@ -271,7 +271,7 @@ def test_load_extractor_knows_three_and_says_so(tmp_path: Path) -> None:
     assert isinstance(load_extractor("classifier", vectors), ClassifierFeatures)
     assert isinstance(load_extractor(f"squeezenet:{tmp_path / 'w.npz'}", images), SqueezeNetFeatures)
     for text in ("inception", "squeezenet", "squeezenet:", ""):
-        with pytest.raises(ValueError, match=f"no extractor called '{text}': expected random, classifier or squeezenet:PATH"):
+        with pytest.raises(ValueError, match=f"no extractor called '{text}': expected random, classifier, squeezenet:PATH or a path"):
             load_extractor(text, images)
     with pytest.raises(ValueError, match=r"easy holds states of shape \(3,\), expected images of bytes"):
         load_extractor(f"squeezenet:{tmp_path / 'w.npz'}", vectors)
@@ -431,3 +431,22 @@ def test_evaluate_judges_classes_by_the_classifier(tmp_path: Path, capsys: pytes
     np.savez(samples, x=data.test)
     assert run(*command, "--extractor", "inception") == 2
     assert "no extractor called 'inception'" in capsys.readouterr().err
+
+
+def test_an_extractor_of_ones_own_from_a_file(tmp_path: Path) -> None:
+    data, file = load_data("moons"), tmp_path / "mine.py"
+    file.write_text(
+        "import torch\ndef extractor(data):\n    net = torch.nn.Flatten()\n    net.num_features = data.shape[0]\n    return net\n"
+    )
+    x = data.real(200, 3, "train")
+    result = Evaluator(data, extractor=load_extractor(str(file), data))(x)
+    assert result["frechet"] == pytest.approx(frechet_distance(x, data.real(200, 0, "test"), nn.Identity()), rel=1e-6)
+    assert result["protocol"]["extractor"]
+    for text, message in (
+        ("def extractor(data): return 1", "made a int"),
+        ("x = 1", "no function extractor"),
+        ("1 / 0", "ZeroDivisionError"),
+    ):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            load_extractor(str(file), data)

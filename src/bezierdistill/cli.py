@@ -87,7 +87,8 @@ class EvaluateConfig:
         samples: a .npz or .npy of samples in the data's own units; if it has labels, --extractor classifier judges every class.
         data: built-in name or path.
         seed: which real samples are drawn.
-        extractor: features to compare by: random, classifier (of the data's own classes, trained once), or squeezenet:PATH of its weights.
+        extractor: features to compare by: random, classifier (of the data's own classes, trained once), squeezenet:PATH of its weights,
+            or a Python file whose function extractor(data) returns a module of your own.
         json: a file for the result; without it the result is printed as JSON alone.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -111,3 +112,30 @@ def digest(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def load_function(path: Path, name: str, does: str) -> Callable[..., Any]:
+    """The function ``name`` of a user's own Python file, which is run.
+
+    Args:
+        path: the file.
+        name: the function.
+        does: what it does, for the message.
+
+    Raises:
+        ValueError: if there is no such file or function, or the file cannot be run.
+    """
+    if not path.is_file():
+        raise ValueError(f"no file {path}: expected a Python file with a function {name}, which {does}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise ValueError(f"{path} has no function {name}, which {does}")
+    return function

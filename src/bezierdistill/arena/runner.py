@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import math
 import os
 import platform
@@ -23,7 +22,7 @@ from bezierdistill import __version__
 from bezierdistill.arena.bench import Bench, Method, Sampler
 from bezierdistill.arena.methods import METHODS, OURS
 from bezierdistill.data import Data, load_data
-from bezierdistill.files import claim, read_json, write_array, write_json
+from bezierdistill.files import claim, load_function, read_json, write_array, write_json
 from bezierdistill.metrics import Evaluator
 from bezierdistill.models import NetworkConfig
 from bezierdistill.sources import noise
@@ -142,21 +141,9 @@ def choose_methods(text: str) -> dict[str, Method]:
 
 
 def _from_file(path: Path) -> Method:
-    if not path.is_file():
-        raise ValueError(f"no file {path}: expected a Python file with a function method(bench)")
     if path.stem in METHODS:
         raise ValueError(f"{path} has the name of a method of the arena: rename the file")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise ValueError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
-    if not callable(getattr(module, "method", None)):
-        raise ValueError(f"{path} has no function method(bench), which trains and returns {{passes: sampler}}")
-    return module.method
+    return load_function(path, "method", "trains on a bench and returns {passes: sampler}")
 
 
 def _claim(config: ArenaConfig) -> None:

@@ -194,7 +194,7 @@ def save_grid(path: Path, x: Tensor) -> None:
 def rows_figure(rows: Mapping[str, Tensor], shown: int = 12) -> Figure:
     """Images ``(N, C, H, W)`` in rows, one a method, so that a column is one input and what becomes of it."""
     columns = min(shown, *(len(x) for x in rows.values()))
-    figure = Figure(figsize=(1.6 + 0.55 * columns, 0.6 * len(rows) + 0.1), layout="constrained")
+    figure = Figure(figsize=(0.3 + 0.075 * max(map(len, rows)) + 0.55 * columns, 0.6 * len(rows) + 0.1), layout="constrained")
     for axes, (title, x) in zip(figure.subplots(len(rows), 1, squeeze=False).flatten(), rows.items(), strict=True):
         axes.imshow(image_grid(x[:columns], columns), interpolation="nearest")
         axes.set_xticks([])
