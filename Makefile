@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 OUT ?= runs/demo
 
-.PHONY: setup demo test test-all check bench search arena clean
+.PHONY: setup demo test test-all check bench search arena images translation clean
 
 setup: $(READY)
 
@@ -37,6 +37,12 @@ search: setup
 
 arena: setup
 	$(BIN)/python benchmarks/arena.py --out runs/arena
+
+images: setup
+	$(BIN)/python benchmarks/images.py --out runs/images
+
+translation: setup
+	for pair in mnist-usps sandal-boot; do $(BIN)/python benchmarks/translation.py --pair $$pair --budget 2000000 --out runs/translation; done
 
 clean:
 	rm -rf .venv runs

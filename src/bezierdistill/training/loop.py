@@ -66,10 +66,10 @@ class Trainer:
             net.train().requires_grad_(True)
             _prepare(net, config)
             adamw = torch.optim.AdamW(net.parameters(), lr=self.rates[name], betas=(0.9, 0.99), weight_decay=0.0, fused=True)
-            wrapped, self.optimizers[name] = self.fabric.setup(net, adamw)
+            used: Any = torch.compile(net) if config.compile else net
+            wrapped, self.optimizers[name] = self.fabric.setup(used, adamw)
             # The wrapper converts precision and synchronises ranks; where there is neither it only costs time.
-            used = net if self.fabric.world_size == 1 and config.precision == "32-true" else wrapped
-            self.nets[name] = torch.compile(used) if config.compile else used
+            self.nets[name] = used if self.fabric.world_size == 1 and config.precision == "32-true" else wrapped
         self.result = next(iter(nets))
         self.ema = EMA(self.plain[self.result], config.ema)
         self.generator = torch.Generator()
