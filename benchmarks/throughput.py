@@ -47,7 +47,7 @@ def main() -> None:
     for model in (student, teacher):
         model.net.to(device)
     x0 = noise(0, 0, arguments.batch, student.shape).to(device)
-    cond = student.condition(None, range(arguments.batch), 0) if student.frequencies else None
+    cond = student.condition(range(arguments.batch))
     cond = None if cond is None else cond.to(device)
     own = cond if cond is None else cond[:, : teacher.conditions]
     zero, one = torch.zeros(arguments.batch, device=device), torch.ones(arguments.batch, device=device)

@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bezierdistill.arena.runner import machine
 from bezierdistill.data import load_data
 from bezierdistill.files import write_json
-from bezierdistill.metrics import ClassifierFeatures, Evaluator, RandomFeatures, SqueezeNetFeatures, classifier_features, relative_distance
+from bezierdistill.metrics import ClassifierFeatures, Evaluator, SqueezeNetFeatures, classifier_features, relative_distance
+from bezierdistill.metrics.features import describe
 from bezierdistill.models import CARD, Model, NetworkConfig, load_model
 from bezierdistill.pipeline import train
 from bezierdistill.recipe import RecipeConfig, run_recipe
@@ -54,7 +54,9 @@ PAIRS = {
     "pullover-shirt": Pair("{shared}/fashion_mnist.npz@class2", "{shared}/fashion_mnist.npz@class6", "{shared}/fashion_mnist.npz"),
     "noto-fluentui": Pair("{shared}/emoji4_32.npz@key=noto", "{shared}/emoji4_32.npz@key=fluentui", paired=True),
     "lineart-colour": Pair(
-        "{shared}/emojitwo_lineart_color_64.npz@key=lineart@32x32", "{shared}/emojitwo_lineart_color_64.npz@key=color@32x32", paired=True
+        "{shared}/emojitwo_lineart_color_64.npz@key=lineart@rgb@32x32",
+        "{shared}/emojitwo_lineart_color_64.npz@key=color@32x32",
+        paired=True,
     ),
     "cat-dog": Pair("{shared}/cifar10_jpeg.npz@class3", "{shared}/cifar10_jpeg.npz@class5", "{shared}/cifar10_jpeg.npz"),
 }
@@ -72,12 +74,12 @@ class Judge:
         given = self.a.conditions(size, 0, "test") if self.a.classes and self.b.classes else None
         self.labels = None if given is None else given.argmax(1)
         self.extractor: nn.Module = self._extractor(pair, shared)
+        self.protocol = {**describe(self.extractor), "law": self.evaluate(self.b.real(size, 1, "train"))["protocol"]}
 
     def _extractor(self, pair: Pair, shared: str) -> nn.Module:
         if pair.judge is not None:
             return classifier_features(load_data(pair.judge.format(shared=shared)))
-        weights = Path(shared) / "squeezenet_imagenet.npz"
-        return SqueezeNetFeatures(weights) if weights.exists() else RandomFeatures(int(np.prod(self.b.shape)))
+        return SqueezeNetFeatures(Path(shared) / "squeezenet_imagenet.npz")
 
     @torch.no_grad()
     def __call__(self, y: Tensor, back: Tensor | None = None) -> dict[str, Any]:
@@ -133,12 +135,17 @@ def methods(arguments: argparse.Namespace, pair: Pair, out: Path) -> dict[str, t
     forth, teacher = recipe(arguments, pair, out / "direct", b, source=a, coupling="ot")
     back, _ = recipe(arguments, pair, out / "direct-back", a, source=b, coupling="ot")
     noise_a = flow(arguments, pair, out / "noise-a", a, 0.25)
+    halves = flow(arguments, pair, out / "half-a", a, 0.5), flow(arguments, pair, out / "half-b", b, 0.5)
     through, noise_b = recipe(arguments, pair, out / "through", b, source=a, through=noise_a.folder, strong_share=0.3, weak_share=0.03)
 
-    def both(x: Tensor) -> Tensor:
+    def both(back: Model, forwards: Model) -> Translate:
         """Back to noise and forwards, 24 + 26 passes."""
-        middle = solve(noise_a.field, x, time_grid(12, 1.0, 0.0), "heun").state
-        return solve(noise_b.field, middle, time_grid(13), "heun").state
+
+        def translate(x: Tensor) -> Tensor:
+            middle = solve(back.field, x, time_grid(12, 1.0, 0.0), "heun").state
+            return solve(forwards.field, middle, time_grid(13), "heun").state
+
+        return translate
 
     def edit(keep: float) -> Translate:
         return lambda x: sdedit(target.field, x, keep, FLOW_STEPS, torch.Generator().manual_seed(arguments.seed)).state
@@ -156,7 +163,8 @@ def methods(arguments: argparse.Namespace, pair: Pair, out: Path) -> dict[str, t
             lambda x: solve(teacher.field, x, grid, "heun").state,
             lambda y: solve(teacher.field, y, reverse, "heun").state,
         ),
-        "two flows through noise": (50, both, None),
+        "two flows through noise, half of the budget each": (50, both(*halves), None),
+        "two flows through noise, our teachers": (50, both(noise_a, noise_b), None),
     }
     for passes in (1, 2):
         found[f"ours, direct, {passes} pass{'es' if passes > 1 else ''}"] = (
@@ -205,9 +213,20 @@ def main() -> None:
         sheet["true counterpart"] = judge.truth
     write_json(
         out / "results.json",
-        {"pair": arguments.pair, "budget": arguments.budget, "seed": arguments.seed, "machine": machine(), "rows": rows},
+        {
+            "pair": arguments.pair,
+            "budget": arguments.budget,
+            "seed": arguments.seed,
+            "machine": machine(),
+            "protocol": judge.protocol,
+            "rows": rows,
+        },
     )
-    head = f"Budget {arguments.budget:,} network passes a student, seed {arguments.seed}, {len(judge.x):,} held-out images."
+    head = (
+        f"Budget {arguments.budget:,} network passes a flow or student (the way back of ours is a student of its own), "
+        f"seed {arguments.seed}, "
+        f"{len(judge.x):,} held-out images; features: {judge.protocol['extractor']} {judge.protocol['digest'][:12]}."
+    )
     (out / "results.md").write_text("\n".join([f"### {arguments.pair}", "", head, "", *table(rows)]) + "\n")
     save_rows(out / "rows.png", sheet, 16)
     print((out / "results.md").read_text())

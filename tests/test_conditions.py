@@ -280,3 +280,69 @@ def test_unconditional_guidance_means_nothing(tmp_path: Path) -> None:
     model = Model(NET.build((2,), 0), NET, (2,), load_data("moons").scaling)
     with pytest.raises(ValueError, match="was trained without conditions: expected none"):
         model.sample(3, 1, guidance=2.0)
+
+
+def test_samples_and_written_labels_are_the_same_whatever_is_given(teacher: Model, tmp_path: Path) -> None:
+    base = ["sample", "--model", teacher.folder, "--count", 40, "--passes", 20, "--solver", "heun", "--out", tmp_path / "s.npz"]
+    for more in ([], ["--labels", "1,2"], ["--guidance", "1.5"]):
+        assert main([str(a) for a in [*base, *more]]) == 0
+        saved = np.load(tmp_path / "s.npz")
+        assert (nearest(saved["x"]) == saved["labels"]).mean() > 0.9
+    np.save(tmp_path / "c.npy", np.eye(3, dtype=np.float32)[np.zeros(40, int)])
+    assert main([str(a) for a in [*base, "--conditions", tmp_path / "c.npy"]]) == 0
+    saved = np.load(tmp_path / "s.npz")
+    assert "labels" not in saved
+    assert (nearest(saved["x"]) == 0).mean() > 0.9
+
+
+def test_vectors_and_a_range_of_guidance_go_together(teacher: Model, tmp_path: Path) -> None:
+    simulated(teacher, tmp_path / "c", guidance="1,3")
+    student = distill(DistillConfig(tmp_path / "c", tmp_path / "s", steps=20, batch=64, passes=1, objective="end", loop=CPU))
+    vectors = np.eye(3, dtype=np.float32)[np.arange(12) % 3]
+    by_label, by_vector = student.sample(12, labels=[0, 1, 2], guidance=2.5), student.sample(12, conditions=vectors, guidance=2.5)
+    assert np.array_equal(by_label, by_vector)
+    assert not np.array_equal(by_vector, student.sample(12, conditions=vectors, guidance=1.5))
+    with pytest.raises(ValueError, match="distilled for 1 to 3"):
+        student.sample(12, conditions=vectors, guidance=99.0)
+    with pytest.raises(ValueError, match="both given"):
+        student.sample(12, conditions=vectors, labels=[0])
+
+
+def test_guidance_that_a_model_cannot_follow_is_refused(teacher: Model, data: str, tmp_path: Path) -> None:
+    simulated(teacher, tmp_path / "baked", count=60, guidance="2")
+    student = distill(DistillConfig(tmp_path / "baked", tmp_path / "s", steps=4, batch=16, loop=CPU))
+    with pytest.raises(ValueError, match="distilled without a range"):
+        student.sample(4, 2, guidance=3.0)
+    with pytest.raises(ValueError, match="alignment would undo it"):
+        distill(DistillConfig(tmp_path / "baked", tmp_path / "t", steps=4, batch=16, align=2, data=data, loop=CPU))
+    always = train(TrainConfig(data, tmp_path / "always", steps=2, batch=8, conditional=True, drop=0.0, network=NET, loop=CPU))
+    with pytest.raises(ValueError, match="never went without its condition"):
+        simulated(always, tmp_path / "d", count=8, guidance="2")
+    assert not (tmp_path / "t").exists()
+    assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true", "bf16-mixed"])
+def test_every_precision_distils_and_saves_single(precision: Any, teacher: Model, data: str, tmp_path: Path) -> None:
+    simulated(teacher, tmp_path / "c", count=60)
+    loop = replace(CPU, precision=precision)
+    if precision.endswith("true"):
+        with pytest.raises(ValueError, match="expected 32-true or bf16-mixed"):
+            DistillConfig(tmp_path / "c", tmp_path / "s", loop=loop)
+        return
+    student = distill(DistillConfig(tmp_path / "c", tmp_path / "s", steps=4, batch=16, align=2, data=data, loop=loop))
+    assert {parameter.dtype for parameter in student.net.parameters()} == {torch.float32}
+
+
+def test_a_run_that_cannot_start_leaves_its_folder_free(teacher: Model, tmp_path: Path) -> None:
+    simulated(teacher, tmp_path / "c", count=60)
+    config = DistillConfig(tmp_path / "c", tmp_path / "s", steps=4, batch=16, loop=replace(CPU, checkpoint=True))
+    with pytest.raises(ValueError, match="keeps all activations"):
+        distill(config)
+    assert not (tmp_path / "s").exists()
+
+
+def test_what_a_conditional_flow_cannot_be_is_refused(data: str, tmp_path: Path) -> None:
+    for more, message in (({"source": data}, "takes no condition"), ({"coupling": "ot"}, "noise depend on the condition")):
+        with pytest.raises(ValueError, match=message):
+            TrainConfig(data, tmp_path / "t", conditional=True, **more)

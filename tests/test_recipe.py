@@ -263,16 +263,7 @@ def test_the_recipe_file_is_the_default() -> None:
         else:
             assert value == default[key], key
     assert default.keys() - written.keys() == {
-        "data",
-        "out",
-        "seed",
-        "strong",
-        "weak",
-        "conditional",
-        "source",
-        "through",
-        "coupling",
-        "network",
+        *("data", "out", "seed", "strong", "weak", "conditional", "source", "through", "coupling", "align_batch", "network")
     }
     config = parsed.recipe
     assert all(getattr(config, key) == default[key] for key in written if key != "loop")
@@ -306,3 +297,60 @@ def test_every_recipe_file_is_taken_and_says_how_it_is_run(file: Path) -> None:
     assert f"--config recipes/{file.name}" in head
     assert "# Hardware:" in head
     build_parser().parse_args(["recipe", "--config", str(file), "--data", "digits", "--out", "x"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"conditional": True, "source": "moons"}, "takes no condition"),
+        ({"conditional": True, "coupling": "ot"}, "expected --coupling independent"),
+        ({"source": "moons", "search_share": 0.1}, "flows from noise without conditions"),
+        ({"through": "x"}, "expected --source"),
+        ({"align_batch": 1}, "expected 2 or more"),
+        ({"loop": LoopConfig(accumulate=2)}, "counted in whole batches"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused_before_anything_is_made(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        RecipeConfig("moons", tmp_path / "r", **changes)
+    assert not (tmp_path / "r").exists()
+
+
+def test_teachers_that_do_not_fit_are_refused_before_others_are_trained(data: str, whole: Model, tmp_path: Path) -> None:
+    assert whole.folder is not None
+    with pytest.raises(ValueError, match="is no flow of moons to states"):
+        run_recipe(small(data, tmp_path / "a", source="moons", through=whole.folder))
+    with pytest.raises(ValueError, match="takes no numbers as condition and conditional is True"):
+        run_recipe(small("digits", tmp_path / "b", conditional=True, strong=whole.folder))
+    assert not list(tmp_path.rglob("model.json"))
+
+
+def test_alignment_has_a_batch_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, true = [], Alignment.loss
+
+    def recorded(objective: Alignment, net: Any, batch: Any, real: Tensor, cond: Tensor | None) -> Tensor:
+        rows.append((batch[0].points.shape[1], len(real)))
+        return true(objective, net, batch, real, cond)
+
+    monkeypatch.setattr(Alignment, "loss", recorded)
+    student = run_recipe(small("digits", tmp_path / "run", align_batch=2 * BATCH))
+    assert rows == [(2 * BATCH, 8 * BATCH)] * (int(0.14 * BUDGET) // (14 * BATCH))
+    assert BUDGET - 3 * BATCH < student.spent <= BUDGET
+
+
+def test_the_benchmark_of_images_has_the_settings_of_its_recipe() -> None:
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    root = Path(__file__).parents[1]
+    spec = spec_from_file_location("bezier_images", root / "benchmarks" / "bezier_images.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    written = yaml.safe_load((root / "recipes" / "images.yaml").read_text())
+    assert {key: written[key] for key in module.SETTINGS} == module.SETTINGS
+    default = asdict(RecipeConfig("digits", Path("x")))
+    own = {"budget", "batch", "conditional", "network", "loop"}  # of the arena's cell
+    assert {key for key in written if written[key] != default[key]} - own == set(module.SETTINGS)

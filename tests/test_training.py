@@ -225,3 +225,15 @@ def test_compiled_networks_are_the_ones_that_are_trained_and_saved(tmp_path: Pat
     assert len(compiled) == 1
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), plain.parameters(), strict=True))
     assert (tmp_path / "a" / "state-stage.safetensors").read_bytes() == (tmp_path / "b" / "state-stage.safetensors").read_bytes()
+
+
+def test_resume_is_exact_with_images_kept_channels_last(tmp_path: Path) -> None:
+    def fit(folder: str, steps: int, resume: bool = False) -> nn.Module:
+        net = NetworkConfig("unet", 8, 1, 1).build((3, 8, 8), 0)
+        settings = loop(lr=1e-3, warmup=0, ema=0.0, channels_last=True, save_every=4, decay=0.0)
+        return Trainer({"net": net}, settings, tmp_path / folder, "stage").fit(regression, steps, 0, resume)
+
+    whole = fit("whole", 8)
+    fit("parts", 4)
+    again = fit("parts", 8, resume=True)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))

@@ -129,7 +129,7 @@ def test_a_student_translates_in_the_units_of_both_domains(direct: Model, domain
     assert np.array_equal(again.translate(x, 1), direct.translate(x, 1))
     with pytest.raises(ValueError, match="expected translate, not sample"):
         direct.sample(3)
-    with pytest.raises(ValueError, match=r"shape \(1, 5, 5\), the model translates \(1, 6, 6\)"):
+    with pytest.raises(ValueError, match=r"shape \(5, 5\), the model translates states of shape \(1, 6, 6\)"):
         direct.translate(np.zeros((2, 5, 5), np.uint8))
 
 
@@ -176,6 +176,16 @@ def test_mistakes(direct: Model, domains: tuple[str, str, Path], tmp_path: Path,
     assert "are in colour" in fails(capsys, *translate, "--input", tmp_path / "colour.png")
     (tmp_path / "text.png").write_text("no image")
     assert "cannot be read as an image" in fails(capsys, *translate, "--input", tmp_path / "text.png")
+    np.savez(tmp_path / "colour.npz", x=np.zeros((3, 6, 6, 3), np.uint8))
+    into = ["translate", "--model", direct.folder, "--out", tmp_path / "y.npz", "--input"]
+    for more in ([], ["--resize"]):
+        assert "convert or resize it" in fails(capsys, *into, tmp_path / "colour.npz", *more)
+    (tmp_path / "own").mkdir()
+    for name in ("a.png", "a.bmp"):
+        Image.fromarray(np.zeros((6, 6), np.uint8)).save(tmp_path / "own" / name)
+    own = ["translate", "--model", direct.folder, "--input", tmp_path / "own", "--out"]
+    assert "exists already" in fails(capsys, *own, tmp_path / "own")  # inputs are never overwritten
+    assert "differ only in the ending" in fails(capsys, *own, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     plain = ["train", "--data", b, "--steps", 2, "--out", tmp_path / "plain", *TINY]
     assert run(*plain) == 0

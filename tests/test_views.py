@@ -54,6 +54,15 @@ def test_resizing_keeps_means(tmp_path: Path) -> None:
     assert half.train.std() < whole.train.std()  # antialiased
 
 
+def test_grey_images_in_colour(tmp_path: Path) -> None:
+    name = write(tmp_path / "a.npz")
+    grey, colour = load_data(name), load_data(f"{name}@rgb")
+    assert colour.shape == (3, 8, 10)
+    assert (colour.real(9, 0, "test") == grey.real(9, 0, "test")).all()
+    with pytest.raises(ValueError, match="asks for grey images in colour"):
+        load_data(f"{name}@rgb@rgb")
+
+
 def test_arrays_by_name_and_their_held_out_rows(tmp_path: Path) -> None:
     a, b = np.arange(100 * 4).reshape(100, 2, 2).astype(np.uint8), np.zeros((100, 2, 2), np.uint8)
     held = np.arange(100) % 5 == 0

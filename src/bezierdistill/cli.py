@@ -203,8 +203,10 @@ def _sample(config: SampleConfig) -> None:
     model, labels = _load(config.model, config.accelerator), config.numbers()
     vectors = None if config.conditions is None else read_array(config.conditions)
     x = model.sample(config.count, config.passes, config.seed, config.solver, labels=labels, conditions=vectors, guidance=config.guidance)
-    given = model.condition(labels, range(config.count), config.seed) if model.frequencies else None
-    more = {} if given is None or model.frequencies is None else {"labels": given[:, : len(model.frequencies)].argmax(1).numpy()}
+    more = {}
+    if model.frequencies is not None and vectors is None:  # as the samples had them: row by row from the seed
+        given = model.condition(range(config.count), config.seed, labels)
+        more = {} if given is None else {"labels": given[:, : len(model.frequencies)].argmax(1).numpy()}
     write_array(config.out, x, **more)
     if config.grid is not None:
         save_grid(config.grid, model.scaling.encode(x[:64]))

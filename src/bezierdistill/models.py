@@ -123,29 +123,50 @@ class Model:
         """How often each class occurs in the training data; None if conditions are no class labels."""
         return self.card.get("classes")
 
-    def condition(self, labels: Sequence[int] | Tensor | None, rows: range, seed: int, guidance: float | None = None) -> Tensor | None:
-        """The conditions ``(len(rows), conditions)`` of rows by their class labels.
+    def condition(
+        self,
+        rows: range,
+        seed: int = 0,
+        labels: Sequence[int] | Tensor | None = None,
+        vectors: np.ndarray | None = None,
+        guidance: float | None = None,
+    ) -> Tensor | None:
+        """The conditions ``(len(rows), conditions)`` of rows; None for a model that takes none.
 
         Args:
-            labels: repeated over the rows in turn; None draws them as often as in the training data, row by row from the seed.
             rows: which rows.
-            seed: seed of the drawn labels.
+            seed: seed of drawn labels.
+            labels: class labels, repeated over the rows in turn; without them they are drawn as often as in the training data, row by row
+                from the seed.
+            vectors: condition vectors instead, one a row from row 0, for a model that takes these.
             guidance: strength for a network that takes it as an input; None is the middle of its range.
 
         Raises:
-            ValueError: on labels out of range, labels for a model without classes, or guidance out of its range.
+            ValueError: on labels out of range, labels or vectors that the model does not take, or guidance out of its range.
         """
-        if self.frequencies is None:
-            if labels is not None or self.conditions:
-                what = "takes vectors as conditions: give --conditions" if self.conditions else "was trained without conditions"
-                raise ValueError(f"labels are {'missing' if labels is None else 'given'}, the model {what}")
+        if labels is not None and vectors is not None:
+            raise ValueError("labels and conditions are both given, expected one of them")
+        if not self.conditions:
+            if labels is not None or vectors is not None or guidance is not None:
+                raise ValueError("labels, conditions or guidance are given, the model was trained without conditions: expected none")
             return None
-        if labels is None:
-            chosen = draw_labels(seed, rows.start, len(rows), self.frequencies)
+        size = self.conditions - (self.guidance is not None)
+        if vectors is not None:
+            if vectors.ndim != 2 or vectors.shape[1] != size or len(vectors) < rows.stop:
+                raise ValueError(f"conditions have shape {vectors.shape}, expected ({rows.stop}, {size})")
+            cond = torch.as_tensor(vectors[rows.start : rows.stop], dtype=torch.float32)
+        elif self.frequencies is None:
+            raise ValueError("labels are given or nothing is, the model takes vectors as conditions: give --conditions")
+        elif labels is None:
+            cond = one_hot(draw_labels(seed, rows.start, len(rows), self.frequencies), size)
         else:
-            chosen = torch.as_tensor(labels).flatten()[torch.arange(rows.start, rows.stop) % len(labels)]
-        cond = one_hot(chosen, len(self.frequencies))
+            cond = one_hot(torch.as_tensor(labels).flatten()[torch.arange(rows.start, rows.stop) % len(labels)], size)
+        return self._with_guidance(cond, guidance)
+
+    def _with_guidance(self, cond: Tensor, guidance: float | None) -> Tensor:
         if self.guidance is None:
+            if guidance is not None:
+                raise ValueError(f"guidance is {guidance:g}, the model takes none as an input: expected none")
             return cond
         low, high = self.guidance
         strength = (low + high) / 2 if guidance is None else guidance
@@ -208,21 +229,16 @@ class Model:
             raise ValueError(f"count is {count}, expected 1 or more")
         if self.source is not None:
             raise ValueError("the model translates from another domain and does not start from noise: expected translate, not sample")
-        if conditions is not None and conditions.shape != (count, self.conditions):
-            raise ValueError(f"conditions have shape {conditions.shape}, expected ({count}, {self.conditions})")
-        if guidance is not None and not self.conditions:
-            raise ValueError(f"guidance is {guidance:g}, the model was trained without conditions: expected none")
         device = next(self.net.parameters()).device
-        own, baked = (guidance, None) if self.guidance is not None else (None, guidance)
+        own, teachers = (guidance, None) if self.guidance is not None or not self.conditions else (None, guidance)
+        if teachers is not None and self.card.get("kind") == "student":
+            raise ValueError(f"guidance is {guidance:g}, the student was distilled without a range of it: simulate with --guidance 1,3")
         parts = []
         for start in range(0, count, batch):
             rows = range(start, min(start + batch, count))
-            if conditions is not None:
-                cond = torch.as_tensor(conditions[rows.start : rows.stop], dtype=torch.float32)
-            else:
-                cond = self.condition(labels, rows, seed, own)
+            cond = self.condition(rows, seed, labels, conditions, own)
             x0 = noise(seed, start, len(rows), self.shape).to(device)
-            x = self.generate(x0, passes, solver, None if cond is None else cond.to(device), baked)
+            x = self.generate(x0, passes, solver, None if cond is None else cond.to(device), teachers)
             parts.append(self.scaling.decode(x))
         return np.concatenate(parts)
 
@@ -234,9 +250,9 @@ class Model:
         """
         if self.source is None:
             raise ValueError("the model starts from noise, expected one that was trained or simulated with --source to translate")
+        if x.ndim != {"flat": 2, "hw": 3}.get(self.source.layout, 4) or tuple(self.source.encode(x).shape[1:]) != self.shape:
+            raise ValueError(f"input has shape {x.shape[1:]}, the model translates states of shape {self.shape}: convert or resize it")
         states = self.source.encode(x)
-        if tuple(states.shape[1:]) != self.shape:
-            raise ValueError(f"input has shape {tuple(states.shape[1:])}, the model translates {self.shape}: resize it")
         device = next(self.net.parameters()).device
         return np.concatenate([self.scaling.decode(self.generate(part.to(device), passes, solver)) for part in states.split(batch)])
 
@@ -284,9 +300,9 @@ def load_model(folder: str | Path) -> Model:
         shape, scaling = tuple(card["shape"]), Scaling.from_json(card["scaling"])
         knots = {int(passes): check_knots(times) for passes, times in card["knots"].items()}
         conditions, source = int(card.get("conditions", 0)), card.get("source")
+        source = None if source is None else Scaling.from_json(source)
         net = network.build(shape, 0, conditions)
         net.load_state_dict(weights)
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(f"{folder} does not describe the network of its weights: {' '.join(str(error).split())}") from None
-    source = None if source is None else Scaling.from_json(source)
     return Model(net.eval().requires_grad_(False), network, shape, scaling, knots, card, folder, conditions, source)

@@ -13,13 +13,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bezierdistill import __version__
 from bezierdistill.couplings import Independent, MinibatchOT
 from bezierdistill.curves import BezierCurve
-from bezierdistill.data import Data, Scaling, load_data
+from bezierdistill.data import ArrayData, Data, Scaling, load_data
 from bezierdistill.fields import Blend, Field, Guided, NetworkField, parse_weights
 from bezierdistill.files import claim
 from bezierdistill.models import CARD, Model, load_model, save_model
@@ -82,9 +83,10 @@ def _dropped(cond: Tensor | None, drop: float, generator: torch.Generator) -> Te
 
 def _frequencies(data: Data) -> list[float] | None:
     """How often each class occurs in the training side; None if conditions are vectors."""
-    count = data.count("train")
-    cond = data.conditions(count, 0, "train") if data.classes and count else None
-    return None if cond is None else cond.double().mean(0).tolist()
+    if not data.classes or not isinstance(data, ArrayData):
+        return None
+    counts = np.bincount(data.given["train"], minlength=data.classes)
+    return (counts / counts.sum()).tolist()
 
 
 def simulate(config: SimulateConfig) -> CurveStore:
@@ -124,6 +126,8 @@ def _field(teacher: Model, device: torch.device, strengths: tuple[float, ...]) -
         return field
     if not teacher.conditions:
         raise ValueError(f"teacher {teacher.folder} takes no condition and cannot be guided: train it with --conditional, or no --guidance")
+    if dict(teacher.card.get("config", {})).get("drop") == 0:
+        raise ValueError(f"teacher {teacher.folder} never went without its condition and cannot be guided: train it with --drop above 0")
     return Guided(field, strengths[0] if len(strengths) == 1 else None)
 
 
@@ -133,6 +137,8 @@ def _check_source(config: SimulateConfig, first: Model, through: Model | None, s
         raise ValueError(
             f"teachers translate from a domain of their own, expected teachers that start from noise with --through {config.through}"
         )
+    if source is not None and first.conditions:
+        raise ValueError(f"teachers take conditions and source is {config.source}: a path from another domain has none, expected others")
     start = first.source if through is None else through.scaling
     if through is not None and (through.source is not None or through.conditions or through.shape != first.shape):
         raise ValueError(f"through {config.through} is no unconditional flow from noise to states of shape {first.shape} as the teachers'")
@@ -216,14 +222,14 @@ def distill(config: DistillConfig) -> Model:
     _check_data(config.data, data, best)
     _check_conditions(config, store, data)
     given = None if config.knots is None else _parse_knots(config.knots, config.passes)
-    open_fabric(config.loop.accelerator, config.loop.precision)
+    trainer = Trainer({"student": net}, config.loop, config.out, "curves")
     _claim(config.out, config)
 
     spent = config.steps * config.batch * CurveRegression.passes * config.loop.accumulate
     schedules = {} if config.objective == "velocity" else _schedules(config.passes, given)
-    trained = _regress(config, store, net, schedules)
+    trained = _regress(config, store, trainer, schedules)
     if config.objective == "map" and given is None and config.passes > 1:
-        schedules, searched = _best_schedules(trained, store, config.passes)
+        schedules, searched = _best_schedules(trained, store, config.passes, trainer.device)
         spent += searched
     if data is not None:
         trained, more = _align(config, store, data, trained, schedules)
@@ -232,10 +238,10 @@ def distill(config: DistillConfig) -> Model:
     card = _card(
         "student", config, passes | {"total": sum(passes.values())}, teachers=store.recipe["teachers"], weights=store.recipe["weights"]
     )
-    more = {key: store.recipe[key] for key in ("classes", "guidance", "guided") if key in store.recipe}
-    more |= {"source_data": store.recipe["source"]} if "source" in store.recipe else {}
+    kept = {key: store.recipe[key] for key in ("classes", "guidance", "guided") if key in store.recipe}
+    kept |= {"source_data": store.recipe["source"]} if "source" in store.recipe else {}
     scaling, source = Scaling.from_json(store.recipe["scaling"]), store.recipe.get("source_scaling")
-    model = Model(trained, best.network, best.shape, scaling, schedules, {**card, **more}, conditions=conditions)
+    model = Model(trained, best.network, best.shape, scaling, schedules, {**card, **kept}, conditions=conditions)
     return save_model(config.out, model if source is None else replace(model, source=Scaling.from_json(source)))
 
 
@@ -252,8 +258,8 @@ def _start_from(net: nn.Module, teacher: nn.Module) -> None:
 def _check_conditions(config: DistillConfig, store: CurveStore, data: Data | None) -> None:
     if data is None:
         return
-    if store.recipe.get("guidance"):
-        raise ValueError("the curves hold a range of guidance, whose laws are not that of the data: expected --align 0")
+    if any(strength != 1 for strength in store.recipe.get("guided", [])):
+        raise ValueError("the curves are guided, their law is not that of the data, and alignment would undo it: expected --align 0")
     size = store.recipe.get("conditions", 0)
     if size and size != data.condition_size:
         raise ValueError(
@@ -286,10 +292,11 @@ def _schedules(passes: int, given: tuple[float, ...] | None) -> dict[int, tuple[
     return schedules if given is None else schedules | {passes: given}
 
 
-def _best_schedules(net: nn.Module, store: CurveStore, passes: int) -> tuple[dict[int, tuple[float, ...]], int]:
+def _best_schedules(net: nn.Module, store: CurveStore, passes: int, device: torch.device) -> tuple[dict[int, tuple[float, ...]], int]:
     """Knots for every number of passes by dynamic programming, and the network passes that measuring the errors cost."""
     rows = torch.arange(_knot_curves(store))
-    costs = interval_errors(net, store.curves(rows), KNOT_GRID, None if store.conditions is None else store.conditions[rows])
+    curve = BezierCurve(store.curves(rows).points.to(device))
+    costs = interval_errors(net.to(device), curve, KNOT_GRID, None if store.conditions is None else store.conditions[rows].to(device))
     return {k: cheapest_knots(costs, KNOT_GRID, k) for k in range(1, passes + 1)}, knots_cost(store)
 
 
@@ -302,7 +309,7 @@ def _knot_curves(store: CurveStore) -> int:
     return min(KNOT_CURVES, max(1, len(store) // KNOT_SHARE))
 
 
-def _regress(config: DistillConfig, store: CurveStore, net: nn.Module, schedules: Mapping[int, tuple[float, ...]]) -> nn.Module:
+def _regress(config: DistillConfig, store: CurveStore, trainer: Trainer, schedules: Mapping[int, tuple[float, ...]]) -> nn.Module:
     knots = KnotsDraw(tuple(schedules.values()))
     draws: dict[str, Draw] = {
         "end": EndDraw() if config.passes == 1 else EitherDraw(EndDraw(), knots),
@@ -311,7 +318,6 @@ def _regress(config: DistillConfig, store: CurveStore, net: nn.Module, schedules
         "velocity": VelocityDraw(),
     }
     objective = CurveRegression(draws[config.objective], Loss(config.huber), config.power)
-    trainer = Trainer({"student": net}, config.loop, config.out, "curves")
 
     def step(nets: Mapping[str, nn.Module], generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
         yield "student", objective.loss(nets["student"], _to(trainer, store.batch(config.batch, generator)), generator)
@@ -323,16 +329,17 @@ def _align(
     config: DistillConfig, store: CurveStore, data: Data, net: nn.Module, schedules: Mapping[int, tuple[float, ...]]
 ) -> tuple[nn.Module, int]:
     """Align the law of every sampler with real data; returns the network and the passes that this cost."""
+    size = config.align_batch or config.batch
     trainer = Trainer({"student": net}, config.loop, config.out, "alignment", {"student": config.align_lr})
     objective = Alignment(tuple(schedules.values()), Loss(config.huber), config.anchor, data.scaling.clamp)
 
     def step(nets: Mapping[str, nn.Module], generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
-        batch = _to(trainer, store.batch(config.batch, generator))
-        real, cond = data.batch(REAL_ROWS * config.batch, generator)
+        batch = _to(trainer, store.batch(size, generator))
+        real, cond = data.batch(REAL_ROWS * size, generator)
         cond = None if cond is None or store.conditions is None else cond.to(trainer.device)
         yield "student", objective.loss(nets["student"], batch, real.to(trainer.device), cond)
 
-    spent = config.align * config.batch * objective.passes * config.loop.accumulate
+    spent = config.align * size * objective.passes * config.loop.accumulate
     return trainer.fit(step, config.align, config.seed + 1, config.resume), spent
 
 

@@ -28,7 +28,16 @@ from bezierdistill.pipeline import distill, knots_cost, simulate, train
 from bezierdistill.solvers import solve, time_grid
 from bezierdistill.sources import noise
 from bezierdistill.store import CurveStore
-from bezierdistill.training.config import Coupling, DistillConfig, LoopConfig, SimulateConfig, TrainConfig, as_paths, check_counts
+from bezierdistill.training.config import (
+    Coupling,
+    DistillConfig,
+    LoopConfig,
+    SimulateConfig,
+    TrainConfig,
+    as_paths,
+    check_conditional,
+    check_counts,
+)
 
 SEARCH, SETTINGS = "search.json", "recipe.json"
 GUIDANCE = (1.0, 1.25, 1.5, 1.75, 2.0, 2.25)
@@ -52,6 +61,7 @@ class RecipeConfig:
         weak_share: the same for the weak teacher; 0 is a single teacher and no blend.
         curves_share: share for simulating the curves.
         align_share: share for law alignment with real data; 0 is none. What is left trains the student along the curves.
+        align_batch: samples of a sampler a step of alignment; without it as many as rows a step.
         guidance: weight g of the strong teacher in the blend, the weak one has 1 - g; 1 is the strong teacher alone.
         search_share: share for choosing g on validation data instead; 0 is no search.
         degree: degree of the curves; 1 is a straight line.
@@ -79,6 +89,7 @@ class RecipeConfig:
     weak_share: float = 0.04
     curves_share: float = 0.09
     align_share: float = 0.14
+    align_batch: int | None = None
     guidance: float = 1.25
     search_share: float = 0.0
     degree: int = 4
@@ -104,14 +115,17 @@ class RecipeConfig:
             raise ValueError(f"weak is {self.weak} and weak_share is 0, which is a single teacher: leave one of them out")
         if self.search_share and not self.weak_share:
             raise ValueError(f"search_share is {self.search_share} and weak_share is 0: there is no blend to search, leave one of them out")
-        if self.conditional and self.search_share:
-            raise ValueError("search_share is for blends without conditions: expected 0 with --conditional")
+        if self.search_share and (self.conditional or self.source is not None):
+            raise ValueError("search_share is for flows from noise without conditions: expected 0 with --conditional or --source")
+        check_conditional(self.conditional, self.source, self.coupling)
         if self.loop.accumulate > 1:
             raise ValueError(f"loop.accumulate is {self.loop.accumulate}, expected 1: the recipe's budget is counted in whole batches")
         if not math.isfinite(self.guidance):
             raise ValueError(f"guidance is {self.guidance}, expected a number")
         if self.through is not None:
             as_paths(self, "through")
+            if self.source is None:
+                raise ValueError(f"through is {self.through} and source None: expected --source, the data of that model's domain")
         # The stages' own checks, before a teacher is trained.
         fit_weights(self.degree, time_grid(self.solver_steps))
         self.student(Path(), steps=1, align=int(self.align_share > 0))
@@ -123,6 +137,7 @@ class RecipeConfig:
             self.out / "student",
             passes=2,
             align=align,
+            align_batch=self.align_batch,
             data=self.data if align else None,
             steps=steps,
             batch=self.batch,
@@ -153,6 +168,10 @@ def run_recipe(config: RecipeConfig) -> Model:
     claim(out / SETTINGS, {key: value for key, value in asdict(config).items() if key != "out"}, "recipe")
     if (out / "student" / CARD).exists() and "search" in (finished := load_model(out / "student")).card["passes"]:
         return finished
+    if config.through is not None:
+        through, source = load_model(config.through), load_data(str(config.source))
+        if source.shape != data.shape or through.shape != data.shape or through.scaling != source.scaling or through.conditions:
+            raise ValueError(f"through {config.through} is no flow of {config.source} to states of the shape {data.shape} of {config.data}")
     teachers = [_teacher(config, config.strong, "strong", config.strong_share, config.seed)]
     searched: dict[str, Any] = {"best": 1.0, "passes": 0}
     if config.weak_share:
@@ -170,7 +189,11 @@ def run_recipe(config: RecipeConfig) -> Model:
 def _teacher(config: RecipeConfig, given: Path | None, name: str, share: float, seed: int) -> Model:
     folder = given or config.out / name
     if given or (folder / CARD).exists():
-        return load_model(folder)
+        teacher = load_model(folder)
+        if bool(teacher.conditions) != config.conditional:
+            takes = f"takes {teacher.conditions or 'no'} numbers as condition"
+            raise ValueError(f"the {name} teacher {folder} {takes} and conditional is {config.conditional}: expected both or neither")
+        return teacher
     steps = _steps(config, config.part(share), FlowMatching.passes, f"the {name} teacher")
     return train(
         TrainConfig(
@@ -258,13 +281,14 @@ def _simulation(config: RecipeConfig, teachers: list[Model], weights: list[float
         through=config.through,
         seed=config.seed,
         steps=config.solver_steps,
+        accelerator=config.loop.accelerator,
         resume=True,
     )
 
 
 def _distillation(config: RecipeConfig, curves: CurveStore, searched: int) -> DistillConfig:
     """Settings of the student: its regression gets what everything else leaves of the budget."""
-    cost = config.batch * Alignment(((0.0, 1.0), (0.0, 0.5, 1.0))).passes
+    cost = (config.align_batch or config.batch) * Alignment(((0.0, 1.0), (0.0, 0.5, 1.0))).passes
     align = config.part(config.align_share) // cost
     fixed = curves.recipe["teacher_passes"] + curves.manifest["passes"] + searched + knots_cost(curves)
     steps = _steps(config, config.budget - fixed - align * cost, CurveRegression.passes, "the student")

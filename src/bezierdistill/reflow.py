@@ -70,6 +70,8 @@ class ReflowConfig:
     def __post_init__(self) -> None:
         as_paths(self, "out")
         check_counts(rounds=self.rounds, steps=self.steps, batch=self.batch, count=self.count, solver_steps=self.solver_steps)
+        if self.loop.accumulate > 1:
+            raise ValueError(f"loop.accumulate is {self.loop.accumulate}, expected 1: rounds are compared by whole batches")
 
 
 def reflow(config: ReflowConfig) -> list[dict[str, Any]]:

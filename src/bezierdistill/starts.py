@@ -6,14 +6,13 @@ Row i is a function of the seed and of i alone, whatever the batch.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from bezierdistill.data import Data, load_data
 from bezierdistill.models import Model
-from bezierdistill.sources import BLOCK, block_generator, in_blocks, noise, uniform
+from bezierdistill.sources import BLOCK, block_generator, noise, uniform
 
 Draw = Callable[[int, int], tuple[Tensor, Tensor | None]]
 
@@ -30,36 +29,33 @@ def starts(teacher: Model, seed: int, data: Data | None = None, guidance: tuple[
     Raises:
         ValueError: if the teacher takes conditions and there is nothing to draw them from.
     """
-    if not teacher.conditions:
-        return lambda start, rows: (_states(teacher, seed, data, start, rows), None)
-    given = data or (None if teacher.frequencies is not None else _training_data(teacher))
-    if given is not None and given.condition_size != teacher.conditions:
+    given = data
+    if data is None and teacher.conditions and teacher.frequencies is None:
+        given = _training_data(teacher)
+    if given is not None and teacher.conditions and given.condition_size != teacher.conditions:
         raise ValueError(
             f"{given.name} has conditions of {given.condition_size} numbers, the teachers take {teacher.conditions}: expected their data"
         )
 
     def draw(start: int, rows: int) -> tuple[Tensor, Tensor | None]:
-        if given is None:
-            cond = teacher.condition(None, range(start, start + rows), seed)
-        else:
-            cond = in_blocks(start, rows, partial(_data_block, given, seed, 1))
-        if guidance is not None and cond is not None:
-            cond = torch.cat([cond, uniform(seed, start, rows, *guidance)[:, None]], 1)
-        return _states(teacher, seed, data, start, rows), cond
+        drawn = None if given is None else _rows(given, seed, start, rows)
+        states = noise(seed, start, rows, teacher.shape) if data is None or drawn is None else drawn[0]
+        if not teacher.conditions:
+            return states, None
+        cond = teacher.condition(range(start, start + rows), seed) if drawn is None else drawn[1]
+        assert cond is not None  # its size was checked
+        return states, cond if guidance is None else torch.cat([cond, uniform(seed, start, rows, *guidance)[:, None]], 1)
 
     return draw
 
 
-def _states(teacher: Model, seed: int, data: Data | None, start: int, rows: int) -> Tensor:
-    if data is None:
-        return noise(seed, start, rows, teacher.shape)
-    return in_blocks(start, rows, partial(_data_block, data, seed, 0))
-
-
-def _data_block(data: Data, seed: int, part: int, block: int) -> Tensor:
-    value = data.batch(BLOCK, block_generator(seed, block))[part]
-    assert value is not None  # the size of conditions was checked
-    return value
+def _rows(data: Data, seed: int, start: int, rows: int) -> tuple[Tensor, Tensor | None]:
+    """Rows of an endless table of training states and their conditions."""
+    first, last = start // BLOCK, (start + rows - 1) // BLOCK
+    blocks = [data.batch(BLOCK, block_generator(seed, block)) for block in range(first, last + 1)]
+    window = slice(start - first * BLOCK, start - first * BLOCK + rows)
+    conditions = [cond for _, cond in blocks if cond is not None]
+    return torch.cat([x for x, _ in blocks])[window], torch.cat(conditions)[window] if conditions else None
 
 
 def _training_data(teacher: Model) -> Data:

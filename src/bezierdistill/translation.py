@@ -61,21 +61,22 @@ def translate_files(model: Model, config: TranslateConfig) -> np.ndarray:
     """
     if model.source is None:
         raise ValueError(f"{config.model} starts from noise, expected a model that was trained or simulated with --source")
-    files: list[Path] | None = None
+    files: list[Path] = []
     if config.input.suffix.lower() in (".npz", ".npy"):
         x = read_array(config.input)
+        if config.out.suffix != ".npz":
+            raise ValueError(f"out is {config.out}, expected a path ending in .npz for the array {config.input}")
     else:
         files, x = read_images(config.input)
         x = _channels(x, model.source)
-    if files is None and config.out.suffix != ".npz":
-        raise ValueError(f"out is {config.out}, expected a path ending in .npz for the array {config.input}")
+    targets = [] if config.out.suffix == ".npz" else _targets(config, files, model.scaling)
     if config.resize:
         x = _resized(x, model)
     y = model.translate(x, config.passes, config.solver)
-    if config.out.suffix == ".npz":
-        write_array(config.out, y)
+    if targets:
+        _write_images(targets, y)
     else:
-        _write_images(config, files or [], y, model.scaling)
+        write_array(config.out, y)
     return y
 
 
@@ -112,20 +113,34 @@ def _resized(x: np.ndarray, model: Model) -> np.ndarray:
     assert model.source is not None
     if len(model.shape) != 3:
         raise ValueError("the model translates vectors, which have no size to change: expected no --resize")
+    if x.ndim != {"hw": 3}.get(model.source.layout, 4):
+        return x  # of the wrong kind, which translate says
     states = model.source.encode(x)
     if states.shape[2:] == model.shape[1:]:
         return x
     return model.source.decode(torch.nn.functional.interpolate(states, model.shape[1:], mode="bilinear", antialias=True))
 
 
-def _write_images(config: TranslateConfig, files: list[Path], y: np.ndarray, scaling: Scaling) -> None:
-    from PIL import Image
-
+def _targets(config: TranslateConfig, files: list[Path], scaling: Scaling) -> list[Path]:
+    """Where each translation goes: a PNG of the same name in the folder, which must not be the inputs' own."""
     if not scaling.integer or scaling.layout not in ("hw", "hwc"):
         raise ValueError(f"the model's states are no images of bytes, expected --out to end in .npz instead of {config.out}")
     if config.out.exists() and not config.out.is_dir():
         raise ValueError(f"out is the file {config.out}, expected a folder for images, or a path ending in .npz")
     base = config.input if config.input.is_dir() else config.input.parent
-    for file, pixels in zip(files, y, strict=True):
+    targets = [config.out / file.relative_to(base).with_suffix(".png") for file in files]
+    taken = [target for target in targets if target.exists()]
+    if taken:
+        raise ValueError(f"{taken[0]} exists already, and so do {len(taken) - 1} more: choose another --out")
+    twice = len(targets) - len(set(targets))
+    if twice:
+        raise ValueError(f"{twice} inputs differ only in the ending of their names: rename them, or choose an --out ending in .npz")
+    return targets
+
+
+def _write_images(targets: list[Path], y: np.ndarray) -> None:
+    from PIL import Image
+
+    for target, pixels in zip(targets, y, strict=True):
         image = Image.fromarray(pixels)
-        write_atomically(config.out / file.relative_to(base).with_suffix(".png"), lambda path, image=image: image.save(path, format="png"))
+        write_atomically(target, lambda path, image=image: image.save(path, format="png"))

@@ -107,7 +107,17 @@ class Bench:
         data = self.data.name if backwards else None
         digest = sha256(f"{teacher.card['digest']} {count} {data}".encode()).hexdigest()[:12]
         folder = (self.shared if teacher.folder.parent == self.shared else self.folder) / f"pairs-{digest}"
-        config = SimulateConfig((teacher.folder,), folder, degree=1, count=count, data=data, seed=self.seed, steps=PAIR_STEPS, resume=True)
+        config = SimulateConfig(
+            (teacher.folder,),
+            folder,
+            degree=1,
+            count=count,
+            data=data,
+            seed=self.seed,
+            steps=PAIR_STEPS,
+            accelerator=self.loop.accelerator,
+            resume=True,
+        )
         store = self._made(folder, "seconds.json", lambda: simulate(config), lambda: CurveStore.open(folder))
         self.charge(store.manifest["passes"])
         return store

@@ -88,8 +88,9 @@ def teacher_knots(bench: Bench, share: float = 0.95) -> Mapping[int, Sampler]:
     model, grid = bench.teacher(share), time_grid(20)
     cost = 2 * PAIR_STEPS + len(grid) * (len(grid) - 1) // 2
     curves = min(bench.left // cost, 2048)
-    line, _ = Simulation(model.field, steps=PAIR_STEPS).curves(noise(bench.seed, 0, curves, bench.data.shape))
-    costs = interval_errors(model.net, line, grid)
+    cond = model.condition(range(curves), bench.seed)
+    line, _ = Simulation(model.field, steps=PAIR_STEPS).curves(noise(bench.seed, 0, curves, bench.data.shape), cond)
+    costs = interval_errors(model.net, line, grid, cond)
     bench.charge(curves * cost)
     return {k: partial(sample, model.net, knots=cheapest_knots(costs, grid, k)) for k in (2, 4)}
 

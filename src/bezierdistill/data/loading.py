@@ -8,6 +8,7 @@ What follows an ``@`` changes the data, from left to right:
 * ``PATH@key=noto``: the array of that name in a ``.npz``;
 * ``@crop20x20``: the middle 20 rows and 20 columns of images;
 * ``@16x16``: images resized to 16 rows and 16 columns;
+* ``@rgb``: grey images in three equal channels;
 * ``@class5``: only the samples of one class;
 * ``@pca48``: coordinates on the 48 principal components of the training side, each scaled to unit variance like every vector here: real
   data of a size at which methods can be compared in minutes.
@@ -26,12 +27,12 @@ from bezierdistill.data.base import ArrayData, Data, Split
 from bezierdistill.data.reading import Side, read_sides
 from bezierdistill.data.scaling import Scaling
 from bezierdistill.data.toys import TOYS, load_toy, manifold_sampler
-from bezierdistill.data.views import cropped, only_class, principal, resized
+from bezierdistill.data.views import coloured, cropped, only_class, principal, resized
 
 BUILT_IN = ("digits", "manifold", *TOYS)
 HELD_OUT_MOST = 10_000
 LEAST_SAMPLES = 64
-VIEW = re.compile(r"(.+)@(?:pca([1-9]\d{0,3})|class(\d{1,5})|(crop)?([1-9]\d{0,3})x([1-9]\d{0,3}))")
+VIEW = re.compile(r"(.+)@(?:pca([1-9]\d{0,3})|class(\d{1,5})|(rgb)|(crop)?([1-9]\d{0,3})x([1-9]\d{0,3}))")
 
 
 def load_data(name: str) -> Data:
@@ -58,12 +59,14 @@ def _cached_view(name: str, stamp: int) -> Data:
     """Every stage loads its data by name; decomposing or resizing anew each time would take longer than training."""
     found = VIEW.fullmatch(name)
     assert found is not None
-    whole, components, label, crop, rows, columns = found.groups()
+    whole, components, label, colour, crop, rows, columns = found.groups()
     data = load_data(whole) if whole == "digits" or whole in BUILT_IN else _load(whole, stamp)
     if not isinstance(data, ArrayData):
         raise ValueError(f"{name} asks for a view of {data.name}, expected a file, a folder or digits")
     if components:
         return principal(data, name, int(components))
+    if colour:
+        return coloured(data, name)
     if label:
         return only_class(data, name, int(label))
     return (cropped if crop else resized)(data, name, (int(rows), int(columns)))

@@ -1,4 +1,4 @@
-"""Views of a data set: one class of it, the middle of its images, its images at another size, its principal components."""
+"""Views of a data set: one class of it, its images cropped, at another size or in colour, its principal components."""
 
 from __future__ import annotations
 
@@ -41,6 +41,18 @@ def cropped(data: ArrayData, name: str, size: tuple[int, int]) -> ArrayData:
     window = (slice(None), *window) if data.scaling.layout == "chw" else window
     train, valid, test = (data.side(split)[window] for split in SIDES)
     return replace(data, name=name, train=train, valid=valid, test=test)
+
+
+def coloured(data: ArrayData, name: str) -> ArrayData:
+    """Grey images in three equal channels.
+
+    Raises:
+        ValueError: if the data are no grey images of bytes.
+    """
+    if data.scaling.layout != "hw" or not data.scaling.integer:
+        raise ValueError(f"{name} asks for grey images in colour, {data.name} holds states of shape {data.shape}")
+    train, valid, test = (np.repeat(data.side(split)[..., None], 3, axis=3) for split in SIDES)
+    return replace(data, name=name, train=train, valid=valid, test=test, scaling=replace(data.scaling, layout="hwc"))
 
 
 def resized(data: ArrayData, name: str, size: tuple[int, int]) -> ArrayData:

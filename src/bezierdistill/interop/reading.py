@@ -57,7 +57,7 @@ def import_diffusers(source: str | Path, out: str | Path, prediction: Prediction
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} is not empty: choose another --out")
     folder = _find_network(source)
-    statement = _read_scheduler(source, prediction)
+    statement = _read_scheduler(source, prediction, schedule)
     if schedule == "steps":
         numbers = {**numbers, **_noise_levels(statement, source)}
     make_schedule(schedule, numbers)  # rejects them before seconds are spent on loading
@@ -82,8 +82,9 @@ def import_diffusers(source: str | Path, out: str | Path, prediction: Prediction
 
 def _find_network(source: Path) -> Path:
     """The folder of the one network that a folder holds."""
-    if (source / "vae").exists():
-        raise ValueError(f"{source} has a vae: its network makes latents, expected one that makes images")
+    coders = [name for name in ("vae", "vqvae") if (source / name).exists()]
+    if coders:
+        raise ValueError(f"{source} has a {coders[0]}: its network makes latents, expected one that makes images")
     found = [folder for folder in (source, source / "unet", source / "transformer") if (folder / "config.json").exists()]
     if len(found) != 1:
         holds = " and ".join(str(folder) for folder in found) or "none"
@@ -94,7 +95,7 @@ def _find_network(source: Path) -> Path:
     return found[0]
 
 
-def _read_scheduler(source: Path, prediction: str) -> dict[str, Any] | None:
+def _read_scheduler(source: Path, prediction: str, schedule: str) -> dict[str, Any] | None:
     """What the pipeline's scheduler says of itself, if there is one and it agrees with what the user says."""
     if not (source / "scheduler" / "scheduler_config.json").exists():
         return None
@@ -104,6 +105,9 @@ def _read_scheduler(source: Path, prediction: str) -> dict[str, Any] | None:
             f"{source} runs on {statement['_class_name']}, which wraps the network in scales of its own: expected a network whose own "
             "output is the prediction; give its folder alone if it is"
         )
+    name = statement.get("_class_name")
+    if name in STEPPERS and schedule != "steps":
+        raise ValueError(f"schedule is {schedule}, {source} runs on {name}, which has steps: name that, or give the network's folder alone")
     stated = statement.get("prediction_type")
     if stated is not None and THEIR_WORDS.get(stated, stated) != prediction:
         raise ValueError(
@@ -118,7 +122,10 @@ def _noise_levels(statement: Mapping[str, Any] | None, source: Path) -> dict[str
         raise ValueError(f"schedule steps needs the scheduler of a pipeline, {source} has {name or 'none'}: expected {', '.join(STEPPERS)}")
     import diffusers
 
-    return {"alphas_cumprod": getattr(diffusers, name).from_config(dict(statement)).alphas_cumprod.double().tolist()}
+    try:
+        return {"alphas_cumprod": getattr(diffusers, name).from_config(dict(statement)).alphas_cumprod.double().tolist()}
+    except (NotImplementedError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"the scheduler of {source} cannot be built ({' '.join(str(error).split())[:200]}): mend its config") from None
 
 
 def _load(folder: Path) -> Any:

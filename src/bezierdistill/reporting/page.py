@@ -55,7 +55,9 @@ def write_report(run: Path) -> Path:
     if is_arena:
         parts += _arena(run)
     elif models and not rounds:
-        starts_from_noise = {name: model for name, model in models.items() if model.source is None}
+        vectors = [name for name, model in models.items() if model.conditions and model.frequencies is None]
+        parts += [f"<p>{html.escape(name)} takes vectors as conditions: no samples are shown.</p>" for name in vectors]
+        starts_from_noise = {name: model for name, model in models.items() if model.source is None and name not in vectors}
         if starts_from_noise:
             parts += ["<h2>Samples</h2>", _picture(plots.samples_figure(_fresh(starts_from_noise)), "samples of every model")]
         parts += _translations({name: model for name, model in models.items() if model.source is not None})
@@ -142,7 +144,7 @@ def _fresh(models: Mapping[str, Model]) -> dict[str, Tensor]:
     for name, model in models.items():
         count = 1024 if len(model.shape) == 1 else 36
         labels = [k // 6 for k in range(36)] if model.frequencies and len(model.frequencies) >= 6 else None  # a class a row
-        cond = model.condition(labels, range(count), 0) if model.frequencies else None
+        cond = model.condition(range(count), 0, labels)
         for passes in (1, 2) if model.card.get("kind") == "student" else (2, 40):
             panels[f"{name}\n{passes} passes"] = model.generate(noise(0, 0, count, model.shape), passes, cond=cond)
     return panels

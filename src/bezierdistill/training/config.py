@@ -68,6 +68,19 @@ def as_paths(config: object, *names: str) -> None:
         object.__setattr__(config, name, Path(value) if isinstance(value, str | Path) else tuple(Path(v) for v in value))
 
 
+def check_conditional(conditional: bool, source: str | None, coupling: Coupling) -> None:
+    """Refuse what a conditional flow cannot be.
+
+    Raises:
+        ValueError: with a source domain, whose samples have no condition of the target's; or with optimal transport within the batch, which
+            makes the noise depend on the condition, while sampling draws it independently.
+    """
+    if conditional and source is not None:
+        raise ValueError(f"conditional is on and source is {source}: a flow that translates takes no condition, leave one of them out")
+    if conditional and coupling == "ot":
+        raise ValueError("coupling ot with conditional would make the noise depend on the condition: expected --coupling independent")
+
+
 def check_counts(**counts: int) -> None:
     """Raise ``ValueError`` unless every number is 1 or more."""
     for name, value in counts.items():
@@ -118,6 +131,7 @@ class TrainConfig:
         check_counts(steps=self.steps, batch=self.batch)
         if not 0 <= self.drop < 1:
             raise ValueError(f"drop is {self.drop}, expected a share of the rows in [0, 1)")
+        check_conditional(self.conditional, self.source, self.coupling)
 
 
 @dataclass(frozen=True)
@@ -201,6 +215,7 @@ class DistillConfig:
         passes: the most passes of the sampler; a two-pass student is also a one-pass student.
         knots: times between 0 and 1 of that sampler, separated by commas; without them they are found by dynamic programming.
         align: steps of law alignment with real data after the regression; 0 is none.
+        align_batch: samples of a sampler a step of alignment; without it as many as rows a step of the regression.
         data: built-in name or path of that real data.
         steps: optimizer steps of the regression.
         batch: rows a step.
@@ -220,6 +235,7 @@ class DistillConfig:
     passes: int = 2
     knots: str | None = None
     align: int = 0
+    align_batch: int | None = None
     data: str | None = None
     steps: int = 6000
     batch: int = 512
@@ -234,15 +250,17 @@ class DistillConfig:
 
     def __post_init__(self) -> None:
         as_paths(self, "curves", "out")
-        check_counts(passes=self.passes, steps=self.steps, batch=self.batch)
+        check_counts(passes=self.passes, steps=self.steps, batch=self.batch, align_batch=self.align_batch or 1)
         if self.passes > MOST_PASSES:
             raise ValueError(f"passes is {self.passes}, expected 1 to {MOST_PASSES}: more passes are what a student is to save")
         _check_not_negative(align=self.align, huber=self.huber, anchor=self.anchor, power=self.power)
         if self.align_lr <= 0:
             raise ValueError(f"align_lr is {self.align_lr}, expected a positive number")
+        if self.loop.precision not in ("32-true", "bf16-mixed"):
+            raise ValueError(f"precision is {self.loop.precision}, expected 32-true or bf16-mixed: curves are stored in single precision")
         if self.objective == "velocity" and self.align:
             raise ValueError("objective velocity trains a flow, not jumps: expected --align 0, or --objective end, map or knots")
         if bool(self.align) != (self.data is not None):
             raise ValueError(f"align is {self.align} and data {self.data}, expected both or neither: alignment needs real data")
-        if self.align and self.batch < 2:
-            raise ValueError("batch is 1, expected 2 or more with --align: the distance between laws needs pairs of samples")
+        if self.align and (self.align_batch or self.batch) < 2:
+            raise ValueError("batch is 1, expected 2 or more in alignment: the distance between laws needs pairs of samples")

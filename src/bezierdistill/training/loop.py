@@ -1,7 +1,8 @@
 """The training loop: networks, one optimizer each, and a step that yields the losses one after the other.
 
 ``step(nets, generator)`` is a Python generator of ``(name, loss)``. The loop updates the network called ``name`` before it asks for the
-next loss, so one loop serves a single regression as well as a student and its critics.
+next loss, so one loop serves a single regression as well as a student and its critics. With ``accumulate`` a step is run several times and
+updates come in the last of them; each name may then be yielded once a step.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ class Trainer:
             self._run(step, first, steps, advance, log, board)
         net = self.plain[self.result]
         net.load_state_dict(self.ema.state(), strict=False)
-        return net.cpu().eval().requires_grad_(False)
+        return net.cpu().float().eval().requires_grad_(False)
 
     def _run(self, step: Step, first: int, steps: int, advance: Callable[[int], None], log: TextIO, board: Any) -> None:
         mark, sums, parts = time.perf_counter(), {}, self.config.accumulate
@@ -179,17 +180,25 @@ class Trainer:
                 prefix = f"net/{name}/"
                 net.load_state_dict({key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)})
                 state = self.optimizers[name].state_dict()
+                parameters = list(net.parameters())
                 moments: dict[int, dict[str, Tensor]] = {}
                 for key, value in tensors.items():
                     if key.startswith(f"adam/{name}/"):
                         _, _, index, moment = key.split("/")
-                        moments.setdefault(int(index), {})[moment] = value.clone()
+                        moments.setdefault(int(index), {})[moment] = _as_laid_out(value, parameters[int(index)])
                 self.optimizers[name].load_state_dict({**state, "state": moments})
             return int(metadata["step"])
-        except (KeyError, RuntimeError, ValueError) as error:
+        except (KeyError, IndexError, RuntimeError, ValueError) as error:
             raise ValueError(
                 f"{self.state_file} is not a state of this run ({' '.join(str(error).split())}): remove it to start anew"
             ) from None
+
+
+def _as_laid_out(moment: Tensor, parameter: Tensor) -> Tensor:
+    """A copy of a saved moment with its parameter's order in memory, which fused optimizers take for granted (channels-last)."""
+    if moment.shape != parameter.shape:
+        return moment.clone()
+    return torch.empty_like(parameter, dtype=moment.dtype, device="cpu", memory_format=torch.preserve_format).copy_(moment)
 
 
 def _prepare(net: nn.Module, config: LoopConfig) -> None:
