@@ -343,6 +343,7 @@ def test_a_run_that_cannot_start_leaves_its_folder_free(teacher: Model, tmp_path
 
 
 def test_what_a_conditional_flow_cannot_be_is_refused(data: str, tmp_path: Path) -> None:
-    for more, message in (({"source": data}, "takes no condition"), ({"coupling": "ot"}, "noise depend on the condition")):
+    refused: list[tuple[dict[str, Any], str]] = [({"source": data}, "takes no condition"), ({"coupling": "ot"}, "depend on the condition")]
+    for more, message in refused:
         with pytest.raises(ValueError, match=message):
             TrainConfig(data, tmp_path / "t", conditional=True, **more)
