@@ -147,7 +147,7 @@ def test_two_methods_of_one_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="two methods are called mine"):
         choose_methods(files)
     (tmp_path / "three.py").write_text("method = 3")
-    with pytest.raises(ValueError, match=r"no function method\(bench\)"):
+    with pytest.raises(ValueError, match="no function method, which takes a bench"):
         choose_methods(str(tmp_path / "three.py"))
     (tmp_path / "half.py").write_text("def method(bench:")
     with pytest.raises(ValueError, match="SyntaxError"):

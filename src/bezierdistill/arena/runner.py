@@ -143,7 +143,7 @@ def choose_methods(text: str) -> dict[str, Method]:
 def _from_file(path: Path) -> Method:
     if path.stem in METHODS:
         raise ValueError(f"{path} has the name of a method of the arena: rename the file")
-    return load_function(path, "method", "trains on a bench and returns {passes: sampler}")
+    return load_function(path, "method", "takes a bench, trains on it and returns {passes: sampler}")
 
 
 def _claim(config: ArenaConfig) -> None:
