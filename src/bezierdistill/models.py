@@ -250,9 +250,10 @@ class Model:
         """
         if self.source is None:
             raise ValueError("the model starts from noise, expected one that was trained or simulated with --source to translate")
-        if x.ndim != {"flat": 2, "hw": 3}.get(self.source.layout, 4) or tuple(self.source.encode(x).shape[1:]) != self.shape:
+        fits = x.ndim == {"flat": 2, "hw": 3}.get(self.source.layout, 4)
+        states = self.source.encode(x) if fits else None
+        if states is None or tuple(states.shape[1:]) != self.shape:
             raise ValueError(f"input has shape {x.shape[1:]}, the model translates states of shape {self.shape}: convert or resize it")
-        states = self.source.encode(x)
         device = next(self.net.parameters()).device
         return np.concatenate([self.scaling.decode(self.generate(part.to(device), passes, solver)) for part in states.split(batch)])
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +53,7 @@ def train(config: TrainConfig) -> Model:
         raise ValueError(
             f"source {config.source} has shape {source.shape}, data {config.data} {data.shape}: expected one, resize by @16x16"
         )
-    conditions = data.condition_size if config.conditional else 0
-    if config.conditional and not conditions:
-        raise ValueError(f"{config.data} has neither labels nor conditions, expected some of them for --conditional")
+    conditions = conditions_of(data) if config.conditional else 0
     net = config.network.build(data.shape, config.seed, conditions)
     objective = FlowMatching(MinibatchOT() if config.coupling == "ot" else Independent())
     trainer = Trainer({"teacher": net}, config.loop, config.out, "teacher")
@@ -72,8 +70,19 @@ def train(config: TrainConfig) -> Model:
     spent = config.steps * config.batch * objective.passes * config.loop.accumulate
     more = ({"classes": _frequencies(data)} if conditions else {}) | ({"source_data": config.source} if source else {})
     card = _card("teacher", config, {"training": spent, "total": spent}, data=config.data, **more)
-    model = Model(trained, config.network, data.shape, data.scaling, card=card, conditions=conditions)
-    return save_model(config.out, model if source is None else replace(model, source=source.scaling))
+    start = None if source is None else source.scaling
+    return save_model(config.out, Model(trained, config.network, data.shape, data.scaling, card=card, conditions=conditions, source=start))
+
+
+def conditions_of(data: Data) -> int:
+    """Numbers of a condition of the data.
+
+    Raises:
+        ValueError: if it has none.
+    """
+    if not data.condition_size:
+        raise ValueError(f"{data.name} has neither labels nor conditions, expected some of them for --conditional")
+    return data.condition_size
 
 
 def _dropped(cond: Tensor | None, drop: float, generator: torch.Generator) -> Tensor | None:
@@ -241,8 +250,9 @@ def distill(config: DistillConfig) -> Model:
     kept = {key: store.recipe[key] for key in ("classes", "guidance", "guided") if key in store.recipe}
     kept |= {"source_data": store.recipe["source"]} if "source" in store.recipe else {}
     scaling, source = Scaling.from_json(store.recipe["scaling"]), store.recipe.get("source_scaling")
-    model = Model(trained, best.network, best.shape, scaling, schedules, {**card, **kept}, conditions=conditions)
-    return save_model(config.out, model if source is None else replace(model, source=Scaling.from_json(source)))
+    start = None if source is None else Scaling.from_json(source)
+    model = Model(trained, best.network, best.shape, scaling, schedules, {**card, **kept}, conditions=conditions, source=start)
+    return save_model(config.out, model)
 
 
 def _start_from(net: nn.Module, teacher: nn.Module) -> None:

@@ -37,6 +37,7 @@ from bezierdistill.training.config import (
     as_paths,
     check_conditional,
     check_counts,
+    check_whole_batches,
 )
 
 SEARCH, SETTINGS = "search.json", "recipe.json"
@@ -118,8 +119,7 @@ class RecipeConfig:
         if self.search_share and (self.conditional or self.source is not None):
             raise ValueError("search_share is for flows from noise without conditions: expected 0 with --conditional or --source")
         check_conditional(self.conditional, self.source, self.coupling)
-        if self.loop.accumulate > 1:
-            raise ValueError(f"loop.accumulate is {self.loop.accumulate}, expected 1: the recipe's budget is counted in whole batches")
+        check_whole_batches(self.loop)
         if not math.isfinite(self.guidance):
             raise ValueError(f"guidance is {self.guidance}, expected a number")
         if self.through is not None:

@@ -27,7 +27,15 @@ from bezierdistill.pipeline import distill, simulate, train
 from bezierdistill.recipe import RecipeConfig, run_recipe
 from bezierdistill.solvers import solve, time_grid
 from bezierdistill.sources import noise
-from bezierdistill.training.config import DistillConfig, LoopConfig, SimulateConfig, TrainConfig, as_paths, check_counts
+from bezierdistill.training.config import (
+    DistillConfig,
+    LoopConfig,
+    SimulateConfig,
+    TrainConfig,
+    as_paths,
+    check_counts,
+    check_whole_batches,
+)
 
 ROUNDS = "rounds.json"
 TEACHER_PASSES = 40
@@ -70,8 +78,7 @@ class ReflowConfig:
     def __post_init__(self) -> None:
         as_paths(self, "out")
         check_counts(rounds=self.rounds, steps=self.steps, batch=self.batch, count=self.count, solver_steps=self.solver_steps)
-        if self.loop.accumulate > 1:
-            raise ValueError(f"loop.accumulate is {self.loop.accumulate}, expected 1: rounds are compared by whole batches")
+        check_whole_batches(self.loop)
 
 
 def reflow(config: ReflowConfig) -> list[dict[str, Any]]:

@@ -39,5 +39,11 @@ def uniform(seed: int, start: int, count: int, low: float, high: float) -> Tenso
 
 def in_blocks(start: int, count: int, draw: Callable[[int], Tensor]) -> Tensor:
     """Rows ``start .. start + count`` of a table whose blocks of 1,024 rows are ``draw(block)``."""
+    blocks, window = block_window(start, count)
+    return torch.cat([draw(block) for block in blocks])[window]
+
+
+def block_window(start: int, count: int) -> tuple[range, slice]:
+    """The blocks that hold rows ``start .. start + count``, and where these rows lie in the blocks end to end."""
     first, last = start // BLOCK, (start + count - 1) // BLOCK
-    return torch.cat([draw(block) for block in range(first, last + 1)])[start - first * BLOCK :][:count]
+    return range(first, last + 1), slice(start - first * BLOCK, start - first * BLOCK + count)

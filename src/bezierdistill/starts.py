@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bezierdistill.data import Data, load_data
 from bezierdistill.models import Model
-from bezierdistill.sources import BLOCK, block_generator, noise, uniform
+from bezierdistill.sources import BLOCK, block_generator, block_window, noise, uniform
 
 Draw = Callable[[int, int], tuple[Tensor, Tensor | None]]
 
@@ -51,11 +51,10 @@ def starts(teacher: Model, seed: int, data: Data | None = None, guidance: tuple[
 
 def _rows(data: Data, seed: int, start: int, rows: int) -> tuple[Tensor, Tensor | None]:
     """Rows of an endless table of training states and their conditions."""
-    first, last = start // BLOCK, (start + rows - 1) // BLOCK
-    blocks = [data.batch(BLOCK, block_generator(seed, block)) for block in range(first, last + 1)]
-    window = slice(start - first * BLOCK, start - first * BLOCK + rows)
-    conditions = [cond for _, cond in blocks if cond is not None]
-    return torch.cat([x for x, _ in blocks])[window], torch.cat(conditions)[window] if conditions else None
+    blocks, window = block_window(start, rows)
+    drawn = [data.batch(BLOCK, block_generator(seed, block)) for block in blocks]
+    conditions = [cond for _, cond in drawn if cond is not None]
+    return torch.cat([x for x, _ in drawn])[window], torch.cat(conditions)[window] if conditions else None
 
 
 def _training_data(teacher: Model) -> Data:

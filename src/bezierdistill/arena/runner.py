@@ -25,8 +25,9 @@ from bezierdistill.data import Data, load_data
 from bezierdistill.files import claim, load_function, read_json, write_array, write_json
 from bezierdistill.metrics import Evaluator
 from bezierdistill.models import NetworkConfig
+from bezierdistill.pipeline import conditions_of
 from bezierdistill.sources import noise
-from bezierdistill.training.config import LoopConfig, as_paths, check_counts
+from bezierdistill.training.config import LoopConfig, as_paths, check_counts, check_whole_batches
 from bezierdistill.training.loop import open_fabric
 
 RESULT, SETTINGS = "arena.json", "run.json"
@@ -94,10 +95,9 @@ def arena(config: ArenaConfig) -> list[dict[str, Any]]:
     methods, data = choose_methods(config.methods), load_data(config.data)
     if open_fabric(config.loop.accelerator).device.type != "cpu":
         raise ValueError(f"accelerator {config.loop.accelerator!r} is not the CPU here, on which the arena trains: --loop.accelerator cpu")
-    if config.loop.accumulate > 1:
-        raise ValueError(f"loop.accumulate is {config.loop.accumulate}, expected 1: the budget is counted in whole batches")
-    if config.conditional and not data.condition_size:
-        raise ValueError(f"{config.data} has neither labels nor conditions, expected some of them for --conditional")
+    check_whole_batches(config.loop)
+    if config.conditional:
+        conditions_of(data)
     _claim(config)
     evaluate = Evaluator(data)
     if config.keep_samples:

@@ -81,6 +81,12 @@ def check_conditional(conditional: bool, source: str | None, coupling: Coupling)
         raise ValueError("coupling ot with conditional would make the noise depend on the condition: expected --coupling independent")
 
 
+def check_whole_batches(loop: LoopConfig) -> None:
+    """Raise ``ValueError`` if gradients of several batches are added up, where a budget or rounds are counted in batches."""
+    if loop.accumulate > 1:
+        raise ValueError(f"loop.accumulate is {loop.accumulate}, expected 1: passes are counted in whole batches")
+
+
 def check_counts(**counts: int) -> None:
     """Raise ``ValueError`` unless every number is 1 or more."""
     for name, value in counts.items():
