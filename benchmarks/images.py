@@ -74,8 +74,8 @@ def guided(out: Path, data: Data, teacher: Model, budget: int) -> Rows:
     if not (student / CARD).exists():
         left = budget - teacher.spent
         count = left // 3 // (2 * 2 * steps)
-        simulate(SimulateConfig((teacher.folder,), curves, count=count, guidance=RANGE, steps=steps, accelerator="cpu", resume=True))
-        settings = DistillConfig(curves, student, steps=left // 2 // (3 * BATCH), batch=BATCH, loop=LOOP, resume=True)
+        simulate(SimulateConfig((teacher.folder,), curves, count=count, guidance=RANGE, steps=steps, accelerator="cpu"))
+        settings = DistillConfig(curves, student, steps=left // 2 // (3 * BATCH), batch=BATCH, loop=LOOP)
         distill(settings)
     model, evaluate, rows = load_model(student), Evaluator(data, extractor=classifier_features(data)), []
     labels = list(range(data.classes))

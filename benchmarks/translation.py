@@ -124,7 +124,7 @@ def flow(arguments: argparse.Namespace, pair: Pair, out: Path, data: str, share:
         return load_model(out)
     steps = int(share * arguments.budget) // (3 * BATCH)
     name, loop = data.format(shared=arguments.shared), LoopConfig(lr=1e-3, accelerator="cpu")
-    return train(TrainConfig(name, out, steps, BATCH, arguments.seed, network=pair.network, loop=loop, resume=True, **more))
+    return train(TrainConfig(name, out, steps, BATCH, arguments.seed, network=pair.network, loop=loop, **more))
 
 
 def methods(arguments: argparse.Namespace, pair: Pair, out: Path) -> dict[str, tuple[int, Translate, Translate | None]]:

@@ -17,6 +17,7 @@ TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 LINE = [
     *(
         "files",
+        "arrays",
         "progress",
         "sources",
         "curves",

@@ -1,23 +1,28 @@
 """Stores and simulation: rows that depend on nothing but their index, files that are whole or rejected."""
 
-import json
+import itertools
 import math
+import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import kstest
 from torch import Tensor
 
-from bezierdistill import store as store_module
 from bezierdistill.curves import BezierCurve
 from bezierdistill.fields import Blend, Field, GaussianMixture
 from bezierdistill.simulate import Simulation, simulate_rows
 from bezierdistill.solvers import solve, time_grid
-from bezierdistill.sources import BLOCK, block_generator, noise
-from bezierdistill.store import MANIFEST, CurveStore, CurveWriter
+from bezierdistill.sources import BLOCK, block_generator, noise, philox, row_noise
+from bezierdistill.store import MANIFEST, CurveStore, CurveWriter, repair
+from bezierdistill.store import writer as writer_module
+from bezierdistill.store.manifest import record_file, write_sealed
+from bezierdistill.store.order import shuffled
 from conftest import CountedField, close, gaussian
 
 RECIPE: dict[str, Any] = {"degree": 4, "shape": [2], "seed": 7}
@@ -33,15 +38,31 @@ def draw_starts(start: int, rows: int) -> tuple[Tensor, None]:
 
 
 def simulate(
-    folder: Path, field: Field, batch: int = 50, draw: Callable[[int, int], tuple[Tensor, None]] = draw_starts, resume: bool = False
+    folder: Path, field: Field, batch: int = 50, draw: Callable[[int, int], tuple[Tensor, None]] = draw_starts, **more: Any
 ) -> CurveStore:
-    simulate_rows(Simulation(field), draw, COUNT, CurveWriter(folder, RECIPE, resume), batch)
+    writer = CurveWriter(folder, RECIPE | more)
+    writer.close(simulate_rows(Simulation(field), draw, COUNT, writer, batch, seed=7))
+    return CurveStore.open(folder)
+
+
+def everything(store: CurveStore) -> Tensor:
+    return store.curves(torch.arange(len(store))).points
+
+
+def written(folder: Path, control: Tensor, batch: int = 7, cond: Tensor | None = None, **more: Any) -> CurveStore:
+    """A store of given control points ``(degree + 1, rows, *shape)``."""
+    writer = CurveWriter(folder, {"degree": len(control) - 1, "shape": list(control.shape[2:]), **more})
+    plans = writer.plan(control.shape[1], batch)
+    for plan in plans:
+        rows = slice(plan.first, plan.first + plan.rows)
+        writer.write(plan, BezierCurve(control[:, rows]), 10 * plan.rows, None if cond is None else cond[rows], seed=7)
+    writer.close(plans)
     return CurveStore.open(folder)
 
 
 @pytest.fixture(autouse=True)
 def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "SHARD_BYTES", 60 * 5 * 2 * 4)  # sixty curves
+    monkeypatch.setattr(writer_module, "SHARD_BYTES", 60 * 5 * 2 * 4)  # sixty curves
 
 
 @pytest.fixture
@@ -53,17 +74,11 @@ def store(tmp_path: Path, mixture: GaussianMixture) -> CurveStore:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_what_is_written_is_read(size: tuple[int, ...], dtype: torch.dtype, tmp_path: Path, generator: torch.Generator) -> None:
     points = torch.randn(4, 101, *size, generator=generator, dtype=torch.float64).to(dtype)
-    writer = CurveWriter(tmp_path, {"degree": 3, "shape": list(size)})
-    for k, part in enumerate(points.split(7, 1)):
-        writer.append(BezierCurve(part), 10 * part.shape[1])
-        assert writer.rows <= 7 * (k + 1)
-    writer.close()
-    store = CurveStore.open(tmp_path)
+    store = written(tmp_path, points)
     assert len(store.shards) > 1
     assert len(store) == 101
     assert store.manifest["passes"] == 1010
-    everything = torch.arange(101)
-    assert torch.equal(store.curves(everything).points, points.float())
+    assert torch.equal(everything(store), points.float())
     some = torch.tensor([100, 0, 57, 57, 3])
     assert torch.equal(store.curves(some).points, points[:, some].float())
     assert list(store.verify()) == []
@@ -83,9 +98,8 @@ def test_rows_outside_the_store_are_rejected(store: CurveStore, bad: int) -> Non
 def test_rows_are_the_same_whatever_the_batch(batch: int, store: CurveStore, mixture: GaussianMixture, tmp_path: Path) -> None:
     other = simulate(tmp_path / "other", mixture, batch)
     assert len(other) == COUNT
-    rows = torch.arange(COUNT)
-    assert torch.equal(other.curves(rows).source, store.curves(rows).source)
-    torch.testing.assert_close(other.curves(rows).points, store.curves(rows).points, rtol=1e-6, atol=1e-6)
+    assert torch.equal(everything(other)[0], everything(store)[0])
+    torch.testing.assert_close(everything(other), everything(store), rtol=1e-6, atol=1e-6)
 
 
 def test_a_stopped_simulation_is_not_read_and_continues_to_the_same_store(
@@ -99,41 +113,82 @@ def test_a_stopped_simulation_is_not_read_and_continues_to_the_same_store(
     folder = tmp_path / "stopped"
     with pytest.raises(KeyboardInterrupt):
         simulate(folder, mixture, draw=stop)
-    with pytest.raises(ValueError, match=r"not complete \(100 rows so far\)"):
+    with pytest.raises(ValueError, match="not complete: run the simulate that makes it again"):
         CurveStore.open(folder)
-    with pytest.raises(ValueError, match="already holds a curve store"):
-        CurveWriter(folder, RECIPE)
     with pytest.raises(ValueError, match="made with other seed"):
-        CurveWriter(folder, RECIPE | {"seed": 8}, resume=True)
+        CurveWriter(folder, RECIPE | {"seed": 8})
     field = CountedField(mixture)
-    resumed = simulate(folder, field, resume=True)
-    assert field.calls == 3 * 16  # rows 100..230 only
+    resumed = simulate(folder, field)
+    assert field.calls == 2 * 16  # rows 150..230 only
     assert resumed.manifest == store.manifest  # checksums and passes too
     assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in store.folder.iterdir())
     again = CountedField(mixture)
-    simulate(folder, again, resume=True)
+    simulate(folder, again)
     assert again.calls == 0
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 7])
+def test_any_number_of_ranks_writes_the_same_files(ranks: int, store: CurveStore, mixture: GaussianMixture, tmp_path: Path) -> None:
+    writers = [CurveWriter(tmp_path / "other", RECIPE, lead=rank == 0) for rank in range(ranks)]
+    for rank in reversed(range(ranks)):
+        simulate_rows(Simulation(mixture), draw_starts, COUNT, writers[rank], 50, seed=7, part=slice(rank, None, ranks))
+    writers[0].close(writers[0].plan(COUNT, 50))
+    names = sorted(path.name for path in (tmp_path / "other").iterdir())
+    assert names == sorted(path.name for path in store.folder.iterdir())
+    assert all((tmp_path / "other" / name).read_bytes() == (store.folder / name).read_bytes() for name in names)
+
+
+def test_a_store_is_not_closed_before_every_shard_is_there(mixture: GaussianMixture, tmp_path: Path) -> None:
+    writer = CurveWriter(tmp_path, RECIPE)
+    plans = simulate_rows(Simulation(mixture), draw_starts, COUNT, writer, 50, part=slice(0, None, 2))
+    with pytest.raises(ValueError, match="no record of a shard"):
+        writer.close(plans)
+    with pytest.raises(ValueError, match="not complete"):
+        CurveStore.open(tmp_path)
 
 
 def test_progress_and_passes_are_counted(tmp_path: Path, mixture: GaussianMixture) -> None:
     done: list[int] = []
     field = CountedField(mixture, passes=3)
-    simulate_rows(Simulation(field, steps=5), draw_starts, 120, CurveWriter(tmp_path, RECIPE), 50, done.append)
-    assert done == [0, 50, 50, 20]
+    writer = CurveWriter(tmp_path, RECIPE)
+    writer.close(simulate_rows(Simulation(field, steps=5), draw_starts, 120, writer, 50, done.append))
+    assert done == [50, 50, 20]
     assert field.calls == 3 * 10
     assert CurveStore.open(tmp_path).manifest["passes"] == 120 * 3 * 10
 
 
-def test_nan_states_stop_the_simulation_and_name_their_rows(tmp_path: Path, mixture: GaussianMixture) -> None:
+def spoilt(*bad: int) -> Callable[[int, int], tuple[Tensor, None]]:
+    """Starts with NaN in some rows."""
+
     def draw(start: int, rows: int) -> tuple[Tensor, None]:
         x = draw_rows(start, rows)
-        x[max(0, 130 - start) :] *= torch.nan if start <= 130 < start + rows else 1
+        x[[row - start for row in bad if start <= row < start + rows]] = torch.nan
         return x, None
 
-    with pytest.raises(ValueError, match=r"in 20 rows \(first: row 130\)"):
-        simulate(tmp_path, mixture, draw=draw)
+    return draw
+
+
+def test_nan_states_stop_the_simulation_and_name_their_rows(tmp_path: Path, mixture: GaussianMixture) -> None:
+    with pytest.raises(ValueError, match=r"in 20 of 50 rows \(first: row 130\)"):
+        simulate(tmp_path, mixture, draw=spoilt(*range(130, 150)))
     with pytest.raises(ValueError, match="not complete"):
         CurveStore.open(tmp_path)
+    with pytest.raises(ValueError, match=r"in 1 of 50 rows"):  # two in a hundred
+        simulate(tmp_path, mixture, draw=spoilt(130))
+
+
+@pytest.mark.parametrize("noise_kept", ["stored", "seed"])
+def test_a_few_nan_rows_are_left_out_and_the_rest_keep_their_rows(
+    noise_kept: str, tmp_path: Path, mixture: GaussianMixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_module, "SHARD_BYTES", 10**9)
+    monkeypatch.setattr(sys.modules[__name__], "draw_rows", lambda start, rows: row_noise(7, np.arange(start, start + rows), (2,)))
+    store = simulate(tmp_path / "a", mixture, draw=spoilt(3, 229), noise=noise_kept)
+    whole = simulate(tmp_path / "b", mixture, noise=noise_kept)
+    kept = [row for row in range(COUNT) if row not in (3, 229)]
+    assert (len(store), store.skipped, store.shards[0].skipped) == (228, 2, (3, 229))
+    assert store.manifest["passes"] == whole.manifest["passes"]  # they were spent
+    assert torch.equal(everything(store), everything(whole)[:, kept])
 
 
 @pytest.mark.parametrize("index", [0, -1])
@@ -144,23 +199,214 @@ def test_damaged_shards_are_found(index: int, store: CurveStore) -> None:
     assert list(CurveStore.open(store.folder).verify()) == [f"{path} differs from its checksum"]
     for cut in (content[:-8], b"", None):
         path.unlink() if cut is None else path.write_bytes(cut)
-        with pytest.raises(ValueError, match=f"{path.name} is missing, cut off or damaged"):
+        with pytest.raises(ValueError, match=f"{path.name} (is missing|has [0-9,]+ bytes, its record says .*): .* --repair"):
             CurveStore.open(store.folder)
+
+
+def test_every_single_flipped_bit_is_found(store: CurveStore) -> None:
+    rng = random.Random(0)
+    files = [MANIFEST, *(shard.file for shard in store.shards)]
+    for _ in range(200):
+        path = store.folder / rng.choice(files)
+        content = path.read_bytes()
+        flipped = bytearray(content)
+        flipped[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        path.write_bytes(flipped)
+        try:
+            assert list(CurveStore.open(store.folder).verify()) == [f"{path} differs from its checksum"]
+        except ValueError as error:
+            assert path.name == MANIFEST, error  # noqa: PT017
+        path.write_bytes(content)
+    assert list(CurveStore.open(store.folder).verify()) == []
+
+
+@pytest.mark.parametrize("lost", [[0], [1, 3], [MANIFEST], [0, MANIFEST]], ids=str)
+def test_repair_makes_just_the_damaged_shards_again(lost: list[Any], store: CurveStore, mixture: GaussianMixture) -> None:
+    before = {path.name: path.read_bytes() for path in store.folder.iterdir()}
+    names = [name if name == MANIFEST else store.shards[name].file for name in lost]
+    for name in names:
+        (store.folder / name).write_bytes(before[name][:-1] + b"\x01")
+    assert repair(store.folder, RECIPE) == [name for name in names if name != MANIFEST]
+    field = CountedField(mixture)
+    simulate(store.folder, field)
+    assert field.calls == 16 * len([name for name in lost if name != MANIFEST])
+    assert {path.name: path.read_bytes() for path in store.folder.iterdir()} == before
+
+
+def test_repair_refuses_another_store(store: CurveStore) -> None:
+    with pytest.raises(ValueError, match="made with other seed"):
+        repair(store.folder, RECIPE | {"seed": 8})
+    with pytest.raises(ValueError, match="no curve store"):
+        repair(store.folder / "nowhere", RECIPE)
+
+
+def test_a_damaged_record_of_a_stopped_store_is_made_again(store: CurveStore, mixture: GaussianMixture, tmp_path: Path) -> None:
+    writer = CurveWriter(tmp_path, RECIPE)
+    plans = simulate_rows(Simulation(mixture), draw_starts, COUNT, writer, 50, seed=7)
+    for index, content in ((0, b""), (1, b"{}"), (2, record_file(tmp_path, 3).read_bytes())):
+        record_file(tmp_path, index).write_bytes(content)
+    assert [writer.finished(plan) for plan in plans] == [False, False, False, True, True]
+    assert simulate(tmp_path, mixture).manifest == store.manifest
+
+
+def stored_bytes(store: CurveStore) -> float:
+    return sum(shard.bytes for shard in store.shards) / len(store)
+
+
+def test_a_byte_a_number_is_off_by_a_510th_of_the_range(
+    tmp_path: Path, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_module, "SHARD_BYTES", 10**7)
+    scales = 10.0 ** torch.randint(-4, 5, (4, 300, 1, 1, 1), generator=generator)
+    points = torch.randn(4, 300, 3, 8, 8, generator=generator) * scales
+    points[:, 7] = 0.25  # a constant has no range
+    store = written(tmp_path, points, 300, points="uint8")
+    read, span = everything(store), points.flatten(2).amax(2) - points.flatten(2).amin(2)
+    error = (read - points).flatten(2).abs().amax(2)
+    assert (error <= span / 510 * 1.001 + 1e-7 * points.flatten(2).abs().amax(2)).all()
+    assert error.max() > 0.9 * span.max() / 510
+    assert store.error == pytest.approx(float(error.max()))
+    assert torch.equal(read[:, 7], points[:, 7])
+
+
+def test_images_of_bytes_are_kept_exactly_by_bytes(tmp_path: Path, generator: torch.Generator) -> None:
+    images = torch.randint(0, 256, (2, 20, 1, 8, 8), generator=generator) / 127.5 - 1
+    images[:, :, 0, 0, :2] = torch.tensor([-1.0, 1.0])  # the whole range
+    store = written(tmp_path, images, points="uint8")
+    assert store.error < 1e-6
+
+
+def test_bfloat16_keeps_eight_bits(tmp_path: Path, generator: torch.Generator) -> None:
+    points = torch.randn(3, 50, 4, generator=generator)
+    store = written(tmp_path, points, points="bfloat16")
+    assert torch.equal(everything(store), points.bfloat16().float())
+    assert store.error == pytest.approx(float((points.bfloat16().float() - points).abs().max()))
+
+
+def test_noise_comes_back_from_its_seed_bit_for_bit(tmp_path: Path, generator: torch.Generator) -> None:
+    x0 = row_noise(7, np.arange(130), (2,))
+    points = torch.stack([x0, *torch.randn(4, 130, 2, generator=generator)])
+    store = written(tmp_path, points, noise="seed")
+    assert len(store.shards) > 1
+    assert torch.equal(everything(store), points)
+    rows = torch.tensor([129, 3, 77, 3])
+    assert torch.equal(store.curves(rows).points, points[:, rows])
+
+
+def test_a_cifar_curve_takes_9300_bytes(tmp_path: Path, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer_module, "SHARD_BYTES", 10**7)
+    store = written(tmp_path, torch.randn(4, 256, 3, 32, 32, generator=generator), 256, points="uint8", noise="seed")
+    assert stored_bytes(store) <= 9300
+
+
+def test_conditions_are_read_with_their_rows(tmp_path: Path, generator: torch.Generator) -> None:
+    points, cond = torch.randn(2, 200, 3, generator=generator), torch.randn(200, 5, generator=generator)
+    store = written(tmp_path, points, cond=cond, conditions=5, points="uint8")
+    rows = torch.tensor([199, 0, 55, 56, 0])
+    given = store.conditions(rows)
+    assert given is not None
+    assert torch.equal(given, cond[rows])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 16, 17, 1000, 4097])
+def test_the_order_of_an_epoch_is_a_permutation(count: int) -> None:
+    first, second, other = (shuffled(np.arange(count), count, seed, epoch) for seed, epoch in ((5, 0), (5, 1), (6, 0)))
+    assert sorted(first) == sorted(second) == sorted(other) == list(range(count))
+    if count > 16:
+        assert not (first == second).all()
+        assert not (first == other).all()
+
+
+def test_the_order_of_an_epoch_looks_random() -> None:
+    count = 100_000
+    order = shuffled(np.arange(count), count, 3, 2)
+    assert kstest(order[:2000] / count, "uniform").pvalue > 1e-3
+    assert abs(np.corrcoef(order[:-1], order[1:])[0, 1]) < 4 / math.sqrt(count)
+    assert abs(np.corrcoef(order, np.arange(count))[0, 1]) < 4 / math.sqrt(count)
+    assert (shuffled(np.array([0, 10**15 - 1]), 10**15, 1, 0) < 10**15).all()  # nothing is laid out
+
+
+def test_epochs_read_every_row_once_and_continue_anywhere(store: CurveStore) -> None:
+    def sources(start: int, batches: int, part: slice = slice(None)) -> list[Tensor]:
+        return [curve.source for curve, _ in itertools.islice(store.epochs(46, 3, start, part), batches)]
+
+    read = sources(0, 10)
+    first = torch.cat(read[:5])
+    assert sorted(first.tolist()) == sorted(everything(store)[0].tolist())
+    assert sorted(torch.cat(read[5:]).tolist()) == sorted(first.tolist())
+    assert not torch.equal(torch.cat(read[5:]), first)
+    assert all(torch.equal(a, b) for a, b in zip(sources(7, 3), read[7:], strict=True))
+    halves = zip(sources(0, 10, slice(0, 23)), sources(0, 10, slice(23, 46)), strict=True)
+    assert all(torch.equal(torch.cat(parts), whole) for parts, whole in zip(halves, read, strict=True))
+
+
+def test_philox_gives_the_words_of_its_authors() -> None:
+    """Known answers of Random123 for Philox4x32-10."""
+    answers = [
+        ([0, 0, 0, 0], [0, 0], [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),
+        ([0xFFFFFFFF] * 4, [0xFFFFFFFF] * 2, [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]),
+        (
+            [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344],
+            [0xA4093822, 0x299F31D0],
+            [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1],
+        ),
+    ]
+    for counter, (low, high), words in answers:
+        assert [int(word) for word in philox([np.uint64(c) for c in counter], low | high << 32)] == words
+
+
+@pytest.mark.parametrize("size", [(1,), (2, 3), (3, 32, 32)], ids=str)
+def test_noise_of_any_row_is_the_same_alone_and_among_others(size: tuple[int, ...]) -> None:
+    rows = np.array([5, 10**12, 0, 5, 2**33])
+    together = row_noise(11, rows, size)
+    assert torch.equal(together, torch.cat([row_noise(11, rows[k : k + 1], size) for k in range(5)]))
+    assert torch.equal(together[0], together[3])
+    assert not torch.equal(together[0], together[1])
+    assert not torch.equal(together, row_noise(12, rows, size))
+
+
+def test_noise_of_rows_is_standard_normal_and_independent() -> None:
+    x = row_noise(11, np.arange(50_000), (3,)).double()
+    n = len(x)
+    for power, moment, variance in [(1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)]:
+        assert ((x**power).mean(0) - moment).abs().max() < 4 * math.sqrt(variance / n)
+    assert kstest(x.flatten().numpy(), "norm").pvalue > 1e-3
+    for a, b in ((x[:, 0], x[:, 1]), (x[:, 0], x[:, 2]), (x[:-1, 0], x[1:, 0]), (x[:, 0] ** 2 - 1, x[:, 1] ** 2 - 1)):
+        assert abs(float((a * b).mean())) < 4 * 2 / math.sqrt(n)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"version": 2}, "'bezierdistill-curves' version 2, expected 'bezierdistill-curves' version 1"),
-        ({"format": "parquet"}, "'parquet' version 1, expected"),
-        ({"recipe": {"degree": 4}}, "lacks degree or shape"),
-        ({"recipe": RECIPE | {"degree": 3}}, r"shape \(100, 5, 2\), its manifest says \(100, 4, 2\)"),
+        ({"version": 3}, "'bezierdistill-curves' version 3, expected .* version 2: update bezierdistill"),
+        ({"version": 1}, "version 1, expected .* version 2: simulate again"),
+        ({"format": "parquet"}, "'parquet' version 2, expected"),
+        ({"recipe": {"degree": 4}}, "lacks shape"),
+        ({"recipe": RECIPE | {"degree": 3}}, r"shape \(50, 5, 2\), its manifest says torch.float32, \(50, 4, 2\)"),
+        ({"recipe": RECIPE | {"shape": [10**9, 10**9]}}, "degree is 4 and shape"),
+        ({"recipe": RECIPE | {"points": "float8"}}, "points are kept as 'float8', expected one of"),
         ({"shards": [], "rows": 0}, "holds no curve"),
+        ({"shards": [{}], "rows": 0}, "a record of a shard cannot be read"),
+        ({"rows": 231}, "rows are not those of its shards"),
     ],
 )
 def test_manifests_that_do_not_fit_are_rejected(changes: dict[str, Any], message: str, store: CurveStore) -> None:
-    (store.folder / MANIFEST).write_text(json.dumps(store.manifest | changes))
+    write_sealed(store.folder / MANIFEST, store.manifest | changes)
     with pytest.raises(ValueError, match=message):
+        CurveStore.open(store.folder).curves(torch.arange(4))
+
+
+def test_a_manifest_that_was_changed_by_hand_is_rejected(store: CurveStore) -> None:
+    text = (store.folder / MANIFEST).read_text()
+    (store.folder / MANIFEST).write_text(text.replace('"seed": 7', '"seed": 8', 1))
+    with pytest.raises(ValueError, match=r"manifest\.json differs from its checksum"):
+        CurveStore.open(store.folder)
+
+
+def test_a_shard_cannot_claim_a_file_outside_its_folder(store: CurveStore) -> None:
+    shards = [dict(store.manifest["shards"][0], file="../outside.safetensors"), *store.manifest["shards"][1:]]
+    write_sealed(store.folder / MANIFEST, store.manifest | {"shards": shards})
+    with pytest.raises(ValueError, match="a record of a shard cannot be read"):
         CurveStore.open(store.folder)
 
 

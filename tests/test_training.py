@@ -100,14 +100,14 @@ def test_resume_gives_the_weights_of_the_uninterrupted_run_bit_for_bit(tmp_path:
     whole = Trainer({"net": linear()}, loop(), tmp_path / "whole", "stage").fit(quadratic, 40, 7)
     with pytest.raises(KeyboardInterrupt):
         Trainer({"net": linear()}, loop(), tmp_path / "parts", "stage").fit(stopping(after), 40, 7)
-    resumed = Trainer({"net": linear()}, loop(), tmp_path / "parts", "stage").fit(quadratic, 40, 7, resume=True)
+    resumed = Trainer({"net": linear()}, loop(), tmp_path / "parts", "stage").fit(quadratic, 40, 7)
     for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(a, b)
 
 
 def test_resume_of_a_finished_stage_changes_nothing(tmp_path: Path) -> None:
     first = Trainer({"net": linear()}, loop(), tmp_path, "stage").fit(quadratic, 20, 1)
-    again = Trainer({"net": linear()}, loop(), tmp_path, "stage").fit(stopping(1), 20, 1, resume=True)
+    again = Trainer({"net": linear()}, loop(), tmp_path, "stage").fit(stopping(1), 20, 1)
     for a, b in zip(first.parameters(), again.parameters(), strict=True):
         assert torch.equal(a, b)
 
@@ -123,7 +123,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_state(tmp_path: Path
 
     with pytest.raises(ValueError, match="not finite at step 16"):
         Trainer({"net": linear()}, loop(), tmp_path, "stage").fit(step, 40, 0)
-    resumed = Trainer({"net": linear()}, loop(), tmp_path, "stage").fit(quadratic, 40, 0, resume=True)
+    resumed = Trainer({"net": linear()}, loop(), tmp_path, "stage").fit(quadratic, 40, 0)
     assert all(bool(p.isfinite().all()) for p in resumed.parameters())
 
 
@@ -132,7 +132,7 @@ def test_a_damaged_state_is_named(tmp_path: Path) -> None:
     trainer.fit(quadratic, 10, 0)
     trainer.state_file.write_bytes(trainer.state_file.read_bytes()[:-9])
     with pytest.raises(ValueError, match=r"state-stage\.safetensors.*cut off or damaged"):
-        Trainer({"net": linear()}, loop(), tmp_path, "stage").fit(quadratic, 20, 0, resume=True)
+        Trainer({"net": linear()}, loop(), tmp_path, "stage").fit(quadratic, 20, 0)
 
 
 def test_two_networks_are_updated_in_turn_with_their_own_rates(tmp_path: Path) -> None:
@@ -235,5 +235,5 @@ def test_resume_is_exact_with_images_kept_channels_last(tmp_path: Path) -> None:
 
     whole = fit("whole", 8)
     fit("parts", 4)
-    again = fit("parts", 8, resume=True)
+    again = fit("parts", 8)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))

@@ -297,7 +297,7 @@ def build_parser() -> ArgumentParser:
 
 
 def _plain_arguments(config: type) -> tuple[dict[str, str], dict[str, str]]:
-    """Fields that the parser spells otherwise by default, with their help: ``--teachers A B`` and ``--resume`` without a value."""
+    """Fields that the parser spells otherwise by default, with their help: ``--teachers A B`` and ``--report`` without a value."""
     texts = {param.arg_name: param.description or "" for param in parse_docstring(config.__doc__ or "").params}
     fields = dataclasses.fields(config)
     lists = {field.name: texts[field.name] for field in fields if field.type == "tuple[Path, ...]"}
@@ -329,8 +329,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"bezierdistill {parsed.verb}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        more = " with --resume" if hasattr(config_class, "resume") else ""
-        print(f"bezierdistill {parsed.verb}: interrupted; what was saved is kept, the same command{more} continues", file=sys.stderr)
+        print(f"bezierdistill {parsed.verb}: interrupted; what was saved is kept, the same command continues", file=sys.stderr)
         return 130
     return 0
 

@@ -1,4 +1,7 @@
-"""Files that are whole or absent: write to a temporary name, flush to disk, rename. And digests, and JSON that says what is wrong."""
+"""Files that are whole or absent: write to a temporary name, flush to disk, rename. And digests, and JSON that says what is wrong.
+
+A folder is written by one process at a time (:func:`locked`), and belongs to one run with its settings (:func:`claim`).
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,8 @@ import hashlib
 import importlib.util
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+LOCK = ".lock"
+MOST_JSON = 2**28  # bytes
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -25,8 +32,46 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        _flush_folder(path.parent)
+    except SafetensorError as error:
+        raise OSError(f"{path} could not be written: {error}") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Have the names in a folder on disk as well, where the system can."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass  # some network file systems cannot
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder, made if need be, against every other process; what a killed one left half-written in it is removed.
+
+    The system lets go of the lock when the process ends, however it ends.
+
+    Raises:
+        ValueError: if another process holds it, or it is no folder.
+    """
+    import fcntl  # imported here: there is none on Windows, where the rest may work
+
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file, expected a folder: choose another --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / LOCK, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{folder} is being written by another process: wait for it to end, or choose another --out") from None
+        for left in folder.glob(".*.tmp"):
+            left.unlink(missing_ok=True)
+        yield
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -42,14 +87,22 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
         ValueError: if the file is missing, no JSON, or no object; ``what`` names it in the message.
     """
     try:
-        value = json.loads(path.read_text())
+        if path.stat().st_size > MOST_JSON:
+            raise ValueError(f"{path} has {path.stat().st_size:,} bytes, expected a {what} of {MOST_JSON:,} or fewer")
+        value = json.loads(path.read_text(), parse_constant=_refuse_constant)
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"no {what} at {path.parent}: expected a folder with {path.name}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
+        if str(error).startswith(str(path)):
+            raise
         raise ValueError(f"{path} is no valid JSON ({error}): restore it or make the {what} again") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} holds a {type(value).__name__}, expected a JSON object")
     return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def claim(file: Path, settings: Mapping[str, Any], what: str, **notes: Any) -> None:
@@ -62,7 +115,7 @@ def claim(file: Path, settings: Mapping[str, Any], what: str, **notes: Any) -> N
     """
     folder, wanted = file.parent, json.loads(json.dumps(settings, default=str))  # as they are read back
     if not file.exists():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if folder.exists() and (not folder.is_dir() or any(not entry.name.startswith(".") for entry in folder.iterdir())):
             raise ValueError(f"{folder} is not empty and holds no {what}: choose another --out")
         write_json(file, {**wanted, **notes})
         return

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from bezierdistill.couplings import Independent, MinibatchOT
 from bezierdistill.curves import BezierCurve
 from bezierdistill.data import ArrayData, Data, Scaling, load_data
 from bezierdistill.fields import Blend, Field, Guided, NetworkField, parse_weights
-from bezierdistill.files import claim
+from bezierdistill.files import claim, locked
 from bezierdistill.models import CARD, Model, load_model, save_model
 from bezierdistill.objectives import Alignment, CurveRegression, FlowMatching, Loss
 from bezierdistill.objectives.alignment import REAL_ROWS
@@ -31,7 +32,7 @@ from bezierdistill.progress import progress
 from bezierdistill.simulate import Simulation, simulate_rows
 from bezierdistill.solvers import time_grid
 from bezierdistill.starts import starts
-from bezierdistill.store import CurveStore, CurveWriter
+from bezierdistill.store import CurveStore, CurveWriter, repair
 from bezierdistill.students import cheapest_knots, check_knots, interval_errors
 from bezierdistill.training.config import DistillConfig, SimulateConfig, TrainConfig
 from bezierdistill.training.loop import Trainer, open_fabric
@@ -66,7 +67,7 @@ def train(config: TrainConfig) -> Model:
         batch = (x0.to(trainer.device), x1.to(trainer.device), cond if cond is None else cond.to(trainer.device))
         yield "teacher", objective.loss(nets["teacher"], batch, generator)
 
-    trained = trainer.fit(step, config.steps, config.seed, config.resume)
+    trained = trainer.fit(step, config.steps, config.seed)
     spent = config.steps * config.batch * objective.passes * config.loop.accumulate
     more = ({"classes": _frequencies(data)} if conditions else {}) | ({"source_data": config.source} if source else {})
     card = _card("teacher", config, {"training": spent, "total": spent}, data=config.data, **more)
@@ -110,22 +111,32 @@ def simulate(config: SimulateConfig) -> CurveStore:
     data, source = (None if name is None else load_data(name) for name in (config.data, config.source))
     _check_alike(config, teachers, data)
     _check_source(config, teachers[0], through, source)
-    device = open_fabric(config.accelerator).device
+    fabric = open_fabric(config.accelerator)
+    device, lead = fabric.device, fabric.global_rank == 0
     strengths = config.strengths()
     fields = [_field(teacher, device, strengths) for teacher in teachers]
     blend = Blend(fields, parse_weights(config.weights))
     back = None if through is None else NetworkField(through.net.to(device))
     simulation = Simulation(blend, config.degree, config.guides, fields, config.steps, config.solver, data is not None, back)
-    draw = starts(teachers[0], config.seed, data or source, strengths if len(strengths) == 2 else None)
+    draw = starts(teachers[0], config.seed, data or source, strengths if len(strengths) == 2 else None, config.noise == "seed")
+    recipe = _recipe(config, teachers, through, source, blend)
     _refuse_other(config.out, RUN, CARD)
-    writer = CurveWriter(config.out, _recipe(config, teachers, through, source, blend), config.resume)
 
     def on_device(start: int, rows: int) -> tuple[Tensor, Tensor | None]:
         states, cond = draw(start, rows)
         return states.to(device), None if cond is None else cond.to(device)
 
-    with progress("simulate", config.count) as advance:
-        simulate_rows(simulation, on_device, config.count, writer, config.batch, advance)
+    with locked(config.out) if lead else nullcontext(), progress("simulate", config.count) as advance:
+        if config.repair and lead:
+            repair(config.out, recipe)
+        writer = CurveWriter(config.out, recipe, lead)
+        fabric.barrier()
+        share = slice(fabric.global_rank, None, fabric.world_size)
+        plans = simulate_rows(simulation, on_device, config.count, writer, config.batch, advance, config.seed, share)
+        fabric.barrier()
+        if lead:
+            writer.close(plans)
+        fabric.barrier()
     return CurveStore.open(config.out)
 
 
@@ -211,6 +222,9 @@ def _recipe(config: SimulateConfig, teachers: list[Model], through: Model | None
         "steps": config.steps,
         "solver": config.solver,
         "scaling": asdict(teachers[0].scaling),
+        "batch": config.batch,
+        "points": config.points,
+        "noise": config.noise,
     }
 
 
@@ -305,8 +319,9 @@ def _schedules(passes: int, given: tuple[float, ...] | None) -> dict[int, tuple[
 def _best_schedules(net: nn.Module, store: CurveStore, passes: int, device: torch.device) -> tuple[dict[int, tuple[float, ...]], int]:
     """Knots for every number of passes by dynamic programming, and the network passes that measuring the errors cost."""
     rows = torch.arange(_knot_curves(store))
-    curve = BezierCurve(store.curves(rows).points.to(device))
-    costs = interval_errors(net.to(device), curve, KNOT_GRID, None if store.conditions is None else store.conditions[rows].to(device))
+    curve, cond = store.take(rows)
+    curve = BezierCurve(curve.points.to(device))
+    costs = interval_errors(net.to(device), curve, KNOT_GRID, None if cond is None else cond.to(device))
     return {k: cheapest_knots(costs, KNOT_GRID, k) for k in range(1, passes + 1)}, knots_cost(store)
 
 
@@ -332,7 +347,7 @@ def _regress(config: DistillConfig, store: CurveStore, trainer: Trainer, schedul
     def step(nets: Mapping[str, nn.Module], generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
         yield "student", objective.loss(nets["student"], _to(trainer, store.batch(config.batch, generator)), generator)
 
-    return trainer.fit(step, config.steps, config.seed, config.resume)
+    return trainer.fit(step, config.steps, config.seed)
 
 
 def _align(
@@ -346,11 +361,11 @@ def _align(
     def step(nets: Mapping[str, nn.Module], generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
         batch = _to(trainer, store.batch(size, generator))
         real, cond = data.batch(REAL_ROWS * size, generator)
-        cond = None if cond is None or store.conditions is None else cond.to(trainer.device)
+        cond = None if cond is None or not store.condition_size else cond.to(trainer.device)
         yield "student", objective.loss(nets["student"], batch, real.to(trainer.device), cond)
 
     spent = config.align * size * objective.passes * config.loop.accumulate
-    return trainer.fit(step, config.align, config.seed + 1, config.resume), spent
+    return trainer.fit(step, config.align, config.seed + 1), spent
 
 
 def _to(trainer: Trainer, batch: CurveBatch) -> CurveBatch:
@@ -359,9 +374,7 @@ def _to(trainer: Trainer, batch: CurveBatch) -> CurveBatch:
 
 
 def _claim(out: Path, config: TrainConfig | DistillConfig) -> None:
-    """Take a folder for a run, or check that it holds the same run and may be continued."""
-    if not config.resume and any((out / mark).exists() for mark in (RUN, CARD)):
-        raise ValueError(f"{out} already holds a run: choose another --out, or --resume to continue it")
+    """Take a folder for a run, or check that it holds the same run, which is then continued."""
     claim(out / RUN, _settings(config), "run")
 
 
@@ -372,7 +385,7 @@ def _refuse_other(out: Path, *marks: str) -> None:
 
 def _settings(config: Any) -> dict[str, Any]:
     plain = json.loads(json.dumps(asdict(config), default=str))
-    return {key: value for key, value in plain.items() if key not in ("resume", "out")}
+    return {key: value for key, value in plain.items() if key != "out"}
 
 
 def _card(kind: str, config: TrainConfig | DistillConfig, passes: dict[str, int], **more: Any) -> dict[str, Any]:

@@ -147,7 +147,6 @@ class RecipeConfig:
             align_lr=self.align_lr,
             anchor=self.anchor,
             loop=self.loop,
-            resume=True,
         )
 
     def part(self, share: float) -> int:
@@ -207,7 +206,6 @@ def _teacher(config: RecipeConfig, given: Path | None, name: str, share: float, 
             conditional=config.conditional,
             network=config.network,
             loop=config.loop,
-            resume=True,
         )
     )
 
@@ -282,7 +280,6 @@ def _simulation(config: RecipeConfig, teachers: list[Model], weights: list[float
         seed=config.seed,
         steps=config.solver_steps,
         accelerator=config.loop.accelerator,
-        resume=True,
     )
 
 

@@ -25,8 +25,10 @@ from bezierdistill.fields import Field
 from bezierdistill.solvers import solve, time_grid
 from bezierdistill.sources import BLOCK
 from bezierdistill.store import CurveWriter
+from bezierdistill.store.writer import Plan
 
 Guides = Literal["fit", "hermite", "endpoints"]
+MOST_SKIPPED = 0.01  # share of the rows of a shard that may be left out
 
 
 @dataclass(frozen=True)
@@ -128,28 +130,60 @@ def simulate_rows(
     writer: CurveWriter,
     batch: int = 4 * BLOCK,
     advance: Callable[[int], None] = lambda rows: None,
-) -> None:
-    """Fill a store up to ``count`` curves; memory does not grow with the count.
+    seed: int | None = None,
+    part: slice = slice(None),
+) -> list[Plan]:
+    """Make those shards of a store of ``count`` rows that are not there; memory does not grow with the count.
 
     Args:
         simulation: how curves are made.
         draw: ``draw(start, rows)`` gives the start states of rows ``start .. start + rows`` and their conditions, or None.
         count: rows of the finished store.
-        writer: the store; rows that it has are kept.
-        batch: rows simulated at once.
+        writer: the store.
+        batch: rows simulated at once; shards are whole batches, so every batch is the same whoever makes it.
         advance: called with the number of rows done.
+        seed: seed of the table that the rows start from, for the records of the shards.
+        part: which of the shards to make, if others are made elsewhere.
+
+    Returns:
+        All shards of the store, to close it with.
 
     Raises:
-        ValueError: if a teacher gives NaN or infinite states (the rows are named).
+        ValueError: if the teachers give NaN or infinite states in more than one row of a hundred of a shard (the rows are named; fewer are
+            left out).
     """
-    advance(writer.rows)
-    for start in range(writer.rows, count, batch):
-        states, cond = draw(start, min(batch, count - start))
+    plans = writer.plan(count, batch)
+    for plan in [] if writer.complete else plans[part]:
+        if writer.finished(plan):
+            advance(plan.rows)
+        else:
+            writer.write(plan, *_simulated(simulation, draw, plan, batch, advance), seed)
+    return plans
+
+
+def _simulated(
+    simulation: Simulation,
+    draw: Callable[[int, int], tuple[Tensor, Tensor | None]],
+    plan: Plan,
+    batch: int,
+    advance: Callable[[int], None],
+) -> tuple[BezierCurve, int, Tensor | None, list[int]]:
+    """The curves of a shard, the network passes spent, their conditions, and the indices of the rows that are left out."""
+    points, conditions, skipped, spent = [], [], [], 0
+    for start in range(plan.first, plan.first + plan.rows, batch):
+        states, cond = draw(start, min(batch, plan.first + plan.rows - start))
         curve, passes = simulation.curves(states, cond)
-        finite = curve.points.isfinite().transpose(0, 1).flatten(1).all(1)
-        if not bool(finite.all()):
-            rows = (start + (~finite).nonzero().flatten()).tolist()
-            raise ValueError(f"the teachers gave NaN or infinite states in {len(rows)} rows (first: row {rows[0]}): check their training")
-        writer.append(curve, passes * curve.points.shape[1], cond)
-        advance(curve.points.shape[1])
-    writer.close()
+        made = curve.points.to("cpu", torch.float32)
+        finite = made.isfinite().transpose(0, 1).flatten(1).all(1)
+        skipped += (start - plan.first + (~finite).nonzero().flatten()).tolist()
+        points.append(made if bool(finite.all()) else made[:, finite])
+        if cond is not None:
+            conditions.append(cond.cpu()[finite])
+        spent += passes * len(finite)
+        advance(len(finite))
+    if len(skipped) > MOST_SKIPPED * plan.rows:
+        raise ValueError(
+            f"the teachers gave NaN or infinite states in {len(skipped)} of {plan.rows} rows (first: row {plan.first + skipped[0]}): "
+            "check their training"
+        )
+    return BezierCurve(torch.cat(points, 1)), spent, torch.cat(conditions) if conditions else None, skipped

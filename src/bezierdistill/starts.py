@@ -7,17 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from bezierdistill.data import Data, load_data
 from bezierdistill.models import Model
-from bezierdistill.sources import BLOCK, block_generator, block_window, noise, uniform
+from bezierdistill.sources import BLOCK, block_generator, block_window, noise, row_noise, uniform
 
 Draw = Callable[[int, int], tuple[Tensor, Tensor | None]]
 
 
-def starts(teacher: Model, seed: int, data: Data | None = None, guidance: tuple[float, float] | None = None) -> Draw:
+def starts(
+    teacher: Model, seed: int, data: Data | None = None, guidance: tuple[float, float] | None = None, regenerated: bool = False
+) -> Draw:
     """The draw ``(start, rows) -> (states, conditions or None)`` of a simulation.
 
     Args:
@@ -25,6 +28,7 @@ def starts(teacher: Model, seed: int, data: Data | None = None, guidance: tuple[
         seed: seed of everything.
         data: real data to start from, with their own conditions; without it states are noise.
         guidance: a range from which every row draws a strength of guidance, the last number of its condition.
+        regenerated: take noise from the table that gives any row again at once, for stores that keep its seed instead.
 
     Raises:
         ValueError: if the teacher takes conditions and there is nothing to draw them from.
@@ -39,7 +43,12 @@ def starts(teacher: Model, seed: int, data: Data | None = None, guidance: tuple[
 
     def draw(start: int, rows: int) -> tuple[Tensor, Tensor | None]:
         drawn = None if given is None else _rows(given, seed, start, rows)
-        states = noise(seed, start, rows, teacher.shape) if data is None or drawn is None else drawn[0]
+        if data is not None and drawn is not None:
+            states = drawn[0]
+        elif regenerated:
+            states = row_noise(seed, np.arange(start, start + rows), teacher.shape)
+        else:
+            states = noise(seed, start, rows, teacher.shape)
         if not teacher.conditions:
             return states, None
         cond = teacher.condition(range(start, start + rows), seed) if drawn is None else drawn[1]

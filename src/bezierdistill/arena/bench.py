@@ -94,7 +94,7 @@ class Bench:
         folder = self.shared / f"teacher-{steps}-{seed}"
         conditional = self.conditional
         config = TrainConfig(
-            self.data.name, folder, steps, self.batch, seed, conditional=conditional, network=self.network, loop=self.loop, resume=True
+            self.data.name, folder, steps, self.batch, seed, conditional=conditional, network=self.network, loop=self.loop
         )
         model = self._made(folder, CARD, lambda: train(config), lambda: load_model(folder))
         self.charge(model.spent)
@@ -116,7 +116,6 @@ class Bench:
             seed=self.seed,
             steps=PAIR_STEPS,
             accelerator=self.loop.accelerator,
-            resume=True,
         )
         store = self._made(folder, "seconds.json", lambda: simulate(config), lambda: CurveStore.open(folder))
         self.charge(store.manifest["passes"])

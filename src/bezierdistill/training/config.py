@@ -10,6 +10,7 @@ from typing import Literal
 from bezierdistill.curves import check_degree
 from bezierdistill.models import NetworkConfig
 from bezierdistill.simulate import Guides
+from bezierdistill.store.codec import Kept, check_kept
 
 Coupling = Literal["independent", "ot"]
 ObjectiveName = Literal["end", "map", "knots", "velocity"]
@@ -116,7 +117,6 @@ class TrainConfig:
         drop: share of rows that are trained without their condition, which guidance needs.
         network: the network.
         loop: how weights are updated.
-        resume: continue a run that was stopped.
     """
 
     data: str
@@ -130,7 +130,6 @@ class TrainConfig:
     drop: float = 0.1
     network: NetworkConfig = field(default_factory=NetworkConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
-    resume: bool = False
 
     def __post_init__(self) -> None:
         as_paths(self, "out")
@@ -159,8 +158,10 @@ class SimulateConfig:
         steps: solver steps.
         solver: fixed-step solver.
         batch: curves simulated at once.
+        points: how control points are kept: float32, bfloat16, or uint8 (a byte a number with a scale for every point).
+        noise: whether the noise that curves start from is stored, or given again from the seed when it is read.
+        repair: make damaged shards of a finished store again.
         accelerator: device kind for Lightning Fabric: auto, cpu, cuda, mps.
-        resume: continue a store that was stopped.
     """
 
     teachers: tuple[Path, ...]
@@ -177,12 +178,19 @@ class SimulateConfig:
     steps: int = 8
     solver: Solver = "heun"
     batch: int = 4096
+    points: Kept = "float32"
+    noise: Literal["stored", "seed"] = "stored"
+    repair: bool = False
     accelerator: str = "auto"
-    resume: bool = False
 
     def __post_init__(self) -> None:
         as_paths(self, "teachers", "out")
         check_degree(self.degree)
+        check_kept(self.points)
+        if self.noise not in ("stored", "seed"):
+            raise ValueError(f"noise is {self.noise!r}, expected stored or seed")
+        if self.noise == "seed" and (self.data or self.source):
+            raise ValueError(f"noise is 'seed' and curves start from {self.data or self.source}: expected --noise stored")
         check_counts(count=self.count, steps=self.steps, batch=self.batch)
         if not self.teachers:
             raise ValueError("teachers is empty, expected one or more model folders")
@@ -232,7 +240,6 @@ class DistillConfig:
         align_lr: peak learning rate of the student during alignment.
         anchor: weight of the ends of the curves during alignment.
         loop: how weights are updated.
-        resume: continue a run that was stopped.
     """
 
     curves: Path
@@ -252,7 +259,6 @@ class DistillConfig:
     align_lr: float = 2e-4
     anchor: float = 0.03
     loop: LoopConfig = field(default_factory=LoopConfig)
-    resume: bool = False
 
     def __post_init__(self) -> None:
         as_paths(self, "curves", "out")

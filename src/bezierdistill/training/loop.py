@@ -85,20 +85,19 @@ class Trainer:
         """The saved state of this stage."""
         return self.folder / f"state-{self.stage}.safetensors"
 
-    def fit(self, step: Step, steps: int, seed: int, resume: bool = False) -> nn.Module:
-        """Take ``steps`` steps and return the first network with its averaged weights, on the CPU.
+    def fit(self, step: Step, steps: int, seed: int) -> nn.Module:
+        """Take ``steps`` steps, from the last saved state on if there is one, and return the first network with its averaged weights, on the CPU.
 
         Args:
             step: see the module docstring.
             steps: number of steps; the learning rate's schedule spans them.
             seed: seed of every draw.
-            resume: continue from the saved state if there is one.
 
         Raises:
             ValueError: if a loss is not finite (the last saved state stays), or a saved state is damaged.
         """
         self.generator.manual_seed(seed)
-        first = self._restore() if resume and self.state_file.exists() else 0
+        first = self._restore() if self.state_file.exists() else 0
         self.folder.mkdir(parents=True, exist_ok=True)
         from torch.utils.tensorboard import SummaryWriter  # imported here: it takes a second
 

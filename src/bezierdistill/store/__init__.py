@@ -1,0 +1,18 @@
+"""Curves on disk: sharded safetensors and one JSON manifest with checksums, written shard by shard, read by memory mapping.
+
+A store is a folder::
+
+    manifest.json              what made it (degree, shape, seed, teachers' digests, ...) and its shards; manifest.copy.json is the same
+    shard-000000.safetensors   rows first: "points" (rows, points, *shape) and, if there are any, "cond" (rows, C)
+    shard-000000.json          while the store is being made: the record of a finished shard, which goes into the manifest at the end
+
+Points are kept in single precision, bfloat16, or a byte a number (:mod:`~bezierdistill.store.codec`); sources that are noise may be
+regenerated from their seed instead of being stored. Every shard is whole before its record names it, and a rerun makes what is missing.
+"""
+
+from bezierdistill.store.codec import Kept
+from bezierdistill.store.manifest import MANIFEST, Shard, read_manifest
+from bezierdistill.store.reader import CurveStore
+from bezierdistill.store.writer import CurveWriter, repair
+
+__all__ = ["MANIFEST", "CurveStore", "CurveWriter", "Kept", "Shard", "read_manifest", "repair"]

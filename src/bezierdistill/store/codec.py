@@ -1,0 +1,58 @@
+r"""How control points are kept on disk: ``float32``, ``bfloat16``, or ``uint8`` with a scale for every point of every row.
+
+A byte q stands for :math:`l + s\,q` with l the least number of that point and s a 255th of its range, so a number is off by at most
+:math:`s / 2`, a 510th of the range.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+Kept = Literal["float32", "bfloat16", "uint8"]
+SIZES = {"float32": 4, "bfloat16": 2, "uint8": 1}
+LEVELS = 255
+
+
+def check_kept(kept: str) -> None:
+    """Raise ``ValueError`` unless it is a way to keep points."""
+    if kept not in get_args(Kept):
+        raise ValueError(f"points are kept as {kept!r}, expected one of {', '.join(get_args(Kept))}")
+
+
+def encode(points: Tensor, kept: Kept) -> dict[str, Tensor]:
+    """The tensors to write for points ``(rows, n, *shape)``; bytes come with ``low`` and ``step`` ``(rows, n)``."""
+    if kept != "uint8":
+        return {"points": points.to(getattr(torch, kept))}
+    flat = points.float().flatten(2)
+    low, high = flat.amin(2), flat.amax(2)
+    step = (high - low) / LEVELS
+    levels = (flat - low[..., None]) / torch.where(step > 0, step, 1.0)[..., None]
+    return {"points": levels.round_().clamp_(0, LEVELS).to(torch.uint8).reshape(points.shape), "low": low, "step": step}
+
+
+def decode(tensors: Mapping[str, Tensor], rows: Tensor) -> Tensor:
+    """Some rows of what :func:`encode` gave, in single precision."""
+    points = tensors["points"].index_select(0, rows)
+    if points.dtype != torch.uint8:
+        return points.float()
+    ones = [1] * (points.ndim - 2)
+    low, step = (tensors[name].index_select(0, rows).reshape(len(rows), -1, *ones) for name in ("low", "step"))
+    return torch.addcmul(low, points, step)
+
+
+def layout(kept: Kept, points: int, shape: tuple[int, ...], conditions: int) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    """Data type and shape of one row of every tensor of a shard."""
+    found = {"points": (getattr(torch, kept), (points, *shape))}
+    if kept == "uint8":
+        found |= {"low": (torch.float32, (points,)), "step": (torch.float32, (points,))}
+    return found | ({"cond": (torch.float32, (conditions,))} if conditions else {})
+
+
+def row_bytes(kept: Kept, points: int, shape: tuple[int, ...], conditions: int) -> int:
+    """Bytes of a row on disk."""
+    return sum(dtype.itemsize * prod(size) for dtype, size in layout(kept, points, shape, conditions).values())

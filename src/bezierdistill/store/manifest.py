@@ -1,0 +1,152 @@
+"""The manifest: what made a store, and the record of every shard. A flipped bit in it is found by its own checksum, the seal.
+
+Shards are planned before the first is made: shard k holds the rows from ``k * shard_rows`` on, so which process makes it, and when, does
+not matter. Until all are there, the record of each lies beside it in a file of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from bezierdistill.files import read_json, write_atomically
+from bezierdistill.store.codec import check_kept
+
+FORMAT, VERSION = "bezierdistill-curves", 2
+MANIFEST, COPY = "manifest.json", "manifest.copy.json"
+MOST_NUMBERS = 2**40
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The record of a shard.
+
+    Args:
+        file: its name.
+        first: index of its first row in the table of its seed.
+        rows: rows in it.
+        seed: seed of the table that its rows start from, which with ``first`` gives their noise again; None for imported rows.
+        skipped: indices within the shard's range that are left out, because the teachers gave NaN or infinite states.
+        passes: network passes spent on it.
+        error: greatest error of a stored number, from keeping it in fewer bits, in model units.
+        bytes: size of the file.
+        sha256: its digest.
+    """
+
+    file: str
+    first: int
+    rows: int
+    seed: int | None
+    skipped: tuple[int, ...]
+    passes: int
+    error: float
+    bytes: int
+    sha256: str
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Shard:
+        """Read a record back.
+
+        Raises:
+            ValueError: if it is none.
+        """
+        try:
+            shard = cls(**{**record, "skipped": tuple(record["skipped"])})
+            counts = [shard.first, shard.rows - 1, shard.passes, shard.bytes, *shard.skipped, *([] if shard.seed is None else [shard.seed])]
+            names = isinstance(shard.file, str) and shard.file == Path(shard.file).name and isinstance(shard.sha256, str)
+            if not names or not all(isinstance(count, int) and count >= 0 for count in counts) or not 0 <= shard.error < float("inf"):
+                raise TypeError("numbers or names out of range")
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"a record of a shard cannot be read ({error})") from None
+        return shard
+
+
+def shard_name(index: int) -> str:
+    """Name of a shard's file."""
+    return f"shard-{index:06d}.safetensors"
+
+
+def record_file(folder: Path, index: int) -> Path:
+    """Where the record of a shard lies while the store is being made."""
+    return folder / f"shard-{index:06d}.json"
+
+
+def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
+    """Write JSON that carries its own checksum."""
+    write_atomically(path, lambda temporary: temporary.write_text(_sealed(value)))
+
+
+def _sealed(value: Mapping[str, Any]) -> str:
+    seal = hashlib.sha256(json.dumps(value, allow_nan=False).encode()).hexdigest()
+    return json.dumps({**value, "seal": seal}, indent=1, allow_nan=False) + "\n"
+
+
+def read_sealed(path: Path, what: str) -> dict[str, Any]:
+    """Read what :func:`write_sealed` wrote.
+
+    Raises:
+        ValueError: if it is missing, or a single bit of it has changed.
+    """
+    value = read_json(path, what)
+    value.pop("seal", None)
+    if _sealed(value) != path.read_text():
+        raise ValueError(f"{path} differs from its checksum: it was changed or damaged; the simulate that made it mends it with --repair")
+    return value
+
+
+def write_manifest(folder: Path, recipe: Mapping[str, Any], shards: tuple[Shard, ...] | None) -> None:
+    """Write the manifest and its copy; without shards that of a store which is being made."""
+    done = shards or ()
+    manifest = {
+        "format": FORMAT,
+        "version": VERSION,
+        "complete": shards is not None,
+        "rows": sum(shard.rows for shard in done),
+        "passes": sum(shard.passes for shard in done),
+        "recipe": recipe,
+        "shards": [asdict(shard) for shard in done],
+    }
+    for name in (COPY, MANIFEST):
+        write_sealed(folder / name, manifest)
+
+
+def read_manifest(folder: Path, name: str = MANIFEST) -> dict[str, Any]:
+    """The manifest of a store.
+
+    Raises:
+        ValueError: if there is none, it was changed or damaged, or it is of another format or version.
+    """
+    path = folder / name
+    head = read_json(path, "curve store")
+    if head.get("format") != FORMAT or head.get("version") != VERSION:
+        got = f"{head.get('format')!r} version {head.get('version')!r}"
+        newer = isinstance(head.get("version"), int) and head["version"] > VERSION
+        do = "update bezierdistill" if newer else "simulate again into another --out"
+        raise ValueError(f"{path} is {got}, expected {FORMAT!r} version {VERSION}: {do}")
+    manifest = read_sealed(path, "curve store")
+    try:
+        check_recipe(manifest["recipe"])
+        shards = [Shard.of(record) for record in manifest["shards"]]
+        if manifest["rows"] != sum(shard.rows for shard in shards) or not isinstance(manifest["complete"], bool):
+            raise ValueError("rows are not those of its shards")
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path} does not describe a curve store: {error}") from None
+    return manifest
+
+
+def check_recipe(recipe: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` unless a recipe has what reading a store needs."""
+    lacking = [key for key in ("degree", "shape") if key not in recipe]
+    if lacking:
+        raise ValueError(f"it lacks {', '.join(lacking)}")
+    check_kept(recipe.get("points", "float32"))
+    sizes = [recipe["degree"], *recipe["shape"]]
+    if not all(isinstance(size, int) and size > 0 for size in sizes) or (sizes[0] + 1) * prod(sizes[1:]) > MOST_NUMBERS:
+        raise ValueError(f"degree is {sizes[0]} and shape {sizes[1:]}, expected whole numbers of 1 or more")
+    if not isinstance(recipe.get("conditions", 0), int) or not 0 <= recipe.get("conditions", 0) < MOST_NUMBERS:
+        raise ValueError(f"conditions are {recipe['conditions']!r}, expected how many numbers they have")

@@ -1,0 +1,198 @@
+"""Reading a store: mapped into memory, in any order, in constant memory."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bezierdistill.curves import BezierCurve
+from bezierdistill.files import digest, read_tensors
+from bezierdistill.sources import row_noise
+from bezierdistill.store.codec import decode, layout
+from bezierdistill.store.manifest import Shard, read_manifest
+from bezierdistill.store.order import shuffled
+
+Batch = tuple[BezierCurve, Tensor | None]
+
+
+class CurveStore:
+    """Curves of a complete store; nothing is read before it is used. :meth:`open` makes one.
+
+    Args:
+        folder: where it lies.
+        manifest: its manifest.
+    """
+
+    def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
+        self.folder, self.manifest = folder, manifest
+        self.shards = tuple(Shard.of(record) for record in manifest["shards"])
+        self.ends = np.cumsum([shard.rows for shard in self.shards])
+        self.condition_size: int = self.recipe.get("conditions", 0)
+        self._mapped: dict[int, dict[str, Tensor]] = {}
+
+    @classmethod
+    def open(cls, folder: str | Path) -> CurveStore:
+        """Open a store.
+
+        Raises:
+            ValueError: if it is missing or not complete, its manifest is damaged, or a shard is missing or cut off.
+        """
+        folder = Path(folder)
+        manifest = read_manifest(folder)
+        if not manifest["complete"]:
+            raise ValueError(f"{folder} is not complete: run the simulate that makes it again, which continues it")
+        if not manifest["shards"]:
+            raise ValueError(f"{folder} holds no curve")
+        store = cls(folder, manifest)
+        for shard in store.shards:
+            if problem := cut_off(folder, shard):
+                raise ValueError(f"{problem}: the simulate that made it makes it again with --repair")
+        return store
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What made the rows."""
+        return self.manifest["recipe"]
+
+    @cached_property
+    def seeded(self) -> bool:
+        """Whether sources are regenerated from their seed instead of stored."""
+        return self.recipe.get("noise") == "seed"
+
+    @property
+    def error(self) -> float:
+        """Greatest error of a stored number, from keeping it in fewer bits, in model units."""
+        return max(shard.error for shard in self.shards)
+
+    @property
+    def skipped(self) -> int:
+        """Rows that were left out because the teachers gave NaN or infinite states."""
+        return sum(len(shard.skipped) for shard in self.shards)
+
+    def curves(self, rows: Tensor) -> BezierCurve:
+        """The curves of given rows, in their order."""
+        return self.take(rows)[0]
+
+    def conditions(self, rows: Tensor) -> Tensor | None:
+        """The conditions ``(len(rows), C)`` of given rows; None if the curves have none."""
+        return self.take(rows)[1]
+
+    def take(self, rows: Tensor) -> Batch:
+        """Curves and conditions (or None) of given rows (int64), in their order.
+
+        Raises:
+            ValueError: if a row is not in the store, or a shard is not what the manifest says.
+        """
+        if len(rows) and (int(rows.min()) < 0 or int(rows.max()) >= len(self)):
+            raise ValueError(f"rows run from {int(rows.min())} to {int(rows.max())}, expected 0 to {len(self) - 1}")
+        if len(self.shards) == 1:
+            points, cond = self._read(0, rows)
+            return BezierCurve(points.transpose(0, 1)), cond
+        points = torch.empty(len(rows), self.recipe["degree"] + 1, *self.recipe["shape"])
+        cond = torch.empty(len(rows), self.condition_size) if self.condition_size else None
+        where = np.searchsorted(self.ends, rows.numpy(), side="right")
+        order = np.argsort(where, kind="stable")
+        used, starts = np.unique(where[order], return_index=True)
+        for index, here in zip(used, np.split(order, starts[1:]), strict=True):
+            place = torch.from_numpy(here)
+            part, given = self._read(int(index), rows[place] - int(self.ends[index] - self.shards[index].rows))
+            points[place] = part
+            if cond is not None and given is not None:
+                cond[place] = given
+        return BezierCurve(points.transpose(0, 1)), cond
+
+    def batch(self, count: int, generator: torch.Generator) -> Batch:
+        """``count`` curves drawn independently, and their conditions ``(count, C)`` or None."""
+        return self.take(torch.randint(len(self), (count,), generator=generator))
+
+    def epochs(self, batch: int, seed: int, start: int = 0, part: slice = slice(None), workers: int = 2) -> Iterator[Batch]:
+        """Endless batches in which every row comes once an epoch, in the order of a seeded permutation.
+
+        Batch k is a function of the seed and k alone, so to continue is to start at the batch that comes next.
+
+        Args:
+            batch: rows a batch.
+            seed: seed of the permutations.
+            start: the first batch.
+            part: which rows of every batch to read, if others are read elsewhere.
+            workers: threads that read ahead.
+        """
+
+        def read(k: int) -> Batch:
+            epoch, place = np.divmod(np.arange(k * batch, (k + 1) * batch)[part], len(self))
+            rows = np.concatenate([shuffled(place[epoch == e], len(self), seed, int(e)) for e in np.unique(epoch)])
+            return self.take(torch.from_numpy(rows))
+
+        with ThreadPoolExecutor(workers) as pool:
+            ahead = deque(pool.submit(read, start + k) for k in range(2 * workers))
+            for k in itertools.count(start + 2 * workers):
+                ready = ahead.popleft().result()
+                ahead.append(pool.submit(read, k))
+                yield ready
+
+    def verify(self, part: slice = slice(None), advance: Callable[[int], None] = lambda shards: None) -> Iterator[str]:
+        """Compare shards (all, or a part) with their checksums and yield a line for each that differs."""
+        for shard in self.shards[part]:
+            if problem := damaged(self.folder, shard):
+                yield problem
+            advance(1)
+
+    def _read(self, index: int, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Points ``(len(rows), degree + 1, *shape)`` and conditions of rows of one shard."""
+        tensors = self._map(index)
+        points = decode(tensors, rows)
+        if self.seeded:
+            points = torch.cat([self._sources(self.shards[index], rows)[:, None], points], 1)
+        return points, tensors["cond"].index_select(0, rows) if self.condition_size else None
+
+    def _sources(self, shard: Shard, rows: Tensor) -> Tensor:
+        assert shard.seed is not None  # as its layout was checked
+        inside = rows.numpy()
+        if shard.skipped:
+            inside = np.delete(np.arange(shard.rows + len(shard.skipped)), shard.skipped)[inside]
+        return row_noise(shard.seed, shard.first + inside, self.recipe["shape"])
+
+    def _map(self, index: int) -> dict[str, Tensor]:
+        if index not in self._mapped:
+            shard, recipe = self.shards[index], self.recipe
+            if self.seeded and shard.seed is None:
+                raise ValueError(f"{self.folder / shard.file} has no seed to regenerate its sources from: restore its manifest")
+            tensors = read_tensors(self.folder / shard.file)[0]
+            points = recipe["degree"] + 1 - self.seeded
+            wanted = layout(recipe.get("points", "float32"), points, tuple(recipe["shape"]), self.condition_size)
+            for name, (dtype, size) in wanted.items():
+                got = (tensors[name].dtype, tuple(tensors[name].shape)) if name in tensors else (None, None)
+                if got != (dtype, (shard.rows, *size)):
+                    raise ValueError(
+                        f"{self.folder / shard.file} holds {name} of type {got[0]} and shape {got[1]}, its manifest says {dtype}, "
+                        f"{(shard.rows, *size)}"
+                    )
+            self._mapped[index] = tensors
+        return self._mapped[index]
+
+
+def cut_off(folder: Path, shard: Shard) -> str | None:
+    """What is wrong with the size of a shard's file; None if nothing."""
+    path = folder / shard.file
+    if not path.is_file():
+        return f"{path} is missing"
+    size = path.stat().st_size
+    return None if size == shard.bytes else f"{path} has {size:,} bytes, its record says {shard.bytes:,}"
+
+
+def damaged(folder: Path, shard: Shard) -> str | None:
+    """What is wrong with a shard's file, which is read as a whole; None if nothing."""
+    path = folder / shard.file
+    return cut_off(folder, shard) or (None if digest(path) == shard.sha256 else f"{path} differs from its checksum")
