@@ -30,7 +30,7 @@ LINE = [
         "students",
         "networks",
     ),
-    *("objectives", "data", "metrics", "models", "starts", "interop", "starts", "training", "pipeline"),
+    *("objectives", "data", "metrics", "cards", "models", "starts", "interop", "starts", "training", "pipeline"),
 ]
 LAZY = {"lightning_fabric", "sklearn", "ot", "torchdiffeq", "matplotlib", "tensorboard", "diffusers", "gradio", "datasets", "scipy", "PIL"}
 

@@ -19,6 +19,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, cast
@@ -34,16 +35,17 @@ DAMAGED = (OSError, EOFError, ValueError, RuntimeError, OverflowError, struct.er
 
 
 def memory() -> int:
-    """Bytes of memory that this process may have: the machine's, its container's, or the limit of its address space."""
+    """Bytes of memory that this process may have: the machine's, its container's, or what its address space may still grow by."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    try:
+    with suppress(OSError, ValueError):  # no container, or one without a limit ("max")
+        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    with suppress(ImportError, OSError, ValueError):
         import resource  # imported here: there is none on Windows
 
-        limits.append(resource.getrlimit(resource.RLIMIT_AS)[0])
-        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    except (ImportError, OSError, ValueError):
-        pass  # no container, or one without a limit ("max")
-    return min(limit for limit in limits if limit > 0)  # no limit is -1
+        most = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if most != resource.RLIM_INFINITY:
+            limits.append(most - os.sysconf("SC_PAGE_SIZE") * int(Path("/proc/self/statm").read_text().split()[0]))
+    return min(limits)
 
 
 def check_memory(size: int, what: str) -> None:
@@ -116,8 +118,8 @@ def _checked_claim(file: BinaryIO, held: int, name: str) -> Claim:
     claim = _read_claim(file, name)
     if claim.start + claim.size != held:
         raise ValueError(
-            f"{name} claims shape {claim.shape} of {claim.dtype}, {claim.size:,} bytes, and has {held - claim.start:,}: "
-            "it is cut off or damaged, restore it or make it again"
+            f"{name} cannot be read: it claims shape {claim.shape} of {claim.dtype}, {claim.size:,} bytes, and has "
+            f"{max(0, held - claim.start):,}; it is cut off or damaged, restore it or make it again"
         )
     return claim
 
@@ -139,9 +141,7 @@ def _read_claim(file: BinaryIO, name: str) -> Claim:
         raise ValueError(f"{name} has a damaged .npy header: restore it or make it again")
     kind, shape = header["descr"], header["shape"]
     if not isinstance(kind, str) or not NUMBER.fullmatch(kind):
-        raise ValueError(
-            f"{name} holds {str(kind)[:80]!r}, expected booleans, integers or floats: objects, text and structures are not read"
-        )
+        raise ValueError(f"{name} holds {str(kind)[:80]!r}, expected integers or floats: objects, text and structures are not read")
     if not isinstance(shape, tuple) or len(shape) > MOST_AXES or any(type(n) is not int or n < 0 for n in shape):
         raise ValueError(f"{name} claims shape {str(shape)[:80]}, expected whole numbers from 0 up, {MOST_AXES} at most")
     if math.prod(n for n in shape if n) > MOST_NUMBERS:
@@ -261,4 +261,4 @@ def read_arrays(path: Path) -> Archive | np.ndarray:
         return read_npy(path)
     if start[:4] in ZIP:
         return Archive(path)
-    raise ValueError(f"{path} is no .npz and no .npy of numbers: expected a file of numpy.savez or numpy.save")
+    raise ValueError(f"{path} cannot be read as .npz or .npy of numbers: expected a file of numpy.savez or numpy.save")

@@ -9,13 +9,16 @@ import dataclasses
 import json
 import os
 import sys
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from docstring_parser import parse as parse_docstring
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from safetensors import SafetensorError
 
 from bezierdistill import __version__
 from bezierdistill.arena.runner import ArenaConfig, arena
@@ -28,13 +31,33 @@ from bezierdistill.metrics import Evaluator, load_extractor
 from bezierdistill.models import Model, load_model
 from bezierdistill.networks.foreign import ScheduleKind
 from bezierdistill.pipeline import distill, simulate, train
+from bezierdistill.progress import progress
 from bezierdistill.recipe import RecipeConfig, run_recipe
 from bezierdistill.reflow import ReflowConfig, reflow
 from bezierdistill.reporting import print_arena, print_rows, write_report
 from bezierdistill.reporting.plots import save_grid
+from bezierdistill.settings import MODE, check_file, register_loader
+from bezierdistill.sharing import export_curves, import_curves
+from bezierdistill.store import CurveStore, Kept, merge
 from bezierdistill.training.config import DistillConfig, SimulateConfig, Solver, TrainConfig
 from bezierdistill.training.loop import open_fabric
 from bezierdistill.translation import TranslateConfig, translate_files
+
+MISTAKES = (ValueError, TypeError, OSError, OverflowError, EOFError, zipfile.BadZipFile, zlib.error, SafetensorError)
+NO_MEMORY = ("can't allocate memory", "out of memory", "Storage size calculation overflowed")
+
+
+STORE_SUMMARY = "Look at curve stores, check, merge, export and import them."
+
+
+def _first() -> Any:
+    """A field without a flag of its own."""
+    return dataclasses.field(metadata={"positional": True})
+
+
+def _needed() -> Any:
+    """A field without a default, behind others."""
+    return dataclasses.field(metadata={"required": True})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +175,79 @@ class ExportConfig:
     to: Literal["diffusers"] = "diffusers"
 
 
+@dataclasses.dataclass(frozen=True)
+class StoreInfoConfig:
+    """Say what a curve store holds: rows, bytes, what made it.
+
+    Args:
+        store: its folder.
+        json: print JSON.
+    """
+
+    store: Path = _first()
+    json: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class StoreVerifyConfig:
+    """Compare every shard of a curve store with its checksum.
+
+    Args:
+        store: its folder.
+    """
+
+    store: Path = _first()
+
+
+@dataclasses.dataclass(frozen=True)
+class StoreMergeConfig:
+    """Make one store of several that differ in their seed.
+
+    Args:
+        stores: their folders.
+        out: folder of the new store; files are linked where the system can.
+    """
+
+    stores: tuple[Path, ...] = _first()
+    out: Path = _needed()
+
+
+@dataclasses.dataclass(frozen=True)
+class StoreExportConfig:
+    """Write the curves of a store in another format.
+
+    Args:
+        store: its folder.
+        out: the new .npz (arrays points and cond), or the new folder of .tar archives.
+        to: npz or webdataset.
+    """
+
+    store: Path = _first()
+    out: Path = _needed()
+    to: Literal["npz", "webdataset"] = "npz"
+
+
+@dataclasses.dataclass(frozen=True)
+class StoreImportConfig:
+    """Make a store of other people's pairs or curves.
+
+    Args:
+        source: a folder with z0.npy and z1.npy (and cond.npy), a WebDataset .tar, or a folder of them.
+        teacher: the model whose samples they are; a student takes its network, units and weights.
+        out: folder of the new store.
+        passes: network passes that a row has cost its makers, for the account.
+        units: whether points are in the teacher's units (model) or in those of its data (data).
+        points: how control points are kept: float32, bfloat16, or uint8.
+    """
+
+    source: Path = _first()
+    teacher: Path = _needed()
+    out: Path = _needed()
+    passes: int = 0
+    units: Literal["model", "data"] = "model"
+    points: Kept = "float32"
+
+
 def _train(config: TrainConfig) -> None:
     model = train(config)
     print(f"{config.out}: teacher for {config.data}, {model.spent:,} network passes spent")
@@ -251,12 +347,73 @@ def _report(config: ReportConfig) -> None:
     print(write_report(config.run))
 
 
+def _store_info(config: StoreInfoConfig) -> None:
+    store = CurveStore.open(config.store)
+    recipe, size = store.recipe, sum(shard.bytes for shard in store.shards)
+    facts = {
+        "rows": len(store),
+        "left out (NaN)": store.skipped,
+        "degree": recipe["degree"],
+        "shape": recipe["shape"],
+        "conditions": store.condition_size,
+        "points": recipe.get("points", "float32"),
+        "noise": recipe.get("noise", "stored"),
+        "greatest error": store.error,
+        "shards": len(store.shards),
+        "bytes": size,
+        "bytes a curve": round(size / len(store), 1),
+        "passes": store.manifest["passes"],
+        "guides": recipe.get("guides"),
+        "weights": recipe.get("weights"),
+        "teachers": [teacher["path"] for teacher in recipe.get("teachers", [])],
+        "seeds": sorted({shard.seed for shard in store.shards if shard.seed is not None}),
+    }
+    if config.json:
+        print(json.dumps(facts, indent=2))
+        return
+    for name, value in facts.items():
+        print(f"{name:>15}  {f'{value:,}' if isinstance(value, int) else value}")
+
+
+def _store_verify(config: StoreVerifyConfig) -> None:
+    store = CurveStore.open(config.store)
+    with progress("verify", len(store.shards)) as advance:
+        problems = list(store.verify(advance=advance))
+    for problem in problems:
+        print(problem)
+    if problems:
+        raise ValueError(f"{len(problems)} of {len(store.shards)} shards are damaged: the simulate that made them mends them with --repair")
+    print(f"{config.store}: {len(store.shards)} shards are whole, {len(store):,} curves")
+
+
+def _store_merge(config: StoreMergeConfig) -> None:
+    print(f"{config.out}: {len(merge(config.stores, config.out)):,} curves of {len(config.stores)} stores")
+
+
+def _store_export(config: StoreExportConfig) -> None:
+    for file in export_curves(CurveStore.open(config.store), config.out, config.to):
+        print(file)
+
+
+def _store_import(config: StoreImportConfig) -> None:
+    store = import_curves(config.source, config.teacher, config.out, config.passes, config.units, config.points)
+    print(f"{config.out}: {len(store):,} curves of degree {store.recipe['degree']} from {config.source}")
+
+
 def _demo(config: DemoConfig) -> None:
     print_arena(demo(config))
     print(write_report(config.out))
 
 
-VERBS: dict[str, tuple[type, Callable[[Any], None]]] = {
+Verb = tuple[type, Callable[[Any], None]]
+STORE: dict[str, Verb] = {
+    "info": (StoreInfoConfig, _store_info),
+    "verify": (StoreVerifyConfig, _store_verify),
+    "merge": (StoreMergeConfig, _store_merge),
+    "export": (StoreExportConfig, _store_export),
+    "import": (StoreImportConfig, _store_import),
+}
+VERBS: dict[str, Verb] = {
     "demo": (DemoConfig, _demo),
     "recipe": (RecipeConfig, _recipe),
     "train": (TrainConfig, _train),
@@ -275,33 +432,54 @@ VERBS: dict[str, tuple[type, Callable[[Any], None]]] = {
 
 def build_parser() -> ArgumentParser:
     """The parser of all verbs; every flag comes from a dataclass."""
+    register_loader()
     parser = ArgumentParser(
         prog="bezierdistill",
         description="Distil flow models along Bezier curves into one or two network passes. Flags take dashes or underscores.",
         version=__version__,
         exit_on_error=False,
+        parser_mode=MODE,
     )
     verbs = parser.add_subcommands(required=True, dest="verb")
     for name, (config, _) in VERBS.items():
-        summary = (config.__doc__ or "").strip().splitlines()[0]
-        sub = ArgumentParser(description=summary, exit_on_error=False)
-        sub.add_argument("--config", action="config", help="YAML file of settings; flags given after it win")
-        lists, switches = _plain_arguments(config)
-        sub.add_class_arguments(config, skip={*lists, *switches})
-        for flag, text in lists.items():
-            sub.add_argument(f"--{flag}", nargs="+", type=Path, required=True, help=text)
-        for flag, text in switches.items():
-            sub.add_argument(f"--{flag}", action="store_true", help=text)
-        verbs.add_subcommand(name, sub, help=summary)
+        verbs.add_subcommand(name, _verb_parser(config), help=_summary(config))
+    group = ArgumentParser(description=STORE_SUMMARY, exit_on_error=False, parser_mode=MODE)
+    verbs.add_subcommand("store", group, help=STORE_SUMMARY)
+    actions = group.add_subcommands(required=True, dest="action")
+    for name, (config, _) in STORE.items():
+        actions.add_subcommand(name, _verb_parser(config), help=_summary(config))
     return parser
 
 
-def _plain_arguments(config: type) -> tuple[dict[str, str], dict[str, str]]:
-    """Fields that the parser spells otherwise by default, with their help: ``--teachers A B`` and ``--report`` without a value."""
+def _summary(config: type) -> str:
+    return (config.__doc__ or "").strip().splitlines()[0]
+
+
+def _verb_parser(config: type) -> ArgumentParser:
+    """The flags of a settings class; some fields are spelt otherwise than the parser would: ``STORE``, ``--teachers A B``, ``--report``."""
+    parser = ArgumentParser(description=_summary(config), exit_on_error=False, parser_mode=MODE)
+    parser.add_argument("--config", action="config", help="YAML file of settings; flags given after it win")
     texts = {param.arg_name: param.description or "" for param in parse_docstring(config.__doc__ or "").params}
-    fields = dataclasses.fields(config)
-    lists = {field.name: texts[field.name] for field in fields if field.type == "tuple[Path, ...]"}
-    return lists, {field.name: texts[field.name] for field in fields if field.type == "bool"}
+    plain: dict[str, dict[str, Any]] = {}
+    for field in dataclasses.fields(config):
+        many, place = field.type == "tuple[Path, ...]", "positional" in field.metadata
+        if field.type == "bool":
+            plain[field.name] = {"action": "store_true"}
+        elif many or field.metadata:
+            plain[field.name] = {"type": Path} | ({"nargs": "+"} if many else {}) | ({} if place else {"required": True})
+    parser.add_class_arguments(config, skip=set(plain))
+    places = {field.name for field in dataclasses.fields(config) if "positional" in field.metadata}
+    for name, settings in plain.items():
+        parser.add_argument(name if name in places else f"--{name}", help=texts[name], **settings)
+    return parser
+
+
+def _chosen(parser: ArgumentParser, parsed: Namespace) -> tuple[str, type, Callable[[Any], None], Namespace]:
+    """The verb that was asked for as it is spelt, its settings class, its function, and the values of its fields."""
+    fields = parser.instantiate_classes(parsed)[parsed.verb]
+    if parsed.verb != "store":
+        return parsed.verb, *VERBS[parsed.verb], fields
+    return f"store {fields.action}", *STORE[fields.action], fields[fields.action]
 
 
 def _underscored(argument: str) -> str:
@@ -312,26 +490,48 @@ def _underscored(argument: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    parser = build_parser()
+    given = [_underscored(argument) for argument in (sys.argv[1:] if arguments is None else arguments)]
+    command = "bezierdistill"
     try:
-        parsed = parser.parse_args([_underscored(argument) for argument in (sys.argv[1:] if arguments is None else arguments)])
-    except ArgumentError as error:
-        message = " ".join(str(error).split())
-        print(f"bezierdistill: {message} (bezierdistill VERB --help lists every option)", file=sys.stderr)
-        return 2
-    config_class, run = VERBS[parsed.verb]
-    try:
-        fields = parser.instantiate_classes(parsed)[parsed.verb]
+        parser = build_parser()
+        parsed = _parse(parser, given)
+        verb, config_class, run, fields = _chosen(parser, parsed)
+        command = f"bezierdistill {verb}"
         run(config_class(**{key: value for key, value in vars(fields).items() if key not in ("config", "__path__")}))
-    except (ValueError, TypeError, OSError) as error:
-        if os.environ.get("BEZIERDISTILL_DEBUG"):
+    except Exception as error:
+        message = explain(error)
+        if message is None or os.environ.get("BEZIERDISTILL_DEBUG"):
             raise
-        print(f"bezierdistill {parsed.verb}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{command}: {message}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"bezierdistill {parsed.verb}: interrupted; what was saved is kept, the same command continues", file=sys.stderr)
+        print(f"{command}: interrupted; what was saved is kept, the same command continues", file=sys.stderr)
         return 130
     return 0
+
+
+def _parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
+    """What the arguments say.
+
+    Raises:
+        ArgumentError: if they say nothing that is known.
+    """
+    hint = "(bezierdistill VERB --help lists every option)"
+    try:
+        check_file(arguments)
+        return parser.parse_args(list(arguments))
+    except (ArgumentError, ValueError, TypeError, LookupError, AttributeError, RecursionError, OSError) as error:
+        raise ValueError(f"{error} {hint}") from None
+
+
+def explain(error: Exception) -> str | None:
+    """One line for a mistake of the user's, or of what the user's files hold; None for what is a mistake of ours."""
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in text for words in NO_MEMORY):
+        return f"not enough memory ({text[:200] or 'no more could be had'}): ask for fewer, or smaller batches"
+    if isinstance(error, RecursionError):
+        return f"something is nested too deeply ({text}): expected a file of ours"
+    return (text or type(error).__name__) if isinstance(error, MISTAKES) else None
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ passes K Euler steps of its velocity.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,6 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bezierdistill.arrays import check_memory
+from bezierdistill.cards import check_card, check_weights
 from bezierdistill.data import Scaling, one_hot
 from bezierdistill.fields import Guided, NetworkField
 from bezierdistill.files import digest, read_json, read_tensors, write_json, write_tensors
@@ -29,6 +32,7 @@ from bezierdistill.students import check_knots, sample
 
 FORMAT, VERSION = "bezierdistill-model", 1
 CARD, WEIGHTS = "model.json", "model.safetensors"
+MOST_PASSES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,8 @@ class NetworkConfig:
         """
         if self.kind not in ("mlp", "unet", "dit"):
             raise ValueError(f"network is {self.kind!r}, expected mlp, unet or dit")
+        if not all(type(size) is int for size in (self.width, self.depth, self.patch)):
+            raise ValueError(f"network has width {self.width!r}, depth {self.depth!r}, patch {self.patch!r}, expected whole numbers")
         if min(self.width, self.depth, self.patch) < 1:
             raise ValueError(f"network has width {self.width}, depth {self.depth}, patch {self.patch}, expected 1 or more of each")
         with torch.random.fork_rng(devices=[]):
@@ -106,10 +112,10 @@ class Model:
         """Knots of a sampler with a number of passes: those trained for, or evenly spaced.
 
         Raises:
-            ValueError: if ``passes < 1``.
+            ValueError: if ``passes < 1``, or more than any sampler makes.
         """
-        if passes < 1:
-            raise ValueError(f"passes is {passes}, expected 1 or more")
+        if not 1 <= passes <= MOST_PASSES:
+            raise ValueError(f"passes is {passes}, expected 1 {'or more' if passes < 1 else f'to {MOST_PASSES:,}'}")
         return self.knots.get(passes) or time_grid(passes)
 
     @property
@@ -192,7 +198,7 @@ class Model:
             return sample(self.net, x0, self.schedule(passes), cond)
         field = self.field if guidance is None else Guided(self.field, guidance)
         cost = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4}.get(solver, 0) * field.passes
-        if not cost or passes < 1 or passes % cost:
+        if not cost or not 1 <= passes <= MOST_PASSES or passes % cost:
             twice = " and twice that with guidance" if guidance is not None else ""
             raise ValueError(
                 f"{passes} passes with solver {solver!r}, expected euler, or midpoint/heun with a multiple of 2, rk4 of 4{twice}"
@@ -227,6 +233,7 @@ class Model:
         """
         if count < 1:
             raise ValueError(f"count is {count}, expected 1 or more")
+        check_memory(8 * count * (math.prod(self.shape) + self.conditions), f"{count:,} samples of shape {self.shape}")  # parts and whole
         if self.source is not None:
             raise ValueError("the model translates from another domain and does not start from noise: expected translate, not sample")
         device = next(self.net.parameters()).device
@@ -239,7 +246,7 @@ class Model:
             cond = self.condition(rows, seed, labels, conditions, own)
             x0 = noise(seed, start, len(rows), self.shape).to(device)
             x = self.generate(x0, passes, solver, None if cond is None else cond.to(device), teachers)
-            parts.append(self.scaling.decode(x))
+            parts.append(self.scaling.decode(_finite(x)))
         return np.concatenate(parts)
 
     def translate(self, x: np.ndarray, passes: int = 1, solver: str = "euler", batch: int = 4096) -> np.ndarray:
@@ -255,7 +262,16 @@ class Model:
         if states is None or tuple(states.shape[1:]) != self.shape:
             raise ValueError(f"input has shape {x.shape[1:]}, the model translates states of shape {self.shape}: convert or resize it")
         device = next(self.net.parameters()).device
-        return np.concatenate([self.scaling.decode(self.generate(part.to(device), passes, solver)) for part in states.split(batch)])
+        return np.concatenate(
+            [self.scaling.decode(_finite(self.generate(part.to(device), passes, solver))) for part in states.split(batch)]
+        )
+
+
+def _finite(x: Tensor) -> Tensor:
+    """The states, if they can be told from damage."""
+    if not bool(x.isfinite().all()):
+        raise ValueError("the model makes NaN or infinite numbers of these inputs: its weights are damaged, or its training has diverged")
+    return x
 
 
 def read_network(fields: Mapping[str, Any]) -> NetworkConfig | ForeignConfig:
@@ -292,18 +308,25 @@ def load_model(folder: str | Path) -> Model:
     card = read_json(folder / CARD, "model")
     if card.get("format") != FORMAT or card.get("version") != VERSION:
         got = f"{card.get('format')!r} version {card.get('version')!r}"
-        raise ValueError(f"{folder / CARD} is {got}, expected {FORMAT!r} version {VERSION}")
+        raise ValueError(f"{folder / CARD} is {got[:200]}, expected {FORMAT!r} version {VERSION}")
     weights = read_tensors(folder / WEIGHTS)[0]
     if digest(folder / WEIGHTS) != card.get("digest"):
         raise ValueError(f"{folder / WEIGHTS} differs from the digest in {CARD}: the file was changed or damaged")
     try:
-        network = read_network(card["network"])
-        shape, scaling = tuple(card["shape"]), Scaling.from_json(card["scaling"])
-        knots = {int(passes): check_knots(times) for passes, times in card["knots"].items()}
-        conditions, source = int(card.get("conditions", 0)), card.get("source")
-        source = None if source is None else Scaling.from_json(source)
-        net = network.build(shape, 0, conditions)
-        net.load_state_dict(weights)
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise ValueError(f"{folder} does not describe the network of its weights: {' '.join(str(error).split())}") from None
+        return _model(folder, card, weights)
+    except (LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError, ValueError) as error:
+        raise ValueError(f"{folder} does not describe the network of its weights: {' '.join(str(error).split())[:500]}") from None
+
+
+def _model(folder: Path, card: dict[str, Any], weights: dict[str, Tensor]) -> Model:
+    """The model of a card: everything in it is checked, and nothing is built that the weights do not fill."""
+    check_card(card)
+    network = read_network(card["network"])
+    shape, scaling = tuple(card["shape"]), Scaling.from_json(card["scaling"], card["shape"])
+    source = None if card.get("source") is None else Scaling.from_json(card["source"], shape)
+    knots = {int(passes): check_knots(times) for passes, times in card["knots"].items()}
+    conditions = card.get("conditions", 0)
+    check_weights(network, shape, conditions, weights, trial=isinstance(network, ForeignConfig))
+    net = network.build(shape, 0, conditions)
+    net.load_state_dict(weights)
     return Model(net.eval().requires_grad_(False), network, shape, scaling, knots, card, folder, conditions, source)

@@ -246,6 +246,7 @@ def distill(config: DistillConfig) -> Model:
     _check_conditions(config, store, data)
     given = None if config.knots is None else _parse_knots(config.knots, config.passes)
     trainer = Trainer({"student": net}, config.loop, config.out, "curves")
+    _check_whole(store, trainer)
     _claim(config.out, config)
 
     spent = config.steps * config.batch * CurveRegression.passes * config.loop.accumulate
@@ -289,6 +290,12 @@ def _check_conditions(config: DistillConfig, store: CurveStore, data: Data | Non
         raise ValueError(
             f"curves have conditions of {size} numbers, data {config.data} of {data.condition_size}: expected the teachers' data"
         )
+
+
+def _check_whole(store: CurveStore, trainer: Trainer) -> None:
+    """Refuse to train on a damaged store; of several ranks each reads its part."""
+    for problem in store.verify(slice(trainer.fabric.global_rank, None, trainer.fabric.world_size)):
+        raise ValueError(f"{problem}: the simulate that made it makes it again with --repair")
 
 
 def _teachers(store: CurveStore) -> list[Model]:

@@ -18,8 +18,8 @@ class _Rate(ProgressColumn):
 
 
 @contextmanager
-def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar with rate and time left on standard error; yields ``advance(n)``. Nothing is shown where there is no terminal."""
+def progress(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A bar with rate and time left (if the total is known) on standard error; yields ``advance(n)``; silent where there is no terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task(description, total=total)

@@ -9,7 +9,8 @@ starts) and the same for ``test_``. Labels are ``labels``, or ``train_labels`` a
 from __future__ import annotations
 
 import io
-import zipfile
+import struct
+import warnings
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,9 +19,13 @@ from typing import Any
 
 import numpy as np
 
+from bezierdistill.arrays import check_memory, read_arrays
+
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
-MOST_CLASSES = 100_000
-UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP")  # whatever the name ends in: Pillow would hand PostScript to a program
+MOST_CLASSES, MOST_PIXELS = 100_000, 2**27
+LARGEST = float(np.finfo(np.float32).max)
+NO_IMAGE = (OSError, EOFError, ValueError, SyntaxError, TypeError, LookupError, ArithmeticError, RuntimeError, struct.error, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -52,22 +57,24 @@ def read_sides(path: Path, key: str | None = None) -> tuple[Side, Side | None]:
         return _read_folder(path), None
     if not path.is_file():
         raise ValueError(f"no file {path}: expected a .npz or .npy of samples{'' if key is None else ' with the array ' + key}")
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return Side(_checked(path, loaded)), None
-        if key is not None:
-            return _keyed(path, loaded, key)
-        if "x" in loaded:
-            return _side(path, loaded, ""), None
-        if "train_images" not in loaded and "train_jpeg" not in loaded:
-            raise ValueError(f"{path} holds {sorted(loaded)}, expected x, or train_images and test_images, or @key=NAME after the path")
-        test = _side(path, loaded, "test_") if "test_images" in loaded or "test_jpeg" in loaded else None
-        return _side(path, loaded, "train_"), test
-    except UNREADABLE as error:
-        if isinstance(error, ValueError) and str(error).startswith(str(path)):
-            raise
-        raise ValueError(f"{path} cannot be read as .npz or .npy of numbers: {error}") from None
+    loaded = read_arrays(path)
+    if isinstance(loaded, np.ndarray):
+        return Side(_checked(path, loaded)), None
+    with loaded:
+        return _sides(path, loaded, key)
+
+
+def _sides(path: Path, loaded: Mapping[str, np.ndarray], key: str | None) -> tuple[Side, Side | None]:
+    if key is not None:
+        return _keyed(path, loaded, key)
+    if "x" in loaded:
+        return _side(path, loaded, ""), None
+    if "train_images" not in loaded and "train_jpeg" not in loaded:
+        raise ValueError(
+            f"{path} holds {str(sorted(loaded))[:200]}, expected x, or train_images and test_images, or @key=NAME after the path"
+        )
+    test = _side(path, loaded, "test_") if "test_images" in loaded or "test_jpeg" in loaded else None
+    return _side(path, loaded, "train_"), test
 
 
 def read_array(path: Path) -> np.ndarray:
@@ -89,13 +96,15 @@ def _side(path: Path, loaded: Mapping[str, np.ndarray], prefix: str) -> Side:
 
 def _keyed(path: Path, loaded: Mapping[str, np.ndarray], key: str) -> tuple[Side, Side | None]:
     if key not in loaded:
-        raise ValueError(f"{path} holds no array {key!r}, expected one of {', '.join(sorted(loaded))}")
+        raise ValueError(f"{path} holds no array {key!r}, expected one of {', '.join(sorted(loaded))[:200]}")
     x = _checked(path, loaded[key])
     if "is_test" not in loaded:
         return Side(x), None
     held = loaded["is_test"]
     if held.shape != (len(x),) or held.dtype != bool:
         raise ValueError(f"{path} has is_test of shape {held.shape} and type {held.dtype}, expected ({len(x)},) of booleans")
+    if held.all() or not held.any():
+        raise ValueError(f"{path} has is_test that is {held[0]} for every row, expected some of each")
     return Side(x[~held]), Side(x[held])
 
 
@@ -107,11 +116,18 @@ def _checked(path: Path, array: np.ndarray) -> np.ndarray:
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         rows = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(1))
         raise ValueError(f"{path} has NaN or infinite numbers in {len(rows)} rows (first: row {rows[0]}): remove or fill them")
+    if array.dtype.kind == "f" and array.dtype.itemsize > 4 and max(array.max(), -array.min()) > LARGEST:
+        raise ValueError(f"{path} has numbers beyond {LARGEST:.3g}, the largest of single precision: scale or remove them")
     return array
 
 
 def _labels(path: Path, name: str, labels: np.ndarray) -> np.ndarray:
-    if labels.ndim != 1 or labels.dtype.kind not in "ui" or not 0 <= int(labels.min()) <= int(labels.max()) < MOST_CLASSES:
+    if (
+        labels.ndim != 1
+        or labels.dtype.kind not in "ui"
+        or not len(labels)
+        or not 0 <= int(labels.min()) <= int(labels.max()) < MOST_CLASSES
+    ):
         raise ValueError(f"{path} has {name} of shape {labels.shape} and type {labels.dtype}, expected (N,) integers from 0 to the classes")
     return labels.astype(np.int64)
 
@@ -125,10 +141,11 @@ def _vectors(path: Path, name: str, vectors: np.ndarray) -> np.ndarray:
 def _unpacked(path: Path, loaded: Mapping[str, np.ndarray], prefix: str) -> np.ndarray:
     if f"{prefix}offsets" not in loaded:
         raise ValueError(f"{path} has {prefix}jpeg and no {prefix}offsets, expected where each file starts and the last one ends")
-    packed, offsets = loaded[f"{prefix}jpeg"], loaded[f"{prefix}offsets"].astype(np.int64)
-    if packed.dtype != np.uint8 or packed.ndim != 1 or offsets.ndim != 1 or len(offsets) < 2:
-        raise ValueError(f"{path} has {prefix}jpeg of type {packed.dtype}, expected bytes, and two offsets or more")
-    if offsets[0] < 0 or offsets[-1] > len(packed) or not (np.diff(offsets) > 0).all():
+    packed, offsets = loaded[f"{prefix}jpeg"], loaded[f"{prefix}offsets"]
+    if packed.dtype != np.uint8 or packed.ndim != 1 or offsets.ndim != 1 or len(offsets) < 2 or offsets.dtype.kind not in "ui":
+        raise ValueError(f"{path} has {prefix}jpeg of type {packed.dtype}, expected bytes, and two whole offsets or more")
+    offsets = offsets.astype(np.int64)
+    if offsets[0] < 0 or offsets[-1] > len(packed) or not (offsets[1:] > offsets[:-1]).all():
         raise ValueError(f"{path} has {prefix}offsets that do not rise within the {len(packed)} bytes of {prefix}jpeg")
     data = packed.tobytes()
     names = [f"{path} ({prefix}jpeg, file {k})" for k in range(len(offsets) - 1)]
@@ -141,7 +158,7 @@ def read_images(path: Path) -> tuple[list[Path], np.ndarray]:
     Raises:
         ValueError: if there is none, one cannot be read, or their sizes differ.
     """
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGES) if path.is_dir() else [path]
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGES and file.is_file()) if path.is_dir() else [path]
     if not files:
         raise ValueError(f"folder {path} holds no image, expected files ending in {', '.join(sorted(IMAGES))}")
     return files, _stacked([str(file) for file in files], [lambda file=file: file for file in files])
@@ -158,21 +175,37 @@ def _read_folder(path: Path) -> Side:
 
 def _stacked(names: list[str], sources: list[Callable[[], Any]]) -> np.ndarray:
     """Images of one size as bytes: ``(N, H, W)`` if all are grey, else ``(N, H, W, 3)``."""
-    from PIL import Image, UnidentifiedImageError
-
-    images: list[np.ndarray] = []
-    grey = True
-    for name, source in zip(names, sources, strict=True):
-        try:
-            with Image.open(source()) as image:
-                if image.mode[0] in "IF":
-                    raise ValueError(f"{name} has pixels of mode {image.mode}, expected 8 bits a channel")
-                grey = grey and image.mode in ("L", "1")
-                images.append(np.asarray(image.convert("RGB")))
-        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{name} cannot be read as an image: {error}") from None
-        if images[-1].shape != images[0].shape:
-            sizes = [f"{image.shape[1]} x {image.shape[0]}" for image in (images[-1], images[0])]
-            raise ValueError(f"{name} is {sizes[0]}, {names[0]} is {sizes[1]}: resize them to one size")
-    array = np.stack(images)
+    array, grey = np.empty(0), True
+    for k, (name, source) in enumerate(zip(names, sources, strict=True)):
+        pixels, is_grey = _pixels(name, source, names[0], array.shape[1:3])
+        if k == 0:
+            check_memory(len(names) * pixels.nbytes, f"{len(names):,} images of {pixels.shape[1]} x {pixels.shape[0]}")
+            array = np.empty((len(names), *pixels.shape), np.uint8)
+        array[k], grey = pixels, grey and is_grey
     return array[..., 0] if grey else array
+
+
+def _pixels(name: str, source: Callable[[], Any], first: str, size: tuple[int, ...]) -> tuple[np.ndarray, bool]:
+    """Pixels ``(H, W, 3)`` of one image, and whether it is grey; its header is judged before it is unpacked."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(source(), formats=FORMATS) as image:
+            problem = _judge(image, name, first, size)
+            if problem is None:
+                return np.asarray(image.convert("RGB")), image.mode in ("L", "1")
+    except (*NO_IMAGE, Image.DecompressionBombError) as error:
+        problem = f"{name} cannot be read as an image: {error}"
+    raise ValueError(problem)
+
+
+def _judge(image: Any, name: str, first: str, size: tuple[int, ...]) -> str | None:
+    """What is wrong with an image by its header."""
+    width, height = image.size
+    if image.mode[0] in "IF":
+        return f"{name} has pixels of mode {image.mode}, expected 8 bits a channel"
+    if width * height > MOST_PIXELS:
+        return f"{name} claims {width} x {height} pixels, expected {MOST_PIXELS:,} or fewer"
+    if size and size != (height, width):
+        return f"{name} is {width} x {height}, {first} is {size[1]} x {size[0]}: resize them to one size"
+    return None

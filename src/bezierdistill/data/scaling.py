@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 Layout = Literal["flat", "hw", "hwc", "chw"]
 CHANNELS = (1, 3, 4)
+LEAST, LARGEST = 1e-37, 3e38  # of single precision
 
 
 @dataclass(frozen=True)
@@ -78,9 +80,42 @@ class Scaling:
         return x.clamp(low, high)
 
     @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> Scaling:
-        """Read back ``dataclasses.asdict`` after JSON (lists become tuples)."""
-        return cls(**{**fields, "shift": tuple(fields["shift"]), "scale": tuple(fields["scale"])})
+    def from_json(cls, fields: Mapping[str, Any], shape: Sequence[int] | None = None) -> Scaling:
+        """Read back ``dataclasses.asdict`` after JSON (lists become tuples).
+
+        Args:
+            fields: what JSON gives, by whoever wrote it.
+            shape: shape of a model state, if it is known.
+
+        Raises:
+            ValueError: if a number is missing, not finite or out of range, or the layout is none of such states.
+        """
+        try:
+            made = cls(**{**fields, "shift": tuple(fields["shift"]), "scale": tuple(fields["scale"])})
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"scaling is {str(fields)[:100]!r}, expected shift, scale and layout ({error})") from None
+        bounds = [bound for bound in (made.low, made.high) if bound is not None]
+        numbers = [*made.shift, *made.scale, *bounds]
+        if any(type(n) not in (int, float) or not abs(n) < LARGEST for n in numbers) or not made.shift or not made.scale:
+            raise ValueError(f"scaling holds {str(numbers)[:100]}, expected one finite number or more of shift and scale")
+        if min(made.scale) < LEAST or bounds != sorted(bounds) or not isinstance(made.integer, bool):
+            raise ValueError(
+                f"scaling has scale {min(made.scale)} from {made.low} to {made.high}, expected positive, and a range that rises"
+            )
+        if made.integer and (made.low is None or made.high is None or made.low < 0 or made.high > 255):
+            raise ValueError(f"scaling makes bytes from {made.low} to {made.high}, expected 0 to 255")
+        if made.layout not in get_args(Layout):
+            raise ValueError(f"scaling has layout {str(made.layout)[:40]!r}, expected one of {', '.join(get_args(Layout))}")
+        if shape is not None:
+            made.check_shape(shape)
+        return made
+
+    def check_shape(self, shape: Sequence[int]) -> None:
+        """Raise ``ValueError`` unless it fits model states of ``shape``."""
+        fits = len(shape) == (1 if self.layout == "flat" else 3) and (self.layout != "hw" or shape[0] == 1)
+        if not fits or {len(self.shift), len(self.scale)} - {1, shape[0]}:
+            sizes = f"{self.layout} with {len(self.shift)} and {len(self.scale)} numbers"
+            raise ValueError(f"scaling is {sizes}, which does not fit states of shape {tuple(shape)}")
 
 
 def _broadcast(values: tuple[float, ...], x: Tensor) -> Tensor:

@@ -7,17 +7,25 @@ Only safetensors are read.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast, get_args
 
+import torch
+from safetensors import SafetensorError
+
 from bezierdistill import __version__
+from bezierdistill.arrays import check_memory
+from bezierdistill.cards import check_sizes, is_whole
 from bezierdistill.conventions import Prediction
 from bezierdistill.data import Scaling
 from bezierdistill.data.scaling import Layout
 from bezierdistill.files import read_json
 from bezierdistill.models import Model, save_model
 from bezierdistill.networks.foreign import (
+    UNBUILDABLE,
     ClassName,
     Foreign,
     ForeignConfig,
@@ -33,6 +41,7 @@ STEPPERS = (
     *("HeunDiscreteScheduler", "LCMScheduler", "LMSDiscreteScheduler", "PNDMScheduler", "UniPCMultistepScheduler"),
 )
 WRAPPERS = ("CMStochasticIterativeScheduler", "EDMDPMSolverMultistepScheduler", "EDMEulerScheduler")
+MOST_STEPS = 1_000_000
 THEIR_WORDS = {"flow_prediction": "flow"}
 LAYOUTS: dict[int, Layout] = {1: "hw", 3: "hwc", 4: "hwc"}
 
@@ -61,7 +70,8 @@ def import_diffusers(source: str | Path, out: str | Path, prediction: Prediction
     if schedule == "steps":
         numbers = {**numbers, **_noise_levels(statement, source)}
     make_schedule(schedule, numbers)  # rejects them before seconds are spent on loading
-    inner = _load(folder)
+    with quiet():
+        inner = _load(folder)
     shape, classes = state_shape(inner), count_classes(inner)
     if shape[0] not in LAYOUTS:
         raise ValueError(f"{folder} makes {shape[0]} channels, expected 1 (grey), 3 (RGB) or 4 (RGBA) of an image")
@@ -109,7 +119,7 @@ def _read_scheduler(source: Path, prediction: str, schedule: str) -> dict[str, A
     if name in STEPPERS and schedule != "steps":
         raise ValueError(f"schedule is {schedule}, {source} runs on {name}, which has steps: name that, or give the network's folder alone")
     stated = statement.get("prediction_type")
-    if stated is not None and THEIR_WORDS.get(stated, stated) != prediction:
+    if stated is not None and THEIR_WORDS.get(str(stated), stated) != prediction:
         raise ValueError(
             f"prediction is {prediction!r}, the scheduler of {source} states {stated!r}: name that, or give the network's folder alone"
         )
@@ -120,24 +130,66 @@ def _noise_levels(statement: Mapping[str, Any] | None, source: Path) -> dict[str
     name = None if statement is None else statement.get("_class_name")
     if statement is None or name not in STEPPERS:
         raise ValueError(f"schedule steps needs the scheduler of a pipeline, {source} has {name or 'none'}: expected {', '.join(STEPPERS)}")
+    steps = statement.get("num_train_timesteps", 1000)
+    if not is_whole(steps, 2) or steps > MOST_STEPS:
+        raise ValueError(f"the scheduler of {source} has num_train_timesteps {str(steps)[:80]}, expected 2 to {MOST_STEPS:,}")
     import diffusers
 
     try:
-        return {"alphas_cumprod": getattr(diffusers, name).from_config(dict(statement)).alphas_cumprod.double().tolist()}
-    except (NotImplementedError, TypeError, ValueError, AttributeError) as error:
+        with quiet():
+            return {"alphas_cumprod": getattr(diffusers, name).from_config(dict(statement)).alphas_cumprod.double().tolist()}
+    except UNBUILDABLE as error:
         raise ValueError(f"the scheduler of {source} cannot be built ({' '.join(str(error).split())[:200]}): mend its config") from None
 
 
 def _load(folder: Path) -> Any:
     """The network, every weight of which is in its safetensors."""
-    name = read_json(folder / "config.json", "network")["_class_name"]
+    settings = read_json(folder / "config.json", "network")
+    _check_size(folder, settings)
     try:
-        inner, report = network_class(name).from_pretrained(
+        inner, report = network_class(settings["_class_name"]).from_pretrained(
             folder, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False, output_loading_info=True
         )
-    except (OSError, RuntimeError, TypeError, KeyError, AttributeError, NotImplementedError) as error:
-        raise ValueError(f"diffusers cannot load {folder} from safetensors: {' '.join(str(error).split())}") from None
+    except (*UNBUILDABLE, OSError, SafetensorError) as error:
+        raise ValueError(f"diffusers cannot load {folder} from safetensors: {' '.join(str(error).split())[:500]}") from None
     wrong = {key: report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs") if report.get(key)}
     if wrong:
         raise ValueError(f"the weights in {folder} are not those of its config.json: {json.dumps(wrong, default=str)[:300]}")
+    if not all(bool(tensor.isfinite().all()) for tensor in inner.state_dict().values()):
+        raise ValueError(f"the weights in {folder} hold NaN or infinite numbers: fetch them again")
     return inner
+
+
+def _check_size(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Whether the network of the settings has no more numbers than the files have bytes: laid out where that takes no memory."""
+    files = sorted(folder.glob("*.safetensors"))
+    held = sum(file.stat().st_size for file in files)
+    check_sizes(settings, held, held)
+    named = {key: value for key, value in settings.items() if not key.startswith("_")}
+    if "quantization_config" in named or "auto_map" in named:
+        raise ValueError(f"{folder} is quantized or has code of its own, expected weights of a plain network")
+    network = network_class(settings["_class_name"])
+    try:
+        with torch.device("meta"):
+            inner = network.from_config(named)
+            shape = state_shape(inner)
+    except UNBUILDABLE as error:
+        raise ValueError(f"diffusers cannot load {folder}: {' '.join(str(error).split())[:300]}") from None
+    numbers = sum(tensor.numel() for tensor in inner.state_dict().values())
+    if numbers > held:
+        raise ValueError(f"{folder} names a network of {numbers:,} numbers, its weights have {held:,} bytes: they are of another network")
+    check_memory(16 * math.prod(shape), f"an image of shape {shape}")
+    check_memory(32 * sum(buffer.numel() for buffer in inner.buffers()), "the network's tables")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep diffusers from writing about what it does not know: here that is an error or none."""
+    from diffusers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.FATAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)

@@ -6,8 +6,7 @@ features are the output of fire9 averaged over space, 512 numbers. A Frechet dis
 
 from __future__ import annotations
 
-import zipfile
-import zlib
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bezierdistill.arrays import Archive, read_arrays
 from bezierdistill.metrics.features import weights_digest
 
 SIDE, AT_ONCE = 227, 32
@@ -88,9 +88,10 @@ def _pool(x: Tensor) -> Tensor:
 
 def _read_weights(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
     try:
-        loaded = np.load(path, allow_pickle=False)
-        arrays = {key: np.asarray(loaded[key]) for key in shapes if key in loaded} if isinstance(loaded, np.lib.npyio.NpzFile) else {}
-    except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        loaded = read_arrays(path)
+        with loaded if isinstance(loaded, Archive) else nullcontext({}) as found:
+            arrays = {key: found[key] for key in shapes if key in found}
+    except ValueError as error:
         raise ValueError(f"SqueezeNet weights {path} cannot be read as .npz of numbers: {error}") from None
     for key, shape in shapes.items():
         if key not in arrays:

@@ -12,6 +12,7 @@ Source: ``UNet2DModel`` and ``DiTTransformer2DModel`` of diffusers. Nothing else
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +27,7 @@ from bezierdistill.networks.embeddings import TimeEmbedding
 
 ClassName = Literal["UNet2DModel", "DiTTransformer2DModel"]
 ScheduleKind = Literal["linear-up", "linear-down", "sigma", "steps"]
+UNBUILDABLE = (TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError, ValueError, AssertionError, ImportError)
 NUMBERS = {"linear-up": {"scale", "low", "high"}, "linear-down": {"scale", "low", "high"}, "sigma": {"least", "most"}}
 
 
@@ -46,8 +48,12 @@ def make_schedule(kind: str, numbers: Mapping[str, Any]) -> Schedule:
         raise ValueError(
             f"schedule {kind} got {', '.join(sorted(numbers.keys() - known))}, expected no more than {', '.join(sorted(known))}"
         )
+    listed = numbers.get("alphas_cumprod", [0.0])
+    values = [number for name, number in numbers.items() if name != "alphas_cumprod"] + (listed if isinstance(listed, list) else [None])
+    if any(type(number) not in (int, float) or not math.isfinite(number) for number in values):
+        raise ValueError(f"schedule {kind} has {str(dict(numbers))[:200]}, expected finite numbers")
     if kind == "steps":
-        return StepSchedule(torch.tensor(numbers["alphas_cumprod"], dtype=torch.float64))
+        return StepSchedule(torch.tensor(listed, dtype=torch.float64, device="cpu"))
     if kind == "sigma":
         return SigmaSchedule(**numbers)
     return LinearSchedule("up" if kind == "linear-up" else "down", **numbers)
@@ -90,8 +96,8 @@ class ForeignConfig:
             torch.manual_seed(seed)
             try:
                 inner = network_class(self.name)(**self.config)
-            except (TypeError, KeyError, AttributeError, RuntimeError, NotImplementedError) as error:
-                raise ValueError(f"diffusers cannot build a {self.name} of these settings: {' '.join(str(error).split())}") from None
+            except UNBUILDABLE as error:
+                raise ValueError(f"diffusers cannot build a {self.name} of these settings: {' '.join(str(error).split())[:300]}") from None
             if state_shape(inner) != shape:
                 raise ValueError(f"states have shape {shape}, the settings of {self.name} name {state_shape(inner)}")
             return Foreign(inner, self.prediction, make_schedule(self.schedule, self.numbers), conditions)
@@ -115,6 +121,9 @@ def state_shape(inner: Any) -> tuple[int, ...]:
     size = inner.config.sample_size
     if size is None:
         raise ValueError("the network's settings have no sample_size, expected the side of its images: add it to its config.json")
+    sides = [size, size] if isinstance(size, int) else list(size) if isinstance(size, list | tuple) else []
+    if len(sides) != 2 or not all(type(n) is int and n > 0 for n in (*sides, inner.config.in_channels)):
+        raise ValueError(f"sample_size is {str(size)[:80]} with {inner.config.in_channels!r} channels, expected the sides of images")
     return (inner.config.in_channels, *((size, size) if isinstance(size, int) else size))
 
 

@@ -12,7 +12,8 @@ regenerated from their seed instead of being stored. Every shard is whole before
 
 from bezierdistill.store.codec import Kept
 from bezierdistill.store.manifest import MANIFEST, Shard, read_manifest
+from bezierdistill.store.merge import merge
 from bezierdistill.store.reader import CurveStore
 from bezierdistill.store.writer import CurveWriter, repair
 
-__all__ = ["MANIFEST", "CurveStore", "CurveWriter", "Kept", "Shard", "read_manifest", "repair"]
+__all__ = ["MANIFEST", "CurveStore", "CurveWriter", "Kept", "Shard", "merge", "read_manifest", "repair"]

@@ -1,0 +1,66 @@
+"""Several stores as one: what was simulated on several machines, each with a seed of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+from bezierdistill.files import locked, write_atomically
+from bezierdistill.store.manifest import Shard, shard_name, write_manifest
+from bezierdistill.store.reader import CurveStore, damaged
+
+FREE = {"seed", "count", "merged"}  # in what merged stores may differ
+
+
+def merge(folders: tuple[Path, ...], out: Path) -> CurveStore:
+    """A new store of all curves of several that were made alike, by other seeds; files are linked, not copied, where the system can.
+
+    Raises:
+        ValueError: if they were not made alike, share rows, are damaged, or ``out`` holds something.
+    """
+    stores = [CurveStore.open(folder) for folder in folders]
+    first = stores[0]
+    for store in stores[1:]:
+        keys = (first.recipe.keys() | store.recipe.keys()) - FREE
+        other = sorted(key for key in keys if store.recipe.get(key) != first.recipe.get(key))
+        if other:
+            raise ValueError(
+                f"{store.folder} and {first.folder} were made with other {', '.join(other)}: expected stores that differ in seed"
+            )
+    pairs = [(store.folder, shard) for store in stores for shard in store.shards]
+    _refuse_shared([shard for _, shard in pairs])
+    for folder, shard in pairs:
+        if problem := damaged(folder, shard):
+            raise ValueError(f"{problem}: mend it before merging")
+    with locked(out):
+        if any(not entry.name.startswith((".", "shard-")) for entry in out.iterdir()):
+            raise ValueError(f"{out} is not empty: choose another --out")
+        shards = [replace(shard, file=_linked(folder / shard.file, out / shard_name(k))) for k, (folder, shard) in enumerate(pairs)]
+        count = sum(store.recipe.get("count", len(store)) for store in stores)
+        merged = [{"seed": store.recipe.get("seed"), "count": len(store)} for store in stores]
+        write_manifest(out, {**first.recipe, "count": count, "merged": merged}, tuple(shards))
+    return CurveStore.open(out)
+
+
+def _refuse_shared(shards: list[Shard]) -> None:
+    spans = sorted((shard.seed, shard.first, shard.first + shard.rows + len(shard.skipped)) for shard in shards if shard.seed is not None)
+    for (seed, _, end), (other, start, _) in pairwise(spans):
+        if seed == other and start < end:
+            raise ValueError(
+                f"two of the stores hold row {start} of seed {seed}: expected stores of other seeds, simulate with another --seed"
+            )
+    digests = [shard.sha256 for shard in shards]
+    if len(set(digests)) < len(digests):
+        raise ValueError("two of the stores hold the same shard: expected each store once")
+
+
+def _linked(file: Path, name: Path) -> str:
+    name.unlink(missing_ok=True)
+    try:
+        os.link(file, name)
+    except OSError:
+        write_atomically(name, lambda temporary: shutil.copyfile(file, temporary))
+    return name.name
