@@ -44,8 +44,10 @@ LIMITS = {"training step": 1.10, "simulation": 1.10, "memory": 1.20}
 
 def store(folder: Path, shape: tuple[int, ...], rows: int = 20_000) -> CurveStore:
     writer = CurveWriter(folder, {"degree": 4, "shape": list(shape), "teachers": [], "weights": [[1.0]]})
-    writer.append(BezierCurve(torch.randn(5, rows, *shape)), 0)
-    writer.close()
+    plans = writer.plan(rows, rows)
+    for plan in plans:
+        writer.write(plan, [writer.pack(BezierCurve(torch.randn(5, plan.rows, *shape)))], 0)
+    writer.close(plans)
     return CurveStore.open(folder)
 
 
@@ -101,7 +103,7 @@ def simulation(rows: int = 16_384, batch: int = 4096, steps: int = 8) -> tuple[f
             start = time.perf_counter()
             curves = Simulation(Blend([NetworkField(net) for net in nets], [[1.25], [-0.25]]), steps=steps)
             writer = CurveWriter(Path(folder), {"degree": 4, "shape": list(shape)})
-            simulate_rows(curves, lambda first, count: (noise(0, first, count, shape), None), rows, writer, batch)
+            writer.close(simulate_rows(curves, lambda first, count: (noise(0, first, count, shape), None), rows, writer, batch))
             return time.perf_counter() - start
 
     @torch.no_grad()

@@ -172,7 +172,11 @@ def test_archives_that_are_no_pairs_are_refused(members: list[tuple[str, Any]], 
     assert not (tmp_path / "store").exists() or not list((tmp_path / "store").glob("*.safetensors"))
 
 
-SPOILT: dict[str, Callable[[bytes], bytes]] = {"cut": lambda data: data[:700], "gz": lambda data: b"\x1f\x8b" + data, "junk": lambda _: b"x" * 2000}
+SPOILT: dict[str, Callable[[bytes], bytes]] = {
+    "cut": lambda data: data[:700],
+    "gz": lambda data: b"\x1f\x8b" + data,
+    "junk": lambda _: b"x" * 2000,
+}
 
 
 @pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT)

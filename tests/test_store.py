@@ -55,7 +55,8 @@ def written(folder: Path, control: Tensor, batch: int = 7, cond: Tensor | None =
     plans = writer.plan(control.shape[1], batch)
     for plan in plans:
         rows = slice(plan.first, plan.first + plan.rows)
-        writer.write(plan, BezierCurve(control[:, rows]), 10 * plan.rows, None if cond is None else cond[rows], seed=7)
+        packed = writer.pack(BezierCurve(control[:, rows]), None if cond is None else cond[rows])
+        writer.write(plan, [packed], 10 * plan.rows, seed=7)
     writer.close(plans)
     return CurveStore.open(folder)
 

@@ -20,7 +20,7 @@ import torch
 from bezierdistill.curves import fit_weights
 from bezierdistill.data import Data, load_data
 from bezierdistill.fields import Blend
-from bezierdistill.files import claim, read_json, write_json
+from bezierdistill.files import claim, locked, read_json, write_json
 from bezierdistill.metrics import frechet_distance
 from bezierdistill.models import CARD, Model, NetworkConfig, load_model, save_model
 from bezierdistill.objectives import Alignment, CurveRegression, FlowMatching
@@ -165,6 +165,12 @@ def run_recipe(config: RecipeConfig) -> Model:
     """
     data, out = load_data(config.data), config.out
     claim(out / SETTINGS, {key: value for key, value in asdict(config).items() if key != "out"}, "recipe")
+    with locked(out):
+        return _stages(config, data)
+
+
+def _stages(config: RecipeConfig, data: Data) -> Model:
+    out = config.out
     if (out / "student" / CARD).exists() and "search" in (finished := load_model(out / "student")).card["passes"]:
         return finished
     if config.through is not None:

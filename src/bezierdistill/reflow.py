@@ -12,15 +12,15 @@ Source: Liu et al. 2022, *Flow straight and fast*, arXiv 2209.03003, algorithm 1
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bezierdistill.data import load_data
-from bezierdistill.files import write_json
+from bezierdistill.data import Data, load_data
+from bezierdistill.files import claim, locked, write_json
 from bezierdistill.metrics import Evaluator, straightness
 from bezierdistill.models import Model, NetworkConfig
 from bezierdistill.pipeline import distill, simulate, train
@@ -37,7 +37,7 @@ from bezierdistill.training.config import (
     check_whole_batches,
 )
 
-ROUNDS = "rounds.json"
+ROUNDS, SETTINGS = "rounds.json", "reflow.json"
 TEACHER_PASSES = 40
 JUDGED = 4096
 JUDGE_SEED = 1_000_003
@@ -82,7 +82,7 @@ class ReflowConfig:
 
 
 def reflow(config: ReflowConfig) -> list[dict[str, Any]]:
-    """Run the rounds and write their figures to ``rounds.json``.
+    """Run the rounds, from where a run of the same settings stopped, and write their figures to ``rounds.json``.
 
     Returns:
         A row a round: ``round``; ``flow_passes`` and ``student_passes`` spent; ``straightness``, ``drift``, ``reconstruction_real`` and
@@ -90,11 +90,16 @@ def reflow(config: ReflowConfig) -> list[dict[str, Any]]:
         one-pass student; and with ``report`` those of ``ours`` at 1 and 2 passes with ``ours_passes`` spent.
 
     Raises:
-        ValueError: on bad data or settings, or a folder that holds other runs.
+        ValueError: on bad data or settings, or a folder that holds something else.
     """
     data = load_data(config.data)
-    if (config.out / ROUNDS).exists():
-        raise ValueError(f"{config.out} already holds reflow rounds: choose another --out")
+    free = ("out", "rounds", "report")  # rounds may be added, and our curves beside them
+    claim(config.out / SETTINGS, {key: value for key, value in asdict(config).items() if key not in free}, "reflow")
+    with locked(config.out):
+        return _rounds(config, data)
+
+
+def _rounds(config: ReflowConfig, data: Data) -> list[dict[str, Any]]:
     evaluate, x0 = Evaluator(data), noise(config.seed + JUDGE_SEED, 0, JUDGED, data.shape)
     real = data.real(evaluate.size(JUDGED), config.seed, "test")
     flows: list[Model] = []

@@ -133,7 +133,8 @@ def import_curves(
         plans: list[Plan] = []
         for chunk in () if writer.complete else chain([head], chunks):
             plan = Plan(len(plans), sum(plan.rows for plan in plans), len(chunk[0]))
-            writer.write(plan, *_states(chunk, model, degree, units, f"{source} from row {plan.first} on", passes))
+            curve, cond = _states(chunk, model, degree, units, f"{source} from row {plan.first} on")
+            writer.write(plan, [writer.pack(curve, cond)], passes * plan.rows)
             plans.append(plan)
             advance(plan.rows)
         writer.close(plans)
@@ -156,8 +157,8 @@ def _recipe(source: Path, model: Model, degree: int, points: Kept, passes: int, 
     }
 
 
-def _states(chunk: Rows, model: Model, degree: int, units: str, name: str, passes: int) -> tuple[BezierCurve, int, Tensor | None]:
-    """A chunk as curves in the teacher's units, what it has cost, and its conditions."""
+def _states(chunk: Rows, model: Model, degree: int, units: str, name: str) -> tuple[BezierCurve, Tensor | None]:
+    """A chunk as curves in the teacher's units, and its conditions."""
     points, cond = chunk
     states = [torch.from_numpy(np.array(points[:, k], np.float32)) for k in range(points.shape[1])]
     if units == "data":
@@ -170,7 +171,7 @@ def _states(chunk: Rows, model: Model, degree: int, units: str, name: str, passe
     curve, given = BezierCurve(torch.stack(states)), None if cond is None else torch.from_numpy(np.array(cond, np.float32))
     if not bool(curve.points.isfinite().all()) or (given is not None and not bool(given.isfinite().all())):
         raise ValueError(f"{name} has NaN or infinite numbers: leave these rows out")
-    return curve, passes * len(points), given
+    return curve, given
 
 
 def _arrays(folder: Path, rows: int) -> Iterator[Rows]:

@@ -25,6 +25,7 @@ from bezierdistill.fields import Field
 from bezierdistill.solvers import solve, time_grid
 from bezierdistill.sources import BLOCK
 from bezierdistill.store import CurveWriter
+from bezierdistill.store.codec import Packed
 from bezierdistill.store.writer import Plan
 
 Guides = Literal["fit", "hermite", "endpoints"]
@@ -157,7 +158,7 @@ def simulate_rows(
         if writer.finished(plan):
             advance(plan.rows)
         else:
-            writer.write(plan, *_simulated(simulation, draw, plan, batch, advance), seed)
+            writer.write(plan, *_simulated(simulation, draw, plan, writer, batch, advance), seed)
     return plans
 
 
@@ -165,20 +166,21 @@ def _simulated(
     simulation: Simulation,
     draw: Callable[[int, int], tuple[Tensor, Tensor | None]],
     plan: Plan,
+    writer: CurveWriter,
     batch: int,
     advance: Callable[[int], None],
-) -> tuple[BezierCurve, int, Tensor | None, list[int]]:
-    """The curves of a shard, the network passes spent, their conditions, and the indices of the rows that are left out."""
-    points, conditions, skipped, spent = [], [], [], 0
+) -> tuple[list[Packed], int, list[int]]:
+    """The curves of a shard, packed, the network passes spent, and the indices of the rows that are left out."""
+    parts: list[Packed] = []
+    skipped: list[int] = []
+    spent = 0
     for start in range(plan.first, plan.first + plan.rows, batch):
         states, cond = draw(start, min(batch, plan.first + plan.rows - start))
         curve, passes = simulation.curves(states, cond)
         made = curve.points.to("cpu", torch.float32)
         finite = made.isfinite().transpose(0, 1).flatten(1).all(1)
         skipped += (start - plan.first + (~finite).nonzero().flatten()).tolist()
-        points.append(made if bool(finite.all()) else made[:, finite])
-        if cond is not None:
-            conditions.append(cond.cpu()[finite])
+        parts.append(writer.pack(BezierCurve(made[:, finite]), None if cond is None else cond.cpu()[finite]))
         spent += passes * len(finite)
         advance(len(finite))
     if len(skipped) > MOST_SKIPPED * plan.rows:
@@ -186,4 +188,4 @@ def _simulated(
             f"the teachers gave NaN or infinite states in {len(skipped)} of {plan.rows} rows (first: row {plan.first + skipped[0]}): "
             "check their training"
         )
-    return BezierCurve(torch.cat(points, 1)), spent, torch.cat(conditions) if conditions else None, skipped
+    return parts, spent, skipped

@@ -80,7 +80,7 @@ def in_blocks(start: int, count: int, draw: Callable[[int], Tensor]) -> Tensor:
     return torch.cat([draw(block) for block in blocks])[window]
 
 
-def block_window(start: int, count: int) -> tuple[range, slice]:
+def block_window(start: int, count: int, block: int = BLOCK) -> tuple[range, slice]:
     """The blocks that hold rows ``start .. start + count``, and where these rows lie in the blocks end to end."""
-    first, last = start // BLOCK, (start + count - 1) // BLOCK
-    return range(first, last + 1), slice(start - first * BLOCK, start - first * BLOCK + count)
+    first, last = start // block, (start + count - 1) // block
+    return range(first, last + 1), slice(start - first * block, start - first * block + count)

@@ -22,7 +22,7 @@ from bezierdistill import __version__
 from bezierdistill.arena.bench import Bench, Method, Sampler
 from bezierdistill.arena.methods import METHODS, OURS
 from bezierdistill.data import Data, load_data
-from bezierdistill.files import claim, load_function, read_json, write_array, write_json
+from bezierdistill.files import claim, discard, load_function, locked, read_json, remove_unfinished, write_array, write_json
 from bezierdistill.metrics import Evaluator
 from bezierdistill.models import NetworkConfig
 from bezierdistill.pipeline import conditions_of
@@ -89,7 +89,7 @@ def arena(config: ArenaConfig) -> list[dict[str, Any]]:
         ``peak_memory_mb``, and every metric with its ``_floor`` and ``_ratio``; a cell that failed is one row with its ``error``.
 
     Raises:
-        ValueError: on bad data or settings, an unknown method, or a folder that holds an arena with other settings.
+        ValueError: on bad data or settings, an unknown method, or a folder that holds an arena with other settings or is being written.
     """
     config = config.scaled()
     methods, data = choose_methods(config.methods), load_data(config.data)
@@ -99,6 +99,16 @@ def arena(config: ArenaConfig) -> list[dict[str, Any]]:
     if config.conditional:
         conditions_of(data)
     _claim(config)
+    with locked(config.out):
+        for part in ("cells", "samples"):
+            remove_unfinished(config.out / part)
+        _run_cells(config, methods, data)
+        rows = gather(config.out)
+        write_json(config.out / RESULT, rows)
+    return rows
+
+
+def _run_cells(config: ArenaConfig, methods: Mapping[str, Method], data: Data) -> None:
     evaluate = Evaluator(data)
     if config.keep_samples:
         write_array(config.out / "samples" / "real.npz", data.scaling.decode(data.real(evaluate.size(config.samples), 0, "test")))
@@ -109,10 +119,7 @@ def arena(config: ArenaConfig) -> list[dict[str, Any]]:
                 write_json(cell, {"rows": _run_cell(config, data, evaluate, name, method, seed)})
                 write_json(config.out / RESULT, gather(config.out))
         if not config.keep_models:
-            shutil.rmtree(config.out / "shared" / str(seed), ignore_errors=True)
-    rows = gather(config.out)
-    write_json(config.out / RESULT, rows)
-    return rows
+            discard(config.out / "shared" / str(seed))
 
 
 def gather(out: Path) -> list[dict[str, Any]]:

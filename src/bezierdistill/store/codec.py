@@ -7,6 +7,7 @@ A byte q stands for :math:`l + s\,q` with l the least number of that point and s
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from math import prod
 from typing import Literal, get_args
 
@@ -16,6 +17,7 @@ from torch import Tensor
 Kept = Literal["float32", "bfloat16", "uint8"]
 SIZES = {"float32": 4, "bfloat16": 2, "uint8": 1}
 LEVELS = 255
+CACHE = 2**17  # numbers at once
 
 
 def check_kept(kept: str) -> None:
@@ -31,18 +33,48 @@ def encode(points: Tensor, kept: Kept) -> dict[str, Tensor]:
     flat = points.float().flatten(2)
     low, high = flat.amin(2), flat.amax(2)
     step = (high - low) / LEVELS
-    levels = (flat - low[..., None]) / torch.where(step > 0, step, 1.0)[..., None]
+    levels = (flat - low[..., None]).div_(torch.where(step > 0, step, 1.0)[..., None])
     return {"points": levels.round_().clamp_(0, LEVELS).to(torch.uint8).reshape(points.shape), "low": low, "step": step}
 
 
-def decode(tensors: Mapping[str, Tensor], rows: Tensor) -> Tensor:
-    """Some rows of what :func:`encode` gave, in single precision."""
-    points = tensors["points"].index_select(0, rows)
+def decode(tensors: Mapping[str, Tensor], rows: Tensor | None) -> Tensor:
+    """Some rows of what :func:`encode` gave, or all, in single precision."""
+    if rows is not None:
+        tensors = {name: tensor.index_select(0, rows) for name, tensor in tensors.items() if name != "cond"}
+    points = tensors["points"]
     if points.dtype != torch.uint8:
         return points.float()
-    ones = [1] * (points.ndim - 2)
-    low, step = (tensors[name].index_select(0, rows).reshape(len(rows), -1, *ones) for name in ("low", "step"))
-    return torch.addcmul(low, points, step)
+    low, step = (tensors[name].reshape(*points.shape[:2], *[1] * (points.ndim - 2)) for name in ("low", "step"))
+    return points.float().mul_(step).add_(low)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Rows as they are kept: the tensors to write, rows first, and the greatest error of a number."""
+
+    tensors: Mapping[str, Tensor]
+    error: float
+
+    def __len__(self) -> int:
+        return len(self.tensors["points"])
+
+
+def pack(points: Tensor, kept: Kept, cond: Tensor | None = None) -> Packed:
+    """Rows ``(rows, n, *shape)`` and their conditions ``(rows, C)`` as they are kept; a few rows at a time, which stay in the cache."""
+    parts, error = [], 0.0
+    for part in points.float().split(max(1, CACHE // max(1, points[0].numel()))):
+        tensors = encode(part, kept)
+        if kept != "float32":
+            error = max(error, float((decode(tensors, None) - part).abs().amax()))
+        parts.append(tensors)
+    given = {} if cond is None else {"cond": cond.float()}
+    return Packed({name: torch.cat([part[name] for part in parts]) for name in parts[0]} | given, error)
+
+
+def joined(parts: list[Packed]) -> Packed:
+    """Packed rows one after the other."""
+    tensors = {name: torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors}
+    return Packed(tensors, max(part.error for part in parts))
 
 
 def layout(kept: Kept, points: int, shape: tuple[int, ...], conditions: int) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:

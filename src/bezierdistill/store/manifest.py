@@ -100,7 +100,10 @@ def read_sealed(path: Path, what: str) -> dict[str, Any]:
 
 
 def write_manifest(folder: Path, recipe: Mapping[str, Any], shards: tuple[Shard, ...] | None) -> None:
-    """Write the manifest and its copy; without shards that of a store which is being made."""
+    """Write the manifest and its copy; without shards that of a store which is being made.
+
+    Whenever a run is killed between the two, a manifest is there, and it says that the store is complete only if its copy does too.
+    """
     done = shards or ()
     manifest = {
         "format": FORMAT,
@@ -111,7 +114,7 @@ def write_manifest(folder: Path, recipe: Mapping[str, Any], shards: tuple[Shard,
         "recipe": recipe,
         "shards": [asdict(shard) for shard in done],
     }
-    for name in (COPY, MANIFEST):
+    for name in (MANIFEST, COPY) if shards is None else (COPY, MANIFEST):
         write_sealed(folder / name, manifest)
 
 

@@ -6,7 +6,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ from torch import Tensor
 
 from bezierdistill.curves import BezierCurve
 from bezierdistill.files import digest, read_tensors
-from bezierdistill.sources import row_noise
+from bezierdistill.sources import block_window, row_noise
 from bezierdistill.store.codec import decode, layout
 from bezierdistill.store.manifest import Shard, read_manifest
 from bezierdistill.store.order import shuffled
 
+ORDERED = 2**14  # positions whose rows are found at once
 Batch = tuple[BezierCurve, Tensor | None]
 
 
@@ -130,10 +131,14 @@ class CurveStore:
             workers: threads that read ahead.
         """
 
+        @lru_cache(maxsize=2 * workers + 2)
+        def order(block: int) -> np.ndarray:
+            epoch, place = np.divmod(np.arange(block * ORDERED, (block + 1) * ORDERED), len(self))
+            return np.concatenate([shuffled(place[epoch == e], len(self), seed, int(e)) for e in np.unique(epoch)])
+
         def read(k: int) -> Batch:
-            epoch, place = np.divmod(np.arange(k * batch, (k + 1) * batch)[part], len(self))
-            rows = np.concatenate([shuffled(place[epoch == e], len(self), seed, int(e)) for e in np.unique(epoch)])
-            return self.take(torch.from_numpy(rows))
+            blocks, window = block_window(k * batch, batch, ORDERED)
+            return self.take(torch.from_numpy(np.concatenate([order(block) for block in blocks])[window][part]))
 
         with ThreadPoolExecutor(workers) as pool:
             ahead = deque(pool.submit(read, start + k) for k in range(2 * workers))

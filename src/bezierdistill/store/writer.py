@@ -8,12 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from bezierdistill.curves import BezierCurve
 from bezierdistill.files import digest, write_tensors
-from bezierdistill.store.codec import decode, encode, row_bytes
+from bezierdistill.store.codec import Packed, joined, pack, row_bytes
 from bezierdistill.store.manifest import (
     COPY,
     MANIFEST,
@@ -88,21 +87,19 @@ class CurveWriter:
             raise ValueError(f"{record_file(self.folder, plan.index)} is the record of another shard")
         return shard
 
-    def write(
-        self, plan: Plan, curve: BezierCurve, passes: int, cond: Tensor | None = None, skipped: Sequence[int] = (), seed: int | None = None
-    ) -> None:
-        """Write a whole shard: curves ``(degree + 1, rows, *shape)`` that cost ``passes`` in all, and their conditions ``(rows, C)``.
+    def pack(self, curve: BezierCurve, cond: Tensor | None = None) -> Packed:
+        """Curves ``(degree + 1, rows, *shape)`` and their conditions ``(rows, C)`` as this store keeps them."""
+        return pack(curve.points[self.first_point :].transpose(0, 1), self.kept, cond)
+
+    def write(self, plan: Plan, parts: Sequence[Packed], passes: int, skipped: Sequence[int] = (), seed: int | None = None) -> None:
+        """Write a whole shard of packed rows that cost ``passes`` in all.
 
         ``skipped`` are the indices of the plan's range that are left out; ``seed`` is that of the table which the rows start from.
         """
-        points = curve.points[self.first_point :].transpose(0, 1).to("cpu", torch.float32)
-        tensors = encode(points, self.kept) | ({} if cond is None else {"cond": cond.to("cpu", torch.float32)})
-        name = shard_name(plan.index)
-        write_tensors(self.folder / name, tensors)
-        size = (self.folder / name).stat().st_size
-        shard = Shard(
-            name, plan.first, len(points), seed, tuple(skipped), passes, _error(points, tensors), size, digest(self.folder / name)
-        )
+        rows, path = joined(list(parts)), self.folder / shard_name(plan.index)
+        write_tensors(path, dict(rows.tensors))
+        size = path.stat().st_size
+        shard = Shard(path.name, plan.first, len(rows), seed, tuple(skipped), passes, rows.error, size, digest(path))
         write_sealed(record_file(self.folder, plan.index), asdict(shard))
 
     def close(self, plans: Sequence[Plan]) -> None:
@@ -149,9 +146,3 @@ def _same(folder: Path, wanted: dict[str, Any], held: dict[str, Any]) -> None:
     other = sorted(key for key in wanted.keys() | held.keys() if wanted.get(key) != held.get(key))
     if other:
         raise ValueError(f"{folder} holds a store made with other {', '.join(other)}: choose another --out")
-
-
-def _error(points: Tensor, tensors: dict[str, Tensor]) -> float:
-    if tensors["points"].dtype == torch.float32:
-        return 0.0
-    return max(float((decode(tensors, rows) - points[rows]).abs().max()) for rows in torch.arange(len(points)).split(1024))
