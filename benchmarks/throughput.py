@@ -17,7 +17,7 @@ import torch
 
 from bezierdistill.models import load_model
 from bezierdistill.sources import noise
-from bezierdistill.training.loop import open_fabric
+from bezierdistill.training.ranks import open_fabric
 
 
 def seconds(work: Callable[[], object], least: float) -> float:

@@ -40,7 +40,7 @@ from bezierdistill.settings import MODE, check_file, register_loader
 from bezierdistill.sharing import export_curves, import_curves
 from bezierdistill.store import CurveStore, Kept, merge
 from bezierdistill.training.config import DistillConfig, SimulateConfig, Solver, TrainConfig
-from bezierdistill.training.loop import open_fabric
+from bezierdistill.training.ranks import open_fabric
 from bezierdistill.translation import TranslateConfig, translate_files
 
 MISTAKES = (ValueError, TypeError, OSError, OverflowError, EOFError, zipfile.BadZipFile, zlib.error, SafetensorError)
@@ -50,14 +50,8 @@ NO_MEMORY = ("can't allocate memory", "out of memory", "Storage size calculation
 STORE_SUMMARY = "Look at curve stores, check, merge, export and import them."
 
 
-def _first() -> Any:
-    """A field without a flag of its own."""
-    return dataclasses.field(metadata={"positional": True})
-
-
-def _needed() -> Any:
-    """A field without a default, behind others."""
-    return dataclasses.field(metadata={"required": True})
+# How fields of the actions on stores are spelt: the first has no flag of its own, others have no default.
+FIRST, NEEDED = {"positional": True}, {"required": True}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,7 +178,7 @@ class StoreInfoConfig:
         json: print JSON.
     """
 
-    store: Path = _first()
+    store: Path = dataclasses.field(metadata=FIRST)
     json: bool = False
 
 
@@ -196,7 +190,7 @@ class StoreVerifyConfig:
         store: its folder.
     """
 
-    store: Path = _first()
+    store: Path = dataclasses.field(metadata=FIRST)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,8 +202,8 @@ class StoreMergeConfig:
         out: folder of the new store; files are linked where the system can.
     """
 
-    stores: tuple[Path, ...] = _first()
-    out: Path = _needed()
+    stores: tuple[Path, ...] = dataclasses.field(metadata=FIRST)
+    out: Path = dataclasses.field(metadata=NEEDED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,8 +216,8 @@ class StoreExportConfig:
         to: npz or webdataset.
     """
 
-    store: Path = _first()
-    out: Path = _needed()
+    store: Path = dataclasses.field(metadata=FIRST)
+    out: Path = dataclasses.field(metadata=NEEDED)
     to: Literal["npz", "webdataset"] = "npz"
 
 
@@ -240,9 +234,9 @@ class StoreImportConfig:
         points: how control points are kept: float32, bfloat16, or uint8.
     """
 
-    source: Path = _first()
-    teacher: Path = _needed()
-    out: Path = _needed()
+    source: Path = dataclasses.field(metadata=FIRST)
+    teacher: Path = dataclasses.field(metadata=NEEDED)
+    out: Path = dataclasses.field(metadata=NEEDED)
     passes: int = 0
     units: Literal["model", "data"] = "model"
     points: Kept = "float32"

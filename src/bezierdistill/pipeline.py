@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -35,7 +35,11 @@ from bezierdistill.starts import starts
 from bezierdistill.store import CurveStore, CurveWriter, repair
 from bezierdistill.students import cheapest_knots, check_knots, interval_errors
 from bezierdistill.training.config import DistillConfig, SimulateConfig, TrainConfig
-from bezierdistill.training.loop import Trainer, open_fabric
+from bezierdistill.training.loop import Trainer
+from bezierdistill.training.ranks import open_fabric
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 RUN = "run.json"
 KNOT_GRID = time_grid(10)
@@ -58,21 +62,25 @@ def train(config: TrainConfig) -> Model:
     net = config.network.build(data.shape, config.seed, conditions)
     objective = FlowMatching(MinibatchOT() if config.coupling == "ot" else Independent())
     trainer = Trainer({"teacher": net}, config.loop, config.out, "teacher")
-    _claim(config.out, config)
+    rows = trainer.share(config.batch)
 
     def step(nets: Mapping[str, nn.Module], generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
-        x1, cond = data.batch(config.batch, generator)
-        x0 = torch.randn(x1.shape, generator=generator) if source is None else source.batch(config.batch, generator)[0]
+        x1, cond = data.batch(rows, generator)
+        x0 = torch.randn(x1.shape, generator=generator) if source is None else source.batch(rows, generator)[0]
         cond = _dropped(cond, config.drop, generator) if conditions else None
         batch = (x0.to(trainer.device), x1.to(trainer.device), cond if cond is None else cond.to(trainer.device))
         yield "teacher", objective.loss(nets["teacher"], batch, generator)
 
-    trained = trainer.fit(step, config.steps, config.seed)
     spent = config.steps * config.batch * objective.passes * config.loop.accumulate
     more = ({"classes": _frequencies(data)} if conditions else {}) | ({"source_data": config.source} if source else {})
     card = _card("teacher", config, {"training": spent, "total": spent}, data=config.data, **more)
     start = None if source is None else source.scaling
-    return save_model(config.out, Model(trained, config.network, data.shape, data.scaling, card=card, conditions=conditions, source=start))
+    with _held(config, trainer.fabric) as finished:
+        if finished is not None:
+            return finished
+        trained = trainer.fit(step, config.steps, config.seed)
+        model = Model(trained, config.network, data.shape, data.scaling, card=card, conditions=conditions, source=start)
+        return _saved(config.out, model, trainer.fabric)
 
 
 def conditions_of(data: Data) -> int:
@@ -247,8 +255,14 @@ def distill(config: DistillConfig) -> Model:
     given = None if config.knots is None else _parse_knots(config.knots, config.passes)
     trainer = Trainer({"student": net}, config.loop, config.out, "curves")
     _check_whole(store, trainer)
-    _claim(config.out, config)
+    with _held(config, trainer.fabric) as finished:
+        return finished or _saved(config.out, _distilled(config, store, trainer, best, data, given), trainer.fabric)
 
+
+def _distilled(
+    config: DistillConfig, store: CurveStore, trainer: Trainer, best: Model, data: Data | None, given: tuple[float, ...] | None
+) -> Model:
+    """Train the student; ``given`` are its knots, if they are not to be found."""
     spent = config.steps * config.batch * CurveRegression.passes * config.loop.accumulate
     schedules = {} if config.objective == "velocity" else _schedules(config.passes, given)
     trained = _regress(config, store, trainer, schedules)
@@ -266,8 +280,8 @@ def distill(config: DistillConfig) -> Model:
     kept |= {"source_data": store.recipe["source"]} if "source" in store.recipe else {}
     scaling, source = Scaling.from_json(store.recipe["scaling"]), store.recipe.get("source_scaling")
     start = None if source is None else Scaling.from_json(source)
-    model = Model(trained, best.network, best.shape, scaling, schedules, {**card, **kept}, conditions=conditions, source=start)
-    return save_model(config.out, model)
+    conditions = store.recipe.get("conditions", 0)
+    return Model(trained, best.network, best.shape, scaling, schedules, {**card, **kept}, conditions=conditions, source=start)
 
 
 def _start_from(net: nn.Module, teacher: nn.Module) -> None:
@@ -294,7 +308,7 @@ def _check_conditions(config: DistillConfig, store: CurveStore, data: Data | Non
 
 def _check_whole(store: CurveStore, trainer: Trainer) -> None:
     """Refuse to train on a damaged store; of several ranks each reads its part."""
-    for problem in store.verify(slice(trainer.fabric.global_rank, None, trainer.fabric.world_size)):
+    for problem in store.verify(slice(trainer.rank, None, trainer.ranks)):
         raise ValueError(f"{problem}: the simulate that made it makes it again with --repair")
 
 
@@ -350,9 +364,10 @@ def _regress(config: DistillConfig, store: CurveStore, trainer: Trainer, schedul
         "velocity": VelocityDraw(),
     }
     objective = CurveRegression(draws[config.objective], Loss(config.huber), config.power)
+    rows = trainer.share(config.batch)
 
     def step(nets: Mapping[str, nn.Module], generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
-        yield "student", objective.loss(nets["student"], _to(trainer, store.batch(config.batch, generator)), generator)
+        yield "student", objective.loss(nets["student"], _to(trainer, store.batch(rows, generator)), generator)
 
     return trainer.fit(step, config.steps, config.seed)
 
@@ -363,11 +378,12 @@ def _align(
     """Align the law of every sampler with real data; returns the network and the passes that this cost."""
     size = config.align_batch or config.batch
     trainer = Trainer({"student": net}, config.loop, config.out, "alignment", {"student": config.align_lr})
+    rows = trainer.share(size, 2)
     objective = Alignment(tuple(schedules.values()), Loss(config.huber), config.anchor, data.scaling.clamp)
 
     def step(nets: Mapping[str, nn.Module], generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
-        batch = _to(trainer, store.batch(size, generator))
-        real, cond = data.batch(REAL_ROWS * size, generator)
+        batch = _to(trainer, store.batch(rows, generator))
+        real, cond = data.batch(REAL_ROWS * rows, generator)
         cond = None if cond is None or not store.condition_size else cond.to(trainer.device)
         yield "student", objective.loss(nets["student"], batch, real.to(trainer.device), cond)
 
@@ -380,9 +396,23 @@ def _to(trainer: Trainer, batch: CurveBatch) -> CurveBatch:
     return BezierCurve(curve.points.to(trainer.device)), None if cond is None else cond.to(trainer.device)
 
 
-def _claim(out: Path, config: TrainConfig | DistillConfig) -> None:
-    """Take a folder for a run, or check that it holds the same run, which is then continued."""
-    claim(out / RUN, _settings(config), "run")
+@contextmanager
+def _held(config: TrainConfig | DistillConfig, fabric: Fabric) -> Iterator[Model | None]:
+    """Take a folder for a run, or check that it holds the same run, which is then continued; yields the model if that is finished."""
+    lead = fabric.global_rank == 0
+    with locked(config.out) if lead else nullcontext():
+        if lead:
+            claim(config.out / RUN, _settings(config), "run")
+        fabric.barrier()
+        yield load_model(config.out) if (config.out / CARD).exists() else None
+
+
+def _saved(out: Path, model: Model, fabric: Fabric) -> Model:
+    """The model, written by the first rank and read by all."""
+    if fabric.global_rank == 0:
+        save_model(out, model)
+    fabric.barrier()
+    return load_model(out)
 
 
 def _refuse_other(out: Path, *marks: str) -> None:

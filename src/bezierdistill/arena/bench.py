@@ -93,9 +93,7 @@ class Bench:
         steps, seed = self.steps(FlowMatching.passes, int(share * self.budget)), self.seed + weak
         folder = self.shared / f"teacher-{steps}-{seed}"
         conditional = self.conditional
-        config = TrainConfig(
-            self.data.name, folder, steps, self.batch, seed, conditional=conditional, network=self.network, loop=self.loop
-        )
+        config = TrainConfig(self.data.name, folder, steps, self.batch, seed, conditional=conditional, network=self.network, loop=self.loop)
         model = self._made(folder, CARD, lambda: train(config), lambda: load_model(folder))
         self.charge(model.spent)
         return model

@@ -28,7 +28,7 @@ from bezierdistill.models import NetworkConfig
 from bezierdistill.pipeline import conditions_of
 from bezierdistill.sources import noise
 from bezierdistill.training.config import LoopConfig, as_paths, check_counts, check_whole_batches
-from bezierdistill.training.loop import open_fabric
+from bezierdistill.training.ranks import open_fabric
 
 RESULT, SETTINGS = "arena.json", "run.json"
 JUDGE_SEED = 1_000_003

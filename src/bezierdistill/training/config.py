@@ -11,10 +11,10 @@ from bezierdistill.curves import check_degree
 from bezierdistill.models import NetworkConfig
 from bezierdistill.simulate import Guides
 from bezierdistill.store.codec import Kept, check_kept
+from bezierdistill.training.ranks import Precision, Strategy
 
 Coupling = Literal["independent", "ot"]
 ObjectiveName = Literal["end", "map", "knots", "velocity"]
-Precision = Literal["32-true", "bf16-mixed", "bf16-true", "64-true"]
 MOST_PASSES = 10
 Solver = Literal["euler", "midpoint", "heun", "rk4"]
 
@@ -33,6 +33,7 @@ class LoopConfig:
         save_every: steps between two saved states.
         accelerator: device kind for Lightning Fabric: auto, cpu, cuda, mps.
         precision: number format for Lightning Fabric, such as 32-true or bf16-mixed.
+        strategy: with torchrun: ddp (every rank has the whole network) or fsdp (every rank keeps a part of it).
         accumulate: batches whose gradients are added up before a step; memory is that of one batch.
         compile: compile networks with torch.compile; pays on GPUs after a minute of compilation.
         channels_last: keep images channels-last in memory; pays for convolutions on GPUs, in mixed precision above all.
@@ -48,6 +49,7 @@ class LoopConfig:
     save_every: int = 2000
     accelerator: str = "auto"
     precision: Precision = "32-true"
+    strategy: Strategy = "ddp"
     accumulate: int = 1
     compile: bool = False
     channels_last: bool = False

@@ -1,0 +1,82 @@
+"""Processes that work together, the *ranks*: torchrun starts them, Lightning Fabric joins them; without torchrun there is one.
+
+With ``ddp`` every rank has the whole network and gradients are averaged; with ``fsdp`` (PyTorch's ``fully_shard``) every rank keeps a part
+of each tensor.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+Precision = Literal["32-true", "bf16-mixed", "bf16-true", "64-true"]
+Strategy = Literal["ddp", "fsdp"]
+
+
+def rank() -> int:
+    """Which of the ranks this process is."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def open_fabric(accelerator: str, precision: Precision = "32-true", strategy: Strategy = "ddp") -> Fabric:
+    """Lightning Fabric on one device, or on one device a rank under torchrun.
+
+    Raises:
+        ValueError: if there is no such accelerator on this machine.
+    """
+    from lightning_fabric import Fabric  # imported here: it loads the compiler, seconds that only training needs
+
+    ranks, here = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    try:
+        if ranks == 1:
+            return Fabric(accelerator=accelerator, devices=1, precision=precision)
+        way = _sharding(ranks) if strategy == "fsdp" else strategy
+        fabric = Fabric(accelerator=accelerator, devices=here, num_nodes=ranks // here, strategy=way, precision=precision)
+        fabric.launch()
+        return fabric
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"accelerator {accelerator!r} with precision {precision!r} cannot be used here: {error}") from None
+
+
+def _sharding(ranks: int) -> Any:
+    from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
+    from torch.distributed.fsdp import fully_shard
+
+    def shard(net: nn.Module, mesh: Any) -> nn.Module:
+        for blocks in (module for module in net.modules() if isinstance(module, nn.ModuleList)):
+            for block in blocks:
+                fully_shard(block, mesh=mesh["data_parallel"])
+        fully_shard(net, mesh=mesh["data_parallel"])
+        return net
+
+    return ModelParallelStrategy(shard, data_parallel_size=ranks, tensor_parallel_size=1)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor with the parts that other ranks keep; all ranks must ask for the same ones in the same order."""
+    return cast(Any, tensor).full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def part_of(value: Tensor, like: Tensor) -> Tensor:
+    """What this rank keeps of a whole tensor, as it does of ``like``."""
+    if not hasattr(like, "full_tensor"):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    placed = cast(Any, like)
+    return distribute_tensor(value.to(like.device), placed.device_mesh, placed.placements)
+
+
+def rank_generator(seed: int, rank: int, ranks: int, step: int = 0) -> torch.Generator:
+    """The CPU generator of a rank's draws: its own stream for each of several ranks, and anew where their number has changed at a step."""
+    if ranks == 1 and not step:
+        return torch.Generator().manual_seed(seed)
+    state = np.random.SeedSequence((seed, rank, ranks, step)).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
