@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from bezierdistill.models import NetworkConfig
 from bezierdistill.training import EMA, LoopConfig, Trainer
+from bezierdistill.training.checkpoint import load_state, save_state
 from bezierdistill.training.loop import Step
 
 
@@ -121,18 +122,94 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_state(tmp_path: Path
         for name, loss in quadratic(nets, generator):
             yield name, loss * (float("nan") if steps > 12 else 1.0)
 
-    with pytest.raises(ValueError, match="not finite at step 16"):
+    with pytest.raises(ValueError, match=r"loss of net is not finite at step 16: the state before is kept in .*state-stage.safetensors"):
         Trainer({"net": linear()}, loop(), tmp_path, "stage").fit(step, 40, 0)
+    assert load_state(tmp_path / "state-stage.safetensors", 40)[1] == 10
     resumed = Trainer({"net": linear()}, loop(), tmp_path, "stage").fit(quadratic, 40, 0)
     assert all(bool(p.isfinite().all()) for p in resumed.parameters())
+
+
+@pytest.mark.parametrize("save_every", [2, 3, 7])
+def test_a_state_after_divergence_is_never_saved(save_every: int, tmp_path: Path) -> None:
+    steps = 0
+
+    def step(nets: Mapping[str, nn.Module], generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
+        nonlocal steps
+        steps += 1
+        for name, loss in quadratic(nets, generator):
+            yield name, loss * (float("inf") if steps == 11 else 1.0)
+
+    with pytest.raises(ValueError, match="not finite"):
+        Trainer({"net": linear()}, loop(save_every=save_every, log_every=100), tmp_path, "stage").fit(step, 40, 0)
+    tensors, saved = load_state(tmp_path / "state-stage.safetensors", 40)
+    assert saved == 10 // save_every * save_every
+    assert all(bool(tensor.isfinite().all()) for tensor in tensors.values() if tensor.is_floating_point())
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
+    net, steps = linear(), 0
+
+    def step(nets: Mapping[str, nn.Module], generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
+        nonlocal steps
+        steps += 1
+        yield from quadratic(nets, generator)
+        if steps == 5:
+            nn.init.constant_(next(net.parameters()), float("nan"))
+
+    with pytest.raises(ValueError, match="a weight is not finite at step 5: no state was saved before"):
+        Trainer({"net": net}, loop(save_every=5, log_every=100), tmp_path, "stage").fit(step, 5, 0)
+    assert not (tmp_path / "state-stage.safetensors").exists()
 
 
 def test_a_damaged_state_is_named(tmp_path: Path) -> None:
     trainer = Trainer({"net": linear()}, loop(), tmp_path, "stage")
     trainer.fit(quadratic, 10, 0)
-    trainer.state_file.write_bytes(trainer.state_file.read_bytes()[:-9])
-    with pytest.raises(ValueError, match=r"state-stage\.safetensors.*cut off or damaged"):
-        Trainer({"net": linear()}, loop(), tmp_path, "stage").fit(quadratic, 20, 0)
+    content = trainer.state_file.read_bytes()
+    flipped = content[:-3] + bytes([content[-3] ^ 16]) + content[-2:]
+    for spoilt, message in ((content[:-9], "cut off or damaged"), (flipped, "differs from its digest"), (b"", "cut off or damaged")):
+        trainer.state_file.write_bytes(spoilt)
+        with pytest.raises(ValueError, match=rf"state-stage\.safetensors.*{message}"):
+            Trainer({"net": linear()}, loop(), tmp_path, "stage").fit(quadratic, 20, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"net/net/weight": torch.zeros(2, 3)}, r"net/net/weight is \(2, 3\), expected \(1, 3\)"),
+        ({"ema/more": torch.zeros(1)}, r"ema/more is \(1,\), expected None"),
+        ({"adam/net/0/exp_avg": torch.zeros(3)}, r"adam/net/0/exp_avg is \(3,\), expected \(1, 3\)"),
+        ({"generator": torch.zeros(1, 3, dtype=torch.uint8)}, "is not a state of this run"),
+    ],
+)
+def test_a_state_of_another_run_changes_nothing(change: dict[str, Tensor], message: str, tmp_path: Path) -> None:
+    Trainer({"net": linear()}, loop(), tmp_path, "stage").fit(quadratic, 10, 0)
+    file = tmp_path / "state-stage.safetensors"
+    save_state(file, load_state(file, 10)[0] | change, 10)
+    net = linear()
+    with pytest.raises(ValueError, match=message):
+        Trainer({"net": net}, loop(), tmp_path, "stage").fit(quadratic, 20, 0)
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), linear().parameters(), strict=True))
+
+
+def test_a_state_of_a_longer_stage_is_refused(tmp_path: Path) -> None:
+    Trainer({"net": linear()}, loop(), tmp_path, "stage").fit(quadratic, 20, 0)
+    with pytest.raises(ValueError, match="the state of step '20', expected 0 to 10"):
+        Trainer({"net": linear()}, loop(), tmp_path, "stage").fit(quadratic, 10, 0)
+
+
+def test_the_log_of_a_resumed_stage_has_no_line_twice_and_none_torn(tmp_path: Path) -> None:
+    Trainer({"net": linear()}, loop(), tmp_path / "whole", "stage").fit(quadratic, 40, 7)
+    with pytest.raises(KeyboardInterrupt):
+        Trainer({"net": linear()}, loop(), tmp_path / "parts", "stage").fit(stopping(19), 40, 7)
+    other = json.dumps({"stage": "before", "step": 99, "loss": {"net": 1.0}})
+    log = tmp_path / "parts" / "log.jsonl"
+    log.write_text(other + "\n" + log.read_text() + '{"stage": "stage", "st')
+    Trainer({"net": linear()}, loop(), tmp_path / "parts", "stage").fit(quadratic, 40, 7)
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [99, 4, 8, *range(12, 41, 4)]
+    whole = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
+    last = [(line["step"], line["loss"]) for line in lines[-6:]]
+    assert last == [(line["step"], line["loss"]) for line in whole[-6:]]
 
 
 def test_two_networks_are_updated_in_turn_with_their_own_rates(tmp_path: Path) -> None:
@@ -228,12 +305,12 @@ def test_compiled_networks_are_the_ones_that_are_trained_and_saved(tmp_path: Pat
 
 
 def test_resume_is_exact_with_images_kept_channels_last(tmp_path: Path) -> None:
-    def fit(folder: str, steps: int, resume: bool = False) -> nn.Module:
+    def fit(folder: str, steps: int) -> nn.Module:
         net = NetworkConfig("unet", 8, 1, 1).build((3, 8, 8), 0)
         settings = loop(lr=1e-3, warmup=0, ema=0.0, channels_last=True, save_every=4, decay=0.0)
-        return Trainer({"net": net}, settings, tmp_path / folder, "stage").fit(regression, steps, 0, resume)
+        return Trainer({"net": net}, settings, tmp_path / folder, "stage").fit(regression, steps, 0)
 
     whole = fit("whole", 8)
     fit("parts", 4)
-    again = fit("parts", 8)
+    again = fit("parts", 8)  # on from the state of step 4
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))

@@ -8,9 +8,10 @@ Every function checks its input before it writes, and returns what it made.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -364,10 +365,10 @@ def _regress(config: DistillConfig, store: CurveStore, trainer: Trainer, schedul
         "velocity": VelocityDraw(),
     }
     objective = CurveRegression(draws[config.objective], Loss(config.huber), config.power)
-    rows = trainer.share(config.batch)
+    batches = _batches(store, trainer, config.batch, config.seed if config.epochs else None)
 
     def step(nets: Mapping[str, nn.Module], generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
-        yield "student", objective.loss(nets["student"], _to(trainer, store.batch(rows, generator)), generator)
+        yield "student", objective.loss(nets["student"], batches(generator), generator)
 
     return trainer.fit(step, config.steps, config.seed)
 
@@ -379,16 +380,31 @@ def _align(
     size = config.align_batch or config.batch
     trainer = Trainer({"student": net}, config.loop, config.out, "alignment", {"student": config.align_lr})
     rows = trainer.share(size, 2)
+    batches = _batches(store, trainer, size, config.seed + 1 if config.epochs else None)
     objective = Alignment(tuple(schedules.values()), Loss(config.huber), config.anchor, data.scaling.clamp)
 
     def step(nets: Mapping[str, nn.Module], generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
-        batch = _to(trainer, store.batch(rows, generator))
+        batch = batches(generator)
         real, cond = data.batch(REAL_ROWS * rows, generator)
         cond = None if cond is None or not store.condition_size else cond.to(trainer.device)
         yield "student", objective.loss(nets["student"], batch, real.to(trainer.device), cond)
 
     spent = config.align * size * objective.passes * config.loop.accumulate
     return trainer.fit(step, config.align, config.seed + 1), spent
+
+
+def _batches(store: CurveStore, trainer: Trainer, batch: int, seed: int | None) -> Callable[[torch.Generator], CurveBatch]:
+    """What gives this rank's share of batch after batch: drawn with the generator, or with a seed the next one of an epoch."""
+    rows = trainer.share(batch)
+    if seed is None:
+        return lambda generator: _to(trainer, store.batch(rows, generator))
+
+    @cache
+    def ahead() -> Iterator[CurveBatch]:  # opened at the first batch, when the trainer knows where it goes on
+        first, part = trainer.done * trainer.config.accumulate, slice(trainer.rank * rows, (trainer.rank + 1) * rows)
+        return store.epochs(batch, seed, first, part)
+
+    return lambda _: _to(trainer, next(ahead()))
 
 
 def _to(trainer: Trainer, batch: CurveBatch) -> CurveBatch:

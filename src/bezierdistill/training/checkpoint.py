@@ -18,7 +18,7 @@ from bezierdistill.files import read_tensors, write_tensors
 def save_state(path: Path, tensors: Mapping[str, Tensor], step: int) -> None:
     """Write a state atomically."""
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_tensors(path, ready, {"step": str(step), "sha256": _digest(ready)})
+    write_tensors(path, ready, {"state": f"{step} {_digest(ready)}"})  # one entry: of several the order on disk would vary
 
 
 def load_state(path: Path, steps: int) -> tuple[dict[str, Tensor], int]:
@@ -32,9 +32,9 @@ def load_state(path: Path, steps: int) -> tuple[dict[str, Tensor], int]:
         ValueError: if it is damaged, or of a longer stage.
     """
     tensors, metadata = read_tensors(path)
-    if metadata.get("sha256") != _digest(tensors):
+    step, _, digest = metadata.get("state", "").partition(" ")
+    if digest != _digest(tensors):
         raise ValueError(f"{path} differs from its digest, it was changed or damaged: remove it to start anew")
-    step = metadata.get("step", "")
     if not (step.isascii() and step.isdigit() and int(step) <= steps):
         raise ValueError(f"{path} is the state of step {step[:20]!r}, expected 0 to {steps}: remove it to start anew")
     return tensors, int(step)

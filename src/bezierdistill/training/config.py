@@ -235,6 +235,8 @@ class DistillConfig:
         data: built-in name or path of that real data.
         steps: optimizer steps of the regression.
         batch: rows a step.
+        epochs: read every curve once an epoch, in the order of a seeded permutation, ahead of the training; without it curves are drawn
+            independently.
         seed: seed of the draws (and of the weights, with --init scratch).
         init: start from the best teacher's weights, or from scratch.
         huber: scale of the pseudo-Huber loss; 0 is the squared error.
@@ -254,6 +256,7 @@ class DistillConfig:
     data: str | None = None
     steps: int = 6000
     batch: int = 512
+    epochs: bool = False
     seed: int = 0
     init: Literal["teacher", "scratch"] = "teacher"
     huber: float = 0.03

@@ -1,0 +1,100 @@
+"""What every rank of tests/test_ranks.py runs under torchrun: small trainings whose weights the first rank writes to a folder."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bezierdistill.files import write_tensors
+from bezierdistill.models import NetworkConfig
+from bezierdistill.pipeline import distill, simulate, train
+from bezierdistill.training import DistillConfig, LoopConfig, SimulateConfig, TrainConfig, Trainer
+from bezierdistill.training.loop import Step
+
+ROWS, STEPS = 16, 12
+SMALL: dict[str, Any] = {"steps": 8, "batch": 32}
+
+
+def loop(**settings: Any) -> LoopConfig:
+    """Frequent states."""
+    return LoopConfig(
+        **{"accelerator": "cpu", "lr": 0.01, "warmup": 0, "decay": 0.0, "ema": 0.5, "save_every": 4, "log_every": 4, **settings}
+    )
+
+
+def table(k: int) -> Tensor:
+    """Rows of step k, of which every rank takes its part."""
+    return torch.randn(ROWS, 4, generator=torch.Generator().manual_seed(k))
+
+
+def stepper(trainer: Trainer) -> Step:
+    """Two passes of the network in one loss, a mean over rows that the ranks share."""
+
+    def step(nets: Mapping[str, nn.Module], generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
+        rows = trainer.share(ROWS)
+        x = table(trainer.done)[trainer.rank * rows : (trainer.rank + 1) * rows]
+        net, zero, one = nets["net"], torch.zeros(rows), torch.ones(rows)
+        yield "net", (net(net(x, zero, one), zero, one) - x.flip(1)).square().mean()
+
+    return step
+
+
+def noisy(trainer: Trainer) -> Step:
+    """The same with draws of the rank's own."""
+
+    def step(nets: Mapping[str, nn.Module], generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
+        x, t = torch.randn(trainer.share(ROWS), 4, generator=generator), torch.zeros(trainer.share(ROWS))
+        yield "net", (nets["net"](x, t, t) - x.flip(1)).square().mean()
+
+    return step
+
+
+def fitted(folder: Path, name: str, stop: int | None = None, own: bool = False, **settings: Any) -> None:
+    """Train a small network, perhaps killed by an interrupt before a step, and write its weights."""
+    net = NetworkConfig(width=9, depth=2).build((4,), 0)
+    trainer = Trainer({"net": net}, loop(**settings), folder / name, "stage")
+    step = (noisy if own else stepper)(trainer)
+
+    def stopping(nets: Mapping[str, nn.Module], generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
+        if trainer.done == stop:
+            raise KeyboardInterrupt
+        yield from step(nets, generator)
+
+    try:
+        weights = trainer.fit(stopping, STEPS, 3).state_dict()
+    except KeyboardInterrupt:
+        return
+    if trainer.rank == 0:
+        write_tensors(folder / f"{name}.safetensors", dict(weights))
+
+
+def losses(folder: Path) -> None:
+    """Regression and a few restarts, each way of sharing the work."""
+    for strategy in ("ddp", "fsdp"):
+        fitted(folder, strategy, strategy=strategy)
+        fitted(folder, f"{strategy}-clip", strategy=strategy, clip=0.01)
+        fitted(folder, f"{strategy}-sums", strategy=strategy, accumulate=2)
+        fitted(folder, f"{strategy}-own", own=True, strategy=strategy)
+        fitted(folder, f"{strategy}-parts", stop=7, own=True, strategy=strategy)
+        fitted(folder, f"{strategy}-parts", own=True, strategy=strategy)
+    fitted(folder, "switched", stop=7, strategy="ddp")
+    fitted(folder, "switched", strategy="fsdp")
+    fitted(folder, "fewer", stop=7, strategy="fsdp")
+
+
+def chain(folder: Path) -> None:
+    """Data to a student."""
+    network = NetworkConfig(width=16, depth=2)
+    train(TrainConfig("manifold", folder / "teacher", network=network, loop=loop(), **SMALL))
+    simulate(SimulateConfig((folder / "teacher",), folder / "curves", count=700, steps=4, batch=100, accelerator="cpu"))
+    distill(DistillConfig(folder / "curves", folder / "student", align=4, data="manifold", loop=loop(strategy="fsdp"), **SMALL))
+    distill(DistillConfig(folder / "curves", folder / "epochs", epochs=True, loop=loop(), **SMALL))
+
+
+if __name__ == "__main__":
+    {"losses": losses, "chain": chain}[sys.argv[1]](Path(sys.argv[2]))

@@ -1,0 +1,106 @@
+"""Two gloo processes of one thread each do what one does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import ranks_child
+from bezierdistill.files import read_tensors
+from bezierdistill.models import load_model
+from bezierdistill.store import writer as writer_module
+from bezierdistill.store.reader import CurveStore
+from bezierdistill.training.checkpoint import load_state
+from bezierdistill.training.ranks import rank_generator
+
+
+def torchrun(*arguments: object, ranks: int = 2) -> subprocess.CompletedProcess[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    return subprocess.run([*launcher, *map(str, arguments)], capture_output=True, text=True, timeout=240, env=environment, check=False)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ranks")
+    done = torchrun(ranks_child.__file__, "losses", folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def weights(folder: Path, name: str) -> dict[str, Tensor]:
+    return read_tensors(folder / f"{name}.safetensors")[0]
+
+
+def assert_close(a: dict[str, Tensor], b: dict[str, Tensor], tolerance: float = 1e-6) -> None:
+    assert a.keys() == b.keys()
+    for name, tensor in a.items():
+        torch.testing.assert_close(tensor, b[name], rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("more", [{}, {"clip": 0.01}, {"accumulate": 2}], ids=["", "clip", "sums"])
+def test_two_ranks_take_the_steps_of_one(
+    strategy: str, more: dict[str, Any], trained: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    ranks_child.fitted(tmp_path, "alone", **more)
+    suffix = {"clip": "-clip", "accumulate": "-sums"}.get(next(iter(more), ""), "")
+    assert_close(weights(trained, strategy + suffix), weights(tmp_path, "alone"))
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_stopped_run_of_two_ranks_ends_as_if_it_had_not_been(strategy: str, trained: Path, tmp_path: Path) -> None:
+    whole, parts = weights(trained, f"{strategy}-own"), weights(trained, f"{strategy}-parts")
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    ranks_child.fitted(tmp_path, "alone", own=True)
+    assert not torch.equal(next(iter(weights(tmp_path, "alone").values())), next(iter(whole.values())))  # ranks draw their own
+
+
+def test_a_state_goes_on_with_another_strategy_and_number_of_ranks(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ranks_child.fitted(tmp_path, "alone")
+    assert_close(weights(trained, "switched"), weights(tmp_path, "alone"))
+    assert load_state(trained / "fewer" / "state-stage.safetensors", 12)[1] == 4
+    ranks_child.fitted(trained, "fewer")  # on one rank
+    assert "1 ranks go on where 2 stopped, with new draws" in capsys.readouterr().err
+    assert_close(weights(trained, "fewer"), weights(tmp_path, "alone"))
+
+
+def test_only_the_first_rank_writes_and_losses_are_those_of_all(trained: Path, tmp_path: Path) -> None:
+    ranks_child.fitted(tmp_path, "alone")
+    logs = [(folder / "log.jsonl").read_text().splitlines() for folder in (trained / "ddp", tmp_path / "alone")]
+    assert len(logs[0]) == len(logs[1]) == 3
+    for together, alone in zip(*logs, strict=True):
+        shared, single = (float(line.partition('"net": ')[2].partition("}")[0]) for line in (together, alone))
+        assert shared == pytest.approx(single, rel=1e-5)
+
+
+def test_streams_of_ranks_differ_and_one_rank_has_the_seed_itself() -> None:
+    draws = [torch.randn(3, generator=rank_generator(5, *place)).tolist() for place in ((0, 1), (0, 2), (1, 2), (0, 2, 4), (0, 1, 4))]
+    assert len({tuple(draw) for draw in draws}) == 5
+    assert draws[0] == torch.randn(3, generator=torch.Generator().manual_seed(5)).tolist()
+
+
+@pytest.mark.slow
+def test_the_chain_on_two_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer_module, "SHARD_BYTES", 1)
+    done = torchrun(ranks_child.__file__, "chain", tmp_path / "two")
+    assert done.returncode == 0, done.stderr[-3000:]
+    store = CurveStore.open(tmp_path / "two" / "curves")
+    assert len(store) == 700
+    for name in ("student", "epochs"):
+        student = load_model(tmp_path / "two" / name)
+        assert student.sample(5, 2).shape == (5, 16)
+        assert student.card["passes"]["curves"] == store.manifest["passes"]
+    again = torchrun("-m", "bezierdistill.cli", "train", "--data", "manifold", "--batch", 33, "--steps", 2, "--out", tmp_path / "odd")
+    assert again.returncode != 0
+    assert "a batch of 33 rows on 2 ranks, expected a multiple of 2" in again.stderr
+    assert "Traceback" not in again.stderr.split("torch/distributed", maxsplit=1)[0]
