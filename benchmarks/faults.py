@@ -68,7 +68,7 @@ class Stage:
 def steps_saved(folder: Path, **stages: int) -> float:
     """Share of the steps of all stages that their saved states hold."""
     states = [folder / f"state-{stage}.safetensors" for stage in stages]
-    return sum(int(read_tensors(state)[1]["step"]) for state in states if state.exists()) / sum(stages.values())
+    return sum(int(read_tensors(state)[1]["state"].split()[0]) for state in states if state.exists()) / sum(stages.values())
 
 
 def rows_saved(folder: Path) -> float:

@@ -152,12 +152,14 @@ def test_resume_of_a_finished_run_gives_the_same_model(chain: Path, tmp_path: Pa
     train = ["train", "--data", chain / "data.npz", "--out", tmp_path / "m", *TINY, *NET]
     assert run(*train) == 0
     first = load_model(tmp_path / "m").card["digest"]
-    assert run(*train, "--resume") == 0
+    before = (tmp_path / "m" / "model.safetensors").stat().st_mtime_ns
+    assert run(*train) == 0
+    assert (tmp_path / "m" / "model.safetensors").stat().st_mtime_ns == before
     assert load_model(tmp_path / "m").card["digest"] == first
 
 
 def test_simulate_continues_a_store_and_leaves_a_finished_one_alone(chain: Path, tmp_path: Path) -> None:
-    simulate = ["simulate", "--teachers", chain / "strong", "--count", 90, "--out", tmp_path / "c", "--resume"]
+    simulate = ["simulate", "--teachers", chain / "strong", "--count", 90, "--out", tmp_path / "c"]
     assert run(*simulate) == 0
     manifest = (tmp_path / "c" / "manifest.json").read_bytes()
     assert run(*simulate) == 0
@@ -258,15 +260,14 @@ def test_damaged_models_are_refused(chain: Path, tmp_path: Path, capsys: pytest.
 
 
 def test_a_folder_that_holds_another_run_is_left_alone(chain: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    files = {path: path.read_bytes() for path in chain.rglob("*") if path.is_file()}
+    files = {path: path.read_bytes() for path in chain.rglob("*") if path.is_file() and path.name != ".lock"}
     train = ["train", "--data", chain / "data.npz", *TINY, *NET]
-    assert "already holds a run" in fails(capsys, *train, "--out", chain / "strong")
-    assert "other seed" in fails(capsys, *train, "--out", chain / "strong", "--seed", 5, "--resume")
+    assert "holds another run, with other seed: choose another --out" in fails(capsys, *train, "--out", chain / "strong", "--seed", 5)
     simulate = ["simulate", "--teachers", chain / "strong", "--count", 9]
-    assert "already holds a curve store" in fails(capsys, *simulate, "--out", chain / "curves")
+    assert "holds a store made with other batch, count" in fails(capsys, *simulate, "--out", chain / "curves", "--batch", 7)
     assert "run of another kind" in fails(capsys, *simulate, "--out", chain / "weak")
     assert "holds no arena" in fails(capsys, "demo", "--out", chain)
-    assert {path: path.read_bytes() for path in chain.rglob("*") if path.is_file()} == files
+    assert {path: path.read_bytes() for path in chain.rglob("*") if path.is_file() and path.name != ".lock"} == files
 
 
 @pytest.mark.parametrize(

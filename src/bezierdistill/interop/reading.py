@@ -7,6 +7,7 @@ Only safetensors are read.
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -164,6 +165,8 @@ def _check_size(folder: Path, settings: Mapping[str, Any]) -> None:
     """Whether the network of the settings has no more numbers than the files have bytes: laid out where that takes no memory."""
     files = sorted(folder.glob("*.safetensors"))
     held = sum(file.stat().st_size for file in files)
+    if not files:
+        raise ValueError(f"diffusers cannot load {folder} from safetensors: it holds none, expected weights in that format alone")
     check_sizes(settings, held, held)
     named = {key: value for key, value in settings.items() if not key.startswith("_")}
     if "quantization_config" in named or "auto_map" in named:
@@ -185,11 +188,11 @@ def _check_size(folder: Path, settings: Mapping[str, Any]) -> None:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep diffusers from writing about what it does not know: here that is an error or none."""
-    from diffusers.utils import logging
+    from diffusers.utils import logging as theirs
 
-    before = logging.get_verbosity()
-    logging.set_verbosity(logging.FATAL)
+    before = theirs.get_verbosity()
+    theirs.set_verbosity(logging.CRITICAL)
     try:
         yield
     finally:
-        logging.set_verbosity(before)
+        theirs.set_verbosity(before)
