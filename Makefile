@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 OUT ?= runs/demo
 
-.PHONY: setup demo test test-all check bench search arena images translation clean
+.PHONY: setup demo test test-all check bench faults store scale search arena images translation clean
 
 setup: $(READY)
 
@@ -31,6 +31,15 @@ check: setup
 
 bench: setup
 	$(BIN)/python benchmarks/overhead.py
+
+faults: setup
+	$(BIN)/python benchmarks/faults.py
+
+store: setup
+	$(BIN)/python benchmarks/store.py
+
+scale: setup
+	$(BIN)/python benchmarks/scale.py
 
 search: setup
 	$(BIN)/python benchmarks/search.py --out runs/search

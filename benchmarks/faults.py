@@ -1,6 +1,6 @@
 """What killed processes and damaged files do to results: nothing, or a refusal that says how to mend them.
 
-    python benchmarks/faults.py            # MINUTES minutes on one thread, make faults
+    python benchmarks/faults.py            # two minutes on one thread, make faults
 
 1. Kills. Every stage runs once undisturbed, then again and again in processes that SIGKILL ends: at a moment drawn over its working
    time, in its first or last milliseconds, or just as a file appears. The same call is made again, and perhaps killed again, until it

@@ -1,6 +1,6 @@
 """What curves cost on disk and how fast they are read: bytes, rows a second against what training consumes, memory.
 
-    python benchmarks/store.py            # two minutes, make store
+    python benchmarks/store.py            # five minutes and 10 GB of disk, make store
 
 1. bytes of a CIFAR-size curve of degree 3 with a byte a number and noise from its seed, against a pair of float32 states;
 2. rows a second that a store gives, drawn at random or in epochs by two threads, over the rows that the demo's training consumes;

@@ -12,7 +12,7 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.pipelines.ddpm.pipeline_ddpm import DDPMPipeline
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
-from bezierdistill.cli import VERBS, main
+from bezierdistill.cli import STORE, VERBS, main
 from bezierdistill.metrics import classifier
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -61,8 +61,9 @@ def test_commands(capsys: pytest.CaptureFixture[str]) -> None:
     )
     DDPMPipeline(unet, DDPMScheduler()).save_pretrained("ddpm")
     commands = [[{"THREES": "threes.npy", "DDPM": "ddpm"}.get(part, part) for part in command] for command in commands]
-    stages = {"train", "simulate", "distill", "sample", "evaluate", "report", "reflow", "translate", "import", "export"}
-    assert stages <= {command[1] for command in commands} <= VERBS.keys()
+    stages = {"train", "simulate", "distill", "sample", "evaluate", "report", "reflow", "translate", "import", "export", "store"}
+    assert stages <= {command[1] for command in commands} <= VERBS.keys() | {"store"}
+    assert {command[2] for command in commands if command[1] == "store"} == STORE.keys()
     for command in commands:
         align = ["--align", "2"] if "--align" in command else []
         assert main([*command[1:], *smaller.get(command[1], []), *align]) == 0, capsys.readouterr().err
