@@ -44,7 +44,7 @@ LIMITS = {"training step": 1.10, "simulation": 1.10, "memory": 1.20}
 
 def store(folder: Path, shape: tuple[int, ...], rows: int = 20_000) -> CurveStore:
     writer = CurveWriter(folder, {"degree": 4, "shape": list(shape), "teachers": [], "weights": [[1.0]]})
-    plans = writer.plan(rows, rows)
+    plans = writer.plan(rows, 4096)
     for plan in plans:
         writer.write(plan, [writer.pack(BezierCurve(torch.randn(5, plan.rows, *shape)))], 0)
     writer.close(plans)

@@ -34,7 +34,7 @@ from bezierdistill.store import CurveStore, CurveWriter
 
 LATENT, DEGREE = (4, 64, 64), 3
 TEACHERS, SOLVER_STEPS, STEPS, STEP_ROWS = 2, 8, 400_000, 2048
-ROUNDS, COUNT, TRAIN_STEPS = 3, 40_960, 200
+ROUNDS, COUNT, TRAIN_STEPS = 3, 98_304, 200
 
 CHILD = """
 import sys, time

@@ -27,7 +27,7 @@ from bezierdistill.store.manifest import (
 )
 from bezierdistill.store.reader import damaged
 
-SHARD_BYTES = 32 * 2**20
+SHARD_BYTES = 8 * 2**20  # small, so that small states are spread over ranks too; a shard of images is a batch or two
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class CurveWriter:
             write_manifest(folder, self.recipe, None)
 
     def plan(self, count: int, batch: int) -> list[Plan]:
-        """The shards of a store of ``count`` rows: whole batches, as many as make about 32 MiB."""
+        """The shards of a store of ``count`` rows: whole batches, as many as make about 8 MiB."""
         points = self.recipe["degree"] + 1 - self.first_point
         size = row_bytes(self.kept, points, tuple(self.recipe["shape"]), self.recipe.get("conditions", 0))
         rows = max(1, SHARD_BYTES // (size * batch)) * batch
