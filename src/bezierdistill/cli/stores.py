@@ -1,0 +1,151 @@
+"""The actions on curve stores: ``bezierdistill store info | verify | merge | export | import``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Literal
+
+from bezierdistill.cli.verbs import Verb
+from bezierdistill.progress import progress
+from bezierdistill.sharing import export_curves, import_curves
+from bezierdistill.store import CurveStore, Kept, merge
+
+# How fields are spelt: the first has no flag of its own, others have no default.
+FIRST, NEEDED = {"positional": True}, {"required": True}
+
+
+@dataclasses.dataclass(frozen=True)
+class StoreInfoConfig:
+    """Say what a curve store holds: rows, bytes, what made it.
+
+    Args:
+        store: its folder.
+        json: print JSON.
+    """
+
+    store: Path = dataclasses.field(metadata=FIRST)
+    json: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class StoreVerifyConfig:
+    """Compare every shard of a curve store with its checksum.
+
+    Args:
+        store: its folder.
+    """
+
+    store: Path = dataclasses.field(metadata=FIRST)
+
+
+@dataclasses.dataclass(frozen=True)
+class StoreMergeConfig:
+    """Make one store of several that differ in their seed.
+
+    Args:
+        stores: their folders.
+        out: folder of the new store; files are linked where the system can.
+    """
+
+    stores: tuple[Path, ...] = dataclasses.field(metadata=FIRST)
+    out: Path = dataclasses.field(metadata=NEEDED)
+
+
+@dataclasses.dataclass(frozen=True)
+class StoreExportConfig:
+    """Write the curves of a store in another format.
+
+    Args:
+        store: its folder.
+        out: the new .npz (arrays points and cond), or the new folder of .tar archives.
+        to: npz or webdataset.
+    """
+
+    store: Path = dataclasses.field(metadata=FIRST)
+    out: Path = dataclasses.field(metadata=NEEDED)
+    to: Literal["npz", "webdataset"] = "npz"
+
+
+@dataclasses.dataclass(frozen=True)
+class StoreImportConfig:
+    """Make a store of other people's pairs or curves.
+
+    Args:
+        source: a folder with z0.npy and z1.npy (and cond.npy), a WebDataset .tar, or a folder of them.
+        teacher: the model whose samples they are; a student takes its network, units and weights.
+        out: folder of the new store.
+        passes: network passes that a row has cost its makers, for the account.
+        units: whether points are in the teacher's units (model) or in those of its data (data).
+        points: how control points are kept: float32, bfloat16, or uint8.
+    """
+
+    source: Path = dataclasses.field(metadata=FIRST)
+    teacher: Path = dataclasses.field(metadata=NEEDED)
+    out: Path = dataclasses.field(metadata=NEEDED)
+    passes: int = 0
+    units: Literal["model", "data"] = "model"
+    points: Kept = "float32"
+
+
+def _store_info(config: StoreInfoConfig) -> None:
+    store = CurveStore.open(config.store)
+    recipe, size = store.recipe, sum(shard.bytes for shard in store.shards)
+    facts = {
+        "rows": len(store),
+        "left out (NaN)": store.skipped,
+        "degree": recipe["degree"],
+        "shape": recipe["shape"],
+        "conditions": store.condition_size,
+        "points": recipe.get("points", "float32"),
+        "noise": recipe.get("noise", "stored"),
+        "greatest error": store.error,
+        "shards": len(store.shards),
+        "bytes": size,
+        "bytes a curve": round(size / len(store), 1),
+        "passes": store.manifest["passes"],
+        "guides": recipe.get("guides"),
+        "weights": recipe.get("weights"),
+        "teachers": [teacher["path"] for teacher in recipe.get("teachers", [])],
+        "seeds": sorted({shard.seed for shard in store.shards if shard.seed is not None}),
+    }
+    if config.json:
+        print(json.dumps(facts, indent=2))
+        return
+    for name, value in facts.items():
+        print(f"{name:>15}  {f'{value:,}' if isinstance(value, int) else value}")
+
+
+def _store_verify(config: StoreVerifyConfig) -> None:
+    store = CurveStore.open(config.store)
+    with progress("verify", len(store.shards)) as advance:
+        problems = list(store.verify(advance=advance))
+    for problem in problems:
+        print(problem)
+    if problems:
+        raise ValueError(f"{len(problems)} of {len(store.shards)} shards are damaged: the simulate that made them mends them with --repair")
+    print(f"{config.store}: {len(store.shards)} shards are whole, {len(store):,} curves")
+
+
+def _store_merge(config: StoreMergeConfig) -> None:
+    print(f"{config.out}: {len(merge(config.stores, config.out)):,} curves of {len(config.stores)} stores")
+
+
+def _store_export(config: StoreExportConfig) -> None:
+    for file in export_curves(CurveStore.open(config.store), config.out, config.to):
+        print(file)
+
+
+def _store_import(config: StoreImportConfig) -> None:
+    store = import_curves(config.source, config.teacher, config.out, config.passes, config.units, config.points)
+    print(f"{config.out}: {len(store):,} curves of degree {store.recipe['degree']} from {config.source}")
+
+
+STORE: dict[str, Verb] = {
+    "info": (StoreInfoConfig, _store_info),
+    "verify": (StoreVerifyConfig, _store_verify),
+    "merge": (StoreMergeConfig, _store_merge),
+    "export": (StoreExportConfig, _store_export),
+    "import": (StoreImportConfig, _store_import),
+}
