@@ -89,7 +89,7 @@ def training_step(config: NetworkConfig, shape: tuple[int, ...], batch: int, ste
     with tempfile.TemporaryDirectory() as folder:
         curves = store(Path(folder) / "curves", shape)
         return ratio(
-            lambda: statistics.median(ours_seconds(config.build(shape, 0), curves, batch, steps, Path(folder) / "run")),
+            lambda: statistics.median(ours_seconds(config.build(shape, 0), curves, batch, steps, Path(tempfile.mkdtemp(dir=folder)))),
             lambda: statistics.median(bare_seconds(config.build(shape, 0), shape, batch, steps)),
         )
 

@@ -77,7 +77,7 @@ class Format:
     name: str
     build: Callable[[Path, Path], None]
     spoil: Callable[[Random, Kit], str]
-    uses: dict[Use, int]
+    uses: dict[Use, float]
     cases: int
     parsed: bool = False
 
@@ -179,7 +179,13 @@ class Hostile:
         outcome.did += f" | {_told(target)}"
         try:
             with ExitStack() as stack:
-                for context in (chdir(kit.case / "cwd"), redirect_stdout(out), redirect_stderr(error), warnings.catch_warnings(), limited()):
+                for context in (
+                    chdir(kit.case / "cwd"),
+                    redirect_stdout(out),
+                    redirect_stderr(error),
+                    warnings.catch_warnings(),
+                    limited(),
+                ):
                     stack.enter_context(context)
                 if form.parsed:
                     stack.enter_context(only_parsed())

@@ -60,7 +60,9 @@ def crafted(rng: Random, data: bytes, marker: Path) -> tuple[bytes, str]:
     kind, shape, order = rng.choice(KINDS), rng.choice(SHAPES), rng.choice(["False", "True", "1", "None", "'C'"])
     kind = kind if kind.startswith("[") else repr(kind)
     header = f"{{'descr': {kind}, 'fortran_order': {order}, 'shape': {shape}, }}"
-    header = rng.choice([header] * 6 + [header[:-2], header[:-1] + "'x': 1}", "[" * 5000, "__import__('os').abort()", header + "\n" * 70000])
+    header = rng.choice(
+        [header] * 6 + [header[:-2], header[:-1] + "'x': 1}", "[" * 5000, "__import__('os').abort()", header + "\n" * 70000]
+    )
     major, encoded = rng.choice([1, 1, 1, 2, 3, 9]), header.encode("latin1")
     length = rng.choice([len(encoded)] * 6 + [0, 65535, 2**32 - 1])
     packed = struct.pack("<H", min(length, 65535)) if major == 1 else struct.pack("<I", length)
@@ -128,7 +130,9 @@ def _spoil_members(rng: Random, path: Path, marker: Path) -> str:
     elif how == "nest":
         data = path.read_bytes()
     members[k] = (name, data)
-    packing = rng.choice([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, *([zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA] if how == "method" else [])])
+    packing: int = rng.choice(
+        [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, *([zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA] if how == "method" else [])]
+    )
     with zipfile.ZipFile(path, "w", packing) as archive:
         for member, content in members:
             archive.writestr(zipfile.ZipInfo(member) if member else zipfile.ZipInfo("/"), content, packing)
@@ -311,7 +315,7 @@ def _claiming(rng: Random, suffix: str, data: bytes) -> tuple[bytes, str]:
 def images_read(rng: Random, kit: Kit) -> Callable[[], object]:
     """Read all of them."""
     path = rng.choice([kit.folder, kit.folder, kit.folder / "packed.npz"])
-    return lambda: (read_images(path) if path.is_dir() and rng.random() < 0.5 else load_data(str(path)).real(4, 0, "test"))
+    return lambda: read_images(path) if path.is_dir() and rng.random() < 0.5 else load_data(str(path)).real(4, 0, "test")
 
 
 def images_used(rng: Random, kit: Kit) -> list[object]:
@@ -321,6 +325,6 @@ def images_used(rng: Random, kit: Kit) -> list[object]:
     return ["train", "--data", f"{path}{rng.choice(['', '@8x8', '@rgb', '@class1', '@crop4x4'])}", "--out", kit.out, *tiny]
 
 
-ARRAYS: dict[Use, int] = {arrays_read: 3, arrays_used: 1}
-TARS: dict[Use, int] = {tar_imported: 3, tar_used: 1}
-PICTURES: dict[Use, int] = {images_read: 4, images_used: 1}
+ARRAYS: dict[Use, float] = {arrays_read: 3, arrays_used: 1}
+TARS: dict[Use, float] = {tar_imported: 3, tar_used: 1}
+PICTURES: dict[Use, float] = {images_read: 4, images_used: 1}

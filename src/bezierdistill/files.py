@@ -8,12 +8,13 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -104,7 +105,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     try:
         if path.stat().st_size > MOST_JSON:
             raise ValueError(f"{path} has {path.stat().st_size:,} bytes, expected a {what} of {MOST_JSON:,} or fewer")
-        value = json.loads(path.read_text(), parse_constant=_refuse_constant)
+        value = json.loads(path.read_text(), parse_constant=_refuse_constant, parse_float=_finite)
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"no {what} at {path.parent}: expected a folder with {path.name}") from None
     except (ValueError, RecursionError) as error:
@@ -116,8 +117,28 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     return value
 
 
-def _refuse_constant(name: str) -> None:
+def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number of JSON")
+
+
+def check_entries(value: object, wanted: Mapping[str, type | tuple[type, ...]], where: str) -> dict[str, Any]:
+    """An object of JSON that has entries of the types wanted (true and false are no numbers).
+
+    Raises:
+        ValueError: if it is no object, or an entry is missing or of another type; ``where`` says which in the message.
+    """
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} is a {type(value).__name__}, expected an object with {', '.join(wanted)}")
+    for name, kinds in wanted.items():
+        kinds = kinds if isinstance(kinds, tuple) else (kinds,)
+        if type(value.get(name)) not in kinds:
+            raise ValueError(f"{where} has {name} {str(value.get(name))[:80]!r}, expected a {' or '.join(kind.__name__ for kind in kinds)}")
+    return value
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _refuse_constant(text)
 
 
 def claim(file: Path, settings: Mapping[str, Any], what: str, **notes: Any) -> None:

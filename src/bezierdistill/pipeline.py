@@ -24,7 +24,7 @@ from bezierdistill.couplings import Independent, MinibatchOT
 from bezierdistill.curves import BezierCurve
 from bezierdistill.data import ArrayData, Data, Scaling, load_data
 from bezierdistill.fields import Blend, Field, Guided, NetworkField, parse_weights
-from bezierdistill.files import claim, locked
+from bezierdistill.files import check_entries, claim, locked
 from bezierdistill.models import CARD, Model, load_model, save_model
 from bezierdistill.objectives import Alignment, CurveRegression, FlowMatching, Loss
 from bezierdistill.objectives.alignment import REAL_ROWS
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 RUN = "run.json"
+DISTILLED = {"weights": list, "teachers": list, "teacher_passes": int, "scaling": dict}  # what a store must say of itself
 KNOT_GRID = time_grid(10)
 KNOT_CURVES, KNOT_SHARE = 512, 8  # at most so many, and at most one in eight: finding the knots must not cost more than making curves
 
@@ -244,8 +245,9 @@ def distill(config: DistillConfig) -> Model:
         ValueError: on a bad store, teachers other than those that made it, or a folder that holds another run.
     """
     store = CurveStore.open(config.curves)
+    check_entries(store.recipe, DISTILLED, str(store.folder))
     teachers = _teachers(store)
-    best = teachers[int(torch.tensor(store.recipe["weights"]).mean(1).argmax())]
+    best = teachers[int(torch.tensor(store.recipe["weights"], dtype=torch.float64).mean(1).argmax())]
     conditions = store.recipe.get("conditions", 0)
     net = best.network.build(best.shape, config.seed, conditions)
     if config.init == "teacher":
@@ -315,7 +317,11 @@ def _check_whole(store: CurveStore, trainer: Trainer) -> None:
 
 def _teachers(store: CurveStore) -> list[Model]:
     teachers = []
+    given, weights = len(store.recipe["teachers"]), len(store.recipe["weights"])
+    if given != weights or not given:
+        raise ValueError(f"{store.folder} names {given} teachers and has weights of {weights}: expected as many, simulate again")
     for entry in store.recipe["teachers"]:
+        check_entries(entry, {"path": str, "digest": str}, f"a teacher of {store.folder}")
         teacher = load_model(entry["path"])
         if teacher.card["digest"] != entry["digest"]:
             raise ValueError(f"{store.folder} was made by another teacher than the one now at {entry['path']}: simulate again")

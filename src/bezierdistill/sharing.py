@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import chain, groupby, islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO, Literal, cast
 
 import numpy as np
@@ -50,13 +51,16 @@ def export_curves(store: CurveStore, out: Path, to: Literal["npz", "webdataset"]
         if to == "npz":
             write_atomically(out, lambda temporary: _write_npz(store, temporary, advance))
             return [out]
-        files = []
-        for start in range(0, len(store), ARCHIVE_ROWS):
-            files.append(out / f"curves-{len(files):06d}.tar")
-            rows = range(start, min(start + ARCHIVE_ROWS, len(store)))
-            write_atomically(files[-1], lambda temporary, rows=rows: _write_tar(store, temporary, rows))
-            advance(len(rows))
-        return files
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent) as temporary:
+            ready = Path(temporary) / out.name
+            ready.mkdir()
+            for k, start in enumerate(range(0, len(store), ARCHIVE_ROWS)):
+                rows = range(start, min(start + ARCHIVE_ROWS, len(store)))
+                write_atomically(ready / f"curves-{k:06d}.tar", lambda path, rows=rows: _write_tar(store, path, rows))
+                advance(len(rows))
+            ready.rename(out)
+        return sorted(out.iterdir())
 
 
 def _chunks(store: CurveStore, rows: range) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:

@@ -22,7 +22,7 @@ from bezierdistill import __version__
 from bezierdistill.arena.bench import Bench, Method, Sampler
 from bezierdistill.arena.methods import METHODS, OURS
 from bezierdistill.data import Data, load_data
-from bezierdistill.files import claim, discard, load_function, locked, read_json, remove_unfinished, write_array, write_json
+from bezierdistill.files import check_entries, claim, discard, load_function, locked, read_json, remove_unfinished, write_array, write_json
 from bezierdistill.metrics import Evaluator
 from bezierdistill.models import NetworkConfig
 from bezierdistill.pipeline import conditions_of
@@ -32,6 +32,10 @@ from bezierdistill.training.ranks import open_fabric
 
 RESULT, SETTINGS = "arena.json", "run.json"
 JUDGE_SEED = 1_000_003
+# What every row of a cell has, and what those of a method that ran have.
+HEAD = {"method": str, "seed": int, "ours": bool}
+RATIOS = ("frechet_ratio", "sliced_wasserstein_ratio", "energy_ratio")
+FIGURES = {"passes": int} | dict.fromkeys(("spent_passes", "seconds", "peak_memory_mb", *RATIOS), (int, float))
 
 
 @dataclass(frozen=True)
@@ -124,8 +128,15 @@ def _run_cells(config: ArenaConfig, methods: Mapping[str, Method], data: Data) -
 
 def gather(out: Path) -> list[dict[str, Any]]:
     """The rows of all finished cells of a folder."""
-    cells = sorted((out / "cells").glob("*.json"))
-    return [row for cell in cells for row in read_json(cell, "arena cell")["rows"]]
+    return [row for cell in sorted((out / "cells").glob("*.json")) for row in _rows(cell)]
+
+
+def _rows(cell: Path) -> list[dict[str, Any]]:
+    rows = check_entries(read_json(cell, "arena cell"), {"rows": list}, str(cell))["rows"]
+    for row in rows:
+        failed = isinstance(row, dict) and "error" in row
+        check_entries(row, HEAD | ({"error": str} if failed else FIGURES), f"a row of {cell}")
+    return rows
 
 
 def choose_methods(text: str) -> dict[str, Method]:

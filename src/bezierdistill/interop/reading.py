@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast, get_args
 
 import torch
@@ -24,7 +25,7 @@ from bezierdistill.conventions import Prediction
 from bezierdistill.data import Scaling
 from bezierdistill.data.scaling import Layout
 from bezierdistill.files import read_json
-from bezierdistill.models import Model, save_model
+from bezierdistill.models import Model, load_model, save_model
 from bezierdistill.networks.foreign import (
     UNBUILDABLE,
     ClassName,
@@ -88,7 +89,11 @@ def import_diffusers(source: str | Path, out: str | Path, prediction: Prediction
         "config": {"data": None, "source": str(source.resolve()), "prediction": prediction, "schedule": schedule},
         **({"classes": [1 / classes] * classes} if classes else {}),
     }
-    return save_model(out, Model(net, network, shape, scaling, card=card, conditions=classes))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent) as temporary:
+        save_model(Path(temporary) / out.name, Model(net, network, shape, scaling, card=card, conditions=classes))  # and tries it
+        (Path(temporary) / out.name).rename(out)
+    return load_model(out)
 
 
 def _find_network(source: Path) -> Path:

@@ -27,7 +27,7 @@ from bezierdistill.networks.embeddings import TimeEmbedding
 
 ClassName = Literal["UNet2DModel", "DiTTransformer2DModel"]
 ScheduleKind = Literal["linear-up", "linear-down", "sigma", "steps"]
-UNBUILDABLE = (TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError, ValueError, AssertionError, ImportError)
+UNBUILDABLE = (TypeError, LookupError, AttributeError, NameError, RuntimeError, ArithmeticError, ValueError, AssertionError, ImportError)
 NUMBERS = {"linear-up": {"scale", "low", "high"}, "linear-down": {"scale", "low", "high"}, "sigma": {"least", "most"}}
 
 

@@ -18,14 +18,18 @@ from bezierdistill import __version__
 from bezierdistill.arena.runner import gather
 from bezierdistill.arena.summary import summarise
 from bezierdistill.data import load_data, read_array
-from bezierdistill.files import read_json, write_atomically
+from bezierdistill.files import check_entries, read_json, write_atomically
 from bezierdistill.models import CARD, Model, load_model
 from bezierdistill.reporting import plots
 from bezierdistill.reporting.tables import ARENA_HEADINGS, arena_cells
 from bezierdistill.sources import noise
 from bezierdistill.store import MANIFEST, CurveStore
+from bezierdistill.training.journal import LOG, entries
 
-ROUNDS, LOG, ARENA = "rounds.json", "log.jsonl", "arena.json"
+ROUNDS, ARENA = "rounds.json", "arena.json"
+ERRORS = ("straightness", "drift", "reconstruction_real", "reconstruction_generated")
+# What every round has.
+ROUND: dict[str, type | tuple[type, ...]] = {"round": int, "flow_passes": int, "student_passes": int, **dict.fromkeys(ERRORS, (int, float))}
 SHOWN, MOST_PANELS, SHOWN_INPUTS = 2000, 11, 12
 STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:72rem;margin:0 auto;padding:1rem;color:#222}
@@ -84,7 +88,8 @@ def _write(run: Path, parts: Sequence[str]) -> Path:
 
 
 def _arena(run: Path) -> list[str]:
-    rows, settings = gather(run), read_json(run / "run.json", "arena settings")
+    rows = gather(run)
+    settings = check_entries(read_json(run / "run.json", "arena settings"), {"data": str, "budget": int}, str(run / "run.json"))
     lines = arena_cells(rows)
     failed = [f"{row['method']}, seed {row['seed']}: {row['error']}" for row in rows if "error" in row]
     return [
@@ -180,11 +185,13 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], marked: Sequence[
 
 
 def _rounds(file: Path) -> list[str]:
-    entries = read_json(file, "reflow rounds")["rounds"]
-    ours = "ours" in entries[0]
+    rounds = _read_rounds(file)
+    if not rounds:
+        return []
+    ours = "ours" in rounds[0]
     rows = []
-    for entry in entries:
-        numbers = [f"{entry[key]:.4g}" for key in ("straightness", "drift", "reconstruction_real", "reconstruction_generated")]
+    for entry in rounds:
+        numbers = [f"{entry[key]:.4g}" for key in ERRORS]
         costs = [f"{entry[key]:,}" for key in ("flow_passes", "student_passes", *(("ours_passes",) if ours else ()))]
         samplers = {**entry["samplers"], **entry.get("ours", {})}
         rows.append([str(entry["round"]), *numbers, *costs, *(f"{metrics['frechet_ratio']:.2f}x" for metrics in samplers.values())])
@@ -197,14 +204,27 @@ def _rounds(file: Path) -> list[str]:
         "Ours starts from round 1's flow and spends what the round's student has cost.</p>"
     )
     table = _table(head, rows, [False] * len(rows))
-    return ["<h2>Reflow rounds</h2>", table, note, _picture(plots.rounds_figure(entries), "errors of every round of reflow")]
+    return ["<h2>Reflow rounds</h2>", table, note, _picture(plots.rounds_figure(rounds), "errors of every round of reflow")]
+
+
+def _read_rounds(file: Path) -> list[dict[str, Any]]:
+    rounds = check_entries(read_json(file, "reflow rounds"), {"rounds": list}, str(file))["rounds"]
+    where = f"a round of {file}"
+    for entry in rounds:
+        ours = ["ours"] if isinstance(rounds[0], dict) and "ours" in rounds[0] else []
+        check_entries(entry, ROUND | ({"ours_passes": int} if ours else {}), where)
+        for part in ("samplers", *ours):
+            own = check_entries(entry, {part: dict}, where)[part]
+            check_entries(own, dict.fromkeys(rounds[0][part], dict), where)
+            for metrics in own.values():
+                check_entries(metrics, {"frechet_ratio": (int, float)}, where)
+    return rounds
 
 
 def _logs(run: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
     logs: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for file in sorted(run.rglob(LOG)):
-        for line in file.read_text().splitlines():
-            entry = json.loads(line)
+        for entry in entries(file):
             panel = logs.setdefault(f"{_name(run, file)}: {entry['stage']}", {})
             for network, loss in entry["loss"].items():
                 panel.setdefault(network, []).append((entry["step"], loss))

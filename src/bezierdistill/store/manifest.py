@@ -59,7 +59,8 @@ class Shard:
             shard = cls(**{**record, "skipped": tuple(record["skipped"])})
             counts = [shard.first, shard.rows - 1, shard.passes, shard.bytes, *shard.skipped, *([] if shard.seed is None else [shard.seed])]
             names = isinstance(shard.file, str) and shard.file == Path(shard.file).name and isinstance(shard.sha256, str)
-            if not names or not all(isinstance(count, int) and count >= 0 for count in counts) or not 0 <= shard.error < float("inf"):
+            numbers = all(type(count) is int and 0 <= count < 2**63 for count in counts) and shard.rows + len(shard.skipped) < 2**40
+            if not names or not numbers or not 0 <= shard.error < float("inf"):
                 raise TypeError("numbers or names out of range")
         except (KeyError, TypeError) as error:
             raise ValueError(f"a record of a shard cannot be read ({error})") from None

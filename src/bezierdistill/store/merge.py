@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bezierdistill.files import locked, write_atomically
 from bezierdistill.store.manifest import Shard, shard_name, write_manifest
-from bezierdistill.store.reader import CurveStore, damaged
+from bezierdistill.store.reader import CurveStore
 
 FREE = {"seed", "count", "merged"}  # in what merged stores may differ
 
@@ -32,9 +32,8 @@ def merge(folders: tuple[Path, ...], out: Path) -> CurveStore:
             )
     pairs = [(store.folder, shard) for store in stores for shard in store.shards]
     _refuse_shared([shard for _, shard in pairs])
-    for folder, shard in pairs:
-        if problem := damaged(folder, shard):
-            raise ValueError(f"{problem}: mend it before merging")
+    for problem in (problem for store in stores for problem in store.verify()):
+        raise ValueError(f"{problem}: mend it before merging")
     with locked(out):
         if any(not entry.name.startswith((".", "shard-")) for entry in out.iterdir()):
             raise ValueError(f"{out} is not empty: choose another --out")

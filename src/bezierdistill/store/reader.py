@@ -21,6 +21,7 @@ from bezierdistill.store.codec import decode, layout
 from bezierdistill.store.manifest import Shard, read_manifest
 from bezierdistill.store.order import shuffled
 
+MOST_MAPPED = 2**13  # shards mapped at once: systems allow some tens of thousands of maps
 ORDERED = 2**14  # positions whose rows are found at once
 Batch = tuple[BezierCurve, Tensor | None]
 
@@ -38,7 +39,7 @@ class CurveStore:
         self.shards = tuple(Shard.of(record) for record in manifest["shards"])
         self.ends = np.cumsum([shard.rows for shard in self.shards])
         self.condition_size: int = self.recipe.get("conditions", 0)
-        self._mapped: dict[int, dict[str, Tensor]] = {}
+        self._map = lru_cache(maxsize=MOST_MAPPED)(self._tensors)
 
     @classmethod
     def open(cls, folder: str | Path) -> CurveStore:
@@ -149,10 +150,20 @@ class CurveStore:
 
     def verify(self, part: slice = slice(None), advance: Callable[[int], None] = lambda shards: None) -> Iterator[str]:
         """Compare shards (all, or a part) with their checksums and yield a line for each that differs."""
-        for shard in self.shards[part]:
-            if problem := damaged(self.folder, shard):
+        for index in range(len(self.shards))[part]:
+            if problem := self.problem(index):
                 yield problem
             advance(1)
+
+    def problem(self, index: int) -> str | None:
+        """What is wrong with a shard, which is read as a whole; None if nothing."""
+        found = damaged(self.folder, self.shards[index])
+        try:
+            if not found:
+                self._map(index)
+        except ValueError as error:
+            return str(error)
+        return found
 
     def _read(self, index: int, rows: Tensor) -> tuple[Tensor, Tensor | None]:
         """Points ``(len(rows), degree + 1, *shape)`` and conditions of rows of one shard."""
@@ -169,23 +180,22 @@ class CurveStore:
             inside = np.delete(np.arange(shard.rows + len(shard.skipped)), shard.skipped)[inside]
         return row_noise(shard.seed, shard.first + inside, self.recipe["shape"])
 
-    def _map(self, index: int) -> dict[str, Tensor]:
-        if index not in self._mapped:
-            shard, recipe = self.shards[index], self.recipe
-            if self.seeded and shard.seed is None:
-                raise ValueError(f"{self.folder / shard.file} has no seed to regenerate its sources from: restore its manifest")
-            tensors = read_tensors(self.folder / shard.file)[0]
-            points = recipe["degree"] + 1 - self.seeded
-            wanted = layout(recipe.get("points", "float32"), points, tuple(recipe["shape"]), self.condition_size)
-            for name, (dtype, size) in wanted.items():
-                got = (tensors[name].dtype, tuple(tensors[name].shape)) if name in tensors else (None, None)
-                if got != (dtype, (shard.rows, *size)):
-                    raise ValueError(
-                        f"{self.folder / shard.file} holds {name} of type {got[0]} and shape {got[1]}, its manifest says {dtype}, "
-                        f"{(shard.rows, *size)}"
-                    )
-            self._mapped[index] = tensors
-        return self._mapped[index]
+    def _tensors(self, index: int) -> dict[str, Tensor]:
+        """The mapped tensors of a shard, if they are what the manifest says."""
+        shard, recipe = self.shards[index], self.recipe
+        if self.seeded and shard.seed is None:
+            raise ValueError(f"{self.folder / shard.file} has no seed to regenerate its sources from: restore its manifest")
+        tensors = read_tensors(self.folder / shard.file)[0]
+        points = recipe["degree"] + 1 - self.seeded
+        wanted = layout(recipe.get("points", "float32"), points, tuple(recipe["shape"]), self.condition_size)
+        for name, (dtype, size) in wanted.items():
+            got = (tensors[name].dtype, tuple(tensors[name].shape)) if name in tensors else (None, None)
+            if got != (dtype, (shard.rows, *size)):
+                raise ValueError(
+                    f"{self.folder / shard.file} holds {name} of type {got[0]} and shape {got[1]}, its manifest says {dtype}, "
+                    f"{(shard.rows, *size)}"
+                )
+        return tensors
 
 
 def cut_off(folder: Path, shard: Shard) -> str | None:

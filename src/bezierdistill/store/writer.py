@@ -25,7 +25,7 @@ from bezierdistill.store.manifest import (
     write_manifest,
     write_sealed,
 )
-from bezierdistill.store.reader import damaged
+from bezierdistill.store.reader import CurveStore, damaged
 
 SHARD_BYTES = 8 * 2**20  # small, so that small states are spread over ranks too; a shard of images is a batch or two
 
@@ -83,7 +83,7 @@ class CurveWriter:
 
     def _record(self, plan: Plan) -> Shard:
         shard = Shard.of(read_sealed(record_file(self.folder, plan.index), "record of a shard"))
-        if (shard.file, shard.first) != (shard_name(plan.index), plan.first):
+        if (shard.file, shard.first, shard.rows + len(shard.skipped)) != (shard_name(plan.index), plan.first, plan.rows):
             raise ValueError(f"{record_file(self.folder, plan.index)} is the record of another shard")
         return shard
 
@@ -128,18 +128,18 @@ def repair(folder: Path, recipe: dict[str, Any]) -> list[str]:
     except ValueError:
         manifest = read_manifest(folder, COPY)
     _same(folder, json.loads(json.dumps(recipe)), manifest["recipe"])
-    shards = [Shard.of(record) for record in manifest["shards"]]
-    lost = [shard for shard in shards if damaged(folder, shard)]
+    store = CurveStore(folder, manifest)
+    lost = [index for index in range(len(store.shards)) if store.problem(index)]
     if not lost:
-        write_manifest(folder, manifest["recipe"], tuple(shards) if manifest["complete"] else None)
+        write_manifest(folder, manifest["recipe"], store.shards if manifest["complete"] else None)
         return []
-    for index, shard in enumerate(shards):
-        if shard in lost:
+    for index, shard in enumerate(store.shards):
+        if index in lost:
             record_file(folder, index).unlink(missing_ok=True)
         else:
             write_sealed(record_file(folder, index), asdict(shard))
     write_manifest(folder, manifest["recipe"], None)
-    return [shard.file for shard in lost]
+    return [store.shards[index].file for index in lost]
 
 
 def _same(folder: Path, wanted: dict[str, Any], held: dict[str, Any]) -> None:

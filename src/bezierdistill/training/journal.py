@@ -6,8 +6,9 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from bezierdistill.files import write_atomically
+from bezierdistill.files import check_entries, write_atomically
 
 LOG = "log.jsonl"
 Write = Callable[[int, Mapping[str, float], float], None]
@@ -41,9 +42,21 @@ def _rewind(path: Path, stage: str, first: int) -> None:
         write_atomically(path, lambda temporary: temporary.write_text(kept))
 
 
-def _stays(line: str, stage: str, first: int) -> bool:
+def entries(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a log: ``stage``, ``step``, ``loss`` by network; a line that is none, such as a torn last one, is left out."""
+    for line in path.read_text(errors="replace").splitlines():
+        if (entry := _entry(line)) is not None:
+            yield entry
+
+
+def _entry(line: str) -> dict[str, Any] | None:
     try:
-        entry = json.loads(line)
-        return entry["stage"] != stage or entry["step"] <= first
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return False
+        entry = check_entries(json.loads(line), {"stage": str, "step": int, "loss": dict}, "a line")
+        return entry if all(isinstance(loss, float | int) for loss in entry["loss"].values()) else None
+    except (ValueError, RecursionError):
+        return None
+
+
+def _stays(line: str, stage: str, first: int) -> bool:
+    entry = _entry(line)
+    return entry is not None and (entry["stage"] != stage or entry["step"] <= first)
