@@ -14,7 +14,6 @@ import pytest
 import torch
 from torch import nn
 
-from bezierdistill import pipeline
 from bezierdistill.arena import bench as bench_module
 from bezierdistill.arena import runner
 from bezierdistill.arena.bench import Bench, Method
@@ -25,6 +24,7 @@ from bezierdistill.cli import main
 from bezierdistill.data import load_data
 from bezierdistill.metrics import Evaluator
 from bezierdistill.models import NetworkConfig
+from bezierdistill.pipeline import knots
 from bezierdistill.training.config import LoopConfig
 
 NET = NetworkConfig(width=16, depth=2)
@@ -34,7 +34,7 @@ PROMISED = {"method", "ours", "seed", "passes", "spent_passes", "seconds", "peak
 @pytest.fixture(autouse=True)
 def few_curves_for_the_knots(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measuring intervals on 512 curves is little of a real budget, and more than these tests have."""
-    monkeypatch.setattr(pipeline, "KNOT_CURVES", 16)
+    monkeypatch.setattr(knots, "KNOT_CURVES", 16)
 
 
 @pytest.fixture

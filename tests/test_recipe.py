@@ -11,7 +11,6 @@ import torch
 import yaml
 from torch import Tensor
 
-from bezierdistill import pipeline as pipeline_module
 from bezierdistill import recipe as recipe_module
 from bezierdistill.cli import build_parser, main
 from bezierdistill.curves import Time
@@ -19,7 +18,7 @@ from bezierdistill.data import EndlessData, Scaling
 from bezierdistill.fields import Field, GaussianMixture
 from bezierdistill.models import Model, NetworkConfig, load_model
 from bezierdistill.objectives import Alignment, CurveRegression
-from bezierdistill.pipeline import train
+from bezierdistill.pipeline import distillation, train
 from bezierdistill.recipe import FINER, GUIDANCE, RecipeConfig, choose_blend, run_recipe
 from bezierdistill.store import CurveStore
 from bezierdistill.training.config import LoopConfig, TrainConfig
@@ -132,7 +131,7 @@ def test_a_student_stopped_at_work_gives_the_same_weights(
 
 
 def test_alignment_gets_clamped_samples_many_real_rows_and_its_own_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rates, rows, true, trainer = [], [], Alignment.loss, pipeline_module.Trainer
+    rates, rows, true, trainer = [], [], Alignment.loss, distillation.Trainer
 
     def recorded(objective: Alignment, net: Any, batch: Any, real: Tensor, cond: Tensor | None) -> Tensor:
         assert float(objective.clamp(torch.full((1, 1, 8, 8), 9.0)).max()) == 1.0  # the digits' own range is 0 to 16
@@ -144,7 +143,7 @@ def test_alignment_gets_clamped_samples_many_real_rows_and_its_own_rate(tmp_path
         return trainer(nets, loop, folder, stage, own)
 
     monkeypatch.setattr(Alignment, "loss", recorded)
-    monkeypatch.setattr(pipeline_module, "Trainer", train_at)
+    monkeypatch.setattr(distillation, "Trainer", train_at)
     run_recipe(small("digits", tmp_path / "run", align_lr=3e-4))
     assert rows == [4 * BATCH] * (int(0.14 * BUDGET) // (7 * BATCH))
     assert ("alignment", {"student": 3e-4}) in rates

@@ -1,0 +1,152 @@
+"""Teachers to stored curves."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bezierdistill.data import Data, load_data
+from bezierdistill.fields import Blend, Field, Guided, NetworkField, parse_weights
+from bezierdistill.files import locked
+from bezierdistill.models import CARD, Model, load_model
+from bezierdistill.pipeline.folders import RUN, refuse_other
+from bezierdistill.progress import progress
+from bezierdistill.simulate import Simulation, simulate_rows
+from bezierdistill.starts import starts
+from bezierdistill.store import CurveStore, CurveWriter, repair
+from bezierdistill.training.config import SimulateConfig
+from bezierdistill.training.ranks import open_fabric
+
+
+def simulate(config: SimulateConfig) -> CurveStore:
+    """Simulate a blend of teachers and store the paths as curves.
+
+    Raises:
+        ValueError: on teachers that do not fit together, weights that do not sum to one, a degree that the guides cannot have, or a
+            folder that holds another store.
+    """
+    teachers = [load_model(folder) for folder in config.teachers]
+    through = None if config.through is None else load_model(config.through)
+    data, source = (None if name is None else load_data(name) for name in (config.data, config.source))
+    _check_alike(config, teachers, data)
+    _check_source(config, teachers[0], through, source)
+    fabric = open_fabric(config.accelerator)
+    device, lead = fabric.device, fabric.global_rank == 0
+    strengths = config.strengths()
+    fields = [_field(teacher, device, strengths) for teacher in teachers]
+    blend = Blend(fields, parse_weights(config.weights))
+    back = None if through is None else NetworkField(through.net.to(device))
+    simulation = Simulation(blend, config.degree, config.guides, fields, config.steps, config.solver, data is not None, back)
+    draw = starts(teachers[0], config.seed, data or source, strengths if len(strengths) == 2 else None, config.noise == "seed")
+    recipe = _recipe(config, teachers, through, source, blend)
+    refuse_other(config.out, RUN, CARD)
+
+    def on_device(start: int, rows: int) -> tuple[Tensor, Tensor | None]:
+        states, cond = draw(start, rows)
+        return states.to(device), None if cond is None else cond.to(device)
+
+    with locked(config.out) if lead else nullcontext(), progress("simulate", config.count) as advance:
+        if config.repair and lead:
+            repair(config.out, recipe)
+        writer = CurveWriter(config.out, recipe, lead)
+        fabric.barrier()
+        share = slice(fabric.global_rank, None, fabric.world_size)
+        plans = simulate_rows(simulation, on_device, config.count, writer, config.batch, advance, config.seed, share)
+        fabric.barrier()
+        if lead:
+            writer.close(plans)
+        fabric.barrier()
+    return CurveStore.open(config.out)
+
+
+def _field(teacher: Model, device: torch.device, strengths: tuple[float, ...]) -> Field:
+    field = NetworkField(teacher.net.to(device))
+    if not strengths:
+        return field
+    if not teacher.conditions:
+        raise ValueError(f"teacher {teacher.folder} takes no condition and cannot be guided: train it with --conditional, or no --guidance")
+    if dict(teacher.card.get("config", {})).get("drop") == 0:
+        raise ValueError(f"teacher {teacher.folder} never went without its condition and cannot be guided: train it with --drop above 0")
+    return Guided(field, strengths[0] if len(strengths) == 1 else None)
+
+
+def _check_source(config: SimulateConfig, first: Model, through: Model | None, source: Data | None) -> None:
+    """Whether the curves start where the first flow on them does."""
+    if through is not None and first.source is not None:
+        raise ValueError(
+            f"teachers translate from a domain of their own, expected teachers that start from noise with --through {config.through}"
+        )
+    if source is not None and first.conditions:
+        raise ValueError(f"teachers take conditions and source is {config.source}: a path from another domain has none, expected others")
+    start = first.source if through is None else through.scaling
+    if through is not None and (through.source is not None or through.conditions or through.shape != first.shape):
+        raise ValueError(f"through {config.through} is no unconditional flow from noise to states of shape {first.shape} as the teachers'")
+    if (source is None) != (start is None):
+        raise ValueError(
+            f"source is {config.source} and teachers start from {'noise' if start is None else 'another domain'}: "
+            "give --source for a flow that translates or a pair of flows with --through, and for no other"
+        )
+    if source is not None and (source.shape != first.shape or source.scaling != start):
+        raise ValueError(f"source {config.source} of shape {source.shape} is not the data that the first flow was trained on")
+
+
+def _check_alike(config: SimulateConfig, teachers: list[Model], data: Data | None) -> None:
+    first = teachers[0]
+    for folder, teacher in zip(config.teachers, teachers, strict=True):
+        if teacher.conditions != first.conditions or teacher.source != first.source:
+            raise ValueError(
+                f"teacher {folder} takes {teacher.conditions} numbers as condition and {config.teachers[0]} {first.conditions}, "
+                "or they start from different domains: expected teachers that take and start from the same"
+            )
+        if teacher.shape != first.shape:
+            raise ValueError(
+                f"teacher {folder} makes states of shape {teacher.shape}, {config.teachers[0]} of {first.shape}: expected one shape"
+            )
+        if teacher.scaling != first.scaling:
+            raise ValueError(f"teacher {folder} was trained in other units than {config.teachers[0]}: train both on the same data")
+    check_data(config.data, data, first)
+
+
+def check_data(name: str | None, data: Data | None, teacher: Model) -> None:
+    """Raise ``ValueError`` if data (of a name) are there and not what a teacher was trained on."""
+    if data is not None and (data.shape != teacher.shape or data.scaling != teacher.scaling):
+        raise ValueError(f"data {name} of shape {data.shape} is not what the teachers (shape {teacher.shape}) were trained on")
+
+
+def _recipe(config: SimulateConfig, teachers: list[Model], through: Model | None, source: Data | None, blend: Blend) -> dict[str, Any]:
+    first, strengths = teachers[0], config.strengths()
+    spent = {teacher.card["digest"]: teacher.spent for teacher in [*teachers, *([] if through is None else [through])]}
+    more: dict[str, Any] = {}  # keys that only some stores have: others stay as they were
+    if first.conditions:
+        ranged = len(strengths) == 2
+        more |= {"conditions": first.conditions + ranged, "classes": first.frequencies, "guidance": list(strengths) if ranged else None}
+        more |= {"guided": list(strengths)}
+    if source is not None:
+        more |= {"source": config.source, "source_scaling": asdict(source.scaling)}
+    if through is not None:
+        more |= {"through": {"path": str(through.folder and through.folder.resolve()), "digest": through.card["digest"]}}
+    return {
+        **more,
+        "degree": config.degree,
+        "shape": list(teachers[0].shape),
+        "guides": config.guides,
+        "weights": blend.weights.tolist(),
+        "teachers": [
+            {"path": str(folder.resolve()), "digest": teacher.card["digest"]}
+            for folder, teacher in zip(config.teachers, teachers, strict=True)
+        ],
+        "teacher_passes": sum(spent.values()),
+        "count": config.count,
+        "data": config.data,
+        "seed": config.seed,
+        "steps": config.steps,
+        "solver": config.solver,
+        "scaling": asdict(teachers[0].scaling),
+        "batch": config.batch,
+        "points": config.points,
+        "noise": config.noise,
+    }
