@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,25 @@ def test_cut_off_anywhere_it_gives_the_same_rows(
             arena(config)
     assert len(gather(config.out)) == (1 if call == 3 else 0)
     assert timeless(arena(config)) == whole
+
+
+def test_methods_may_be_added_when_the_removal_of_shared_models_was_cut_off(
+    data: str, tmp_path: Path, whole: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true = shutil.rmtree
+
+    def half(folder: Path, **more: Any) -> None:
+        if folder.name == ".0.gone" and folder.exists():
+            next(folder.rglob("model.json")).unlink()
+            raise KeyboardInterrupt
+        true(folder, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", half)
+        with pytest.raises(KeyboardInterrupt):
+            arena(small(data, tmp_path / "a", "rf-2"))
+    assert timeless(arena(small(data, tmp_path / "a", CUT))) == whole
+    assert not list((tmp_path / "a" / "shared").iterdir())
 
 
 def test_ctrl_c_is_one_line_and_what_is_finished_stays(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

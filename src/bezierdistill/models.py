@@ -9,6 +9,7 @@ passes K Euler steps of its velocity.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -280,8 +281,11 @@ def read_network(fields: Mapping[str, Any]) -> NetworkConfig | ForeignConfig:
 
 
 def save_model(folder: Path, model: Model) -> Model:
-    """Write a model folder; returns the model with its folder and digest."""
-    write_tensors(folder / WEIGHTS, dict(model.net.state_dict()))
+    """Write a model folder; returns the model with its folder and digest.
+
+    Raises:
+        ValueError: if what its card says does not agree with itself; nothing is written then.
+    """
     card = {
         "format": FORMAT,
         "version": VERSION,
@@ -292,9 +296,10 @@ def save_model(folder: Path, model: Model) -> Model:
         "source": None if model.source is None else asdict(model.source),
         "knots": {str(passes): list(knots) for passes, knots in model.knots.items()},
         **model.card,
-        "digest": digest(folder / WEIGHTS),
     }
-    write_json(folder / CARD, card)
+    check_card(json.loads(json.dumps(card)))  # as it is read back: tuples become lists
+    write_tensors(folder / WEIGHTS, dict(model.net.state_dict()))
+    write_json(folder / CARD, {**card, "digest": digest(folder / WEIGHTS)})
     return load_model(folder)
 
 
