@@ -32,7 +32,7 @@ from bezierdistill.fields import Blend, NetworkField
 from bezierdistill.models import Model, NetworkConfig, save_model
 from bezierdistill.objectives import CurveRegression, Loss
 from bezierdistill.objectives.curves import MapDraw
-from bezierdistill.simulate import Simulation, simulate_rows
+from bezierdistill.simulate import Simulation, simulate_shards
 from bezierdistill.sources import noise
 from bezierdistill.store import CurveStore, CurveWriter
 from bezierdistill.training.config import LoopConfig
@@ -103,7 +103,9 @@ def simulation(rows: int = 16_384, batch: int = 4096, steps: int = 8) -> tuple[f
             start = time.perf_counter()
             curves = Simulation(Blend([NetworkField(net) for net in nets], [[1.25], [-0.25]]), steps=steps)
             writer = CurveWriter(Path(folder), {"degree": 4, "shape": list(shape)})
-            writer.close(simulate_rows(curves, lambda first, count: (noise(0, first, count, shape), None), rows, writer, batch))
+            plans = writer.plan(rows, batch)
+            simulate_shards(curves, lambda first, count: (noise(0, first, count, shape), None), plans, writer, batch)
+            writer.close(plans)
             return time.perf_counter() - start
 
     @torch.no_grad()

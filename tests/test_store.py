@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bezierdistill.curves import BezierCurve
 from bezierdistill.fields import Blend, Field, GaussianMixture
-from bezierdistill.simulate import Simulation, simulate_rows
+from bezierdistill.simulate import Simulation, simulate_shards
 from bezierdistill.solvers import solve, time_grid
 from bezierdistill.sources import BLOCK, block_generator, noise, philox, row_noise
 from bezierdistill.store import MANIFEST, CurveStore, CurveWriter, repair
@@ -41,7 +41,9 @@ def simulate(
     folder: Path, field: Field, batch: int = 50, draw: Callable[[int, int], tuple[Tensor, None]] = draw_starts, **more: Any
 ) -> CurveStore:
     writer = CurveWriter(folder, RECIPE | more)
-    writer.close(simulate_rows(Simulation(field), draw, COUNT, writer, batch, seed=7))
+    plans = writer.plan(COUNT, batch)
+    simulate_shards(Simulation(field), draw, plans, writer, batch, seed=7)
+    writer.close(plans)
     return CurveStore.open(folder)
 
 
@@ -130,10 +132,11 @@ def test_a_stopped_simulation_is_not_read_and_continues_to_the_same_store(
 
 @pytest.mark.parametrize("ranks", [2, 3, 7])
 def test_any_number_of_ranks_writes_the_same_files(ranks: int, store: CurveStore, mixture: GaussianMixture, tmp_path: Path) -> None:
-    writers = [CurveWriter(tmp_path / "other", RECIPE, lead=rank == 0) for rank in range(ranks)]
+    writers = [CurveWriter(tmp_path / "other", RECIPE) for _ in range(ranks)]
+    plans = writers[0].plan(COUNT, 50)
     for rank in reversed(range(ranks)):
-        simulate_rows(Simulation(mixture), draw_starts, COUNT, writers[rank], 50, seed=7, part=slice(rank, None, ranks))
-    writers[0].close(writers[0].plan(COUNT, 50))
+        simulate_shards(Simulation(mixture), draw_starts, plans[rank::ranks], writers[rank], 50, seed=7)
+    writers[0].close(plans)
     names = sorted(path.name for path in (tmp_path / "other").iterdir())
     assert names == sorted(path.name for path in store.folder.iterdir())
     assert all((tmp_path / "other" / name).read_bytes() == (store.folder / name).read_bytes() for name in names)
@@ -141,7 +144,8 @@ def test_any_number_of_ranks_writes_the_same_files(ranks: int, store: CurveStore
 
 def test_a_store_is_not_closed_before_every_shard_is_there(mixture: GaussianMixture, tmp_path: Path) -> None:
     writer = CurveWriter(tmp_path, RECIPE)
-    plans = simulate_rows(Simulation(mixture), draw_starts, COUNT, writer, 50, part=slice(0, None, 2))
+    plans = writer.plan(COUNT, 50)
+    simulate_shards(Simulation(mixture), draw_starts, plans[::2], writer, 50)
     with pytest.raises(ValueError, match="no record of a shard"):
         writer.close(plans)
     with pytest.raises(ValueError, match="not complete"):
@@ -152,7 +156,8 @@ def test_progress_and_passes_are_counted(tmp_path: Path, mixture: GaussianMixtur
     done: list[int] = []
     field = CountedField(mixture, passes=3)
     writer = CurveWriter(tmp_path, RECIPE)
-    writer.close(simulate_rows(Simulation(field, steps=5), draw_starts, 120, writer, 50, done.append))
+    simulate_shards(Simulation(field, steps=5), draw_starts, writer.plan(120, 50), writer, 50, done.append)
+    writer.close(writer.plan(120, 50))
     assert done == [50, 50, 20]
     assert field.calls == 3 * 10
     assert CurveStore.open(tmp_path).manifest["passes"] == 120 * 3 * 10
@@ -243,7 +248,8 @@ def test_repair_refuses_another_store(store: CurveStore) -> None:
 
 def test_a_damaged_record_of_a_stopped_store_is_made_again(store: CurveStore, mixture: GaussianMixture, tmp_path: Path) -> None:
     writer = CurveWriter(tmp_path, RECIPE)
-    plans = simulate_rows(Simulation(mixture), draw_starts, COUNT, writer, 50, seed=7)
+    plans = writer.plan(COUNT, 50)
+    simulate_shards(Simulation(mixture), draw_starts, plans, writer, 50, seed=7)
     for index, content in ((0, b""), (1, b"{}"), (2, record_file(tmp_path, 3).read_bytes())):
         record_file(tmp_path, index).write_bytes(content)
     assert [writer.finished(plan) for plan in plans] == [False, False, False, True, True]

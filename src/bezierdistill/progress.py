@@ -1,7 +1,8 @@
-"""Progress on a terminal, silence elsewhere."""
+"""Progress on a terminal, silence elsewhere and of all ranks but the first."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,6 @@ class _Rate(ProgressColumn):
 def progress(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """A bar with rate and time left (if the total is known) on standard error; yields ``advance(n)``; silent where there is no terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty() or os.environ.get("RANK", "0") != "0") as bar:
         task = bar.add_task(description, total=total)
         yield lambda n: bar.advance(task, n)

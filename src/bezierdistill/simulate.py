@@ -124,42 +124,35 @@ class Simulation:
         return curve
 
 
-def simulate_rows(
+def simulate_shards(
     simulation: Simulation,
     draw: Callable[[int, int], tuple[Tensor, Tensor | None]],
-    count: int,
+    plans: Sequence[Plan],
     writer: CurveWriter,
     batch: int = 4 * BLOCK,
     advance: Callable[[int], None] = lambda rows: None,
     seed: int | None = None,
-    part: slice = slice(None),
-) -> list[Plan]:
-    """Make those shards of a store of ``count`` rows that are not there; memory does not grow with the count.
+) -> None:
+    """Make those shards of a store that are not there; memory does not grow with their number.
 
     Args:
         simulation: how curves are made.
         draw: ``draw(start, rows)`` gives the start states of rows ``start .. start + rows`` and their conditions, or None.
-        count: rows of the finished store.
+        plans: the shards to make, of :meth:`~bezierdistill.store.CurveWriter.plan`: all, or a part if others are made elsewhere.
         writer: the store.
         batch: rows simulated at once; shards are whole batches, so every batch is the same whoever makes it.
         advance: called with the number of rows done.
         seed: seed of the table that the rows start from, for the records of the shards.
-        part: which of the shards to make, if others are made elsewhere.
-
-    Returns:
-        All shards of the store, to close it with.
 
     Raises:
         ValueError: if the teachers give NaN or infinite states in more than one row of a hundred of a shard (the rows are named; fewer are
             left out).
     """
-    plans = writer.plan(count, batch)
-    for plan in [] if writer.complete else plans[part]:
-        if writer.finished(plan):
+    for plan in plans:
+        if writer.complete or writer.finished(plan):
             advance(plan.rows)
         else:
             writer.write(plan, *_simulated(simulation, draw, plan, writer, batch, advance), seed)
-    return plans
 
 
 def _simulated(

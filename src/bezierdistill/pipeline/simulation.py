@@ -15,7 +15,7 @@ from bezierdistill.files import locked
 from bezierdistill.models import CARD, Model, load_model
 from bezierdistill.pipeline.folders import RUN, refuse_other
 from bezierdistill.progress import progress
-from bezierdistill.simulate import Simulation, simulate_rows
+from bezierdistill.simulate import Simulation, simulate_shards
 from bezierdistill.starts import starts
 from bezierdistill.store import CurveStore, CurveWriter, repair
 from bezierdistill.training.config import SimulateConfig
@@ -49,13 +49,17 @@ def simulate(config: SimulateConfig) -> CurveStore:
         states, cond = draw(start, rows)
         return states.to(device), None if cond is None else cond.to(device)
 
-    with locked(config.out) if lead else nullcontext(), progress("simulate", config.count) as advance:
+    with locked(config.out) if lead else nullcontext():
         if config.repair and lead:
             repair(config.out, recipe)
-        writer = CurveWriter(config.out, recipe, lead)
+        if lead:
+            CurveWriter(config.out, recipe)
         fabric.barrier()
-        share = slice(fabric.global_rank, None, fabric.world_size)
-        plans = simulate_rows(simulation, on_device, config.count, writer, config.batch, advance, config.seed, share)
+        writer = CurveWriter(config.out, recipe)
+        plans = writer.plan(config.count, config.batch)
+        share = plans[fabric.global_rank :: fabric.world_size]
+        with progress("simulate", sum(plan.rows for plan in share)) as advance:
+            simulate_shards(simulation, on_device, share, writer, config.batch, advance, config.seed)
         fabric.barrier()
         if lead:
             writer.close(plans)

@@ -47,13 +47,12 @@ class CurveWriter:
         recipe: JSON-able description of what makes the rows; must hold ``degree`` and ``shape``, and ``conditions`` (numbers of a
             condition) if rows have any. ``points`` says how points are kept (float32 without it), ``noise`` whether the first of
             them is stored or regenerated from the seed (``"stored"`` without it, ``"seed"``).
-        lead: write the manifest; of several processes one does.
 
     Raises:
         ValueError: if the folder holds another store, or a recipe lacks something.
     """
 
-    def __init__(self, folder: Path, recipe: dict[str, Any], lead: bool = True) -> None:
+    def __init__(self, folder: Path, recipe: dict[str, Any]) -> None:
         self.folder = folder
         self.recipe: dict[str, Any] = json.loads(json.dumps(recipe))  # as it is read back: tuples become lists
         check_recipe(self.recipe)
@@ -64,7 +63,7 @@ class CurveWriter:
             manifest = read_manifest(folder)
             _same(folder, self.recipe, manifest["recipe"])
             self.complete = manifest["complete"]
-        elif lead:
+        else:
             write_manifest(folder, self.recipe, None)
 
     def plan(self, count: int, batch: int) -> list[Plan]:

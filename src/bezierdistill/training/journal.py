@@ -21,13 +21,14 @@ def journal(folder: Path, stage: str, first: int) -> Iterator[Write]:
 
     folder.mkdir(parents=True, exist_ok=True)
     _rewind(folder / LOG, stage, first)
-    with open(folder / LOG, "a") as log, SummaryWriter(str(folder / "tensorboard"), purge_step=first + 1) as board:
+    # Each stage has a folder of its own: a new start purges whatever else stands in it beyond its first step.
+    with open(folder / LOG, "a") as log, SummaryWriter(str(folder / "tensorboard" / stage), purge_step=first + 1) as board:
 
         def write(step: int, losses: Mapping[str, float], rate: float) -> None:
             log.write(json.dumps({"stage": stage, "step": step, "loss": dict(losses), "steps_per_second": round(rate, 2)}) + "\n")
             log.flush()
             for name, loss in losses.items():
-                board.add_scalar(f"{stage}/{name}", loss, step)
+                board.add_scalar(f"loss/{name}", loss, step)
 
         yield write
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -58,8 +58,8 @@ class Trainer:
         self.rates = {name: (rates or {}).get(name, config.lr) for name in nets}
         self.result = next(iter(nets))
         sharded = self.ranks > 1 and config.strategy == "fsdp"
-        if sharded and (config.compile or config.checkpoint):
-            raise ValueError("strategy is fsdp with compile or checkpoint, expected ddp with them, or fsdp without")
+        if sharded and (config.compile or config.checkpoint or config.channels_last):
+            raise ValueError("strategy is fsdp with compile, checkpoint or channels_last, expected ddp with them, or fsdp without")
         self.whole = deepcopy(nets[self.result]) if sharded else nets[self.result]
         self.nets: dict[str, Any] = {}
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
@@ -68,7 +68,7 @@ class Trainer:
             self._set_up(name, net)
         self.ema = EMA(self.plain[self.result], config.ema)
         self.generator = torch.Generator()
-        self.done = 0
+        self.done = self.kept = 0
 
     def _set_up(self, name: str, net: nn.Module) -> None:
         net.train().requires_grad_(True)
@@ -114,7 +114,7 @@ class Trainer:
         Raises:
             ValueError: if a loss or weight is not finite (the last saved state stays), or a saved state is damaged.
         """
-        self.done = self._restore(steps, seed) if self.state_file.exists() else 0
+        self.done = self.kept = self._restore(steps, seed) if self.state_file.exists() else 0
         if not self.done:
             self.generator = rank_generator(seed, self.rank, self.ranks)
         with progress(self.stage, steps) as advance, self._journal() as write:
@@ -191,18 +191,20 @@ class Trainer:
             ValueError: if one is not finite, on every rank alike.
         """
         losses = {name: self._mean(total) / count for name, total in sums.items()}
-        self._refuse(f"loss of {', '.join(losses)}", all(map(math.isfinite, losses.values())))
+        self._refuse("loss of", [name for name, loss in losses.items() if not math.isfinite(loss)])
         return losses
 
     def _mean(self, value: Tensor) -> float:
         return float(self.fabric.all_reduce(value, reduce_op="mean") if self.ranks > 1 else value)  # pyright: ignore[reportArgumentType]
 
-    def _refuse(self, what: str, finite: bool) -> None:
-        if finite:
+    def _refuse(self, what: str, names: Sequence[str]) -> None:
+        """Stop if there are names, of what is not finite."""
+        if not names:
             return
-        kept = f"the state before is kept in {self.state_file}" if self.state_file.exists() else "no state was saved before"
+        kept = f"the state of step {self.kept} is kept in {self.state_file}" if self.kept else "no state was saved before"
         raise ValueError(
-            f"{what} is not finite at step {self.done}: {kept}; start in another --out with a lower --loop.lr, or with --loop.clip 1"
+            f"{what} {', '.join(names[:3])} is not finite at step {self.done}: {kept}; "
+            "start in another --out with a lower --loop.lr, or with --loop.clip 1"
         )
 
     def _save(self) -> None:
@@ -211,20 +213,20 @@ class Trainer:
             tensors |= {f"net/{name}/{key}": whole(value) for key, value in net.state_dict().items()}
             for index, moments in self.optimizers[name].state_dict()["state"].items():
                 tensors |= {f"adam/{name}/{index}/{key}": whole(value) for key, value in moments.items()}
-        self._refuse("a weight", all(bool(value.isfinite().all()) for value in tensors.values() if value.is_floating_point()))
+        self._refuse("tensor", [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()])
         state = self.generator.get_state()
         gathered = self.fabric.all_gather(state.to(self.device)) if self.ranks > 1 else state[None]
         tensors["generator"] = gathered  # pyright: ignore[reportArgumentType]
         if self.rank == 0:
             save_state(self.state_file, tensors, self.done)
         self.fabric.barrier()
+        self.kept = self.done
 
     def _restore(self, steps: int, seed: int) -> int:
         tensors, step = load_state(self.state_file, steps)
-        generators = tensors.pop("generator", torch.empty(0))
         check_alike(self.state_file, tensors, self._shapes(tensors))
         try:
-            self._restore_draws(generators, seed, step)
+            self._restore_draws(tensors["generator"], seed, step)
             self.ema.load({name: part_of(tensors[f"ema/{name}"], mean) for name, mean in self.ema.state().items()})
             for name, net in self.plain.items():
                 own = net.state_dict()
@@ -242,8 +244,9 @@ class Trainer:
         return step
 
     def _shapes(self, given: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-        """Shapes of the tensors of a saved state, without generators; parameters that are not used have no moments."""
+        """Shapes of the tensors of a saved state; it may be of any number of ranks, and parameters that are not used have no moments."""
         shapes = {f"ema/{name}": tuple(tensor.shape) for name, tensor in self.ema.state().items()}
+        shapes["generator"] = (*given.get("generator", torch.empty(1)).shape[:1], len(self.generator.get_state()))
         for name, net in self.plain.items():
             shapes |= {f"net/{name}/{key}": tuple(value.shape) for key, value in net.state_dict().items()}
             for index, parameter in enumerate(net.parameters()):

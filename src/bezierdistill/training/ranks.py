@@ -7,6 +7,7 @@ of each tensor.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
@@ -50,13 +51,24 @@ def _sharding(ranks: int) -> Any:
     from torch.distributed.fsdp import fully_shard
 
     def shard(net: nn.Module, mesh: Any) -> nn.Module:
-        for blocks in (module for module in net.modules() if isinstance(module, nn.ModuleList)):
-            for block in blocks:
-                fully_shard(block, mesh=mesh["data_parallel"])
+        for block in _blocks(net):
+            fully_shard(block, mesh=mesh["data_parallel"])
         fully_shard(net, mesh=mesh["data_parallel"])
         return net
 
     return ModelParallelStrategy(shard, data_parallel_size=ranks, tensor_parallel_size=1)
+
+
+def _blocks(net: nn.Module) -> Iterator[nn.Module]:
+    """The blocks that are put together one at a time: those of the outermost lists, without each list's first.
+
+    The first ones stay together with the rest of the network: diffusers' transformer asks its first block again at the end.
+    """
+    for child in net.children():
+        if isinstance(child, nn.ModuleList):
+            yield from list(child)[1:]
+        else:
+            yield from _blocks(child)
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -78,5 +90,5 @@ def rank_generator(seed: int, rank: int, ranks: int, step: int = 0) -> torch.Gen
     """The CPU generator of a rank's draws: its own stream for each of several ranks, and anew where their number has changed at a step."""
     if ranks == 1 and not step:
         return torch.Generator().manual_seed(seed)
-    state = np.random.SeedSequence((seed, rank, ranks, step)).generate_state(1, np.uint64)[0]
+    state = np.random.SeedSequence((seed % 2**64, rank, ranks, step)).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
