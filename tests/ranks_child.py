@@ -12,11 +12,38 @@ from torch import Tensor, nn
 
 from bezierdistill.files import write_tensors
 from bezierdistill.models import NetworkConfig
+from bezierdistill.networks import ForeignConfig
 from bezierdistill.pipeline import distill, simulate, train
 from bezierdistill.training import DistillConfig, LoopConfig, SimulateConfig, TrainConfig, Trainer
 from bezierdistill.training.loop import Step
 
 ROWS, STEPS = 16, 12
+IMAGE = (3, 8, 8)
+UNET = {
+    "sample_size": 8,
+    "block_out_channels": [8, 16],
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "attention_head_dim": 4,
+}
+DIT = {
+    "num_attention_heads": 2,
+    "attention_head_dim": 16,
+    "in_channels": 3,
+    "num_layers": 2,
+    "sample_size": 8,
+    "patch_size": 2,
+    "num_embeds_ada_norm": 4,
+}
+NETWORKS: dict[str, tuple[NetworkConfig | ForeignConfig, tuple[int, ...], int]] = {
+    "mlp": (NetworkConfig(width=9, depth=3), (4,), 0),
+    "unet": (NetworkConfig("unet", 8, 2, 1), IMAGE, 0),
+    "dit": (NetworkConfig("dit", 32, 3, 2), IMAGE, 0),
+    "foreign-unet": (ForeignConfig("UNet2DModel", UNET, "velocity", "linear-up", {}), IMAGE, 0),
+    "foreign-dit": (ForeignConfig("DiTTransformer2DModel", DIT, "velocity", "linear-up", {}), IMAGE, 5),
+}
 SMALL: dict[str, Any] = {"steps": 8, "batch": 32}
 
 
@@ -27,19 +54,20 @@ def loop(**settings: Any) -> LoopConfig:
     )
 
 
-def table(k: int) -> Tensor:
+def table(k: int, shape: tuple[int, ...]) -> Tensor:
     """Rows of step k, of which every rank takes its part."""
-    return torch.randn(ROWS, 4, generator=torch.Generator().manual_seed(k))
+    return torch.randn(ROWS, *shape, generator=torch.Generator().manual_seed(k))
 
 
-def stepper(trainer: Trainer) -> Step:
+def stepper(trainer: Trainer, shape: tuple[int, ...], conditions: int) -> Step:
     """Two passes of the network in one loss, a mean over rows that the ranks share."""
 
     def step(nets: Mapping[str, nn.Module], generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
         rows = trainer.share(ROWS)
-        x = table(trainer.done)[trainer.rank * rows : (trainer.rank + 1) * rows]
-        net, zero, one = nets["net"], torch.zeros(rows), torch.ones(rows)
-        yield "net", (net(net(x, zero, one), zero, one) - x.flip(1)).square().mean()
+        own = slice(trainer.rank * rows, (trainer.rank + 1) * rows)
+        x, cond = table(trainer.done, shape)[own], torch.eye(conditions)[torch.arange(ROWS)[own] % conditions] if conditions else None
+        net, times = nets["net"], (torch.zeros(rows), torch.ones(rows))
+        yield "net", (net(net(x, *times, cond), *times, cond) - x.flip(-1)).square().mean()
 
     return step
 
@@ -54,11 +82,13 @@ def noisy(trainer: Trainer) -> Step:
     return step
 
 
-def fitted(folder: Path, name: str, stop: int | None = None, own: bool = False, **settings: Any) -> None:
+def fitted(
+    folder: Path, name: str, stop: int | None = None, own: bool = False, network: str = "mlp", steps: int = STEPS, **settings: Any
+) -> None:
     """Train a small network, perhaps killed by an interrupt before a step, and write its weights."""
-    net = NetworkConfig(width=9, depth=2).build((4,), 0)
-    trainer = Trainer({"net": net}, loop(**settings), folder / name, "stage")
-    step = (noisy if own else stepper)(trainer)
+    config, shape, conditions = NETWORKS[network]
+    trainer = Trainer({"net": config.build(shape, 0, conditions)}, loop(**settings), folder / name, "stage")
+    step = noisy(trainer) if own else stepper(trainer, shape, conditions)
 
     def stopping(nets: Mapping[str, nn.Module], generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
         if trainer.done == stop:
@@ -66,7 +96,7 @@ def fitted(folder: Path, name: str, stop: int | None = None, own: bool = False, 
         yield from step(nets, generator)
 
     try:
-        weights = trainer.fit(stopping, STEPS, 3).state_dict()
+        weights = trainer.fit(stopping, steps, 3).state_dict()
     except KeyboardInterrupt:
         return
     if trainer.rank == 0:
@@ -82,6 +112,8 @@ def losses(folder: Path) -> None:
         fitted(folder, f"{strategy}-own", own=True, strategy=strategy)
         fitted(folder, f"{strategy}-parts", stop=7, own=True, strategy=strategy)
         fitted(folder, f"{strategy}-parts", own=True, strategy=strategy)
+        for network in NETWORKS:
+            fitted(folder, f"{strategy}-{network}", network=network, steps=2, strategy=strategy)
     fitted(folder, "switched", stop=7, strategy="ddp")
     fitted(folder, "switched", strategy="fsdp")
     fitted(folder, "fewer", stop=7, strategy="fsdp")

@@ -56,6 +56,17 @@ def test_two_ranks_take_the_steps_of_one(
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("network", ranks_child.NETWORKS)
+def test_gradients_of_every_network_are_those_of_one_rank(network: str, strategy: str, trained: Path, tmp_path: Path) -> None:
+    ranks_child.fitted(tmp_path, "alone", network=network, steps=2)
+    states = [load_state(folder / "state-stage.safetensors", 2)[0] for folder in (trained / f"{strategy}-{network}", tmp_path / "alone")]
+    # Means of gradients, not weights: where a gradient is all rounding, Adam makes whole steps of it.
+    together, alone = ({name: moment for name, moment in state.items() if name.endswith("/exp_avg")} for state in states)
+    assert max(float(moment.abs().max()) for moment in alone.values()) > 1e-3
+    assert_close(together, alone, 1e-5)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_a_stopped_run_of_two_ranks_ends_as_if_it_had_not_been(strategy: str, trained: Path, tmp_path: Path) -> None:
     whole, parts = weights(trained, f"{strategy}-own"), weights(trained, f"{strategy}-parts")
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
@@ -86,6 +97,7 @@ def test_only_the_first_rank_writes_and_losses_are_those_of_all(trained: Path, t
 def test_streams_of_ranks_differ_and_one_rank_has_the_seed_itself() -> None:
     draws = [torch.randn(3, generator=rank_generator(5, *place)).tolist() for place in ((0, 1), (0, 2), (1, 2), (0, 2, 4), (0, 1, 4))]
     assert len({tuple(draw) for draw in draws}) == 5
+    assert rank_generator(-1, 0, 2).initial_seed() != rank_generator(1, 0, 2).initial_seed()
     assert draws[0] == torch.randn(3, generator=torch.Generator().manual_seed(5)).tolist()
 
 

@@ -20,6 +20,7 @@ from bezierdistill.simulate import Simulation, simulate_shards
 from bezierdistill.solvers import solve, time_grid
 from bezierdistill.sources import BLOCK, block_generator, noise, philox, row_noise
 from bezierdistill.store import MANIFEST, CurveStore, CurveWriter, repair
+from bezierdistill.store import reader as reader_module
 from bezierdistill.store import writer as writer_module
 from bezierdistill.store.manifest import record_file, write_sealed
 from bezierdistill.store.order import shuffled
@@ -66,6 +67,7 @@ def written(folder: Path, control: Tensor, batch: int = 7, cond: Tensor | None =
 @pytest.fixture(autouse=True)
 def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer_module, "SHARD_BYTES", 60 * 5 * 2 * 4)  # sixty curves
+    monkeypatch.setattr(reader_module, "SMALL", 0)  # nothing is kept in memory
 
 
 @pytest.fixture
@@ -281,6 +283,21 @@ def test_images_of_bytes_are_kept_exactly_by_bytes(tmp_path: Path, generator: to
     images[:, :, 0, 0, :2] = torch.tensor([-1.0, 1.0])  # the whole range
     store = written(tmp_path, images, points="uint8")
     assert store.error < 1e-6
+
+
+@pytest.mark.parametrize("more", [{}, {"points": "uint8", "noise": "seed", "conditions": 2}], ids=["plain", "packed"])
+def test_a_small_store_is_read_once_and_gives_the_same_rows(
+    more: dict[str, Any], tmp_path: Path, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cond = torch.randn(130, 2, generator=generator) if more else None
+    large = written(tmp_path, torch.randn(4, 130, 3, generator=generator), cond=cond, **more)
+    monkeypatch.setattr(reader_module, "SMALL", 130 * (4 * 3 + 2 * bool(more)) * 4)
+    small, rows = CurveStore.open(tmp_path), torch.tensor([129, 0, 60, 60, 7])
+    assert small._small is not None
+    for a, b in zip(small.take(rows), large.take(rows), strict=True):
+        assert (a is None and b is None) or torch.equal(getattr(a, "points", a), getattr(b, "points", b))
+    monkeypatch.setattr(reader_module, "SMALL", 130 * (4 * 3 + 2 * bool(more)) * 4 - 1)
+    assert CurveStore.open(tmp_path)._small is None
 
 
 def test_bfloat16_keeps_eight_bits(tmp_path: Path, generator: torch.Generator) -> None:

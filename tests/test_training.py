@@ -122,7 +122,9 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_state(tmp_path: Path
         for name, loss in quadratic(nets, generator):
             yield name, loss * (float("nan") if steps > 12 else 1.0)
 
-    with pytest.raises(ValueError, match=r"loss of net is not finite at step 16: the state before is kept in .*state-stage.safetensors"):
+    with pytest.raises(
+        ValueError, match=r"loss of net is not finite at step 16: the state of step 10 is kept in .*state-stage.safetensors"
+    ):
         Trainer({"net": linear()}, loop(), tmp_path, "stage").fit(step, 40, 0)
     assert load_state(tmp_path / "state-stage.safetensors", 40)[1] == 10
     resumed = Trainer({"net": linear()}, loop(), tmp_path, "stage").fit(quadratic, 40, 0)
@@ -156,7 +158,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
         if steps == 5:
             nn.init.constant_(next(net.parameters()), float("nan"))
 
-    with pytest.raises(ValueError, match="a weight is not finite at step 5: no state was saved before"):
+    with pytest.raises(ValueError, match="tensor .*net/net/weight.* is not finite at step 5: no state was saved before"):
         Trainer({"net": net}, loop(save_every=5, log_every=100), tmp_path, "stage").fit(step, 5, 0)
     assert not (tmp_path / "state-stage.safetensors").exists()
 
@@ -178,7 +180,8 @@ def test_a_damaged_state_is_named(tmp_path: Path) -> None:
         ({"net/net/weight": torch.zeros(2, 3)}, r"net/net/weight is \(2, 3\), expected \(1, 3\)"),
         ({"ema/more": torch.zeros(1)}, r"ema/more is \(1,\), expected None"),
         ({"adam/net/0/exp_avg": torch.zeros(3)}, r"adam/net/0/exp_avg is \(3,\), expected \(1, 3\)"),
-        ({"generator": torch.zeros(1, 3, dtype=torch.uint8)}, "is not a state of this run"),
+        ({"generator": torch.zeros(1, 3, dtype=torch.uint8)}, r"generator is \(1, 3\), expected \(1, 5056\)"),
+        ({"generator": torch.zeros(1, 5056)}, "is not a state of this run"),
     ],
 )
 def test_a_state_of_another_run_changes_nothing(change: dict[str, Tensor], message: str, tmp_path: Path) -> None:
@@ -189,6 +192,25 @@ def test_a_state_of_another_run_changes_nothing(change: dict[str, Tensor], messa
     with pytest.raises(ValueError, match=message):
         Trainer({"net": net}, loop(), tmp_path, "stage").fit(quadratic, 20, 0)
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), linear().parameters(), strict=True))
+
+
+def test_a_state_without_its_generator_is_refused(tmp_path: Path) -> None:
+    Trainer({"net": linear()}, loop(), tmp_path, "stage").fit(quadratic, 10, 0)
+    file = tmp_path / "state-stage.safetensors"
+    tensors, step = load_state(file, 10)
+    del tensors["generator"]
+    save_state(file, tensors, step)
+    with pytest.raises(ValueError, match="is not a state of this run"):
+        Trainer({"net": linear()}, loop(), tmp_path, "stage").fit(quadratic, 10, 0)
+
+
+def test_a_message_names_only_the_losses_that_are_not_finite(tmp_path: Path) -> None:
+    def step(nets: Mapping[str, nn.Module], generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
+        for name, net in nets.items():
+            yield name, next(net.parameters()).sum() * (float("inf") if name == "b" else 1.0)
+
+    with pytest.raises(ValueError, match="loss of b is not finite at step 4: no state was saved before"):
+        Trainer({"a": linear(), "b": linear()}, loop(), tmp_path, "stage").fit(step, 8, 0)
 
 
 def test_a_state_of_a_longer_stage_is_refused(tmp_path: Path) -> None:
@@ -210,6 +232,18 @@ def test_the_log_of_a_resumed_stage_has_no_line_twice_and_none_torn(tmp_path: Pa
     whole = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
     last = [(line["step"], line["loss"]) for line in lines[-6:]]
     assert last == [(line["step"], line["loss"]) for line in whole[-6:]]
+
+
+def test_tensorboard_shows_every_stage_whole_and_no_step_of_one_twice(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # a second that no other test needs
+
+    Trainer({"net": linear()}, loop(), tmp_path, "first").fit(quadratic, 12, 0)
+    with pytest.raises(KeyboardInterrupt):
+        Trainer({"net": linear()}, loop(), tmp_path, "second").fit(stopping(19), 24, 0)
+    Trainer({"net": linear()}, loop(), tmp_path, "second").fit(quadratic, 24, 0)
+    for stage, steps in (("first", range(4, 13, 4)), ("second", [4, 8, *range(12, 25, 4)])):
+        board = EventAccumulator(str(tmp_path / "tensorboard" / stage)).Reload()
+        assert [event.step for event in board.Scalars("loss/net")] == list(steps)
 
 
 def test_two_networks_are_updated_in_turn_with_their_own_rates(tmp_path: Path) -> None:

@@ -44,8 +44,9 @@ def distill(config: DistillConfig) -> Model:
     _check_conditions(config, store, data)
     given = None if config.knots is None else parse_knots(config.knots, config.passes)
     trainer = Trainer({"student": net}, config.loop, config.out, "curves")
+    trainer.share(config.batch)  # checks, before the folder is taken and hours are spent
     if config.align:
-        trainer.share(config.align_batch or config.batch, 2)  # its check, before hours of regression
+        trainer.share(config.align_batch or config.batch, 2)
     _check_whole(store, trainer)
     with held(config, trainer.fabric) as finished:
         return finished or saved(config.out, _distilled(config, store, trainer, best, data, given), trainer.fabric)

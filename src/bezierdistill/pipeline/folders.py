@@ -28,7 +28,9 @@ def held(config: TrainConfig | DistillConfig, fabric: Fabric) -> Iterator[Model 
         if lead:
             claim(config.out / RUN, settings_of(config), "run")
         fabric.barrier()
-        yield load_model(config.out) if (config.out / CARD).exists() else None
+        finished = load_model(config.out) if (config.out / CARD).exists() else None
+        fabric.barrier()  # all have looked before the first one may write
+        yield finished
 
 
 def saved(out: Path, model: Model, fabric: Fabric) -> Model:

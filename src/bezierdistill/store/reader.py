@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,16 @@ from bezierdistill.store.codec import decode, layout
 from bezierdistill.store.manifest import Shard, read_manifest
 from bezierdistill.store.order import shuffled
 
+SMALL = 2**27  # bytes in single precision up to which a store is kept in memory as a whole
 MOST_MAPPED = 2**13  # shards mapped at once: systems allow some tens of thousands of maps
 ORDERED = 2**14  # positions whose rows are found at once
 Batch = tuple[BezierCurve, Tensor | None]
 
 
 class CurveStore:
-    """Curves of a complete store; nothing is read before it is used. :meth:`open` makes one.
+    """Curves of a complete store; nothing is read before it is used, and of a large one never more than is asked for.
+
+    :meth:`open` makes one.
 
     Args:
         folder: where it lies.
@@ -99,9 +103,20 @@ class CurveStore:
         """
         if len(rows) and (int(rows.min()) < 0 or int(rows.max()) >= len(self)):
             raise ValueError(f"rows run from {int(rows.min())} to {int(rows.max())}, expected 0 to {len(self) - 1}")
-        if len(self.shards) == 1:
-            points, cond = self._read(0, rows)
-            return BezierCurve(points.transpose(0, 1)), cond
+        if self._small is not None:
+            points, cond = self._small
+            return BezierCurve(points.index_select(0, rows).transpose(0, 1)), None if cond is None else cond.index_select(0, rows)
+        points, cond = self._gathered(rows)
+        return BezierCurve(points.transpose(0, 1)), cond
+
+    @cached_property
+    def _small(self) -> tuple[Tensor, Tensor | None] | None:
+        """All points and conditions, if they are few enough to be read once and kept."""
+        size = 4 * len(self) * ((self.recipe["degree"] + 1) * prod(self.recipe["shape"]) + self.condition_size)
+        return self._gathered(torch.arange(len(self))) if size <= SMALL else None
+
+    def _gathered(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Points ``(len(rows), degree + 1, *shape)`` and conditions of rows of any shards."""
         points = torch.empty(len(rows), self.recipe["degree"] + 1, *self.recipe["shape"])
         cond = torch.empty(len(rows), self.condition_size) if self.condition_size else None
         where = np.searchsorted(self.ends, rows.numpy(), side="right")
@@ -110,10 +125,10 @@ class CurveStore:
         for index, here in zip(used, np.split(order, starts[1:]), strict=True):
             place = torch.from_numpy(here)
             part, given = self._read(int(index), rows[place] - int(self.ends[index] - self.shards[index].rows))
-            points[place] = part
+            points.index_copy_(0, place, part)
             if cond is not None and given is not None:
-                cond[place] = given
-        return BezierCurve(points.transpose(0, 1)), cond
+                cond.index_copy_(0, place, given)
+        return points, cond
 
     def batch(self, count: int, generator: torch.Generator) -> Batch:
         """``count`` curves drawn independently, and their conditions ``(count, C)`` or None."""

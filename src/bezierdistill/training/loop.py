@@ -24,7 +24,7 @@ from bezierdistill.training.checkpoint import check_alike, load_state, save_stat
 from bezierdistill.training.config import LoopConfig
 from bezierdistill.training.ema import EMA
 from bezierdistill.training.journal import Write, journal
-from bezierdistill.training.ranks import open_fabric, part_of, rank_generator, whole
+from bezierdistill.training.ranks import of_all, open_fabric, part_of, rank_generator, whole
 
 Step = Callable[[Mapping[str, nn.Module], torch.Generator], Iterator[tuple[str, Tensor]]]
 
@@ -214,9 +214,7 @@ class Trainer:
             for index, moments in self.optimizers[name].state_dict()["state"].items():
                 tensors |= {f"adam/{name}/{index}/{key}": whole(value) for key, value in moments.items()}
         self._refuse("tensor", [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()])
-        state = self.generator.get_state()
-        gathered = self.fabric.all_gather(state.to(self.device)) if self.ranks > 1 else state[None]
-        tensors["generator"] = gathered  # pyright: ignore[reportArgumentType]
+        tensors["generator"] = of_all(self.generator.get_state(), self.ranks, self.device)
         if self.rank == 0:
             save_state(self.state_file, tensors, self.done)
         self.fabric.barrier()

@@ -86,6 +86,15 @@ def part_of(value: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(value.to(like.device), placed.device_mesh, placed.placements)
 
 
+def of_all(tensor: Tensor, ranks: int, device: torch.device) -> Tensor:
+    """The tensors ``(...)`` that ranks have, as one ``(ranks, ...)``, by way of the device that they exchange data on."""
+    if ranks == 1:
+        return tensor[None]
+    parts = [torch.empty_like(tensor, device=device) for _ in range(ranks)]
+    torch.distributed.all_gather(parts, tensor.to(device))
+    return torch.stack(parts)
+
+
 def rank_generator(seed: int, rank: int, ranks: int, step: int = 0) -> torch.Generator:
     """The CPU generator of a rank's draws: its own stream for each of several ranks, and anew where their number has changed at a step."""
     if ranks == 1 and not step:
