@@ -294,8 +294,10 @@ def test_a_small_store_is_read_once_and_gives_the_same_rows(
     monkeypatch.setattr(reader_module, "SMALL", 130 * (4 * 3 + 2 * bool(more)) * 4)
     small, rows = CurveStore.open(tmp_path), torch.tensor([129, 0, 60, 60, 7])
     assert small._small is not None
-    for a, b in zip(small.take(rows), large.take(rows), strict=True):
-        assert (a is None and b is None) or torch.equal(getattr(a, "points", a), getattr(b, "points", b))
+    assert torch.equal(small.curves(rows).points, large.curves(rows).points)
+    given = small.conditions(rows)
+    assert (given is None) == (cond is None)
+    assert given is None or cond is None or torch.equal(given, cond[rows])
     monkeypatch.setattr(reader_module, "SMALL", 130 * (4 * 3 + 2 * bool(more)) * 4 - 1)
     assert CurveStore.open(tmp_path)._small is None
 
