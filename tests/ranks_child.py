@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from bezierdistill.networks import ForeignConfig
 from bezierdistill.pipeline import distill, simulate, train
 from bezierdistill.training import DistillConfig, LoopConfig, SimulateConfig, TrainConfig, Trainer
 from bezierdistill.training.loop import Step
+from bezierdistill.training.ranks import Strategy
 
 ROWS, STEPS = 16, 12
 IMAGE = (3, 8, 8)
@@ -103,9 +104,25 @@ def fitted(
         write_tensors(folder / f"{name}.safetensors", dict(weights))
 
 
+def diverged(folder: Path, strategy: Strategy) -> None:
+    """Train on a loss that is not finite on the second rank alone, from step 6 on; every rank writes why it stopped."""
+    config, shape, conditions = NETWORKS["mlp"]
+    trainer = Trainer({"net": config.build(shape, 0, conditions)}, loop(strategy=strategy), folder / f"{strategy}-nan", "stage")
+    inner = stepper(trainer, shape, conditions)
+
+    def step(nets: Mapping[str, nn.Module], generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
+        for name, loss in inner(nets, generator):
+            yield name, loss + (float("nan") if trainer.rank == 1 and trainer.done >= 5 else 0.0)
+
+    try:
+        trainer.fit(step, STEPS, 3)
+    except ValueError as error:
+        (folder / f"{strategy}-nan-{trainer.rank}.txt").write_text(str(error))
+
+
 def losses(folder: Path) -> None:
     """Regression and a few restarts, each way of sharing the work."""
-    for strategy in ("ddp", "fsdp"):
+    for strategy in get_args(Strategy):
         fitted(folder, strategy, strategy=strategy)
         fitted(folder, f"{strategy}-clip", strategy=strategy, clip=0.01)
         fitted(folder, f"{strategy}-sums", strategy=strategy, accumulate=2)
@@ -114,6 +131,7 @@ def losses(folder: Path) -> None:
         fitted(folder, f"{strategy}-parts", own=True, strategy=strategy)
         for network in NETWORKS:
             fitted(folder, f"{strategy}-{network}", network=network, steps=2, strategy=strategy)
+        diverged(folder, strategy)
     fitted(folder, "switched", stop=7, strategy="ddp")
     fitted(folder, "switched", strategy="fsdp")
     fitted(folder, "fewer", stop=7, strategy="fsdp")

@@ -19,6 +19,7 @@ from bezierdistill.store import writer as writer_module
 from bezierdistill.store.reader import CurveStore
 from bezierdistill.training.checkpoint import load_state
 from bezierdistill.training.ranks import rank_generator
+from ranks_child import STEPS
 
 
 def torchrun(*arguments: object, ranks: int = 2) -> subprocess.CompletedProcess[str]:
@@ -83,6 +84,14 @@ def test_a_state_goes_on_with_another_strategy_and_number_of_ranks(
     ranks_child.fitted(trained, "fewer")  # on one rank
     assert "1 ranks go on where 2 stopped, with new draws" in capsys.readouterr().err
     assert_close(weights(trained, "fewer"), weights(tmp_path, "alone"))
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_loss_that_is_not_finite_on_one_rank_stops_all_and_keeps_the_state(strategy: str, trained: Path) -> None:
+    said = [(trained / f"{strategy}-nan-{rank}.txt").read_text() for rank in range(2)]
+    assert said[0] == said[1]
+    assert said[0].startswith("loss of net is not finite at step 8: the state of step 4 is kept in ")
+    assert load_state(trained / f"{strategy}-nan" / "state-stage.safetensors", STEPS)[1] == 4
 
 
 def test_only_the_first_rank_writes_and_losses_are_those_of_all(trained: Path, tmp_path: Path) -> None:

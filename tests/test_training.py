@@ -158,7 +158,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
         if steps == 5:
             nn.init.constant_(next(net.parameters()), float("nan"))
 
-    with pytest.raises(ValueError, match="tensor .*net/net/weight.* is not finite at step 5: no state was saved before"):
+    with pytest.raises(ValueError, match=r"tensor .*net/net/weight.* is not finite at step 5: no state was saved before"):
         Trainer({"net": net}, loop(save_every=5, log_every=100), tmp_path, "stage").fit(step, 5, 0)
     assert not (tmp_path / "state-stage.safetensors").exists()
 
