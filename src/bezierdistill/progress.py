@@ -18,10 +18,15 @@ class _Rate(ProgressColumn):
         return Text(f"{speed:,.0f}/s" if speed else "", style="cyan")
 
 
+def follows() -> bool:
+    """Whether this process is one of several ranks, and not the first, which speaks for all."""
+    return os.environ.get("RANK", "0") != "0"
+
+
 @contextmanager
 def progress(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """A bar with rate and time left (if the total is known) on standard error; yields ``advance(n)``; silent where there is no terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty() or os.environ.get("RANK", "0") != "0") as bar:
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty() or follows()) as bar:
         task = bar.add_task(description, total=total)
         yield lambda n: bar.advance(task, n)

@@ -6,11 +6,13 @@ A mistake of the user's ends with one line on standard error and exit code 2. ``
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from bezierdistill import __version__
 from bezierdistill.cli.settings import MODE, check_file, register_loader
 from bezierdistill.cli.stores import STORE
 from bezierdistill.cli.verbs import VERBS
+from bezierdistill.progress import follows
 
 __all__ = ["STORE", "VERBS", "build_parser", "explain", "main"]
 
@@ -98,7 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parsed = _parse(parser, given)
         verb, config_class, run, fields = _chosen(parser, parsed)
         command = f"bezierdistill {verb}"
-        run(config_class(**{key: value for key, value in vars(fields).items() if key not in ("config", "__path__")}))
+        with redirect_stdout(io.StringIO()) if follows() else nullcontext():
+            run(config_class(**{key: value for key, value in vars(fields).items() if key not in ("config", "__path__")}))
     except Exception as error:
         message = explain(error)
         if message is None or os.environ.get("BEZIERDISTILL_DEBUG"):

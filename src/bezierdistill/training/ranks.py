@@ -21,11 +21,6 @@ Precision = Literal["32-true", "bf16-mixed", "bf16-true", "64-true"]
 Strategy = Literal["ddp", "fsdp"]
 
 
-def rank() -> int:
-    """Which of the ranks this process is."""
-    return int(os.environ.get("RANK", "0"))
-
-
 def open_fabric(accelerator: str, precision: Precision = "32-true", strategy: Strategy = "ddp") -> Fabric:
     """Lightning Fabric on one device, or on one device a rank under torchrun.
 
