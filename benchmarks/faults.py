@@ -166,16 +166,16 @@ def moment(rng: random.Random, seconds: float, events: int) -> dict[str, float]:
 
 
 def disturb(stage: Stage, kills: int, rng: random.Random, folder: Path, tally: dict[str, float]) -> None:
-    """Run a stage undisturbed, then kill and start it until it was killed so often, and compare."""
-    whole, started, aim = folder / "whole", time.perf_counter(), tally["kills"] + kills
+    """Run a stage undisturbed, then as many times with one kill or more, and compare."""
+    whole, started, aim = folder / "whole", time.perf_counter(), tally["runs"] + kills
     code, events = ended(start(stage, whole), whole)
     if code != 0:
         raise SystemExit(f"{stage.name} fails undisturbed:\n{whole.with_suffix('.log').read_text()}")
     seconds, wanted, out = time.perf_counter() - started, stage.results(whole), folder / "out"
-    while tally["kills"] < aim:
-        code, kept, chance, hit = None, 0.0, 1.0, True
+    while tally["runs"] < aim:
+        code, kept, chance, hit, before = None, 0.0, 1.0, True, tally["kills"]
         while code is None:
-            hit = tally["kills"] < aim and rng.random() < chance
+            hit = rng.random() < chance
             code, _ = ended(start(stage, out), out, **(moment(rng, seconds * (1 - kept), events) if hit else {}))
             chance, kept = AGAIN, stage.kept(out)
             if code is None:
@@ -183,7 +183,8 @@ def disturb(stage: Stage, kills: int, rng: random.Random, folder: Path, tally: d
                 tally["kills"], tally["kept"] = tally["kills"] + 1, tally["kept"] + kept
                 tally["writing"] += any(out.rglob(".*.tmp"))
         tally["too late"] += hit
-        compare(stage, out, code, wanted, tally)
+        if tally["kills"] > before:
+            compare(stage, out, code, wanted, tally)
         shutil.rmtree(out)
     tally["seconds"] += time.perf_counter() - started
 

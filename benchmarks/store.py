@@ -35,7 +35,7 @@ from bezierdistill.models import NetworkConfig
 from bezierdistill.objectives import CurveRegression, Loss
 from bezierdistill.objectives.curves import MapDraw
 from bezierdistill.sources import row_noise
-from bezierdistill.store import CurveStore, CurveWriter
+from bezierdistill.store import CurveStore, CurveWriter, reader
 from bezierdistill.training.config import LoopConfig
 from bezierdistill.training.loop import Trainer
 
@@ -81,6 +81,7 @@ def consumed(store: CurveStore, network: NetworkConfig, shape: tuple[int, ...], 
 
 
 def readers(store: CurveStore) -> dict[str, float]:
+    """Rows a second of both ways to read, from mapped files, not from memory as small stores are."""
     generator = torch.Generator().manual_seed(0)
     ahead = store.epochs(BATCH, 0)
     found = {"drawn": rate(lambda: len(store.batch(BATCH, generator)[0].source)), "epochs": rate(lambda: len(next(ahead)[0].source))}
@@ -164,6 +165,7 @@ def speeds(folder: Path, rows: int = 8192) -> tuple[int, dict[str, float]]:
 def main() -> int:
     failed = 0
     print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    reader.SMALL = 0
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         size, found = speeds(folder)

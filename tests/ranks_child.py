@@ -14,6 +14,7 @@ from bezierdistill.files import write_tensors
 from bezierdistill.models import NetworkConfig
 from bezierdistill.networks import ForeignConfig
 from bezierdistill.pipeline import distill, simulate, train
+from bezierdistill.store import writer
 from bezierdistill.training import DistillConfig, LoopConfig, SimulateConfig, TrainConfig, Trainer
 from bezierdistill.training.loop import Step
 from bezierdistill.training.ranks import Strategy
@@ -138,7 +139,8 @@ def losses(folder: Path) -> None:
 
 
 def chain(folder: Path) -> None:
-    """Data to a student."""
+    """Data to a student; curves in shards of one batch."""
+    writer.SHARD_BYTES = 1
     network = NetworkConfig(width=16, depth=2)
     train(TrainConfig("manifold", folder / "teacher", network=network, loop=loop(), **SMALL))
     simulate(SimulateConfig((folder / "teacher",), folder / "curves", count=700, steps=4, batch=100, accelerator="cpu"))

@@ -15,8 +15,10 @@ from torch import Tensor
 import ranks_child
 from bezierdistill.files import read_tensors
 from bezierdistill.models import load_model
+from bezierdistill.pipeline import simulate
 from bezierdistill.store import writer as writer_module
 from bezierdistill.store.reader import CurveStore
+from bezierdistill.training import SimulateConfig
 from bezierdistill.training.checkpoint import load_state
 from bezierdistill.training.ranks import rank_generator
 from ranks_child import STEPS
@@ -117,6 +119,13 @@ def test_the_chain_on_two_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert done.returncode == 0, done.stderr[-3000:]
     store = CurveStore.open(tmp_path / "two" / "curves")
     assert len(store) == 700
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    alone = simulate(SimulateConfig((tmp_path / "two" / "teacher",), tmp_path / "one", count=700, steps=4, batch=100, accelerator="cpu"))
+    torch.set_num_threads(threads)
+    for name in ("manifest.json", *(shard.file for shard in alone.shards)):
+        assert (alone.folder / name).read_bytes() == (store.folder / name).read_bytes()
+    assert len(alone.shards) == 7
     for name in ("student", "epochs"):
         student = load_model(tmp_path / "two" / name)
         assert student.sample(5, 2).shape == (5, 16)

@@ -108,8 +108,14 @@ def test_merged_stores_hold_the_rows_of_all(more: dict[str, Any], tmp_path: Path
     assert list(whole.verify()) == []
     assert (len(whole), whole.manifest["passes"]) == (3 * COUNT, sum(part.manifest["passes"] for part in parts))
     assert torch.equal(read(whole)[0], torch.cat([read(part)[0] for part in parts], 1))
+    (whole.folder / "manifest.json").unlink()  # killed between the two
+    (whole.folder / whole.shards[0].file).unlink()
+    for _ in range(2):  # goes on, and is left alone
+        assert merge(tuple(part.folder for part in parts), tmp_path / "all").manifest == whole.manifest
+    with pytest.raises(ValueError, match="holds another store"):
+        merge(tuple(part.folder for part in parts[:2]), tmp_path / "all")
     with pytest.raises(ValueError, match="is not empty"):
-        merge(tuple(part.folder for part in parts), tmp_path / "all")
+        merge(tuple(part.folder for part in parts), tmp_path / "teacher")
 
 
 def test_stores_that_do_not_belong_together_are_not_merged(tmp_path: Path) -> None:

@@ -177,12 +177,17 @@ def spoilt(*bad: int) -> Callable[[int, int], tuple[Tensor, None]]:
 
 
 def test_nan_states_stop_the_simulation_and_name_their_rows(tmp_path: Path, mixture: GaussianMixture) -> None:
-    with pytest.raises(ValueError, match=r"in 20 of 50 rows \(first: row 130\)"):
+    with pytest.raises(ValueError, match=r"in 20 rows so far \(130, 131, .*139, \.\.\.\)"):
         simulate(tmp_path, mixture, draw=spoilt(*range(130, 150)))
     with pytest.raises(ValueError, match="not complete"):
         CurveStore.open(tmp_path)
-    with pytest.raises(ValueError, match=r"in 1 of 50 rows"):  # two in a hundred
+    with pytest.raises(ValueError, match=r"in 1 rows so far \(130, "):  # two in a hundred
         simulate(tmp_path, mixture, draw=spoilt(130))
+
+
+def test_teachers_that_give_nan_alone_are_named(tmp_path: Path, mixture: GaussianMixture) -> None:
+    with pytest.raises(ValueError, match="in 50 rows so far"):
+        simulate(tmp_path, mixture, draw=spoilt(*range(COUNT)))
 
 
 @pytest.mark.parametrize("noise_kept", ["stored", "seed"])
@@ -411,7 +416,7 @@ def test_noise_of_rows_is_standard_normal_and_independent() -> None:
         ({"recipe": RECIPE | {"degree": 3}}, r"shape \(50, 5, 2\), its manifest says torch.float32, \(50, 4, 2\)"),
         ({"recipe": RECIPE | {"shape": [10**9, 10**9]}}, "degree is 4 and shape"),
         ({"recipe": RECIPE | {"points": "float8"}}, "points are kept as 'float8', expected one of"),
-        ({"shards": [], "rows": 0}, "holds no curve"),
+        ({"shards": [], "rows": 0, "passes": 0}, "holds no curve"),
         ({"shards": [{}], "rows": 0}, "a record of a shard cannot be read"),
         ({"rows": 231}, "rows are not those of its shards"),
     ],

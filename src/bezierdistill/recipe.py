@@ -37,6 +37,7 @@ from bezierdistill.training.config import (
     as_paths,
     check_conditional,
     check_counts,
+    check_seed,
     check_whole_batches,
 )
 
@@ -108,6 +109,7 @@ class RecipeConfig:
 
     def __post_init__(self) -> None:
         as_paths(self, "out")
+        check_seed(self.seed)
         check_counts(budget=self.budget, batch=self.batch, solver_steps=self.solver_steps)
         shares = [self.strong_share, self.weak_share, self.curves_share, self.align_share, self.search_share]
         if min(shares) < 0 or sum(shares) >= 1:
@@ -164,8 +166,8 @@ def run_recipe(config: RecipeConfig) -> Model:
         ValueError: on bad data or settings, a budget too small for the stages, or a folder that holds something else.
     """
     data, out = load_data(config.data), config.out
-    claim(out / SETTINGS, {key: value for key, value in asdict(config).items() if key != "out"}, "recipe")
     with locked(out):
+        claim(out / SETTINGS, {key: value for key, value in asdict(config).items() if key != "out"}, "recipe")
         return _stages(config, data)
 
 

@@ -34,6 +34,7 @@ from bezierdistill.training.config import (
     TrainConfig,
     as_paths,
     check_counts,
+    check_seed,
     check_whole_batches,
 )
 
@@ -77,6 +78,7 @@ class ReflowConfig:
 
     def __post_init__(self) -> None:
         as_paths(self, "out")
+        check_seed(self.seed)
         check_counts(rounds=self.rounds, steps=self.steps, batch=self.batch, count=self.count, solver_steps=self.solver_steps)
         check_whole_batches(self.loop)
 
@@ -94,8 +96,8 @@ def reflow(config: ReflowConfig) -> list[dict[str, Any]]:
     """
     data = load_data(config.data)
     free = ("out", "rounds", "report")  # rounds may be added, and our curves beside them
-    claim(config.out / SETTINGS, {key: value for key, value in asdict(config).items() if key not in free}, "reflow")
     with locked(config.out):
+        claim(config.out / SETTINGS, {key: value for key, value in asdict(config).items() if key not in free}, "reflow")
         return _rounds(config, data)
 
 

@@ -34,6 +34,7 @@ from bezierdistill.store.writer import SHARD_BYTES, Plan
 Rows = tuple[np.ndarray, np.ndarray | None]  # points (N, degree + 1, *shape) and conditions (N, C) or None
 CHUNK = 4096
 ARCHIVE_ROWS = 10_000
+MOST_MEMBERS = 16  # of a row that are looked at
 
 
 def export_curves(store: CurveStore, out: Path, to: Literal["npz", "webdataset"]) -> list[Path]:
@@ -125,6 +126,8 @@ def import_curves(
         ValueError: if they cannot be read, are no states of the teacher, or are not finite.
     """
     check_kept(points)
+    if passes < 0:
+        raise ValueError(f"passes is {passes}, expected 0 or more")
     model = load_model(teacher)
     rows = max(1, SHARD_BYTES // (8 * math.prod(model.shape)))
     chunks = _archived(source, rows) if source.suffix == ".tar" or list(source.glob("*.tar")) else _arrays(source, rows)
@@ -137,10 +140,12 @@ def import_curves(
         plans: list[Plan] = []
         for chunk in () if writer.complete else chain([head], chunks):
             plan = Plan(len(plans), sum(plan.rows for plan in plans), len(chunk[0]))
-            curve, cond = _states(chunk, model, degree, units, f"{source} from row {plan.first} on")
-            writer.write(plan, [writer.pack(curve, cond)], passes * plan.rows)
             plans.append(plan)
             advance(plan.rows)
+            if writer.finished(plan):
+                continue
+            curve, cond = _states(chunk, model, degree, units, f"{source} from row {plan.first} on")
+            writer.write(plan, [writer.pack(curve, cond)], passes * plan.rows)
         writer.close(plans)
     return CurveStore.open(out)
 
@@ -203,8 +208,8 @@ def _archived(source: Path, rows: int) -> Iterator[Rows]:
 
 def _rows(file: Path) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     """Points ``(degree + 1, *shape)`` and condition ``(C,)`` or None of every key of an archive, whose members lie side by side."""
-    for key, members in groupby(_members(file), lambda member: member[0].partition(".")[0]):
-        found = {name.partition(".")[2]: array for name, array in members}
+    for key, members in groupby(_members(file), lambda member: _key(member[0])):
+        found = {name[len(key) + 1 :]: array for name, array in islice(members, MOST_MEMBERS)}
         if not ({"points.npy"} <= found.keys() or {"z0.npy", "z1.npy"} <= found.keys()):
             raise ValueError(f"{file} has {', '.join(sorted(found))[:200]} of row {key[:80]}, expected points.npy, or z0.npy and z1.npy")
         pair = [found[name] for name in ("z0.npy", "z1.npy") if name in found]
@@ -216,16 +221,25 @@ def _rows(file: Path) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
         yield points, found.get("cond.npy")
 
 
+def _key(name: str) -> str:
+    """What members of a row share: the folder, and the name up to its first dot."""
+    folder, slash, own = name.rpartition("/")
+    return f"{folder}{slash}{own.partition('.')[0]}"
+
+
 def _members(file: Path) -> Iterator[tuple[str, np.ndarray]]:
     """Names and arrays of an archive's ``.npy`` members; what is no plain file inside it is refused."""
     try:
         with tarfile.open(file, "r:") as archive:
             for member in archive:
-                check_member(file, member.name)
+                name = member.name.removeprefix("./")
+                if not name or (member.isdir() and name == "."):
+                    continue  # the folder itself, which tar puts first
+                check_member(file, name)
                 if not member.isfile() or member.issparse():
                     raise ValueError(f"{file} has a member {member.name[:80]!r} that is no plain file, expected plain files alone")
-                content = archive.extractfile(member) if member.name.endswith(".npy") else None
+                content = archive.extractfile(member) if name.endswith(".npy") else None
                 if content is not None:
-                    yield member.name, read_npy(cast(BinaryIO, content), member.size, f"{file} ({member.name})")
+                    yield name, read_npy(cast(BinaryIO, content), member.size, f"{file} ({member.name})")
     except (tarfile.TarError, OSError, EOFError, OverflowError) as error:
         raise ValueError(f"{file} is no tar archive, or is packed, cut off or damaged ({error}): expected a plain .tar") from None

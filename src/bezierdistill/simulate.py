@@ -173,12 +173,10 @@ def _simulated(
         made = curve.points.to("cpu", torch.float32)
         finite = made.isfinite().transpose(0, 1).flatten(1).all(1)
         skipped += (start - plan.first + (~finite).nonzero().flatten()).tolist()
+        if len(skipped) > MOST_SKIPPED * plan.rows:
+            rows = ", ".join(str(plan.first + row) for row in skipped[:10])
+            raise ValueError(f"the teachers gave NaN or infinite states in {len(skipped)} rows so far ({rows}, ...): check their training")
         parts.append(writer.pack(BezierCurve(made[:, finite]), None if cond is None else cond.cpu()[finite]))
         spent += passes * len(finite)
         advance(len(finite))
-    if len(skipped) > MOST_SKIPPED * plan.rows:
-        raise ValueError(
-            f"the teachers gave NaN or infinite states in {len(skipped)} of {plan.rows} rows (first: row {plan.first + skipped[0]}): "
-            "check their training"
-        )
     return parts, spent, skipped

@@ -27,7 +27,7 @@ from bezierdistill.metrics import Evaluator
 from bezierdistill.models import NetworkConfig
 from bezierdistill.pipeline import conditions_of
 from bezierdistill.sources import noise
-from bezierdistill.training.config import LoopConfig, as_paths, check_counts, check_whole_batches
+from bezierdistill.training.config import LoopConfig, as_paths, check_counts, check_seed, check_whole_batches
 from bezierdistill.training.ranks import open_fabric
 
 RESULT, SETTINGS = "arena.json", "run.json"
@@ -76,6 +76,7 @@ class ArenaConfig:
 
     def __post_init__(self) -> None:
         as_paths(self, "out")
+        check_seed(self.first_seed)
         check_counts(budget=self.budget, seeds=self.seeds, samples=self.samples, batch=self.batch)
 
     def scaled(self) -> ArenaConfig:
@@ -102,8 +103,8 @@ def arena(config: ArenaConfig) -> list[dict[str, Any]]:
     check_whole_batches(config.loop)
     if config.conditional:
         conditions_of(data)
-    _claim(config)
     with locked(config.out):
+        _claim(config)
         for part in ("cells", "samples"):
             remove_unfinished(config.out / part)
         _run_cells(config, methods, data)

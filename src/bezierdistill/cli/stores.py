@@ -11,6 +11,7 @@ from bezierdistill.cli.verbs import Verb
 from bezierdistill.progress import progress
 from bezierdistill.sharing import export_curves, import_curves
 from bezierdistill.store import CurveStore, Kept, merge
+from bezierdistill.store.manifest import MEND
 
 # How fields are spelt: the first has no flag of its own, others have no default.
 FIRST, NEEDED = {"positional": True}, {"required": True}
@@ -124,7 +125,7 @@ def _store_verify(config: StoreVerifyConfig) -> None:
     for problem in problems:
         print(problem)
     if problems:
-        raise ValueError(f"{len(problems)} of {len(store.shards)} shards are damaged: the simulate that made them mends them with --repair")
+        raise ValueError(f"{len(problems)} of {len(store.shards)} shards are damaged: {MEND}")
     print(f"{config.store}: {len(store.shards)} shards are whole, {len(store):,} curves")
 
 

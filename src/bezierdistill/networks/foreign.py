@@ -152,6 +152,9 @@ class Foreign(nn.Module):
         super().__init__()
         ForeignField(inner, prediction, schedule)  # rejects what does not go together before a pass is made
         self.inner, self.prediction, self.schedule = inner, prediction, schedule
+        for module in inner.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0  # its draws would be no function of a run's seed, and a student regresses what its teacher does
         self.classes, self.channels = count_classes(inner), inner.config.in_channels
         if inner.config.out_channels not in (None, self.channels, 2 * self.channels):
             raise ValueError(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bezierdistill.curves import BezierCurve
 from bezierdistill.data import Data, Scaling, load_data
 from bezierdistill.files import check_entries
-from bezierdistill.models import Model, load_model
+from bezierdistill.models import CARD, Model, load_model
 from bezierdistill.objectives import Alignment, CurveRegression, Loss
 from bezierdistill.objectives.alignment import REAL_ROWS
 from bezierdistill.objectives.curves import CurveBatch, Draw, EitherDraw, EndDraw, KnotsDraw, MapDraw, VelocityDraw
@@ -19,6 +19,7 @@ from bezierdistill.pipeline.folders import card_of, held, saved
 from bezierdistill.pipeline.knots import best_schedules, even_schedules, parse_knots
 from bezierdistill.pipeline.simulation import check_data
 from bezierdistill.store import CurveStore
+from bezierdistill.store.manifest import MEND
 from bezierdistill.training.config import DistillConfig
 from bezierdistill.training.loop import Trainer
 
@@ -47,7 +48,8 @@ def distill(config: DistillConfig) -> Model:
     trainer.share(config.batch)  # checks, before the folder is taken and hours are spent
     if config.align:
         trainer.share(config.align_batch or config.batch, 2)
-    _check_whole(store, trainer)
+    if not (config.out / CARD).exists():  # else there is nothing left to train
+        _check_whole(store, trainer)
     with held(config, trainer.fabric) as finished:
         return finished or saved(config.out, _distilled(config, store, trainer, best, data, given), trainer.fabric)
 
@@ -102,7 +104,7 @@ def _check_conditions(config: DistillConfig, store: CurveStore, data: Data | Non
 def _check_whole(store: CurveStore, trainer: Trainer) -> None:
     """Refuse to train on a damaged store; of several ranks each reads its part."""
     for problem in store.verify(slice(trainer.rank, None, trainer.ranks)):
-        raise ValueError(f"{problem}: the simulate that made it makes it again with --repair")
+        raise ValueError(f"{problem}: {MEND}")
 
 
 def _teachers(store: CurveStore) -> list[Model]:

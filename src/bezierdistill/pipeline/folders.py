@@ -28,9 +28,8 @@ def held(config: TrainConfig | DistillConfig, fabric: Fabric) -> Iterator[Model 
         if lead:
             claim(config.out / RUN, settings_of(config), "run")
         fabric.barrier()
-        finished = load_model(config.out) if (config.out / CARD).exists() else None
-        fabric.barrier()  # all have looked before the first one may write
-        yield finished
+        finished = fabric.broadcast((config.out / CARD).exists())  # as the first one sees it
+        yield load_model(config.out) if finished else None
 
 
 def saved(out: Path, model: Model, fabric: Fabric) -> Model:

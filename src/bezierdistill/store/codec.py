@@ -6,6 +6,7 @@ A byte q stands for :math:`l + s\,q` with l the least number of that point and s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -32,7 +33,7 @@ def encode(points: Tensor, kept: Kept) -> dict[str, Tensor]:
         return {"points": points.to(getattr(torch, kept))}
     flat = points.float().flatten(2)
     low, high = flat.amin(2), flat.amax(2)
-    step = (high - low) / LEVELS
+    step = high / LEVELS - low / LEVELS  # the range itself may be too large a number
     levels = (flat - low[..., None]).div_(torch.where(step > 0, step, 1.0)[..., None])
     return {"points": levels.round_().clamp_(0, LEVELS).to(torch.uint8).reshape(points.shape), "low": low, "step": step}
 
@@ -62,10 +63,13 @@ class Packed:
 def pack(points: Tensor, kept: Kept, cond: Tensor | None = None) -> Packed:
     """Rows ``(rows, n, *shape)`` and their conditions ``(rows, C)`` as they are kept; a few rows at a time, which stay in the cache."""
     parts, error = [], 0.0
-    for part in points.float().split(max(1, CACHE // max(1, points[0].numel()))):
+    for part in points.float().split(max(1, CACHE // max(1, prod(points.shape[1:])))):
         tensors = encode(part, kept)
         if kept != "float32":
-            error = max(error, float((decode(tensors, None) - part).abs().amax()))
+            off = float((decode(tensors, None) - part).abs().amax()) if len(part) else 0.0
+            if not math.isfinite(off):
+                raise ValueError(f"points reach {float(part.abs().amax()):.3g}, too far to be kept as {kept}: expected --points float32")
+            error = max(error, off)
         parts.append(tensors)
     given = {} if cond is None else {"cond": cond.float()}
     return Packed({name: torch.cat([part[name] for part in parts]) for name in parts[0]} | given, error)

@@ -20,6 +20,7 @@ from bezierdistill.store.codec import check_kept
 FORMAT, VERSION = "bezierdistill-curves", 2
 MANIFEST, COPY = "manifest.json", "manifest.copy.json"
 MOST_NUMBERS = 2**40
+MEND = "simulate again with --repair (a merged or imported store: make it anew)"
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,11 @@ class Shard:
     bytes: int
     sha256: str
 
+    @property
+    def span(self) -> int:
+        """Rows of the shard's range, those left out among them."""
+        return self.rows + len(self.skipped)
+
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Shard:
         """Read a record back.
@@ -59,7 +65,10 @@ class Shard:
             shard = cls(**{**record, "skipped": tuple(record["skipped"])})
             counts = [shard.first, shard.rows - 1, shard.passes, shard.bytes, *shard.skipped, *([] if shard.seed is None else [shard.seed])]
             names = isinstance(shard.file, str) and shard.file == Path(shard.file).name and isinstance(shard.sha256, str)
-            numbers = all(type(count) is int and 0 <= count < 2**63 for count in counts) and shard.rows + len(shard.skipped) < 2**40
+            numbers = all(type(count) is int and 0 <= count < 2**62 for count in counts if count is not shard.seed)
+            numbers = numbers and (shard.seed is None or (type(shard.seed) is int and 0 <= shard.seed < 2**63))
+            rising = list(shard.skipped) == sorted(set(shard.skipped)) and all(row < shard.span < 2**40 for row in shard.skipped)
+            numbers = numbers and rising and shard.span < 2**40
             if not names or not numbers or not 0 <= shard.error < float("inf"):
                 raise TypeError("numbers or names out of range")
         except (KeyError, TypeError) as error:
@@ -93,10 +102,13 @@ def read_sealed(path: Path, what: str) -> dict[str, Any]:
     Raises:
         ValueError: if it is missing, or a single bit of it has changed.
     """
-    value = read_json(path, what)
+    return _unsealed(path, read_json(path, what))
+
+
+def _unsealed(path: Path, value: dict[str, Any]) -> dict[str, Any]:
     value.pop("seal", None)
     if _sealed(value) != path.read_text():
-        raise ValueError(f"{path} differs from its checksum: it was changed or damaged; the simulate that made it mends it with --repair")
+        raise ValueError(f"{path} differs from its checksum: it was changed or damaged; {MEND}")
     return value
 
 
@@ -132,12 +144,14 @@ def read_manifest(folder: Path, name: str = MANIFEST) -> dict[str, Any]:
         newer = isinstance(head.get("version"), int) and head["version"] > VERSION
         do = "update bezierdistill" if newer else "simulate again into another --out"
         raise ValueError(f"{path} is {got}, expected {FORMAT!r} version {VERSION}: {do}")
-    manifest = read_sealed(path, "curve store")
+    manifest = _unsealed(path, head)
     try:
         check_recipe(manifest["recipe"])
         shards = [Shard.of(record) for record in manifest["shards"]]
         if manifest["rows"] != sum(shard.rows for shard in shards) or not isinstance(manifest["complete"], bool):
             raise ValueError("rows are not those of its shards")
+        if manifest["passes"] != sum(shard.passes for shard in shards):
+            raise ValueError("passes are not those of its shards")
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path} does not describe a curve store: {error}") from None
     return manifest
@@ -150,7 +164,11 @@ def check_recipe(recipe: Mapping[str, Any]) -> None:
         raise ValueError(f"it lacks {', '.join(lacking)}")
     check_kept(recipe.get("points", "float32"))
     sizes = [recipe["degree"], *recipe["shape"]]
-    if not all(isinstance(size, int) and size > 0 for size in sizes) or (sizes[0] + 1) * prod(sizes[1:]) > MOST_NUMBERS:
-        raise ValueError(f"degree is {sizes[0]} and shape {sizes[1:]}, expected whole numbers of 1 or more")
-    if not isinstance(recipe.get("conditions", 0), int) or not 0 <= recipe.get("conditions", 0) < MOST_NUMBERS:
-        raise ValueError(f"conditions are {recipe['conditions']!r}, expected how many numbers they have")
+    if not all(type(size) is int and size > 0 for size in sizes) or (sizes[0] + 1) * prod(sizes[1:]) > MOST_NUMBERS:
+        raise ValueError(f"degree is {sizes[0]!r:.80} and shape {sizes[1:]!r:.80}, expected whole numbers of 1 or more")
+    if type(recipe.get("conditions", 0)) is not int or not 0 <= recipe.get("conditions", 0) < MOST_NUMBERS:
+        raise ValueError(f"conditions are {recipe['conditions']!r:.80}, expected how many numbers they have")
+    if recipe.get("noise", "stored") not in ("stored", "seed"):
+        raise ValueError(f"noise is {recipe['noise']!r:.80}, expected stored or seed")
+    if not isinstance(recipe.get("teachers", []), list) or not all(isinstance(entry, dict) for entry in recipe.get("teachers", [])):
+        raise ValueError(f"teachers are {recipe['teachers']!r:.80}, expected a list of paths and digests")

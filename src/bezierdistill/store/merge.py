@@ -7,12 +7,13 @@ import shutil
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from bezierdistill.files import locked, write_atomically
-from bezierdistill.store.manifest import Shard, shard_name, write_manifest
+from bezierdistill.store.manifest import COPY, MANIFEST, Shard, read_manifest, shard_name, write_manifest
 from bezierdistill.store.reader import CurveStore
 
-FREE = {"seed", "count", "merged"}  # in what merged stores may differ
+FREE = {"seed", "count", "merged", "imported"}  # in what merged stores may differ
 
 
 def merge(folders: tuple[Path, ...], out: Path) -> CurveStore:
@@ -34,14 +35,24 @@ def merge(folders: tuple[Path, ...], out: Path) -> CurveStore:
     _refuse_shared([shard for _, shard in pairs])
     for problem in (problem for store in stores for problem in store.verify()):
         raise ValueError(f"{problem}: mend it before merging")
+    merged = [{"rows": len(store), "shards": [shard.sha256 for shard in store.shards]} for store in stores]
+    recipe = {**first.recipe, "count": sum(len(store) for store in stores), "merged": merged}
     with locked(out):
-        if any(not entry.name.startswith((".", "shard-")) for entry in out.iterdir()):
-            raise ValueError(f"{out} is not empty: choose another --out")
+        _check_place(out, recipe)
+        if (out / MANIFEST).exists():
+            return CurveStore.open(out)  # it was merged before
         shards = [replace(shard, file=_linked(folder / shard.file, out / shard_name(k))) for k, (folder, shard) in enumerate(pairs)]
-        count = sum(store.recipe.get("count", len(store)) for store in stores)
-        merged = [{"seed": store.recipe.get("seed"), "count": len(store)} for store in stores]
-        write_manifest(out, {**first.recipe, "count": count, "merged": merged}, tuple(shards))
+        write_manifest(out, recipe, tuple(shards))
     return CurveStore.open(out)
+
+
+def _check_place(out: Path, recipe: dict[str, Any]) -> None:
+    """Whether a folder is empty, or holds the same merged store, or what a killed process has left of it."""
+    if (out / MANIFEST).exists():
+        if read_manifest(out)["recipe"] != recipe:
+            raise ValueError(f"{out} holds another store: choose another --out")
+    elif any(not entry.name.startswith((".", "shard-", COPY)) for entry in out.iterdir()):
+        raise ValueError(f"{out} is not empty: choose another --out")
 
 
 def _refuse_shared(shards: list[Shard]) -> None:

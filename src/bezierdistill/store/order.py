@@ -18,19 +18,19 @@ from bezierdistill.sources import LOW, WORD, philox
 ROUNDS = 6
 
 
-def shuffled(positions: np.ndarray, count: int, seed: int, epoch: int) -> np.ndarray:
-    """Where the permutation of ``0 .. count - 1`` of a seed and an epoch sends positions (int64, of the same range)."""
+def shuffled(positions: np.ndarray, count: int, seed: int, epoch: int | np.ndarray) -> np.ndarray:
+    """Where the permutation of ``0 .. count - 1`` of a seed and an epoch (one, or one a position) sends positions (int64, same range)."""
     a = isqrt(count - 1) + 1
     b = -(-count // a)
-    rows = positions.astype(np.uint64)
+    rows, epochs = positions.astype(np.uint64), np.broadcast_to(np.asarray(epoch, np.uint64), positions.shape)
     out = np.arange(len(rows))
     while len(out):
-        rows[out] = _rounds(rows[out], np.uint64(a), np.uint64(b), seed, epoch)
+        rows[out] = _rounds(rows[out], np.uint64(a), np.uint64(b), seed, epochs[out])
         out = out[rows[out] >= count]
     return rows.astype(np.int64)
 
 
-def _rounds(x: np.ndarray, a: np.uint64, b: np.uint64, seed: int, epoch: int) -> np.ndarray:
+def _rounds(x: np.ndarray, a: np.uint64, b: np.uint64, seed: int, epoch: np.ndarray) -> np.ndarray:
     left, right = x // b, x % b
     for k in range(0, ROUNDS, 2):
         left = (left + _word(right, k, seed, epoch)) % a
@@ -38,7 +38,7 @@ def _rounds(x: np.ndarray, a: np.uint64, b: np.uint64, seed: int, epoch: int) ->
     return left * b + right
 
 
-def _word(x: np.ndarray, k: int, seed: int, epoch: int) -> np.ndarray:
+def _word(x: np.ndarray, k: int, seed: int, epoch: np.ndarray) -> np.ndarray:
     """64 random bits a number."""
-    words = philox((x & LOW, x >> WORD, np.uint64(epoch), np.uint64(k)), seed)
+    words = philox((x & LOW, x >> WORD, epoch, np.uint64(k)), seed)
     return (words[0] << WORD | words[1]) >> np.uint64(1)  # one less, so that a sum does not overflow

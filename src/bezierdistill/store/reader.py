@@ -19,7 +19,7 @@ from bezierdistill.curves import BezierCurve
 from bezierdistill.files import digest, read_tensors
 from bezierdistill.sources import block_window, row_noise
 from bezierdistill.store.codec import decode, layout
-from bezierdistill.store.manifest import Shard, read_manifest
+from bezierdistill.store.manifest import MEND, Shard, read_manifest
 from bezierdistill.store.order import shuffled
 
 SMALL = 2**27  # bytes in single precision up to which a store is kept in memory as a whole
@@ -61,7 +61,7 @@ class CurveStore:
         store = cls(folder, manifest)
         for shard in store.shards:
             if problem := cut_off(folder, shard):
-                raise ValueError(f"{problem}: the simulate that made it makes it again with --repair")
+                raise ValueError(f"{problem}: {MEND}")
         return store
 
     def __len__(self) -> int:
@@ -150,7 +150,7 @@ class CurveStore:
         @lru_cache(maxsize=2 * workers + 2)
         def order(block: int) -> np.ndarray:
             epoch, place = np.divmod(np.arange(block * ORDERED, (block + 1) * ORDERED), len(self))
-            return np.concatenate([shuffled(place[epoch == e], len(self), seed, int(e)) for e in np.unique(epoch)])
+            return shuffled(place, len(self), seed, epoch)
 
         def read(k: int) -> Batch:
             blocks, window = block_window(k * batch, batch, ORDERED)

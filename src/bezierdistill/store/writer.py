@@ -16,6 +16,7 @@ from bezierdistill.store.codec import Packed, joined, pack, row_bytes
 from bezierdistill.store.manifest import (
     COPY,
     MANIFEST,
+    MEND,
     Shard,
     check_recipe,
     read_manifest,
@@ -59,7 +60,9 @@ class CurveWriter:
         self.kept = recipe.get("points", "float32")
         self.first_point = int(recipe.get("noise") == "seed")
         self.complete = False
-        if (folder / MANIFEST).exists() or (folder / COPY).exists():
+        if (folder / COPY).exists() and not (folder / MANIFEST).exists():
+            raise ValueError(f"{folder / MANIFEST} is missing: {MEND}")
+        if (folder / MANIFEST).exists():
             manifest = read_manifest(folder)
             _same(folder, self.recipe, manifest["recipe"])
             self.complete = manifest["complete"]

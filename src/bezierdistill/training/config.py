@@ -97,6 +97,12 @@ def check_counts(**counts: int) -> None:
             raise ValueError(f"{name} is {value}, expected 1 or more")
 
 
+def check_seed(seed: int) -> None:
+    """Raise ``ValueError`` unless a seed is one that every table of draws takes."""
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed is {seed}, expected a whole number from 0 up to 2^63 - 1")
+
+
 def _check_not_negative(**numbers: float) -> None:
     for name, value in numbers.items():
         if value < 0:
@@ -135,6 +141,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         as_paths(self, "out")
+        check_seed(self.seed)
         check_counts(steps=self.steps, batch=self.batch)
         if not 0 <= self.drop < 1:
             raise ValueError(f"drop is {self.drop}, expected a share of the rows in [0, 1)")
@@ -187,6 +194,7 @@ class SimulateConfig:
 
     def __post_init__(self) -> None:
         as_paths(self, "teachers", "out")
+        check_seed(self.seed)
         check_degree(self.degree)
         check_kept(self.points)
         if self.noise not in ("stored", "seed"):
@@ -267,6 +275,7 @@ class DistillConfig:
 
     def __post_init__(self) -> None:
         as_paths(self, "curves", "out")
+        check_seed(self.seed)
         check_counts(passes=self.passes, steps=self.steps, batch=self.batch, align_batch=self.align_batch or 1)
         if self.passes > MOST_PASSES:
             raise ValueError(f"passes is {self.passes}, expected 1 to {MOST_PASSES}: more passes are what a student is to save")

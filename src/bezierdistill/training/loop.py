@@ -208,12 +208,19 @@ class Trainer:
         )
 
     def _save(self) -> None:
-        tensors = {f"ema/{name}": whole(tensor) for name, tensor in self.ema.state().items()}
+        parts = {f"ema/{name}": tensor for name, tensor in self.ema.state().items()}
         for name, net in self.plain.items():
-            tensors |= {f"net/{name}/{key}": whole(value) for key, value in net.state_dict().items()}
+            parts |= {f"net/{name}/{key}": value for key, value in net.state_dict().items()}
             for index, moments in self.optimizers[name].state_dict()["state"].items():
-                tensors |= {f"adam/{name}/{index}/{key}": whole(value) for key, value in moments.items()}
-        self._refuse("tensor", [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()])
+                parts |= {f"adam/{name}/{index}/{key}": value for key, value in moments.items()}
+        tensors: dict[str, Tensor] = {}
+        wrong = []
+        for name, part in parts.items():  # one after the other: together they may not fit beside the training
+            value = whole(part)
+            wrong += [name] if value.is_floating_point() and not value.isfinite().all() else []
+            if self.rank == 0:
+                tensors[name] = value.cpu()
+        self._refuse("tensor", wrong)
         tensors["generator"] = of_all(self.generator.get_state(), self.ranks, self.device)
         if self.rank == 0:
             save_state(self.state_file, tensors, self.done)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+PATIENCE = timedelta(days=2)  # ranks of a simulation meet only at its end
 Precision = Literal["32-true", "bf16-mixed", "bf16-true", "64-true"]
 Strategy = Literal["ddp", "fsdp"]
 
@@ -33,12 +35,18 @@ def open_fabric(accelerator: str, precision: Precision = "32-true", strategy: St
     try:
         if ranks == 1:
             return Fabric(accelerator=accelerator, devices=1, precision=precision)
-        way = _sharding(ranks) if strategy == "fsdp" else strategy
+        way = _sharding(ranks) if strategy == "fsdp" else _copying()
         fabric = Fabric(accelerator=accelerator, devices=here, num_nodes=ranks // here, strategy=way, precision=precision)
         fabric.launch()
         return fabric
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"accelerator {accelerator!r} with precision {precision!r} cannot be used here: {error}") from None
+
+
+def _copying() -> Any:
+    from lightning_fabric.strategies.ddp import DDPStrategy
+
+    return DDPStrategy(timeout=PATIENCE)
 
 
 def _sharding(ranks: int) -> Any:
@@ -51,7 +59,7 @@ def _sharding(ranks: int) -> Any:
         fully_shard(net, mesh=mesh["data_parallel"])
         return net
 
-    return ModelParallelStrategy(shard, data_parallel_size=ranks, tensor_parallel_size=1)
+    return ModelParallelStrategy(shard, data_parallel_size=ranks, tensor_parallel_size=1, timeout=PATIENCE)
 
 
 def _blocks(net: nn.Module) -> Iterator[nn.Module]:
