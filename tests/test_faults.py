@@ -225,3 +225,16 @@ def test_one_process_at_a_time_writes_a_folder(
         held.kill()  # a killed process holds nothing
         held.join()
         assert main(arguments) == 0
+
+
+def test_a_lock_is_held_once_and_leaves_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    with locked(folder):
+        assert [path.name for path in folder.iterdir()] == [".lock"]
+        with pytest.raises(ValueError, match="is being written by another process"), locked(folder):
+            pass
+        assert (folder / ".lock").exists()
+    assert not list(folder.iterdir())
+    with pytest.raises(KeyboardInterrupt), locked(folder):
+        raise KeyboardInterrupt
+    assert not list(folder.iterdir())

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -61,18 +61,34 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         ValueError: if another process holds it, or it is no folder.
     """
-    import fcntl  # imported here: there is none on Windows, where the rest may work
-
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file, expected a folder: choose another --out")
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK, "w") as file:
+    with _lock(folder):
+        try:
+            remove_unfinished(folder)
+            yield
+        finally:
+            (folder / LOCK).unlink(missing_ok=True)
+
+
+def _lock(folder: Path) -> IO[str]:
+    """The open file whose lock this process holds."""
+    import fcntl  # imported here: there is none on Windows, where the rest may work
+
+    path = folder / LOCK
+    while True:
+        file = open(path, "w")  # noqa: SIM115  # it is the caller's
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
+                return file
         except BlockingIOError:
+            file.close()
             raise ValueError(f"{folder} is being written by another process: wait for it to end, or choose another --out") from None
-        remove_unfinished(folder)
-        yield
+        except FileNotFoundError:
+            pass
+        file.close()  # whoever held it has removed it meanwhile: its lock is worth nothing
 
 
 def remove_unfinished(folder: Path) -> None:
