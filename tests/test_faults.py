@@ -23,7 +23,7 @@ import torch
 from safetensors import safe_open
 
 from bezierdistill.cli import main
-from bezierdistill.files import locked
+from bezierdistill.files import locked, write_tensors
 from bezierdistill.store import CurveStore, writer
 
 TINY = ["--batch", "16", "--loop.accelerator", "cpu", "--loop.save_every", "2"]
@@ -225,6 +225,13 @@ def test_one_process_at_a_time_writes_a_folder(
         held.kill()  # a killed process holds nothing
         held.join()
         assert main(arguments) == 0
+
+
+def test_files_may_be_read_by_whom_the_user_lets(tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.touch()
+    write_tensors(tmp_path / "x.safetensors", {"x": torch.zeros(2)})
+    assert (tmp_path / "x.safetensors").stat().st_mode == plain.stat().st_mode
 
 
 def test_a_lock_is_held_once_and_leaves_nothing(tmp_path: Path) -> None:
