@@ -23,7 +23,7 @@ import torch
 from safetensors import safe_open
 
 from bezierdistill.cli import main
-from bezierdistill.files import locked, write_tensors
+from bezierdistill.files import locked, whole_folder, write_tensors
 from bezierdistill.store import CurveStore, writer
 
 TINY = ["--batch", "16", "--loop.accelerator", "cpu", "--loop.save_every", "2"]
@@ -232,6 +232,22 @@ def test_files_may_be_read_by_whom_the_user_lets(tmp_path: Path) -> None:
     plain.touch()
     write_tensors(tmp_path / "x.safetensors", {"x": torch.zeros(2)})
     assert (tmp_path / "x.safetensors").stat().st_mode == plain.stat().st_mode
+
+
+def test_a_folder_that_a_killed_process_left_half_made_is_removed(tmp_path: Path) -> None:
+    def interrupted() -> None:
+        with whole_folder(tmp_path / "a") as made:
+            (made / "x").touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert not list(tmp_path.iterdir())
+    (tmp_path / ".a.1.tmp").mkdir()
+    (tmp_path / ".a.1.tmp" / "x").touch()
+    with locked(tmp_path):
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_lock_is_held_once_and_leaves_nothing(tmp_path: Path) -> None:

@@ -94,10 +94,26 @@ def _lock(folder: Path) -> IO[str]:
         file.close()  # whoever held it has removed it meanwhile: its lock is worth nothing
 
 
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside ``path``, which gets that name in one step when the block ends, and is removed if it fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def remove_unfinished(folder: Path) -> None:
-    """Remove the temporary files that killed processes left; nothing else may be writing in the folder."""
+    """Remove the temporary files and folders that killed processes left; nothing else may be writing in the folder."""
     for left in folder.glob(".*.tmp"):
-        left.unlink(missing_ok=True)
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
 
 
 def discard(folder: Path) -> None:

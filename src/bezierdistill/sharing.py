@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import chain, groupby, islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO, Literal, cast
 
 import numpy as np
@@ -24,7 +23,7 @@ from torch import Tensor
 
 from bezierdistill.arrays import check_member, read_npy
 from bezierdistill.curves import BezierCurve
-from bezierdistill.files import locked, write_atomically
+from bezierdistill.files import locked, whole_folder, write_atomically
 from bezierdistill.models import Model, load_model
 from bezierdistill.progress import progress
 from bezierdistill.store import CurveStore, CurveWriter, Kept
@@ -52,15 +51,11 @@ def export_curves(store: CurveStore, out: Path, to: Literal["npz", "webdataset"]
         if to == "npz":
             write_atomically(out, lambda temporary: _write_npz(store, temporary, advance))
             return [out]
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent) as temporary:
-            ready = Path(temporary) / out.name
-            ready.mkdir()
+        with whole_folder(out) as folder:
             for k, start in enumerate(range(0, len(store), ARCHIVE_ROWS)):
                 rows = range(start, min(start + ARCHIVE_ROWS, len(store)))
-                write_atomically(ready / f"curves-{k:06d}.tar", lambda path, rows=rows: _write_tar(store, path, rows))
+                write_atomically(folder / f"curves-{k:06d}.tar", lambda path, rows=rows: _write_tar(store, path, rows))
                 advance(len(rows))
-            ready.rename(out)
         return sorted(out.iterdir())
 
 

@@ -12,7 +12,6 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, cast, get_args
 
 import torch
@@ -24,7 +23,7 @@ from bezierdistill.cards import check_sizes, is_whole
 from bezierdistill.conventions import Prediction
 from bezierdistill.data import Scaling
 from bezierdistill.data.scaling import Layout
-from bezierdistill.files import read_json
+from bezierdistill.files import read_json, whole_folder
 from bezierdistill.models import Model, load_model, save_model
 from bezierdistill.networks.foreign import (
     UNBUILDABLE,
@@ -89,10 +88,8 @@ def import_diffusers(source: str | Path, out: str | Path, prediction: Prediction
         "config": {"data": None, "source": str(source.resolve()), "prediction": prediction, "schedule": schedule},
         **({"classes": [1 / classes] * classes} if classes else {}),
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent) as temporary:
-        save_model(Path(temporary) / out.name, Model(net, network, shape, scaling, card=card, conditions=classes))  # and tries it
-        (Path(temporary) / out.name).rename(out)
+    with whole_folder(out) as made:
+        save_model(made, Model(net, network, shape, scaling, card=card, conditions=classes))  # and tries it
     return load_model(out)
 
 

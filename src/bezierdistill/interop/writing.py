@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from bezierdistill import __version__
+from bezierdistill.files import whole_folder
 from bezierdistill.models import Model
 
 METRICS = "metrics.json"
@@ -36,14 +35,9 @@ def export_diffusers(model: Model, out: str | Path) -> Path:
         raise ValueError(f"{out} is not empty: choose another --out")
     classes = _check(model)
     pipeline = _pipeline(model, classes)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        pipeline.save_pretrained(temporary, safe_serialization=True)
-        (temporary / "README.md").write_text(_readme(model, classes))
-        os.replace(temporary, out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with whole_folder(out) as folder:
+        pipeline.save_pretrained(folder, safe_serialization=True)
+        (folder / "README.md").write_text(_readme(model, classes))
     return out
 
 

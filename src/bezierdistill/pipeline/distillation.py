@@ -36,8 +36,7 @@ def distill(config: DistillConfig) -> Model:
     check_entries(store.recipe, DISTILLED, str(store.folder))
     teachers = _teachers(store)
     best = teachers[int(torch.tensor(store.recipe["weights"], dtype=torch.float64).mean(1).argmax())]
-    conditions = store.recipe.get("conditions", 0)
-    net = best.network.build(best.shape, config.seed, conditions)
+    net = best.network.build(best.shape, config.seed, store.condition_size)
     if config.init == "teacher":
         _start_from(net, best.net)
     data = None if config.data is None else load_data(config.data)
@@ -75,8 +74,7 @@ def _distilled(
     kept |= {"source_data": store.recipe["source"]} if "source" in store.recipe else {}
     scaling, source = Scaling.from_json(store.recipe["scaling"]), store.recipe.get("source_scaling")
     start = None if source is None else Scaling.from_json(source)
-    conditions = store.recipe.get("conditions", 0)
-    return Model(trained, best.network, best.shape, scaling, schedules, {**card, **kept}, conditions=conditions, source=start)
+    return Model(trained, best.network, best.shape, scaling, schedules, {**card, **kept}, conditions=store.condition_size, source=start)
 
 
 def _start_from(net: nn.Module, teacher: nn.Module) -> None:
@@ -94,7 +92,7 @@ def _check_conditions(config: DistillConfig, store: CurveStore, data: Data | Non
         return
     if any(strength != 1 for strength in store.recipe.get("guided", [])):
         raise ValueError("the curves are guided, their law is not that of the data, and alignment would undo it: expected --align 0")
-    size = store.recipe.get("conditions", 0)
+    size = store.condition_size
     if size and size != data.condition_size:
         raise ValueError(
             f"curves have conditions of {size} numbers, data {config.data} of {data.condition_size}: expected the teachers' data"

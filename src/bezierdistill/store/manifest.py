@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -63,13 +64,12 @@ class Shard:
         """
         try:
             shard = cls(**{**record, "skipped": tuple(record["skipped"])})
-            counts = [shard.first, shard.rows - 1, shard.passes, shard.bytes, *shard.skipped, *([] if shard.seed is None else [shard.seed])]
+            counts = (shard.first, shard.rows - 1, shard.passes, shard.bytes, *shard.skipped)
             names = isinstance(shard.file, str) and shard.file == Path(shard.file).name and isinstance(shard.sha256, str)
-            numbers = all(type(count) is int and 0 <= count < 2**62 for count in counts if count is not shard.seed)
-            numbers = numbers and (shard.seed is None or (type(shard.seed) is int and 0 <= shard.seed < 2**63))
-            rising = list(shard.skipped) == sorted(set(shard.skipped)) and all(row < shard.span < 2**40 for row in shard.skipped)
-            numbers = numbers and rising and shard.span < 2**40
-            if not names or not numbers or not 0 <= shard.error < float("inf"):
+            whole = all(type(count) is int and 0 <= count < 2**62 for count in counts)
+            seeded = shard.seed is None or (type(shard.seed) is int and 0 <= shard.seed < 2**63)
+            rising = all(a < b for a, b in pairwise((*shard.skipped, shard.span, 2**40)))
+            if not (names and whole and seeded and rising and 0 <= shard.error < float("inf")):
                 raise TypeError("numbers or names out of range")
         except (KeyError, TypeError) as error:
             raise ValueError(f"a record of a shard cannot be read ({error})") from None

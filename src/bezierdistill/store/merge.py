@@ -56,7 +56,7 @@ def _check_place(out: Path, recipe: dict[str, Any]) -> None:
 
 
 def _refuse_shared(shards: list[Shard]) -> None:
-    spans = sorted((shard.seed, shard.first, shard.first + shard.rows + len(shard.skipped)) for shard in shards if shard.seed is not None)
+    spans = sorted((shard.seed, shard.first, shard.first + shard.span) for shard in shards if shard.seed is not None)
     for (seed, _, end), (other, start, _) in pairwise(spans):
         if seed == other and start < end:
             raise ValueError(

@@ -192,7 +192,7 @@ class CurveStore:
         assert shard.seed is not None  # as its layout was checked
         inside = rows.numpy()
         if shard.skipped:
-            inside = np.delete(np.arange(shard.rows + len(shard.skipped)), shard.skipped)[inside]
+            inside = np.delete(np.arange(shard.span), shard.skipped)[inside]
         return row_noise(shard.seed, shard.first + inside, self.recipe["shape"])
 
     def _tensors(self, index: int) -> dict[str, Tensor]:

@@ -85,7 +85,7 @@ class CurveWriter:
 
     def _record(self, plan: Plan) -> Shard:
         shard = Shard.of(read_sealed(record_file(self.folder, plan.index), "record of a shard"))
-        if (shard.file, shard.first, shard.rows + len(shard.skipped)) != (shard_name(plan.index), plan.first, plan.rows):
+        if (shard.file, shard.first, shard.span) != (shard_name(plan.index), plan.first, plan.rows):
             raise ValueError(f"{record_file(self.folder, plan.index)} is the record of another shard")
         return shard
 

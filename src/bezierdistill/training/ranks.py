@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+
+from bezierdistill.sources import block_generator
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -102,5 +103,4 @@ def rank_generator(seed: int, rank: int, ranks: int, step: int = 0) -> torch.Gen
     """The CPU generator of a rank's draws: its own stream for each of several ranks, and anew where their number has changed at a step."""
     if ranks == 1 and not step:
         return torch.Generator().manual_seed(seed)
-    state = np.random.SeedSequence((seed % 2**64, rank, ranks, step)).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
+    return block_generator(seed % 2**64, rank, ranks, step)
