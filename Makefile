@@ -2,32 +2,57 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+DOCS := .venv/.docs
+BROWSER := .venv/.browser
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 OUT ?= runs/demo
 
-.PHONY: setup demo test test-all check bench faults store scale search arena images translation clean
+.PHONY: setup demo app test test-all test-browser check docs wheel bench faults store scale search arena images translation bundled clean
 
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	$(INSTALL) --editable ".[dev]"
 	touch $(READY)
+
+$(DOCS): $(READY)
+	$(INSTALL) --editable ".[dev,docs]"
+	touch $(DOCS)
+
+$(BROWSER): $(READY)
+	$(INSTALL) --editable ".[dev,browser]"
+	command -v chromium google-chrome >/dev/null || $(BIN)/python -m playwright install --with-deps chromium || apt-get install --yes chromium
+	touch $(BROWSER)
 
 demo: setup
 	rm -rf $(OUT)
 	$(BIN)/bezierdistill demo --out $(OUT)
 
-test: setup
-	$(BIN)/python -m pytest -m "not slow"
+app: setup
+	$(BIN)/bezierdistill app
 
-test-all: setup
-	$(BIN)/python -m pytest
+test: setup
+	$(BIN)/python -m pytest -m "not slow and not browser"
+
+test-all: $(DOCS)
+	$(BIN)/python -m pytest -m "not browser"
+
+test-browser: $(BROWSER)
+	$(BIN)/python -m pytest -m browser
 
 check: setup
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/pyright
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not browser"
+
+docs: $(DOCS)
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env --builder html docs site
+
+wheel: setup
+	rm -rf dist
+	$(BIN)/python -m build --wheel
 
 bench: setup
 	$(BIN)/python benchmarks/overhead.py
@@ -53,5 +78,8 @@ images: setup
 translation: setup
 	for pair in mnist-usps sandal-boot; do $(BIN)/python benchmarks/translation.py --pair $$pair --budget 2000000 --out runs/translation; done
 
+bundled: setup
+	$(BIN)/python benchmarks/bundled.py --out runs/bundled
+
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs site dist
