@@ -15,6 +15,7 @@ from bezierdistill.interop import export_diffusers, import_diffusers
 from bezierdistill.metrics import Evaluator
 from bezierdistill.models import Model, NetworkConfig, load_model, save_model
 from bezierdistill.pipeline import distill, simulate, train
+from bezierdistill.recipe import RecipeConfig, run_recipe
 from bezierdistill.reflow import ReflowConfig, reflow
 from bezierdistill.solvers import solve, time_grid
 from bezierdistill.store import CurveStore
@@ -35,6 +36,7 @@ __all__ = [
     "Model",
     "NetworkConfig",
     "NetworkField",
+    "RecipeConfig",
     "ReflowConfig",
     "SigmaSchedule",
     "SimulateConfig",
@@ -47,6 +49,7 @@ __all__ = [
     "load_model",
     "parse_weights",
     "reflow",
+    "run_recipe",
     "save_model",
     "simulate",
     "solve",

@@ -26,6 +26,11 @@ from bezierdistill.training.config import Solver
 class TranslateConfig:
     """Translate images of one domain to another.
 
+    Example::
+
+        bezierdistill translate --model runs/threes-to-eights/student --input threes --out eights
+        bezierdistill translate --model runs/student --input threes.npz --passes 2 --out eights.npz
+
     Args:
         model: folder of a model that translates.
         input: an image, a folder of images, or a .npz or .npy of samples in the source's own units.
@@ -68,10 +73,10 @@ def translate_files(model: Model, config: TranslateConfig) -> np.ndarray:
             raise ValueError(f"out is {config.out}, expected a path ending in .npz for the array {config.input}")
     else:
         files, x = read_images(config.input)
-        x = _channels(x, model.source)
+        x = from_pixels(x, model.source)
     targets = [] if config.out.suffix == ".npz" else _targets(config, files, model.scaling)
     if config.resize:
-        x = _resized(x, model)
+        x = resized(x, model)
     y = model.translate(x, config.passes, config.solver)
     if targets:
         _write_images(targets, y)
@@ -100,16 +105,38 @@ def sdedit(field: Field, x: Tensor, keep: float, steps: int, generator: torch.Ge
     return solve(field, torch.lerp(noise, x, keep), time_grid(steps, keep, 1.0), method)
 
 
-def _channels(x: np.ndarray, source: Scaling) -> np.ndarray:
-    """Pixels as the source stores them: grey images for a model of grey ones, three channels for one of colour."""
+def from_pixels(x: np.ndarray, source: Scaling, grey: bool = False) -> np.ndarray:
+    """Bytes of image files, ``(N, H, W)`` or ``(N, H, W, 3)``, as the source stores its images, in its own units.
+
+    Args:
+        x: pixels from black, 0, to white, 255.
+        source: of the domain that is translated from.
+        grey: turn colour into grey (ITU-R BT.601) for a source of grey images.
+
+    Raises:
+        ValueError: on colour for a source of grey images, or a source whose numbers have no range that black and white could be.
+    """
     if source.layout == "hw" and x.ndim == 4:
-        raise ValueError("input images are in colour, the model translates grey ones: convert them")
+        if not grey:
+            raise ValueError("input images are in colour, the model translates grey ones: convert them")
+        x = x @ np.array([0.299, 0.587, 0.114])
     if source.layout == "hwc" and x.ndim == 3:
-        return np.repeat(x[..., None], 3, axis=3)
-    return x
+        x = np.repeat(x[..., None], 3, axis=3)
+    if source.layout == "chw":
+        x = np.moveaxis(x, 3, 1) if x.ndim == 4 else np.repeat(x[:, None], 3, axis=1)
+    if source.integer:
+        return x
+    if source.low is None or source.high is None:
+        raise ValueError("the model's states have no range from black to white, expected a .npz or .npy of samples in their own units")
+    return source.low + (source.high - source.low) / 255 * x
 
 
-def _resized(x: np.ndarray, model: Model) -> np.ndarray:
+def resized(x: np.ndarray, model: Model) -> np.ndarray:
+    """States of a model's source in own units, at the model's size.
+
+    Raises:
+        ValueError: if the model translates vectors.
+    """
     assert model.source is not None
     if len(model.shape) != 3:
         raise ValueError("the model translates vectors, which have no size to change: expected no --resize")

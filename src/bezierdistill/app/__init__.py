@@ -1,43 +1,69 @@
-"""The web page: curves in two dimensions, a student at work, translations, and an arena's result, in four tabs (Gradio).
+"""The web page: curves in the plane, a student at work, translations, and an arena's result, in four tabs (Gradio).
 
-It shows what a run's folder holds, or the small run that ships with the package.
+It shows what a run's folder holds, or the small run that ships with the package, which ``benchmarks/bundled.py`` makes.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from bezierdistill.training.config import as_paths
+
+MOST_WAITING, MOST_AT_ONCE, LARGEST_UPLOAD = 32, 2, "8mb"
 
 
 @dataclass(frozen=True)
 class AppConfig:
     """Open a web page on this machine: curves, samples, translations and results of a run.
 
+    Example::
+
+        bezierdistill app --run runs/demo --browser
+
     Args:
         run: folder of a run; without it the page shows the small run that ships with the package.
-        host: address to listen on; 0.0.0.0 lets other machines in.
+        host: address to listen on; 0.0.0.0 lets other machines in, and there is no password.
         port: port to listen on.
-        open: open the page in the browser.
+        browser: open the page in the browser.
     """
 
     run: Path | None = None
     host: str = "127.0.0.1"
     port: int = 7860
-    open: bool = False
+    browser: bool = False
 
     def __post_init__(self) -> None:
         if self.run is not None:
             as_paths(self, "run")
-        if not 0 <= self.port <= 65535:
-            raise ValueError(f"port is {self.port}, expected 0 to 65535 (0 takes any that is free)")
+        if not 1 <= self.port <= 65535:
+            raise ValueError(f"port is {self.port}, expected 1 to 65535")
 
 
 def serve(config: AppConfig) -> None:
     """Serve the page until it is interrupted.
 
     Raises:
-        ValueError: if the folder holds no run, the extra ``app`` is not installed, or the port is taken.
+        ValueError: if the extra ``app`` is not installed or the folder holds no run.
+        OSError: if the port is taken.
     """
-    raise NotImplementedError
+    if find_spec("gradio") is None:
+        raise ValueError('gradio is not installed, which the page needs: pip install "bezierdistill[app]"')
+    from bezierdistill.app.page import build, look
+    from bezierdistill.app.run import open_run
+
+    page = build(open_run(config.run))
+    page.queue(max_size=MOST_WAITING, default_concurrency_limit=MOST_AT_ONCE)
+    page.launch(
+        server_name=config.host,
+        server_port=config.port,
+        inbrowser=config.browser,
+        max_file_size=LARGEST_UPLOAD,
+        share=False,
+        quiet=True,
+        prevent_thread_lock=True,
+        **look(),
+    )
+    print(f"{page.local_url}: {page.title}, Ctrl-C ends it", flush=True)
+    page.block_thread()

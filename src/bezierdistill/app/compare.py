@@ -1,0 +1,74 @@
+"""The fourth tab: an arena's result as a table to sort, and quality against passes and against cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gradio as gr
+import numpy as np
+
+from bezierdistill.app.answers import LIVE, answered, drawn, image
+from bezierdistill.app.run import Shown
+from bezierdistill.arena.summary import summarise
+from bezierdistill.reporting.plots import arena_figure
+
+METRICS = {"Frechet distance": "frechet", "sliced Wasserstein": "sliced_wasserstein", "energy distance": "energy"}
+HEADINGS = ["passes", "rank", "method", "excess", "± error", "seeds", "passes spent", "seconds"]
+TEXT = """Every method had the same network, optimizer and **total of network passes** for everything. *Excess* is the distance over its
+floor (real against real), minus one: 0 is as good as real data. **bezier** is ours. Click a heading to sort."""
+
+
+def compare_tab(page: gr.Blocks, run: Shown) -> None:
+    """Fill the tab."""
+    if not run.rows:
+        gr.Markdown("This run holds no arena. One is made by `bezierdistill arena --data digits --out runs/arena`, or `make demo`.")
+        return
+    passes = sorted({row["passes"] for row in run.rows if "error" not in row})
+    gr.Markdown(TEXT)
+    with gr.Row():
+        metric = gr.Radio(list(METRICS), value=next(iter(METRICS)), label="judged by", elem_id="compare-metric")
+        chosen = gr.CheckboxGroup(passes, value=passes, label="passes a sample", elem_id="compare-passes")
+    table = gr.Dataframe(
+        headers=HEADINGS,
+        datatype=["number", "number", "str", "number", "number", "number", "number", "number"],
+        interactive=False,
+        buttons=[],
+        elem_id="compare-table",
+    )
+    with gr.Row():
+        quality = image("quality against passes", "compare-quality")
+        cost = image("quality against seconds of training", "compare-cost")
+
+    @answered
+    def show(metric: str, chosen: list[int]) -> tuple[list[list[Any]], np.ndarray, np.ndarray]:
+        rows = [row for row in run.rows if "error" not in row and row["passes"] in chosen]
+        if metric not in METRICS or not rows:
+            raise ValueError("nothing is chosen: expected a metric and one number of passes or more")
+        return _lines(rows, METRICS[metric]), *_pictures(rows, metric)
+
+    gr.on([page.load, metric.change, chosen.change], show, [metric, chosen], [table, quality, cost], **LIVE)
+
+
+def _lines(rows: Sequence[Mapping[str, Any]], metric: str) -> list[list[Any]]:
+    return [
+        [
+            entry.passes,
+            entry.rank,
+            entry.method,
+            round(entry.excess, 3),
+            round(entry.error, 3),
+            entry.seeds,
+            round(entry.spent),
+            round(entry.seconds, 1),
+        ]
+        for entry in summarise(rows, metric)
+    ]
+
+
+def _pictures(rows: Sequence[Mapping[str, Any]], metric: str) -> tuple[np.ndarray, np.ndarray]:
+    entries = summarise(rows, METRICS[metric])
+    figures = arena_figure(entries, "passes"), arena_figure(entries, "seconds")
+    for figure in figures:
+        figure.axes[0].set_ylabel(f"{metric} / floor (1 is real data)")
+    return drawn(figures[0], 140), drawn(figures[1], 140)

@@ -1,0 +1,227 @@
+"""Two dimensions, live: two exact teachers, their blend, its curves, and a student that is trained while one waits.
+
+The teachers are Gaussian mixtures around the same points of a made-up law, one sharp and one blurred, so their velocity fields are known in
+closed form and nothing has to be trained before there is something to see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from bezierdistill.curves import BezierCurve
+from bezierdistill.data import load_data
+from bezierdistill.data.toys import TOYS
+from bezierdistill.fields import Blend, GaussianMixture
+from bezierdistill.metrics import curve_fit_error, sliced_wasserstein, straightness
+from bezierdistill.models import NetworkConfig
+from bezierdistill.objectives import Alignment, CurveRegression, Loss
+from bezierdistill.objectives.curves import MapDraw
+from bezierdistill.reporting.plots import COLOURS, GREY
+from bezierdistill.simulate import Guides, Simulation
+from bezierdistill.solvers import solve, time_grid
+from bezierdistill.sources import noise
+from bezierdistill.students import sample
+from bezierdistill.training import LoopConfig
+from bezierdistill.training.loop import Trainer
+
+TASKS = tuple(TOYS)
+CENTRES, SHARP, BLURRED = 256, 0.3, 0.6  # points a mixture, and the standard deviation around each, in model units
+STEPS, SHOWN, JUDGED, LEARNT = 12, 8, 1000, 8000
+MOST_DEGREE = 6
+MOST = 2.5  # model units shown on each axis
+SCHEDULES = ((0.0, 1.0), (0.0, 0.5, 1.0))
+
+
+@dataclass(frozen=True)
+class Plane:
+    """A task: real points ``(JUDGED, 2)`` to judge by, others to learn from, and two exact teachers."""
+
+    real: Tensor
+    learnt: Tensor
+    strong: GaussianMixture
+    weak: GaussianMixture
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the sliders say.
+
+    Args:
+        task: name of the made-up law.
+        weights: Bernstein coefficients of the strong teacher's weight over time; the weak one has one minus that.
+        degree: degree of the curves.
+        guides: how the guides are made.
+    """
+
+    task: str = "gaussians"
+    weights: tuple[float, ...] = (1.0, 1.5, 2.0)
+    degree: int = 4
+    guides: Guides = "fit"
+
+    @property
+    def teachers(self) -> tuple[GaussianMixture, GaussianMixture]:
+        """The strong and the weak teacher."""
+        plane = open_plane(self.task)
+        return plane.strong, plane.weak
+
+    @property
+    def blend(self) -> Blend:
+        """Both teachers as one field."""
+        return Blend(self.teachers, [self.weights, [1 - weight for weight in self.weights]])
+
+    def curves(self, x0: Tensor) -> BezierCurve:
+        """The curves from sources ``(B, 2)``."""
+        return Simulation(self.blend, self.degree, self.guides, self.teachers, STEPS).curves(x0)[0]
+
+
+@lru_cache
+def open_plane(task: str) -> Plane:
+    """The task of that name."""
+    data = load_data(task)
+    centres = data.real(CENTRES, 1, "train")
+    strong, weak = (
+        GaussianMixture(centres, torch.full_like(centres, std), torch.full((CENTRES,), 1 / CENTRES)) for std in (SHARP, BLURRED)
+    )
+    return Plane(data.real(JUDGED, 0, "test"), data.real(LEARNT, 0, "train"), strong, weak)
+
+
+def sources(count: int, start: int = 0) -> Tensor:
+    """The same noise ``(count, 2)`` every time."""
+    return noise(0, start, count, (2,))
+
+
+@lru_cache(maxsize=64)
+def _flow(setting: Setting, steps: int) -> Tensor:
+    return solve(setting.blend, sources(JUDGED), time_grid(steps), "euler").state
+
+
+@lru_cache(maxsize=64)
+def _excess_of(setting: Setting, steps: int) -> float:
+    return excess(setting.task, _flow(setting, steps))
+
+
+@lru_cache(maxsize=64)
+def _straightness(setting: Setting) -> float:
+    return straightness(setting.blend, sources(200), 16)
+
+
+def excess(task: str, x: Tensor) -> float:
+    """Sliced 2-Wasserstein distance of samples to real points over its floor, minus one: 0 is as good as real data."""
+    return sliced_wasserstein(x, open_plane(task).real) / _floor(task) - 1
+
+
+@lru_cache
+def _floor(task: str) -> float:
+    plane = open_plane(task)
+    return sliced_wasserstein(plane.learnt[:JUDGED], plane.real)
+
+
+def measures(setting: Setting) -> list[list[str | float]]:
+    """A row each for the strong teacher, the weak one and the blend: straightness, and the excess at 1, 2 and 50 Euler steps."""
+    ones = (1.0,) * len(setting.weights)
+    fields = {"strong": (1.0, *ones[1:]), "weak": (0.0,) * len(ones), "blend": setting.weights}
+    rows: list[list[str | float]] = []
+    for name, weights in fields.items():
+        own = Setting(setting.task, tuple(weights))
+        rows.append([name, round(_straightness(own), 3), *(round(_excess_of(own, steps), 2) for steps in (1, 2, 50))])
+    return rows
+
+
+def moved(curve: BezierCurve, row: int, guide: int, shift: tuple[float, float]) -> BezierCurve:
+    """The curves with one guide of one of them shifted."""
+    points = curve.points.clone()
+    if 0 < guide < curve.degree:
+        points[guide, row] += torch.tensor(shift)
+    return BezierCurve(points)
+
+
+def paths_figure(setting: Setting, row: int, guide: int, shift: tuple[float, float]) -> tuple[Figure, str]:
+    """Teacher paths and curves, one of them with its guides; and what was measured of it in words."""
+    x0, times = sources(SHOWN), time_grid(48)
+    path: list[Tensor] = []
+    solve(setting.blend, x0, times, "heun", observe=lambda k, x: path.append(x))
+    states, curve = torch.stack(path), moved(setting.curves(x0), row, guide, shift)
+    line = torch.stack([curve.point(t) for t in times])
+    figure = Figure(figsize=(6, 6), layout="constrained")
+    axes = figure.subplots()
+    real = open_plane(setting.task).real
+    axes.plot(real[:, 0], real[:, 1], ".", color=GREY, ms=2, alpha=0.4, label="real data")
+    for k in range(SHOWN):
+        first = k == 0
+        axes.plot(states[:, k, 0], states[:, k, 1], "--", color=COLOURS[6], lw=1, label="path of the blend" if first else None)
+        axes.plot(line[:, k, 0], line[:, k, 1], color=COLOURS[0], lw=1.6, label="Bezier curve" if first else None)
+    points = curve.points[:, row]
+    axes.plot(points[:, 0], points[:, 1], ":", color=COLOURS[1], lw=1)
+    axes.plot(line[:, row, 0], line[:, row, 1], color=COLOURS[1], lw=2.6, label=f"curve {row + 1}")
+    axes.plot(points[1:-1, 0], points[1:-1, 1], "D", color=COLOURS[1], mfc="white", ms=8, label="its guides")
+    for k, place in enumerate(points.tolist()):
+        axes.annotate(f"P{k}", place, (-20 if k % 2 else 8, -3), textcoords="offset points", fontsize=9, color=COLOURS[1])
+    axes.plot(x0[:, 0], x0[:, 1], "o", color=COLOURS[6], ms=4, label="source, t=0")
+    reach = max(MOST, float(curve.points.abs().max()) * 1.05)
+    axes.set(
+        xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel="first number of a state", ylabel="second number of a state"
+    )
+    axes.set_title(f"Paths of the blend and curves of degree {setting.degree}")
+    axes.legend(fontsize=7, loc="upper left")
+    length, chord = float(curve.arc_length()[row]), float((points[-1] - points[0]).norm())
+    gap = curve_fit_error(curve, states, times)
+    words = f"Curve {row + 1}: length {length:.2f}, chord {chord:.2f}, **{length / chord:.3f}** times as long as straight. "
+    return figure, words + f"All curves stay within **{gap:.3f}** (root mean square, model units) of the paths."
+
+
+def samples_figure(setting: Setting, student: Sequence[Tensor] | None = None) -> Figure:
+    """Real points, the blend at 1, 2 and 50 Euler steps, and a student's samples at one and two passes, if there is one."""
+    panels: dict[str, tuple[Tensor, str]] = {"real points": (open_plane(setting.task).real, GREY)}
+    for steps in (1, 2, 50):
+        title = f"blend, {steps} step{'s' if steps > 1 else ''}: excess {_excess_of(setting, steps):.2f}"
+        panels[title] = (_flow(setting, steps), COLOURS[0])
+    for passes in (1, 2):
+        title, x = f"student, {passes} pass{'es' if passes > 1 else ''}", torch.empty(0, 2)
+        if student is not None:
+            x = student[passes - 1]
+            title += f": excess {excess(setting.task, x):.2f}"
+        panels[title] = (x, COLOURS[1])
+    figure = Figure(figsize=(9, 6.4), layout="constrained")
+    for axes, (title, (x, colour)) in zip(figure.subplots(2, 3, sharex=True, sharey=True).flatten(), panels.items(), strict=True):
+        axes.plot(x[:, 0], x[:, 1], ".", color=colour, ms=2.5, alpha=0.6)
+        axes.set(xlim=(-MOST, MOST), ylim=(-MOST, MOST), aspect="equal")
+        axes.set_title(title, fontsize=10)
+        if not len(x):
+            axes.text(0, 0, "not trained\non these curves yet", ha="center", va="center", color=GREY)
+    figure.supxlabel("first number of a state (model units)", fontsize=9)
+    figure.supylabel("second number of a state (model units)", fontsize=9)
+    return figure
+
+
+def distil(setting: Setting, steps: int = 500, align: int = 150, batch: int = 256) -> tuple[Tensor, ...]:
+    """Train a small student on the curves of a setting; its samples at one and two passes from the noise that all are judged on."""
+    curves = setting.curves(sources(LEARNT, start=JUDGED))
+    real, metric = open_plane(setting.task).learnt, Loss(0.03)
+    regression, alignment = CurveRegression(MapDraw(), metric, 1.0), Alignment(SCHEDULES, metric)
+
+    def some(states: Tensor, count: int, generator: torch.Generator) -> Tensor:
+        return states[..., torch.randint(LEARNT, (count,), generator=generator), :]
+
+    def regress(nets: Mapping[str, nn.Module], generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
+        batch_of = BezierCurve(some(curves.points, batch, generator))
+        yield "student", regression.loss(nets["student"], (batch_of, None), generator)
+
+    def match(nets: Mapping[str, nn.Module], generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
+        batch_of = BezierCurve(some(curves.points, batch, generator))
+        yield "student", alignment.loss(nets["student"], (batch_of, None), some(real, 4 * batch, generator))
+
+    net: nn.Module = NetworkConfig("mlp", 64, 3).build((2,), 0)
+    with TemporaryDirectory() as folder:
+        loop = LoopConfig(accelerator="cpu", ema=0.99)
+        net = Trainer({"student": net}, loop, Path(folder), "curves").fit(regress, steps, 0)
+        net = Trainer({"student": net}, loop, Path(folder), "alignment", {"student": 5e-4}).fit(match, align, 1)
+    with torch.no_grad():
+        return tuple(sample(net, sources(JUDGED), knots) for knots in SCHEDULES)

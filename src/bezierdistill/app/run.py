@@ -1,0 +1,58 @@
+"""What the page shows of a run's folder: its models, and the rows of its arena."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bezierdistill.arena.runner import gather
+from bezierdistill.models import Model
+from bezierdistill.reporting.runs import Run
+
+BUNDLED = Path(__file__).parents[1] / "bundled"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What is shown of a folder, read once.
+
+    Args:
+        name: what to call it.
+        models: every model in it by its folder's path from the run's, students first.
+        rows: the rows of its arena; none if it is not one.
+    """
+
+    name: str
+    models: Mapping[str, Model]
+    rows: Sequence[Mapping[str, Any]]
+
+    @property
+    def generators(self) -> dict[str, Model]:
+        """The models that start from noise, with class labels as conditions or none."""
+        vectors = {name for name, model in self.models.items() if model.conditions and model.frequencies is None}
+        return {name: model for name, model in self.models.items() if model.source is None and name not in vectors}
+
+    @property
+    def translators(self) -> dict[str, Model]:
+        """The models that start from another domain."""
+        return {name: model for name, model in self.models.items() if model.source is not None}
+
+    def teacher(self, student: Model) -> Model | None:
+        """The first of a student's teachers, wherever in the run it lies now; None if it is not there."""
+        digests = [entry.get("digest") for entry in student.card.get("teachers", [])[:1]]
+        found = [model for model in self.models.values() if model.card["digest"] in digests]
+        return found[0] if found else None
+
+
+def open_run(folder: Path | None) -> Shown:
+    """Read a run's folder, or the one that ships with the package.
+
+    Raises:
+        ValueError: if it holds no run, or something in it is damaged.
+    """
+    run = Run.open(BUNDLED if folder is None else folder)
+    students_first = sorted(run.models.items(), key=lambda entry: entry[1].card.get("kind") != "student")
+    name = "the run that ships with the package" if folder is None else str(folder)
+    return Shown(name, dict(students_first), gather(run.folder) if run.is_arena else [])
