@@ -42,7 +42,9 @@ def shown(x: Tensor, columns: int, least: int = 64) -> np.ndarray:
     """States as pixels: images in a grid, magnified without blur, vectors as points on the axes in which they vary most."""
     if x.ndim != 4:
         return drawn(scatter_figures({"samples": x})["samples"], 150)
-    return (255 * sheet(x, columns, least)).round().astype(np.uint8)
+    pixels = sheet(x, columns, least)
+    line = pixels.shape[0] // (-(-len(x) // columns) * (x.shape[2] + 1))  # the white one that ends a sheet as it parts its images
+    return (255 * pixels[:-line, :-line]).round().astype(np.uint8)
 
 
 def image(what: str, name: str) -> gr.Image:

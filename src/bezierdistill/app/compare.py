@@ -16,7 +16,7 @@ from bezierdistill.reporting.plots import arena_figure
 METRICS = {"Frechet distance": "frechet", "sliced Wasserstein": "sliced_wasserstein", "energy distance": "energy"}
 HEADINGS = ["passes", "rank", "method", "excess", "± error", "seeds", "passes spent", "seconds"]
 TEXT = """Every method had the same network, optimizer and **total of network passes** for everything. *Excess* is the distance over its
-floor (real against real), minus one: 0 is as good as real data. **bezier** is ours. Click a heading to sort."""
+floor (real against real), minus one: 0 is as good as real data. **bezier** is ours."""
 
 
 def compare_tab(page: gr.Blocks, run: Shown) -> None:
@@ -29,6 +29,8 @@ def compare_tab(page: gr.Blocks, run: Shown) -> None:
     with gr.Row():
         metric = gr.Radio(list(METRICS), value=next(iter(METRICS)), label="judged by", elem_id="compare-metric")
         chosen = gr.CheckboxGroup(passes, value=passes, label="passes a sample", elem_id="compare-passes")
+        order = gr.Dropdown(HEADINGS, value=["passes", "rank"], multiselect=True, label="sorted by", elem_id="compare-order")
+        falling = gr.Checkbox(False, label="largest first", elem_id="compare-falling")
     table = gr.Dataframe(
         headers=HEADINGS,
         datatype=["number", "number", "str", "number", "number", "number", "number", "number"],
@@ -41,13 +43,26 @@ def compare_tab(page: gr.Blocks, run: Shown) -> None:
         cost = image("quality against seconds of training", "compare-cost")
 
     @answered
-    def show(metric: str, chosen: list[int]) -> tuple[list[list[Any]], np.ndarray, np.ndarray]:
-        rows = [row for row in run.rows if "error" not in row and row["passes"] in chosen]
-        if metric not in METRICS or not rows:
-            raise ValueError("nothing is chosen: expected a metric and one number of passes or more")
-        return _lines(rows, METRICS[metric]), *_pictures(rows, metric)
+    def table_of(metric: str, chosen: list[int], order: list[str], falling: bool) -> list[list[Any]]:
+        keys = [HEADINGS.index(heading) for heading in order if heading in HEADINGS]
+        lines = _lines(_rows(run, metric, chosen), METRICS[metric])
+        return sorted(lines, key=lambda line: [line[key] for key in keys], reverse=bool(falling))
 
-    gr.on([page.load, metric.change, chosen.change], show, [metric, chosen], [table, quality, cost], **LIVE)
+    @answered
+    def pictures(metric: str, chosen: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        return _pictures(_rows(run, metric, chosen), metric)
+
+    ordered = [metric, chosen, order, falling]
+    gr.on([page.load, *(part.change for part in ordered)], table_of, ordered, table, **LIVE)
+    gr.on([page.load, metric.change, chosen.change], pictures, [metric, chosen], [quality, cost], **LIVE)
+
+
+def _rows(run: Shown, metric: str, chosen: list[int]) -> list[Mapping[str, Any]]:
+    """The rows of some numbers of passes; calls can be made without the page, so what is asked is checked again."""
+    rows = [row for row in run.rows if "error" not in row and row["passes"] in chosen]
+    if metric not in METRICS or not rows:
+        raise ValueError("nothing is chosen: expected a distance and one number of passes or more")
+    return rows
 
 
 def _lines(rows: Sequence[Mapping[str, Any]], metric: str) -> list[list[Any]]:

@@ -72,7 +72,7 @@ def generate_tab(page: gr.Blocks, run: Shown) -> None:
     with gr.Row():
         with gr.Column(scale=2, min_width=260):
             name = gr.Dropdown(list(models), value=first, label="model", elem_id="generate-model")
-            seed = gr.Number(0, precision=0, minimum=0, label="seed", elem_id="generate-seed")
+            seed = gr.Number(0, precision=0, label="seed", elem_id="generate-seed")
             passes = gr.Slider(1, 8, 1, step=1, label="its passes", elem_id="generate-passes")
             count = gr.Slider(COLUMNS, MOST_SAMPLES, 64, step=COLUMNS, label="samples", elem_id="generate-count")
             labels, guidance = _asked(models[first])

@@ -28,7 +28,7 @@ def translate_tab(page: gr.Blocks, run: Shown) -> None:
         with gr.Column(scale=1, min_width=260):
             name = gr.Dropdown(list(models), value=next(iter(models)), label="model", elem_id="translate-model")
             file = gr.File(label="an image (PNG, JPEG, BMP, WebP)", height=150, elem_id="translate-file")
-            number = gr.Number(0, precision=0, minimum=0, label="or a held-out image, by its number", elem_id="translate-number")
+            number = gr.Number(0, precision=0, label="or a held-out image, by its number", elem_id="translate-number")
         with gr.Column(scale=3, min_width=300):
             gallery = gr.Gallery(
                 label="the input and its translations",

@@ -1,0 +1,206 @@
+"""The web page without a browser: what it shows of a run, the plane's exact fields, and what it refuses."""
+
+from __future__ import annotations
+
+import gc
+import re
+import shutil
+import socket
+from pathlib import Path
+
+import gradio as gr
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bezierdistill.app import AppConfig, plane, serve
+from bezierdistill.app.answers import answered, shown
+from bezierdistill.app.compare import _lines
+from bezierdistill.app.generate import Draw
+from bezierdistill.app.page import build
+from bezierdistill.app.run import BUNDLED, Shown, open_run
+from bezierdistill.app.translate import _translations, _uploaded
+from bezierdistill.data import Scaling
+from bezierdistill.files import digest
+from bezierdistill.metrics import straightness
+from bezierdistill.translation import from_pixels
+
+RECIPE = (Path(__file__).parents[1] / "recipes" / "bundled.yaml").read_text()
+
+
+@pytest.fixture(scope="module")
+def bundled() -> Shown:
+    return open_run(None)
+
+
+def test_the_bundled_run_is_what_its_recipe_says_and_small(bundled: Shown) -> None:
+    stated = dict(re.findall(r"^#   ([\w-]+) +([0-9a-f]{64})$", RECIPE, re.MULTILINE))
+    assert stated == {name: digest(BUNDLED / name / "model.safetensors") for name in bundled.models}
+    assert sum(file.stat().st_size for file in BUNDLED.rglob("model.*")) < 2_000_000
+    settings = bundled.models["digits"].card
+    assert settings["config"]["loop"]["accelerator"] == "cpu"
+    assert re.search(r"^budget: (\d+)", RECIPE, re.MULTILINE)
+    assert settings["passes"]["total"] <= 8_000_000
+
+
+def test_what_is_shown_of_a_run(bundled: Shown, tmp_path: Path) -> None:
+    assert list(bundled.generators) == ["digits", "digits-guided", "digits-teacher"]
+    assert list(bundled.translators) == ["threes-to-eights", "threes-to-eights-flow"]
+    for student, teacher in {
+        "digits": "digits-teacher",
+        "digits-guided": "digits-teacher",
+        "threes-to-eights": "threes-to-eights-flow",
+    }.items():
+        assert bundled.teacher(bundled.models[student]) is bundled.models[teacher]
+    assert bundled.teacher(bundled.models["digits-teacher"]) is None
+    shutil.copytree(BUNDLED / "digits", tmp_path / "moved")
+    alone = open_run(tmp_path)
+    assert list(alone.generators) == ["moved"]
+    assert not alone.rows
+    assert alone.teacher(alone.models["moved"]) is None
+    assert isinstance(build(alone), gr.Blocks)
+    gc.collect()  # its many cycles: CPython 3.11 fails if they are collected while it parses source, as pytest may do at the end
+    with pytest.raises(ValueError, match="holds no run"):
+        open_run(tmp_path / "moved" / "none")
+
+
+def test_the_bundled_arena_is_the_published_one(bundled: Shown) -> None:
+    results = (Path(__file__).parents[1] / "docs" / "results.md").read_text()
+    for passes, _, method, excess, error, seeds, *_ in _lines(bundled.rows, "frechet"):
+        assert seeds == 3
+        published = re.findall(rf"^\|[ *]*{method}[ *]*\| [^|]+ \| [^|]+ \| ([\d.]+) ± ([\d.]+) \|", results, re.MULTILINE)
+        assert passes > 2 or any(abs(excess - float(mean)) < 0.01 and abs(error - float(own)) < 0.01 for mean, own in published), method
+
+
+def test_one_and_two_passes_of_the_bundled_student_are_like_digits(bundled: Shown) -> None:
+    student, teacher = bundled.models["digits"], bundled.models["digits-teacher"]
+    few = student.sample(10, 1, seed=3, labels=range(10))
+    many = teacher.sample(10, 80, seed=3, solver="heun", labels=range(10))
+    apart = np.abs(few[:, None] - many[None]).mean((2, 3))
+    assert (apart.argmin(1) == np.arange(10)).mean() >= 0.8  # the same noise gives the same digit
+
+
+@pytest.mark.parametrize("task", plane.TASKS)
+def test_weights_choose_between_the_exact_fields(task: str) -> None:
+    x, t = plane.sources(50), 0.7
+    for weight in (0.0, 1.0, 1.7):
+        setting = plane.Setting(task, (weight,) * 3)
+        strong, weak = setting.teachers
+        expected = weight * strong(x, t) + (1 - weight) * weak(x, t)
+        torch.testing.assert_close(setting.blend(x, t), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_moved_guide_leaves_the_ends_and_other_curves() -> None:
+    curve = plane.Setting().curves(plane.sources(4))
+    moved = plane.moved(curve, 1, 2, (0.5, -0.25))
+    gap = moved.points - curve.points
+    assert gap[2, 1].tolist() == pytest.approx([0.5, -0.25], abs=1e-6)
+    gap[2, 1] = 0
+    assert not gap.any()
+    for end in (0, curve.degree):
+        assert torch.equal(plane.moved(curve, 1, end, (1.0, 1.0)).points, curve.points)
+
+
+def test_measures_are_those_of_the_library() -> None:
+    setting = plane.Setting("moons", (1.0, 1.0, 1.0))
+    rows = {str(row[0]): [float(part) for part in row[1:]] for row in plane.measures(setting)}
+    assert rows["blend"] == rows["strong"]
+    assert rows["strong"][0] == pytest.approx(straightness(setting.teachers[0], plane.sources(200), 16), abs=1e-3)
+    assert rows["strong"][1] == pytest.approx(rows["weak"][1], abs=0.01)  # one step ends at the mean of the data, whatever the blur
+    assert rows["strong"][3] < rows["weak"][3]
+    assert abs(plane.excess("moons", plane.open_plane("moons").learnt[2000:3000])) < 0.6  # real points again
+
+
+def test_a_short_training_beats_two_steps_of_the_blend() -> None:
+    setting = plane.Setting("gaussians")
+    one, two = plane.distil(setting, 100, 30)
+    assert max(plane.excess("gaussians", one), plane.excess("gaussians", two)) < float(plane.measures(setting)[2][3])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "../../etc"}, "model is"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": None}, "seed is None"),
+        ({"count": 10**9}, "samples are"),
+        ({"passes": 10**6}, "passes 1000000"),
+        ({"many": 0}, "and 0"),
+    ],
+)
+def test_calls_without_the_page_are_judged(bundled: Shown, change: dict[str, object], message: str) -> None:
+    good = {"name": "digits", "seed": 0, "passes": 1, "count": 8, "labels": [], "guidance": 1.0, "many": 4}
+    assert Draw.of(bundled, **good).count == 8  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=message):
+        Draw.of(bundled, **(good | change))  # type: ignore[arg-type]
+
+
+def test_mistakes_are_messages_and_bugs_are_not() -> None:
+    def fails(error: Exception) -> None:
+        raise error
+
+    with pytest.raises(gr.Error, match="two words"):
+        answered(fails)(ValueError("two\n words"))
+    with pytest.raises(ZeroDivisionError):
+        answered(fails)(ZeroDivisionError())
+
+
+@pytest.mark.parametrize("size", [(8, 8), (31, 50)])
+def test_an_uploaded_image_is_translated(bundled: Shown, tmp_path: Path, size: tuple[int, int]) -> None:
+    model = bundled.models["threes-to-eights"]
+    Image.new("RGB", size, (255, 255, 255)).save(tmp_path / "white.png")
+    x = _uploaded(tmp_path / "white.png", model)
+    assert x.shape == (1, 8, 8)
+    assert x == pytest.approx(16.0)  # white is the greatest number of the data
+    captions = [caption for _, caption in _translations(bundled, model, x)]
+    assert captions == ["student, 1 pass", "student, 2 passes", "flow, 40 passes"]
+
+
+def test_a_file_that_is_no_image_is_named_without_its_folder(bundled: Shown, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"^a\.png cannot be read as an image: (?!.*/)"):
+        _uploaded(tmp_path / "a.png", bundled.models["threes-to-eights"])
+
+
+def test_pixels_become_the_sources_own_numbers() -> None:
+    grey = np.array([[[0, 51], [102, 255]]], np.uint8)
+    colour = np.repeat(grey[..., None], 3, 3)
+    bytes_of, range_of = Scaling((127.5,), (127.5,), "hw", 0, 255, True), Scaling((8.0,), (8.0,), "hw", -1, 4)
+    assert from_pixels(grey, bytes_of) is grey
+    assert from_pixels(grey, range_of)[0].tolist() == [[-1, 0], [1, 4]]
+    assert from_pixels(colour, bytes_of, grey=True) == pytest.approx(grey)  # grey in three channels is the same grey
+    red = np.zeros((1, 1, 1, 3), np.uint8)
+    red[..., 0] = 255
+    assert from_pixels(red, bytes_of, grey=True).item() == pytest.approx(0.299 * 255)
+    for layout, shape in {"hwc": (1, 2, 2, 3), "chw": (1, 3, 2, 2)}.items():
+        scaling = Scaling((0.0,), (1.0,), layout, 0, 255, True)  # type: ignore[arg-type]
+        assert from_pixels(grey, scaling).shape == from_pixels(colour, scaling).shape == shape
+        assert np.array_equal(from_pixels(grey, scaling), from_pixels(colour, scaling))
+    with pytest.raises(ValueError, match="colour"):
+        from_pixels(colour, bytes_of)
+    with pytest.raises(ValueError, match="no range"):
+        from_pixels(grey, Scaling((0.0,), (1.0,), "hw"))
+
+
+def test_a_grid_has_white_lines_between_images_and_none_around() -> None:
+    pixels = shown(torch.full((4, 1, 8, 8), -1.0), 2)
+    assert pixels.shape == (17 * 8, 17 * 8, 3)
+    assert not pixels[:64, :64].any()
+    assert (pixels[64:72] == 255).all()
+    assert not pixels[-1, -1].any()
+
+
+def test_serve_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="port is 70000"):
+        AppConfig(port=70000)
+    with pytest.raises(ValueError, match="holds no run"):
+        serve(AppConfig(tmp_path))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(OSError, match=str(taken.getsockname()[1])):
+            serve(AppConfig(port=taken.getsockname()[1]))
+    monkeypatch.setattr("bezierdistill.app.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"pip install \"bezierdistill\[app\]\""):
+        serve(AppConfig())
