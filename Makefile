@@ -7,7 +7,7 @@ BROWSER := .venv/.browser
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 OUT ?= runs/demo
 
-.PHONY: setup demo app test test-all test-browser check docs wheel bench faults store scale search arena images translation bundled clean
+.PHONY: setup demo app test test-all test-browser test-wheel check docs wheel bench faults store scale search arena images translation bundled clean
 
 setup: $(READY)
 
@@ -53,6 +53,9 @@ docs: $(DOCS)
 wheel: setup
 	rm -rf dist
 	$(BIN)/python -m build --wheel
+
+test-wheel: wheel
+	PYTHON=$(PYTHON) tests/wheel.sh
 
 bench: setup
 	$(BIN)/python benchmarks/overhead.py
