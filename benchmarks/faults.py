@@ -38,10 +38,11 @@ from damage import damaged, files, leftovers, repaired
 from rich.console import Console
 from rich.table import Table
 
-from bezierdistill.arena.runner import ArenaConfig, arena, gather, machine
+from bezierdistill.arena.runner import ArenaConfig, arena, gather
 from bezierdistill.files import read_tensors
 from bezierdistill.models import NetworkConfig
 from bezierdistill.pipeline import distill, simulate, train
+from bezierdistill.provenance import machine
 from bezierdistill.store import CurveStore, writer
 from bezierdistill.training.config import Coupling, DistillConfig, LoopConfig, SimulateConfig, TrainConfig
 

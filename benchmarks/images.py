@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from bezierdistill.arena.runner import ArenaConfig, arena, gather, machine
+from bezierdistill.arena.runner import ArenaConfig, arena, gather
 from bezierdistill.arena.summary import standard_error
 from bezierdistill.data import Data, load_data, read_sides
 from bezierdistill.files import read_json, write_json
 from bezierdistill.metrics import Evaluator, classifier_features
 from bezierdistill.models import CARD, Model, NetworkConfig, load_model
 from bezierdistill.pipeline import distill, simulate
+from bezierdistill.provenance import machine
 from bezierdistill.reporting.plots import save_grid
 from bezierdistill.training.config import DistillConfig, LoopConfig, SimulateConfig
 

@@ -18,13 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bezierdistill.arena.runner import machine
 from bezierdistill.data import load_data
 from bezierdistill.files import write_json
 from bezierdistill.metrics import ClassifierFeatures, Evaluator, SqueezeNetFeatures, classifier_features, relative_distance
 from bezierdistill.metrics.features import describe
 from bezierdistill.models import CARD, Model, NetworkConfig, load_model
 from bezierdistill.pipeline import train
+from bezierdistill.provenance import machine
 from bezierdistill.recipe import RecipeConfig, run_recipe
 from bezierdistill.reporting.plots import save_rows
 from bezierdistill.solvers import solve, time_grid

@@ -18,6 +18,7 @@ from bezierdistill.data import Scaling
 from bezierdistill.files import digest
 from bezierdistill.models import Model, NetworkConfig, load_model, save_model
 from bezierdistill.pipeline import simulate, train
+from bezierdistill.provenance import read_made
 from bezierdistill.store import CurveStore, writer
 from bezierdistill.store.writer import repair
 from bezierdistill.training import LoopConfig, SimulateConfig, TrainConfig
@@ -272,6 +273,29 @@ def spoil_figures(rng: Random, kit: Kit) -> str:
     return spoil_json(rng, rng.choice([path for path in sorted(kit.folder.rglob("*.json*")) if path.name != "arena.json"]))
 
 
+def build_made(_: Path, folder: Path) -> None:
+    """What a run says of its making."""
+    folder.mkdir(exist_ok=True)
+    made = {"command": "bezierdistill train --data digits --out x", "machine": {"system": "Linux", "cores": 2}, "started": "2026-01-01"}
+    (folder / "made.json").write_text(json.dumps({**made, "seconds": 1.5, "sessions": 1, "finished": True}))
+
+
+def spoil_made(rng: Random, kit: Kit) -> str:
+    """Spoil it."""
+    return spoil_json(rng, kit.folder / "made.json")
+
+
+def made_read(_: Random, kit: Kit) -> Callable[[], object]:
+    """Read it, for a page or a report."""
+
+    def read() -> None:
+        made = read_made(kit.folder)
+        assert made is not None
+        f"{made.command.splitlines()} {made.seconds:.1f} {made.sessions:,} {made.started} {made.machine}"
+
+    return read
+
+
 def build_pipeline(_: Path, folder: Path) -> None:
     """A small network of diffusers with its scheduler."""
     from diffusers.models.unets.unet_2d import UNet2DModel
@@ -324,6 +348,7 @@ FORMATS = {
         Format("tar", build_tar, spoil_tar, TARS, 160),
         Format("images", build_images, spoil_images, PICTURES, 140),
         Format("figures", build_figures, spoil_figures, {report: 1}, 60),
+        Format("made", build_made, spoil_made, {made_read: 1}, 40),
         Format("diffusers", build_pipeline, spoil_pipeline, {pipeline_used: 1}, 60),
     )
 }

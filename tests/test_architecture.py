@@ -19,6 +19,7 @@ LINE = [
         "files",
         "arrays",
         "progress",
+        "provenance",
         "sources",
         "curves",
         "fields",

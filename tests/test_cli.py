@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
+import sys
+from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 
+from bezierdistill import app
 from bezierdistill.cli import main
 from bezierdistill.models import load_model
 from bezierdistill.store import CurveStore
@@ -73,9 +79,11 @@ def test_evaluate_gives_every_metric_its_floor_and_ratio(chain: Path, tmp_path: 
     run("sample", "--model", chain / "student", "--count", 200, "--out", tmp_path / "s.npz", "--grid", tmp_path / "s.png")
     assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
     capsys.readouterr()
-    assert run("evaluate", "--samples", tmp_path / "s.npz", "--data", chain / "data.npz") == 0
+    evaluate = ["evaluate", "--samples", tmp_path / "s.npz", "--data", chain / "data.npz"]
+    assert run(*evaluate, "--out", tmp_path / "m.json") == 0
+    assert "Frechet" in capsys.readouterr().out
+    assert run(*evaluate, "--json") == 0
     printed = json.loads(capsys.readouterr().out)
-    assert run("evaluate", "--samples", tmp_path / "s.npz", "--data", chain / "data.npz", "--json", tmp_path / "m.json") == 0
     assert json.loads((tmp_path / "m.json").read_text()) == printed
     for name in ("frechet", "sliced_wasserstein", "energy", "mmd", "precision", "recall"):
         assert printed[f"{name}_ratio"] == pytest.approx(printed[name] / printed[f"{name}_floor"])
@@ -271,18 +279,10 @@ def test_a_folder_that_holds_another_run_is_left_alone(chain: Path, capsys: pyte
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["nothing"], ["sample", "--bogus", "1"], ["train", "--data", "digits", "--out", "x", "--steps", "many"]]
+    "arguments", [["nothing"], ["sample", "--bogus", "1"], ["train", "--data", "digits", "--out", "x", "--steps", "many"]]
 )
 def test_mistakes_on_the_command_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert "--help" in fails(capsys, *arguments)
-
-
-@pytest.mark.parametrize("verb", ["demo", "recipe", "train", "simulate", "distill", "reflow", "arena", "sample", "evaluate", "report"])
-def test_help_names_every_option(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        run(verb, "--help")
-    assert stop.value.code == 0
-    assert "--config" in capsys.readouterr().out
 
 
 def test_flags_may_be_written_with_dashes(tmp_path: Path) -> None:
@@ -290,3 +290,87 @@ def test_flags_may_be_written_with_dashes(tmp_path: Path) -> None:
     arena = ["arena", f"--data={tmp_path / 'my-data.npz'}", "--methods", "teacher-euler", "--seeds", 1, "--first-seed", 4, "--samples", 64]
     assert run(*arena, "--keep-samples", "--budget=12000", "--batch", 32, *NET, "--loop.save-every=50", "--out", tmp_path / "a-b") == 0
     assert (tmp_path / "a-b" / "samples" / "teacher-euler-4-1.npz").exists()
+
+
+def print_as_json(capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:
+    """Run a command with ``--json``; its standard output is one JSON value, and standard error is empty."""
+    capsys.readouterr()
+    assert run(*arguments, "--json") == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    return json.loads(printed.out)
+
+
+def test_every_verb_of_the_chain_prints_json(chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = partial(print_as_json, capsys)
+    data, out = ["--data", chain / "data.npz"], ["--out", tmp_path / "out"]
+    card = load_model(chain / "student").card
+    train = told("train", *data, "--out", tmp_path / "teacher", *TINY, *NET)
+    assert train["digest"] == load_model(chain / "strong").card["digest"]
+    assert train["passes"] == {"training": 288, "total": 288}
+    curves = told("simulate", "--teachers", chain / "strong", "--count", 30, "--out", tmp_path / "curves")
+    assert (curves["rows"], curves["passes"]) == (30, 30 * 16)
+    student = told("distill", "--curves", tmp_path / "curves", "--out", tmp_path / "student", "--passes", 1, *TINY)
+    assert student["kind"] == "student"
+    assert student["knots"] == {"1": [0.0, 1.0]}
+    sample = told("sample", "--model", chain / "student", "--count", 40, "--out", tmp_path / "x.npz")
+    assert (sample["count"], sample["shape"], sample["out"]) == (40, [12], str(tmp_path / "x.npz"))
+    assert told("report", "--run", chain / "student") == {"report": str(chain / "student" / "report.html")}
+    recipe = told("recipe", "--budget", 20_000, "--batch", 16, *data, *NET, "--out", tmp_path / "recipe")
+    assert recipe["passes"]["total"] <= 20_000
+    assert recipe["out"] == str(tmp_path / "recipe" / "student")
+    rows = told("arena", "--methods", "rf-2", "--seeds", 1, "--budget", 12_000, "--batch", 16, "--samples", 64, *data, *NET, *out)["rows"]
+    assert rows == json.loads((tmp_path / "out" / "arena.json").read_text())
+    sizes = ["--rounds", 1, "--count", 64, "--solver_steps", 2]
+    assert told("reflow", *data, *sizes, *TINY, *NET, "--out", tmp_path / "r")["rounds"][0]["drift"] == 0
+    assert card == load_model(chain / "student").card
+
+
+def test_every_action_on_stores_prints_json(chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = partial(print_as_json, capsys)
+    info = told("store", "info", chain / "curves")
+    assert (info["rows"], info["degree"], info["shape"]) == (100, 3, [12])
+    assert told("store", "verify", chain / "curves")["problems"] == []
+    assert told("store", "export", chain / "curves", "--to", "webdataset", "--out", tmp_path / "tars")["files"]
+    imported = told("store", "import", tmp_path / "tars", "--teacher", chain / "strong", "--out", tmp_path / "imported")
+    assert (imported["rows"], imported["degree"]) == (100, 3)
+    assert told("store", "merge", chain / "curves", "--out", tmp_path / "merged")["rows"] == 100
+    for folder in ("imported", "merged"):
+        assert "store" in (tmp_path / folder / "README.txt").read_text()
+    shard = next((tmp_path / "imported").glob("shard-*.safetensors"))
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert run("store", "verify", tmp_path / "imported", "--json") == 2
+    printed = capsys.readouterr()
+    assert shard.name in json.loads(printed.out)["problems"][0]
+    assert printed.err.count("\n") == 1
+
+
+class Terminal(io.StringIO):
+    """A terminal, as far as anybody asks."""
+
+    def isatty(self) -> bool:
+        """It is one."""
+        return True
+
+
+def test_progress_is_shown_on_a_terminal_and_nowhere_else(
+    chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = ["recipe", "--budget", 20_000, "--batch", 16, "--data", chain / "data.npz", *NET]
+    assert run(*recipe, "--out", tmp_path / "a") == 0
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    assert run(*recipe, "--out", tmp_path / "b") == 0
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", cast(Terminal, sys.stderr).getvalue())
+    for part in ("the strong teacher", "the weak teacher", "its curves", "the student"):
+        assert f"{tmp_path / 'b'}: {part}\n" in shown
+    for stage in ("teacher", "curves", "alignment"):
+        assert re.search(rf"[\r\n]{stage} +\S+ +(\d+)/\1 +\S+/s \d:\d\d:\d\d", shown), stage  # steps, steps a second, time left
+
+
+def test_the_app_is_asked_for_with_its_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = []
+    monkeypatch.setattr(app, "serve", asked.append)
+    assert run("app", "--run", tmp_path, "--port", 7000) == 0
+    assert asked == [app.AppConfig(tmp_path, port=7000)]

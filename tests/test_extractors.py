@@ -411,16 +411,19 @@ def test_evaluate_judges_classes_by_the_classifier(tmp_path: Path, capsys: pytes
     loaded = load_data(str(tmp_path / "d.npz"))
     command = ["evaluate", "--samples", samples, "--data", tmp_path / "d.npz"]
     np.savez(samples, x=data.test, labels=data.given["test"])
-    assert run(*command, "--extractor", "classifier") == 0
+    assert run(*command, "--extractor", "classifier", "--json") == 0
     result = json.loads(capsys.readouterr().out)
     assert result["protocol"]["extractor"] == "classifier"
     evaluate = Evaluator(loaded, 0, classifier_features(loaded))
     assert result["classes"] == evaluate.classes(loaded.scaling.encode(data.test), data.given["test"])
     assert result["classes"]["accuracy"] > 0.9
-    assert run(*command, "--extractor", "classifier", "--json", out) == 0
+    assert run(*command, "--extractor", "classifier", "--out", out) == 0
     assert json.loads(out.read_text()) == result
-    assert "FD-classifier" in capsys.readouterr().out
-    assert run(*command) == 0
+    told, by = capsys.readouterr().out, result["classes"]
+    assert "FD-classifier" in told
+    assert f"accuracy {by['accuracy']:.3f} (real {by['accuracy_real']:.3f}), coverage {by['coverage']:.3f}" in told
+    assert f"features: classifier ({result['protocol']['digest'][:8]}); 300 samples against " in told
+    assert run(*command, "--json") == 0
     assert json.loads(capsys.readouterr().out).keys() == result.keys() - {"classes", "kernel", "kernel_floor", "kernel_ratio"}
     for labels, message in ((data.given["test"] + 1, "labels run from 1 to 3"), (data.given["test"][:-1], "for 300 samples")):
         np.savez(samples, x=data.test, labels=labels)

@@ -12,7 +12,8 @@ import yaml
 from torch import Tensor
 
 from bezierdistill import recipe as recipe_module
-from bezierdistill.cli import build_parser, main
+from bezierdistill.cli import main
+from bezierdistill.cli.parser import build_parser
 from bezierdistill.curves import Time
 from bezierdistill.data import EndlessData, Scaling
 from bezierdistill.fields import Field, GaussianMixture
@@ -276,7 +277,7 @@ def test_the_command_runs_it_and_reports_it(data: str, whole: Model, tmp_path: P
     assert load_model(tmp_path / "run" / "student").card["digest"] == whole.card["digest"]
     assert main(["report", "--run", str(tmp_path / "run")]) == 0
     page = (tmp_path / "run" / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 3  # samples, curves, losses
+    assert page.count("data:image/png;base64,") == 12  # samples: real, and three models twice; curves; losses of four stages
     assert "http" not in page
     capsys.readouterr()
     for more, message in (

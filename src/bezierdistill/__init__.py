@@ -9,12 +9,12 @@ __version__ = "0.1.0"
 
 from bezierdistill.conventions import ForeignField, LinearSchedule, SigmaSchedule, StepSchedule
 from bezierdistill.curves import BezierCurve, CurveFit
-from bezierdistill.data import load_data
+from bezierdistill.data import Scaling, load_data
 from bezierdistill.fields import Blend, Field, GaussianMixture, NetworkField, parse_weights
 from bezierdistill.interop import export_diffusers, import_diffusers
 from bezierdistill.metrics import Evaluator
 from bezierdistill.models import Model, NetworkConfig, load_model, save_model
-from bezierdistill.pipeline import distill, simulate, train
+from bezierdistill.pipeline import distill, simulate, simulate_field, train
 from bezierdistill.recipe import RecipeConfig, run_recipe
 from bezierdistill.reflow import ReflowConfig, reflow
 from bezierdistill.solvers import solve, time_grid
@@ -38,6 +38,7 @@ __all__ = [
     "NetworkField",
     "RecipeConfig",
     "ReflowConfig",
+    "Scaling",
     "SigmaSchedule",
     "SimulateConfig",
     "StepSchedule",
@@ -52,6 +53,7 @@ __all__ = [
     "run_recipe",
     "save_model",
     "simulate",
+    "simulate_field",
     "solve",
     "time_grid",
     "train",

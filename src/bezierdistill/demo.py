@@ -14,7 +14,14 @@ METHODS = "bezier,bezier-teacher,teacher-euler,rf-2,rfd-1,rfd-2"
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Run the whole method beside rectified-flow distillation, at the same total of network passes, and write a report.
+    """Run ours beside rectified-flow distillation, and write a report.
+
+    Every method has the same total of network passes.
+
+    Example::
+
+        bezierdistill demo --fast --out runs/demo
+        bezierdistill demo --data photos --out runs/photos
 
     Args:
         out: folder of the run; a run that was stopped there is continued.
@@ -51,5 +58,7 @@ def demo(config: DemoConfig) -> list[dict[str, Any]]:
             keep_samples=True,
             keep_models=True,
             fast=config.fast,
-        )
+        ),
+        "demo",
+        config,
     )

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -251,10 +252,11 @@ def load_function(path: Path, name: str, does: str) -> Callable[..., Any]:
     """
     if not path.is_file():
         raise ValueError(f"no file {path}: expected a Python file with a function {name}, which {does}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(f"bezierdistill_file_{path.stem}", path)  # hides no module of that name
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up there
     try:
         spec.loader.exec_module(module)
     except Exception as error:

@@ -23,10 +23,20 @@ def follows() -> bool:
     return os.environ.get("RANK", "0") != "0"
 
 
+def _silent() -> bool:
+    return not sys.stderr.isatty() or follows()
+
+
+def announce(text: str) -> None:
+    """Say on standard error which part of a long run begins; silent where there is no terminal."""
+    if not _silent():
+        print(text, file=sys.stderr)
+
+
 @contextmanager
 def progress(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """A bar with rate and time left (if the total is known) on standard error; yields ``advance(n)``; silent where there is no terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty() or follows()) as bar:
+    with Progress(*columns, console=Console(stderr=True), disable=_silent()) as bar:
         task = bar.add_task(description, total=total)
         yield lambda n: bar.advance(task, n)

@@ -25,6 +25,8 @@ from bezierdistill.metrics import frechet_distance
 from bezierdistill.models import CARD, Model, NetworkConfig, load_model, save_model
 from bezierdistill.objectives import Alignment, CurveRegression, FlowMatching
 from bezierdistill.pipeline import distill, knots_cost, simulate, train
+from bezierdistill.progress import announce
+from bezierdistill.provenance import recorded
 from bezierdistill.solvers import solve, time_grid
 from bezierdistill.sources import noise
 from bezierdistill.store import CurveStore
@@ -49,7 +51,14 @@ SEARCH_SEED = 2_000_003
 
 @dataclass(frozen=True)
 class RecipeConfig:
-    """Make a student of one and two passes from data, within a budget of network passes.
+    """Make a student from data, within a budget of network passes.
+
+    Two teachers, their curves, and a student of one and two passes, each in a folder of its own.
+
+    Example::
+
+        bezierdistill recipe --data digits --out runs/recipe
+        bezierdistill recipe --data photos --network.kind unet --out runs/photos
 
     Args:
         data: built-in name or path.
@@ -168,7 +177,8 @@ def run_recipe(config: RecipeConfig) -> Model:
     data, out = load_data(config.data), config.out
     with locked(out):
         claim(out / SETTINGS, {key: value for key, value in asdict(config).items() if key != "out"}, "recipe")
-        return _stages(config, data)
+        with recorded(out, "recipe", config):
+            return _stages(config, data)
 
 
 def _stages(config: RecipeConfig, data: Data) -> Model:
@@ -186,7 +196,9 @@ def _stages(config: RecipeConfig, data: Data) -> Model:
         searched = _search(config, teachers, data) if config.search_share else {"best": config.guidance, "passes": 0}
     g = searched["best"]
     weights = [g, 1 - g][: len(teachers)]
+    announce(f"{out}: its curves")
     curves = simulate(_simulation(config, teachers, weights))
+    announce(f"{out}: the student")
     student = distill(_distillation(config, curves, searched["passes"]))
     passes = {**student.card["passes"], "search": searched["passes"]}
     passes["total"] += searched["passes"]
@@ -194,6 +206,7 @@ def _stages(config: RecipeConfig, data: Data) -> Model:
 
 
 def _teacher(config: RecipeConfig, given: Path | None, name: str, share: float, seed: int) -> Model:
+    announce(f"{config.out}: the {name} teacher")
     folder = given or config.out / name
     if given or (folder / CARD).exists():
         teacher = load_model(folder)

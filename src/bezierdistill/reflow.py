@@ -24,6 +24,8 @@ from bezierdistill.files import claim, locked, write_json
 from bezierdistill.metrics import Evaluator, straightness
 from bezierdistill.models import Model, NetworkConfig
 from bezierdistill.pipeline import distill, simulate, train
+from bezierdistill.progress import announce
+from bezierdistill.provenance import recorded
 from bezierdistill.recipe import RecipeConfig, run_recipe
 from bezierdistill.solvers import solve, time_grid
 from bezierdistill.sources import noise
@@ -46,7 +48,13 @@ JUDGE_SEED = 1_000_003
 
 @dataclass(frozen=True)
 class ReflowConfig:
-    """Train k-rectified flows, distil each into one pass, and measure what every round loses.
+    """Train k-rectified flows, and measure what every round loses.
+
+    Each flow is distilled into one pass as well.
+
+    Example::
+
+        bezierdistill reflow --data digits --rounds 2 --report --out runs/reflow
 
     Args:
         data: built-in name or path.
@@ -98,7 +106,8 @@ def reflow(config: ReflowConfig) -> list[dict[str, Any]]:
     free = ("out", "rounds", "report")  # rounds may be added, and our curves beside them
     with locked(config.out):
         claim(config.out / SETTINGS, {key: value for key, value in asdict(config).items() if key not in free}, "reflow")
-        return _rounds(config, data)
+        with recorded(config.out, "reflow", config):
+            return _rounds(config, data)
 
 
 def _rounds(config: ReflowConfig, data: Data) -> list[dict[str, Any]]:
@@ -107,6 +116,7 @@ def _rounds(config: ReflowConfig, data: Data) -> list[dict[str, Any]]:
     flows: list[Model] = []
     rows: list[dict[str, Any]] = []
     for k in range(1, config.rounds + 1):
+        announce(f"round {k} of {config.rounds}")
         folder = config.out / f"round-{k}"
         flows.append(_next_flow(config, folder) if flows else _first_flow(config, folder))
         first, flow = flows[0], flows[-1]

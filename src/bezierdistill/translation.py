@@ -28,8 +28,8 @@ class TranslateConfig:
 
     Example::
 
-        bezierdistill translate --model runs/threes-to-eights/student --input threes --out eights
-        bezierdistill translate --model runs/student --input threes.npz --passes 2 --out eights.npz
+        bezierdistill translate --model runs/student --input threes --out eights
+        bezierdistill translate --model runs/student --input in.npz --out out.npz
 
     Args:
         model: folder of a model that translates.

@@ -16,7 +16,7 @@ MOST_WAITING, MOST_AT_ONCE, LARGEST_UPLOAD = 32, 2, "8mb"
 
 @dataclass(frozen=True)
 class AppConfig:
-    """Open a web page on this machine: curves, samples, translations and results of a run.
+    """Open a web page of a run: curves, samples, translations, results.
 
     Example::
 

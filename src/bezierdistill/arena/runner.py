@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
-import platform
 import resource
 import shutil
 import sys
@@ -18,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bezierdistill import __version__
 from bezierdistill.arena.bench import Bench, Method, Sampler
 from bezierdistill.arena.methods import METHODS, OURS
 from bezierdistill.data import Data, load_data
@@ -26,6 +23,8 @@ from bezierdistill.files import check_entries, claim, discard, load_function, lo
 from bezierdistill.metrics import Evaluator
 from bezierdistill.models import NetworkConfig
 from bezierdistill.pipeline import conditions_of
+from bezierdistill.progress import announce
+from bezierdistill.provenance import machine, recorded
 from bezierdistill.sources import noise
 from bezierdistill.training.config import LoopConfig, as_paths, check_counts, check_seed, check_whole_batches
 from bezierdistill.training.ranks import open_fabric
@@ -40,7 +39,14 @@ FIGURES = {"passes": int} | dict.fromkeys(("spent_passes", "seconds", "peak_memo
 
 @dataclass(frozen=True)
 class ArenaConfig:
-    """Compare few-step methods with one network, one optimizer and one budget of network passes.
+    """Compare few-step methods within one budget of network passes.
+
+    All have the same network and optimizer, and are judged alike.
+
+    Example::
+
+        bezierdistill arena --data digits --methods bezier,rfd-1 --out runs/arena
+        bezierdistill arena --data moons --fast --out runs/quick
 
     Args:
         data: built-in name or path (of vectors or images).
@@ -86,8 +92,13 @@ class ArenaConfig:
         return replace(self, budget=400_000, batch=64, samples=512, network=replace(self.network, width=32, depth=2))
 
 
-def arena(config: ArenaConfig) -> list[dict[str, Any]]:
+def arena(config: ArenaConfig, verb: str = "arena", asked: object = None) -> list[dict[str, Any]]:
     """Run every cell that is not finished, and write ``arena.json``.
+
+    Args:
+        config: the settings.
+        verb: by which command the run was asked for.
+        asked: the settings of that command, if they are not these.
 
     Returns:
         Its rows, one a method, seed and number of passes: ``method``, ``ours``, ``seed``, ``passes``, ``spent_passes``, ``seconds``,
@@ -96,7 +107,7 @@ def arena(config: ArenaConfig) -> list[dict[str, Any]]:
     Raises:
         ValueError: on bad data or settings, an unknown method, or a folder that holds an arena with other settings or is being written.
     """
-    config = config.scaled()
+    asked, config = asked or config, config.scaled()
     methods, data = choose_methods(config.methods), load_data(config.data)
     if open_fabric(config.loop.accelerator).device.type != "cpu":
         raise ValueError(f"accelerator {config.loop.accelerator!r} is not the CPU here, on which the arena trains: --loop.accelerator cpu")
@@ -107,9 +118,10 @@ def arena(config: ArenaConfig) -> list[dict[str, Any]]:
         _claim(config)
         for part in ("cells", "samples"):
             remove_unfinished(config.out / part)
-        _run_cells(config, methods, data)
-        rows = gather(config.out)
-        write_json(config.out / RESULT, rows)
+        with recorded(config.out, verb, asked):
+            _run_cells(config, methods, data)
+            rows = gather(config.out)
+            write_json(config.out / RESULT, rows)
     return rows
 
 
@@ -117,8 +129,9 @@ def _run_cells(config: ArenaConfig, methods: Mapping[str, Method], data: Data) -
     evaluate = Evaluator(data)
     if config.keep_samples:
         write_array(config.out / "samples" / "real.npz", data.scaling.decode(data.real(evaluate.size(config.samples), 0, "test")))
-    for seed in range(config.first_seed, config.first_seed + config.seeds):
-        for name, method in methods.items():
+    for k, seed in enumerate(range(config.first_seed, config.first_seed + config.seeds)):
+        for place, (name, method) in enumerate(methods.items(), 1 + k * len(methods)):
+            announce(f"cell {place} of {len(methods) * config.seeds}: {name}, seed {seed}")
             cell = config.out / "cells" / f"{name}-{seed}.json"
             if not cell.exists():
                 write_json(cell, {"rows": _run_cell(config, data, evaluate, name, method, seed)})
@@ -170,20 +183,6 @@ def _claim(config: ArenaConfig) -> None:
     free = ("out", "methods", "seeds", "first_seed", "keep_samples", "keep_models")
     settings = {key: value for key, value in asdict(config).items() if key not in free}
     claim(config.out / SETTINGS, settings, "arena", machine=machine())
-
-
-def machine() -> dict[str, Any]:
-    """Where a result comes from: processor, threads, versions."""
-    return {
-        "system": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "device": "cuda" if torch.cuda.is_available() else "cpu",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "bezierdistill": __version__,
-    }
 
 
 def _run_cell(config: ArenaConfig, data: Data, evaluate: Evaluator, name: str, method: Method, seed: int) -> list[dict[str, Any]]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from bezierdistill.cli.verbs import Verb
+from bezierdistill.cli.results import UnfitError, Verb
 from bezierdistill.progress import progress
+from bezierdistill.provenance import noted
 from bezierdistill.sharing import export_curves, import_curves
 from bezierdistill.store import CurveStore, Kept, merge
 from bezierdistill.store.manifest import MEND
 
+STORE_SUMMARY = "Look at curve stores, check, merge, export and import them."
 # How fields are spelt: the first has no flag of its own, others have no default.
 FIRST, NEEDED = {"positional": True}, {"required": True}
 
@@ -21,18 +22,25 @@ FIRST, NEEDED = {"positional": True}, {"required": True}
 class StoreInfoConfig:
     """Say what a curve store holds: rows, bytes, what made it.
 
+    Example::
+
+        bezierdistill store info runs/curves
+        bezierdistill store info runs/curves --json
+
     Args:
         store: its folder.
-        json: print JSON.
     """
 
     store: Path = dataclasses.field(metadata=FIRST)
-    json: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class StoreVerifyConfig:
     """Compare every shard of a curve store with its checksum.
+
+    Example::
+
+        bezierdistill store verify runs/curves
 
     Args:
         store: its folder.
@@ -44,6 +52,10 @@ class StoreVerifyConfig:
 @dataclasses.dataclass(frozen=True)
 class StoreMergeConfig:
     """Make one store of several that differ in their seed.
+
+    Example::
+
+        bezierdistill store merge runs/a runs/b --out runs/both
 
     Args:
         stores: their folders.
@@ -57,6 +69,11 @@ class StoreMergeConfig:
 @dataclasses.dataclass(frozen=True)
 class StoreExportConfig:
     """Write the curves of a store in another format.
+
+    Example::
+
+        bezierdistill store export runs/curves --out curves.npz
+        bezierdistill store export runs/curves --to webdataset --out runs/shared
 
     Args:
         store: its folder.
@@ -72,6 +89,10 @@ class StoreExportConfig:
 @dataclasses.dataclass(frozen=True)
 class StoreImportConfig:
     """Make a store of other people's pairs or curves.
+
+    Example::
+
+        bezierdistill store import runs/shared --teacher runs/strong --out runs/theirs
 
     Args:
         source: a folder with z0.npy and z1.npy (and cond.npy), a WebDataset .tar, or a folder of them.
@@ -90,7 +111,7 @@ class StoreImportConfig:
     points: Kept = "float32"
 
 
-def _store_info(config: StoreInfoConfig) -> None:
+def _store_info(config: StoreInfoConfig) -> dict[str, Any]:
     store = CurveStore.open(config.store)
     recipe, size = store.recipe, sum(shard.bytes for shard in store.shards)
     facts = {
@@ -111,36 +132,43 @@ def _store_info(config: StoreInfoConfig) -> None:
         "teachers": [teacher["path"] for teacher in recipe.get("teachers", [])],
         "seeds": sorted({shard.seed for shard in store.shards if shard.seed is not None}),
     }
-    if config.json:
-        print(json.dumps(facts, indent=2))
-        return
     for name, value in facts.items():
         print(f"{name:>15}  {f'{value:,}' if isinstance(value, int) else value}")
+    return facts
 
 
-def _store_verify(config: StoreVerifyConfig) -> None:
+def _store_verify(config: StoreVerifyConfig) -> dict[str, Any]:
     store = CurveStore.open(config.store)
     with progress("verify", len(store.shards)) as advance:
         problems = list(store.verify(advance=advance))
     for problem in problems:
         print(problem)
+    result = {"store": config.store, "shards": len(store.shards), "rows": len(store), "problems": problems}
     if problems:
-        raise ValueError(f"{len(problems)} of {len(store.shards)} shards are damaged: {MEND}")
+        raise UnfitError(f"{len(problems)} of {len(store.shards)} shards are damaged: {MEND}", result)
     print(f"{config.store}: {len(store.shards)} shards are whole, {len(store):,} curves")
+    return result
 
 
-def _store_merge(config: StoreMergeConfig) -> None:
-    print(f"{config.out}: {len(merge(config.stores, config.out)):,} curves of {len(config.stores)} stores")
+def _store_merge(config: StoreMergeConfig) -> dict[str, Any]:
+    with noted(config.out, "store merge", config):
+        store = merge(config.stores, config.out)
+    print(f"{config.out}: {len(store):,} curves of {len(config.stores)} stores")
+    return {"out": config.out, "rows": len(store)}
 
 
-def _store_export(config: StoreExportConfig) -> None:
-    for file in export_curves(CurveStore.open(config.store), config.out, config.to):
+def _store_export(config: StoreExportConfig) -> dict[str, Any]:
+    files = export_curves(CurveStore.open(config.store), config.out, config.to)
+    for file in files:
         print(file)
+    return {"files": files}
 
 
-def _store_import(config: StoreImportConfig) -> None:
-    store = import_curves(config.source, config.teacher, config.out, config.passes, config.units, config.points)
+def _store_import(config: StoreImportConfig) -> dict[str, Any]:
+    with noted(config.out, "store import", config):
+        store = import_curves(config.source, config.teacher, config.out, config.passes, config.units, config.points)
     print(f"{config.out}: {len(store):,} curves of degree {store.recipe['degree']} from {config.source}")
+    return {"out": config.out, "rows": len(store), "degree": store.recipe["degree"]}
 
 
 STORE: dict[str, Verb] = {

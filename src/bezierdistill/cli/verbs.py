@@ -1,268 +1,35 @@
-"""The verbs: their settings, where no other module has them, and what each prints."""
+"""All verbs, and the order in which they are listed: that of the work."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Literal
-
-import torch
-
-from bezierdistill.arena.runner import ArenaConfig, arena
-from bezierdistill.conventions import Prediction
-from bezierdistill.data import load_data, read_array, read_sides
-from bezierdistill.demo import DemoConfig, demo
-from bezierdistill.files import write_array, write_json
-from bezierdistill.interop import export_diffusers, import_diffusers
-from bezierdistill.metrics import Evaluator, load_extractor
-from bezierdistill.models import Model, load_model
-from bezierdistill.networks.foreign import ScheduleKind
-from bezierdistill.pipeline import distill, simulate, train
-from bezierdistill.recipe import RecipeConfig, run_recipe
-from bezierdistill.reflow import ReflowConfig, reflow
-from bezierdistill.reporting import print_arena, print_rows, write_report
-from bezierdistill.reporting.plots import save_grid
-from bezierdistill.training.config import DistillConfig, SimulateConfig, Solver, TrainConfig
-from bezierdistill.training.ranks import open_fabric
-from bezierdistill.translation import TranslateConfig, translate_files
-
-Verb = tuple[type, Callable[[Any], None]]
+from bezierdistill.app import AppConfig
+from bezierdistill.cli.completion import CompletionConfig, complete
+from bezierdistill.cli.doctor import DoctorConfig, examine
+from bezierdistill.cli.results import Verb
+from bezierdistill.cli.samples import SAMPLES
+from bezierdistill.cli.stages import STAGES
 
 
-@dataclasses.dataclass(frozen=True)
-class SampleConfig:
-    """Draw samples from a model, in the data's own units.
+def _app(config: AppConfig) -> None:
+    from bezierdistill.app import serve  # imported here: it may take seconds that only its users need
 
-    Args:
-        model: folder of a student or teacher.
-        out: the .npz to write; its array is x.
-        passes: network passes a sample.
-        count: number of samples.
-        seed: seed of the noise; sample i depends on the seed and i alone.
-        solver: euler jumps from knot to knot; midpoint, heun and rk4 integrate a teacher's velocity with the given passes.
-        labels: class labels separated by commas, repeated in turn; without them they are as frequent as in the training data.
-        conditions: a .npy of condition vectors, one a sample, for a model that takes these.
-        guidance: strength of guidance: of a student that was distilled for a range, or of a conditional teacher.
-        accelerator: device kind for Lightning Fabric: auto, cpu, cuda, mps.
-        grid: a PNG of the first samples to write as well.
-    """
-
-    model: Path
-    out: Path
-    passes: int = 1
-    count: int = 64
-    seed: int = 0
-    solver: Solver = "euler"
-    labels: str | None = None
-    conditions: Path | None = None
-    guidance: float | None = None
-    accelerator: str = "auto"
-    grid: Path | None = None
-
-    def numbers(self) -> list[int] | None:
-        """The labels as numbers.
-
-        Raises:
-            ValueError: if they are none.
-        """
-        try:
-            return None if self.labels is None else [int(part) for part in self.labels.split(",")]
-        except ValueError:
-            raise ValueError(f"labels are {self.labels!r}, expected whole numbers separated by commas, such as 0,1,2") from None
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluateConfig:
-    """Compare samples with held-out real data: every metric, its floor (real against real), their ratio.
-
-    Args:
-        samples: a .npz or .npy of samples in the data's own units; if it has labels, --extractor classifier judges every class.
-        data: built-in name or path.
-        seed: which real samples are drawn.
-        extractor: features to compare by: random, classifier (of the data's own classes, trained once), squeezenet:PATH of its weights,
-            or a Python file whose function extractor(data) returns a module of your own.
-        json: a file for the result; without it the result is printed as JSON alone.
-    """
-
-    samples: Path
-    data: str
-    seed: int = 0
-    extractor: str = "random"
-    json: Path | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class ReportConfig:
-    """Write report.html: pictures, tables and settings of a run in one self-contained page.
-
-    Args:
-        run: folder of a demo, model, curve store or reflow.
-    """
-
-    run: Path
-
-
-@dataclasses.dataclass(frozen=True)
-class ImportConfig:
-    """Make a teacher of a pretrained network of diffusers; what it predicts and its schedule are named, never guessed.
-
-    Args:
-        source: a local folder: a pipeline with unet/ or transformer/, or the network alone; only safetensors are read.
-        out: folder of the new model.
-        prediction: velocity (data minus noise), flow (noise minus data), epsilon (noise), sample (data), v_prediction.
-        schedule: linear-up (time 0 is noise), linear-down (time 0 is data), sigma, or steps (those of the pipeline's scheduler).
-        scale: linear: what its time is multiplied by before it is told, such as 1000; 1 without it.
-        low: linear: least time of ours that it was trained on; 0 without it.
-        high: linear: greatest time of ours; 1 without it.
-        least: sigma: smallest sigma that it was trained on; 0.002 without it.
-        most: sigma: greatest sigma; 80 without it.
-    """
-
-    source: Path
-    out: Path
-    prediction: Prediction
-    schedule: ScheduleKind
-    scale: float | None = None
-    low: float | None = None
-    high: float | None = None
-    least: float | None = None
-    most: float | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class ExportConfig:
-    """Write a student as a pipeline of diffusers, with a model card.
-
-    Args:
-        model: folder of a student or teacher of images.
-        out: the new folder.
-        to: the library.
-    """
-
-    model: Path
-    out: Path
-    to: Literal["diffusers"] = "diffusers"
-
-
-def _train(config: TrainConfig) -> None:
-    model = train(config)
-    print(f"{config.out}: teacher for {config.data}, {model.spent:,} network passes spent")
-
-
-def _simulate(config: SimulateConfig) -> None:
-    store = simulate(config)
-    print(f"{config.out}: {len(store):,} curves of degree {config.degree}, {store.manifest['passes']:,} network passes spent")
-
-
-def _distill(config: DistillConfig) -> None:
-    model = distill(config)
-    knots = "; ".join(f"{k}: {', '.join(f'{t:g}' for t in times)}" for k, times in model.knots.items())
-    print(f"{config.out}: student with knots {knots or 'evenly spaced'}, {model.spent:,} network passes spent in all")
-
-
-def _recipe(config: RecipeConfig) -> None:
-    model = run_recipe(config)
-    print(f"{config.out / 'student'}: student of one and two passes, {model.spent:,} network passes spent in all")
-
-
-def _reflow(config: ReflowConfig) -> None:
-    for row in reflow(config):
-        figures = ("straightness", "drift", "reconstruction_real", "reconstruction_generated")
-        print(f"round {row['round']}: {', '.join(f'{name} {row[name]:.4g}' for name in figures)}")
-        print_rows([{"method": name, **metrics} for name, metrics in {**row["samplers"], **row.get("ours", {})}.items()])
-    if config.report:
-        print(write_report(config.out))
-
-
-def _arena(config: ArenaConfig) -> None:
-    rows = arena(config)
-    failed = [f"{row['method']} (seed {row['seed']})" for row in rows if "error" in row]
-    print_arena(rows)
-    if failed:
-        print(f"failed: {', '.join(failed)}; the reason stands in arena.json, remove the cell's file to try again", file=sys.stderr)
-    print(write_report(config.out))
-
-
-def _load(folder: Path, accelerator: str) -> Model:
-    """A model on a device; Fabric, which takes seconds to import, is only asked where there is a choice."""
-    model = load_model(folder)
-    if accelerator != "cpu" and (accelerator != "auto" or torch.cuda.is_available() or torch.backends.mps.is_available()):
-        model.net.to(open_fabric(accelerator).device)
-    return model
-
-
-def _sample(config: SampleConfig) -> None:
-    model, labels = _load(config.model, config.accelerator), config.numbers()
-    vectors = None if config.conditions is None else read_array(config.conditions)
-    x = model.sample(config.count, config.passes, config.seed, config.solver, labels=labels, conditions=vectors, guidance=config.guidance)
-    more = {}
-    if model.frequencies is not None and vectors is None:  # as the samples had them: row by row from the seed
-        given = model.condition(range(config.count), config.seed, labels)
-        more = {} if given is None else {"labels": given[:, : len(model.frequencies)].argmax(1).numpy()}
-    write_array(config.out, x, **more)
-    if config.grid is not None:
-        save_grid(config.grid, model.scaling.encode(x[:64]))
-    print(f"{config.out}: {config.count} samples of shape {x.shape[1:]}, {config.passes} passes each")
-
-
-def _evaluate(config: EvaluateConfig) -> None:
-    data = load_data(config.data)
-    side = read_sides(config.samples)[0]
-    if side.x.shape[1:] != data.scaling.decode(data.real(1, 0, "test")).shape[1:]:
-        raise ValueError(
-            f"{config.samples} holds samples of shape {side.x.shape[1:]}, {config.data} of another: expected samples of that data"
-        )
-    evaluate = Evaluator(data, config.seed, None if config.extractor == "random" else load_extractor(config.extractor, data))
-    x = data.scaling.encode(side.x)
-    labels = side.given if config.extractor == "classifier" and side.given is not None and side.given.ndim == 1 else None
-    classes = {} if labels is None else {"classes": evaluate.classes(x, labels)}
-    result = {**evaluate(x), **classes}
-    if config.json is None:
-        print(json.dumps(result, indent=2))
-        return
-    write_json(config.json, result)
-    print_rows([{"method": str(config.samples), **result}])
-
-
-def _translate(config: TranslateConfig) -> None:
-    y = translate_files(_load(config.model, config.accelerator), config)
-    print(f"{config.out}: {len(y)} translations of shape {y.shape[1:]}, {config.passes} passes each")
-
-
-def _import(config: ImportConfig) -> None:
-    numbers = {name: getattr(config, name) for name in ("scale", "low", "high", "least", "most") if getattr(config, name) is not None}
-    model = import_diffusers(config.source, config.out, config.prediction, config.schedule, **numbers)
-    print(f"{config.out}: teacher of images {model.shape}, {model.conditions} classes, from {config.source}")
-
-
-def _export(config: ExportConfig) -> None:
-    print(f"{export_diffusers(load_model(config.model), config.out)}: pipeline of {config.to}; its README.md says how to load it")
-
-
-def _report(config: ReportConfig) -> None:
-    print(write_report(config.run))
-
-
-def _demo(config: DemoConfig) -> None:
-    print_arena(demo(config))
-    print(write_report(config.out))
+    serve(config)
 
 
 VERBS: dict[str, Verb] = {
-    "demo": (DemoConfig, _demo),
-    "recipe": (RecipeConfig, _recipe),
-    "train": (TrainConfig, _train),
-    "simulate": (SimulateConfig, _simulate),
-    "distill": (DistillConfig, _distill),
-    "reflow": (ReflowConfig, _reflow),
-    "arena": (ArenaConfig, _arena),
-    "sample": (SampleConfig, _sample),
-    "translate": (TranslateConfig, _translate),
-    "evaluate": (EvaluateConfig, _evaluate),
-    "import": (ImportConfig, _import),
-    "export": (ExportConfig, _export),
-    "report": (ReportConfig, _report),
+    **STAGES,
+    **SAMPLES,
+    "app": (AppConfig, _app),
+    "doctor": (DoctorConfig, examine),
+    "completion": (CompletionConfig, complete),
+}
+SILENT = {"app", "completion"}  # they have no result
+GROUPS = {
+    "everything at once": ("demo", "recipe"),
+    "stage by stage": ("train", "simulate", "distill"),
+    "use a model": ("sample", "translate", "evaluate"),
+    "compare methods": ("arena", "reflow"),
+    "look at a run": ("report", "app"),
+    "share": ("import", "export", "store"),
+    "this machine": ("doctor", "completion"),
 }

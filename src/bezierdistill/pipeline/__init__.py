@@ -7,7 +7,7 @@ Every function checks its input before it writes, and returns what it made.
 
 from bezierdistill.pipeline.distillation import distill
 from bezierdistill.pipeline.knots import knots_cost
-from bezierdistill.pipeline.simulation import simulate
+from bezierdistill.pipeline.simulation import simulate, simulate_field
 from bezierdistill.pipeline.teaching import conditions_of, train
 
-__all__ = ["conditions_of", "distill", "knots_cost", "simulate", "train"]
+__all__ = ["conditions_of", "distill", "knots_cost", "simulate", "simulate_field", "train"]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bezierdistill.curves import BezierCurve
 from bezierdistill.data import Data, Scaling, load_data
 from bezierdistill.files import check_entries
-from bezierdistill.models import CARD, Model, load_model
+from bezierdistill.models import CARD, Model, NetworkConfig, load_model
 from bezierdistill.objectives import Alignment, CurveRegression, Loss
 from bezierdistill.objectives.alignment import REAL_ROWS
 from bezierdistill.objectives.curves import CurveBatch, Draw, EitherDraw, EndDraw, KnotsDraw, MapDraw, VelocityDraw
@@ -23,6 +23,8 @@ from bezierdistill.store.manifest import MEND
 from bezierdistill.training.config import DistillConfig
 from bezierdistill.training.loop import Trainer
 
+NETWORK = {"kind": str, "width": int, "depth": int, "patch": int}
+MOST_WIDTH, MOST_DEPTH = 4096, 256  # of a network that a store names, which may come from anybody
 DISTILLED = {"weights": list, "teachers": list, "teacher_passes": int, "scaling": dict}  # what a store must say of itself
 
 
@@ -34,8 +36,7 @@ def distill(config: DistillConfig) -> Model:
     """
     store = CurveStore.open(config.curves)
     check_entries(store.recipe, DISTILLED, str(store.folder))
-    teachers = _teachers(store)
-    best = teachers[int(torch.tensor(store.recipe["weights"], dtype=torch.float64).mean(1).argmax())]
+    best = _best(config, store)
     net = best.network.build(best.shape, config.seed, store.condition_size)
     if config.init == "teacher":
         _start_from(net, best.net)
@@ -49,7 +50,7 @@ def distill(config: DistillConfig) -> Model:
         trainer.share(config.align_batch or config.batch, 2)
     if not (config.out / CARD).exists():  # else there is nothing left to train
         _check_whole(store, trainer)
-    with held(config, trainer.fabric) as finished:
+    with held("distill", config, trainer.fabric) as finished:
         return finished or saved(config.out, _distilled(config, store, trainer, best, data, given), trainer.fabric)
 
 
@@ -103,6 +104,25 @@ def _check_whole(store: CurveStore, trainer: Trainer) -> None:
     """Refuse to train on a damaged store; of several ranks each reads its part."""
     for problem in store.verify(slice(trainer.rank, None, trainer.ranks)):
         raise ValueError(f"{problem}: {MEND}")
+
+
+def _best(config: DistillConfig, store: CurveStore) -> Model:
+    """The teacher whose network the student has; of a field that is no model of ours, what the store says of it, without weights."""
+    if "network" not in store.recipe:
+        teachers = _teachers(store)
+        return teachers[int(torch.tensor(store.recipe["weights"], dtype=torch.float64).mean(1).argmax())]
+    if config.init == "teacher":
+        raise ValueError(
+            f"{store.folder} was made by a field that is no model of ours and has no weights to start from: expected --init scratch"
+        )
+    fields = check_entries(store.recipe["network"], NETWORK, f"the network of {store.folder}")
+    network = NetworkConfig(**{name: fields[name] for name in NETWORK})
+    if max(network.width, network.patch) > MOST_WIDTH or network.depth > MOST_DEPTH:
+        raise ValueError(
+            f"{store.folder} names a network of {network.width} x {network.depth}, expected {MOST_WIDTH} x {MOST_DEPTH} or less"
+        )
+    shape = tuple(store.recipe["shape"])
+    return Model(nn.Identity(), network, shape, Scaling.from_json(store.recipe["scaling"], shape))
 
 
 def _teachers(store: CurveStore) -> list[Model]:

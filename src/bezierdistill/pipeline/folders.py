@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bezierdistill import __version__
 from bezierdistill.files import claim, locked
 from bezierdistill.models import CARD, Model, load_model, save_model
+from bezierdistill.provenance import recorded
 from bezierdistill.training.config import DistillConfig, TrainConfig
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ RUN = "run.json"
 
 
 @contextmanager
-def held(config: TrainConfig | DistillConfig, fabric: Fabric) -> Iterator[Model | None]:
+def held(verb: str, config: TrainConfig | DistillConfig, fabric: Fabric) -> Iterator[Model | None]:
     """Take a folder for a run, or check that it holds the same run, which is then continued; yields the model if that is finished."""
     lead = fabric.global_rank == 0
     with locked(config.out) if lead else nullcontext():
@@ -29,7 +30,8 @@ def held(config: TrainConfig | DistillConfig, fabric: Fabric) -> Iterator[Model 
             claim(config.out / RUN, settings_of(config), "run")
         fabric.barrier()
         finished = fabric.broadcast((config.out / CARD).exists())  # as the first one sees it
-        yield load_model(config.out) if finished else None
+        with recorded(config.out, verb, config):
+            yield load_model(config.out) if finished else None
 
 
 def saved(out: Path, model: Model, fabric: Fabric) -> Model:

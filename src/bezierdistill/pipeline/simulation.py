@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from bezierdistill.data import Data, load_data
+from bezierdistill.data import Data, Scaling, load_data
 from bezierdistill.fields import Blend, Field, Guided, NetworkField, parse_weights
 from bezierdistill.files import locked
-from bezierdistill.models import CARD, Model, load_model
+from bezierdistill.models import CARD, Model, NetworkConfig, load_model
 from bezierdistill.pipeline.folders import RUN, refuse_other
 from bezierdistill.progress import progress
+from bezierdistill.provenance import recorded
 from bezierdistill.simulate import Simulation, simulate_shards
 from bezierdistill.starts import starts
 from bezierdistill.store import CurveStore, CurveWriter, repair
 from bezierdistill.training.config import SimulateConfig
 from bezierdistill.training.ranks import open_fabric
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+Draw = Callable[[int, int], tuple[Tensor, Tensor | None]]
+FOR_TEACHERS = ("teachers", "weights", "data", "source", "through", "guidance")
 
 
 def simulate(config: SimulateConfig) -> CurveStore:
@@ -29,20 +37,60 @@ def simulate(config: SimulateConfig) -> CurveStore:
         ValueError: on teachers that do not fit together, weights that do not sum to one, a degree that the guides cannot have, or a
             folder that holds another store.
     """
+    if not config.teachers:
+        raise ValueError("teachers is empty, expected one or more model folders")
     teachers = [load_model(folder) for folder in config.teachers]
     through = None if config.through is None else load_model(config.through)
     data, source = (None if name is None else load_data(name) for name in (config.data, config.source))
     _check_alike(config, teachers, data)
     _check_source(config, teachers[0], through, source)
     fabric = open_fabric(config.accelerator)
-    device, lead = fabric.device, fabric.global_rank == 0
     strengths = config.strengths()
-    fields = [_field(teacher, device, strengths) for teacher in teachers]
+    fields = [_field(teacher, fabric.device, strengths) for teacher in teachers]
     blend = Blend(fields, parse_weights(config.weights))
-    back = None if through is None else NetworkField(through.net.to(device))
+    back = None if through is None else NetworkField(through.net.to(fabric.device))
     simulation = Simulation(blend, config.degree, config.guides, fields, config.steps, config.solver, data is not None, back)
     draw = starts(teachers[0], config.seed, data or source, strengths if len(strengths) == 2 else None, config.noise == "seed")
-    recipe = _recipe(config, teachers, through, source, blend)
+    return _stored(config, simulation, draw, _recipe(config, teachers, through, source, blend), fabric)
+
+
+def simulate_field(
+    field: Field,
+    shape: tuple[int, ...],
+    config: SimulateConfig,
+    scaling: Scaling | None = None,
+    network: NetworkConfig | None = None,
+) -> CurveStore:
+    """Simulate any velocity field and store its paths as curves, for a student that starts from scratch (``DistillConfig.init``).
+
+    The field starts from standard normal noise and takes no condition; a torch module becomes one by
+    :class:`~bezierdistill.conventions.ForeignField`, several by :class:`~bezierdistill.fields.Blend`. It has to be on the device that
+    ``config.accelerator`` chooses. That a store is continued with the same field is not checked.
+
+    Args:
+        field: the field.
+        shape: shape of a state, ``(D,)`` or ``(C, H, W)``.
+        config: with no teachers; weights, data, source, through and guidance, which are for teachers, are left as they are.
+        scaling: the way from the field's states to own units, ``load_data(...).scaling`` of the data it was trained on; else none.
+        network: the network of the student to come.
+
+    Raises:
+        ValueError: on settings for teachers, or of guides or steps that do not fit, or a folder that holds another store.
+    """
+    usual = SimulateConfig((), config.out)
+    other = [name for name in FOR_TEACHERS if getattr(config, name) != getattr(usual, name)]
+    if other:
+        raise ValueError(f"a field is simulated and {', '.join(other)} given, expected teachers=() and what is for teachers left as it is")
+    fabric = open_fabric(config.accelerator)
+    origin = Model(nn.Identity(), network or NetworkConfig(), tuple(shape), scaling or Scaling(layout="flat" if len(shape) == 1 else "chw"))
+    simulation = Simulation(field, config.degree, config.guides, [field], config.steps, config.solver)
+    recipe = _recipe(config, [origin], None, None, Blend([field], [[1.0]])) | {"teachers": [], "network": asdict(origin.network)}
+    return _stored(config, simulation, starts(origin, config.seed, regenerated=config.noise == "seed"), recipe, fabric)
+
+
+def _stored(config: SimulateConfig, simulation: Simulation, draw: Draw, recipe: dict[str, Any], fabric: Fabric) -> CurveStore:
+    """The store, of which every rank makes its share of the shards."""
+    device, lead = fabric.device, fabric.global_rank == 0
     refuse_other(config.out, RUN, CARD)
 
     def on_device(start: int, rows: int) -> tuple[Tensor, Tensor | None]:
@@ -55,15 +103,16 @@ def simulate(config: SimulateConfig) -> CurveStore:
         if lead:
             CurveWriter(config.out, recipe)
         fabric.barrier()
-        writer = CurveWriter(config.out, recipe)
-        plans = writer.plan(config.count, config.batch)
-        share = plans[fabric.global_rank :: fabric.world_size]
-        with progress("simulate", sum(plan.rows for plan in share)) as advance:
-            simulate_shards(simulation, on_device, share, writer, config.batch, advance, config.seed)
-        fabric.barrier()
-        if lead:
-            writer.close(plans)
-        fabric.barrier()
+        with recorded(config.out, "simulate", replace(config, repair=False)) if config.teachers else nullcontext():
+            writer = CurveWriter(config.out, recipe)
+            plans = writer.plan(config.count, config.batch)
+            share = plans[fabric.global_rank :: fabric.world_size]
+            with progress("simulate", sum(plan.rows for plan in share)) as advance:
+                simulate_shards(simulation, on_device, share, writer, config.batch, advance, config.seed)
+            fabric.barrier()
+            if lead:
+                writer.close(plans)
+            fabric.barrier()
     return CurveStore.open(config.out)
 
 
@@ -123,7 +172,7 @@ def check_data(name: str | None, data: Data | None, teacher: Model) -> None:
 
 def _recipe(config: SimulateConfig, teachers: list[Model], through: Model | None, source: Data | None, blend: Blend) -> dict[str, Any]:
     first, strengths = teachers[0], config.strengths()
-    spent = {teacher.card["digest"]: teacher.spent for teacher in [*teachers, *([] if through is None else [through])]}
+    spent = {teacher.card.get("digest"): teacher.spent for teacher in [*teachers, *([] if through is None else [through])]}
     more: dict[str, Any] = {}  # keys that only some stores have: others stay as they were
     if first.conditions:
         ranged = len(strengths) == 2
@@ -141,7 +190,7 @@ def _recipe(config: SimulateConfig, teachers: list[Model], through: Model | None
         "weights": blend.weights.tolist(),
         "teachers": [
             {"path": str(folder.resolve()), "digest": teacher.card["digest"]}
-            for folder, teacher in zip(config.teachers, teachers, strict=True)
+            for folder, teacher in zip(config.teachers, teachers, strict=False)
         ],
         "teacher_passes": sum(spent.values()),
         "count": config.count,

@@ -46,7 +46,7 @@ def train(config: TrainConfig) -> Model:
     more = ({"classes": _frequencies(data)} if conditions else {}) | ({"source_data": config.source} if source else {})
     card = card_of("teacher", config, {"training": spent, "total": spent}, data=config.data, **more)
     start = None if source is None else source.scaling
-    with held(config, trainer.fabric) as finished:
+    with held("train", config, trainer.fabric) as finished:
         if finished is not None:
             return finished
         trained = trainer.fit(step, config.steps, config.seed)

@@ -1,247 +1,196 @@
-"""One self-contained HTML page a run: what was run, its pictures and tables, and how to run it again. No external request."""
+"""One self-contained page: its parts as text of HTML, in which whatever a run says of itself is escaped. No external request."""
 
 from __future__ import annotations
 
 import base64
 import html
 import io
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
-import torch
+import numpy as np
 from matplotlib.figure import Figure
-from torch import Tensor
+from PIL import Image
 
 from bezierdistill import __version__
-from bezierdistill.arena.runner import gather
-from bezierdistill.arena.summary import summarise
-from bezierdistill.data import load_data, read_array
-from bezierdistill.files import check_entries, read_json, write_atomically
-from bezierdistill.models import CARD, Model, load_model
-from bezierdistill.reporting import plots
-from bezierdistill.reporting.tables import ARENA_HEADINGS, arena_cells
-from bezierdistill.sources import noise
-from bezierdistill.store import MANIFEST, CurveStore
-from bezierdistill.training.journal import LOG, entries
+from bezierdistill.reporting.style import STYLE
 
-ROUNDS, ARENA = "rounds.json", "arena.json"
-ERRORS = ("straightness", "drift", "reconstruction_real", "reconstruction_generated")
-# What every round has.
-ROUND: dict[str, type | tuple[type, ...]] = {"round": int, "flow_passes": int, "student_passes": int, **dict.fromkeys(ERRORS, (int, float))}
-SHOWN, MOST_PANELS, SHOWN_INPUTS = 2000, 11, 12
-STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;max-width:72rem;margin:0 auto;padding:1rem;color:#222}
-h1{font-size:1.6rem} h2{font-size:1.2rem;margin-top:2rem;border-bottom:1px solid #ccc}
-img{max-width:100%;height:auto} .wide{overflow-x:auto} table{border-collapse:collapse;font-size:.85rem}
-th,td{padding:.25rem .6rem;text-align:right;border-bottom:1px solid #ddd} th:first-child,td:first-child{text-align:left}
-tr.ours{font-weight:bold;background:#eef6fb} pre{background:#f5f5f5;padding:.6rem;overflow-x:auto;font-size:.8rem}
-@media print{body{max-width:none}h2{break-after:avoid}img{break-inside:avoid}}
-"""
+DPI = 150
+WORDS = {
+    "pass": "One evaluation of the network for one sample. The cost of sampling is passes a sample; in the account of training a forward "
+    "pass counts 1, forward and backward 3, a row.",
+    "floor": "The same distance between two sets of real data of the same size: no samples can be expected to come below it.",
+    "excess": "The Frechet distance of samples to held-out real data over its floor, minus one. 0 is as good as real data. The distance is "
+    "that of means and covariances of fixed random features: it is not FID, and compares only with itself.",
+    "rank": "Place among all methods of as many passes a sample, in brackets for the other distances.",
+    "straightness": "Mean squared difference between velocity and displacement along the paths, a component; 0 is a straight line at even "
+    "speed.",
+    "drift": "Mean squared distance, a component, of a flow's end points from those of round 1 from the same noise.",
+    "reconstruction": "The same of states carried backwards by round 1's flow and forwards by this round's: held-out real data, and what "
+    "round 1 has generated.",
+    "knots": "The times between which a sampler jumps, from noise at 0 to data at 1.",
+    "guides": "The inner control points of a curve: the curve is drawn towards them and does not pass through them.",
+}
+NUMBER = re.compile(r"|[-+]?\d[\d.,]*(e[-+]?\d+)?x?( ± [\d.]+)?( \(\d+( %)?\))?")  # nothing, or a number with what belongs to it
 
 
-def write_report(run: Path) -> Path:
-    """Write ``report.html`` for the folder of a demo, an arena, a reflow, a model or a curve store.
+@dataclass(frozen=True)
+class Section:
+    """A heading and what stands below it.
 
-    Returns:
-        The page's path.
-
-    Raises:
-        ValueError: if the folder holds none of these, or a file in it is damaged.
+    Args:
+        title: plain text.
+        body: HTML.
     """
-    models = {_name(run, file): load_model(file.parent) for file in sorted(run.rglob(CARD))}
-    stores = {_name(run, file): CurveStore.open(file.parent) for file in sorted(run.rglob(MANIFEST))}
-    rounds, is_arena = sorted(run.rglob(ROUNDS)), (run / ARENA).exists()
-    if not models and not stores and not is_arena:
-        raise ValueError(f"{run} holds no run: expected the folder of a demo, arena, model, curve store or reflow")
-    parts = [f"<h1>bezierdistill: {html.escape(run.resolve().name)}</h1>"]
-    if is_arena:
-        parts += _arena(run)
-    elif models and not rounds:
-        vectors = [name for name, model in models.items() if model.conditions and model.frequencies is None]
-        parts += [f"<p>{html.escape(name)} takes vectors as conditions: no samples are shown.</p>" for name in vectors]
-        starts_from_noise = {name: model for name, model in models.items() if model.source is None and name not in vectors}
-        if starts_from_noise:
-            parts += ["<h2>Samples</h2>", _picture(plots.samples_figure(_fresh(starts_from_noise)), "samples of every model")]
-        parts += _translations({name: model for name, model in models.items() if model.source is not None})
-    parts += [part for file in rounds for part in _rounds(file)]
-    for name, store in stores.items():
-        if store.recipe["degree"] > 1:
-            figure = plots.curves_figure(store.curves(torch.arange(min(256, len(store)))))
-            parts += [f"<h2>Curves: {html.escape(name)}</h2>", _picture(figure, "curves with their guides")]
-    logs = _logs(run)
-    if logs:
-        parts += ["<h2>Losses</h2>", _picture(plots.losses_figure(logs), "loss curves")]
-    return _write(run, parts + _settings(models, stores))
+
+    title: str
+    body: str
 
 
-def _write(run: Path, parts: Sequence[str]) -> Path:
-    page = "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-    text = (
-        f"{page}<title>bezierdistill</title><style>{STYLE}</style>"
-        + "\n".join(parts)
-        + f"<p>Made by bezierdistill {__version__}.</p></html>\n"
+def text(value: object) -> str:
+    """Any value as text of HTML."""
+    return html.escape(str(value))
+
+
+def paragraph(value: object, kind: str = "note") -> str:
+    """A paragraph of plain text."""
+    return f'<p class="{kind}">{text(value)}</p>'
+
+
+def code(value: str) -> str:
+    """Text as it is, to be copied."""
+    return f"<pre>{text(value)}</pre>"
+
+
+def folded(summary: str, body: str) -> str:
+    """HTML behind a line of plain text; on paper it is unfolded."""
+    return f"<details><summary>{text(summary)}</summary>{body}</details>"
+
+
+def facts(values: Mapping[str, object]) -> str:
+    """Figures that one sees first, each under its name."""
+    return f'<dl class="facts">{_terms(values)}</dl>'
+
+
+def explained(*words: str) -> str:
+    """What some of the words of a report mean."""
+    return f'<dl class="words">{_terms({word.capitalize(): WORDS[word] for word in words})}</dl>'
+
+
+def _terms(values: Mapping[str, object]) -> str:
+    return "".join(f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>" for name, value in values.items())
+
+
+def table(
+    caption: str,
+    head: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    key: int = 0,
+    ours: Collection[int] = (),
+    starts: Collection[int] = (),
+) -> str:
+    """A table that scrolls in its own box; columns of numbers stand right.
+
+    Args:
+        caption: plain text.
+        head: headings; none for a list of properties and their values.
+        rows: as many values each.
+        key: the column that names the row.
+        ours: rows to set off.
+        starts: rows that begin a group.
+    """
+    cells = [[str(value) for value in row] for row in rows]
+    right = [
+        k != key and bool(head) and all(NUMBER.fullmatch(value) for value in column) for k, column in enumerate(zip(*cells, strict=True))
+    ]
+
+    def cell(k: int, value: str, scope: str) -> str:
+        tag, scope = ("th", f' scope="{scope}"') if scope else ("td", "")
+        return f"<{tag}{scope}{_class('n' * right[k])}>{text(value)}</{tag}>"
+
+    lines = []
+    for i, row in enumerate(cells):
+        line = "".join(cell(k, value, "row" if k == key else "") for k, value in enumerate(row))
+        lines.append(f"<tr{_class('ours' * (i in ours), 'starts' * (i in starts))}>{line}</tr>")
+    top = f"<thead><tr>{''.join(cell(k, name, 'col') for k, name in enumerate(head))}</tr></thead>" if head else ""
+    return (
+        f'<figure class="table"><div class="wide" tabindex="0" role="region" aria-label="{text(caption)}">'
+        f"<table>{top}<tbody>{''.join(lines)}</tbody></table></div><figcaption>{text(caption)}</figcaption></figure>"
     )
-    write_atomically(run / "report.html", lambda path: path.write_text(text))
-    return run / "report.html"
 
 
-def _arena(run: Path) -> list[str]:
-    rows = gather(run)
-    settings = check_entries(read_json(run / "run.json", "arena settings"), {"data": str, "budget": int}, str(run / "run.json"))
-    lines = arena_cells(rows)
-    failed = [f"{row['method']}, seed {row['seed']}: {row['error']}" for row in rows if "error" in row]
-    return [
-        f"<p>Data: <b>{html.escape(str(settings['data']))}</b>. Every method had {settings['budget']:,} network passes "
-        "(forward 1, forward and backward 3, a row) for everything, the same network, batch and optimizer, and was judged on the same "
-        "held-out samples. Excess is the distance over its floor (real against real, same size) minus one; mean ± standard error over "
-        "seeds, ranks in brackets. The Frechet distance uses fixed random features and is not FID.</p>",
-        _table(ARENA_HEADINGS, [line for line, _ in lines], [ours for _, ours in lines]),
-        *(f"<p>Failed: {html.escape(line)}</p>" for line in failed),
-        *(_quality(rows) if lines else ()),
-        *_sheets(run, rows, str(settings["data"])),
-        f"<h2>Run again</h2><pre>{html.escape(json.dumps(settings, indent=1))}</pre>",
-    ]
+def _class(*names: str) -> str:
+    given = " ".join(filter(None, names))
+    return f' class="{given}"' if given else ""
 
 
-def _quality(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [
-        "<h2>Quality against passes</h2>",
-        _picture(plots.arena_figure(summarise(rows), "passes"), "excess against network passes a sample"),
-        "<h2>Quality against cost</h2>",
-        _picture(plots.arena_figure(summarise(rows), "seconds"), "excess against seconds of training"),
-    ]
+def picture(drawn: Figure | np.ndarray, alt: str, caption: str = "", title: str = "", kind: str = "chart") -> str:
+    """A figure: a drawing, or the pixels ``(H, W, 3)`` of an image in [0, 1].
+
+    Args:
+        drawn: what is shown.
+        alt: what one sees, for those who do not.
+        caption: how it was made, and how to read it.
+        title: for what has none of its own.
+        kind: ``chart``, or ``ours`` to set it off.
+    """
+    data = _png(drawn)
+    width, height = (int.from_bytes(data[k : k + 4]) for k in (16, 20))
+    source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+    words = f"<b>{text(title)}</b>" * bool(title) + " " * bool(title and caption) + text(caption)
+    label = f"<figcaption>{words}</figcaption>" * bool(words)
+    image = f'<img alt="{text(alt)}" width="{width}" height="{height}" src="{source}">'
+    return f'<figure class="{kind}">{image}{label}</figure>'
 
 
-def _sheets(run: Path, rows: Sequence[Mapping[str, Any]], name: str) -> list[str]:
-    """Samples that an arena has kept, of its first seed: real ones, then methods from the best to the worst, at one and two passes."""
-    folder = run / "samples"
-    if not (folder / "real.npz").exists():
-        return []
-    data, parts = load_data(name), []
-    first = min(row["seed"] for row in rows)
-    for passes in (1, 2):
-        panels = {"real data, held out": data.scaling.encode(read_array(folder / "real.npz")[:SHOWN])}
-        for entry in summarise([row for row in rows if row.get("passes") == passes and row["seed"] == first])[:MOST_PANELS]:
-            file = folder / f"{entry.method}-{first}-{passes}.npz"
-            if file.exists():
-                panels[f"{entry.method}\n{1 + entry.excess:.2f}x floor"] = data.scaling.encode(read_array(file)[:SHOWN])
-        if len(panels) > 1:
-            title = f"Samples of {passes} pass{'es' if passes > 1 else ''}, from the same noise"
-            parts += [f"<h2>{title}</h2>", _picture(plots.samples_figure(panels), title)]
-    return parts
+def gallery(kind: str, figures: Sequence[str]) -> str:
+    """Figures side by side, as many as there is room for: ``samples``, ``charts``, or ``strips``, one below the other."""
+    return f'<div class="gallery {kind}">{"".join(figures)}</div>'
 
 
-def _name(run: Path, file: Path) -> str:
-    name = str(file.parent.relative_to(run))
-    return run.resolve().name if name == "." else name
-
-
-def _picture(figure: Figure, description: str) -> str:
+def _png(drawn: Figure | np.ndarray) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return f'<img alt="{html.escape(description)}" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+    if isinstance(drawn, Figure):
+        drawn.savefig(buffer, format="png", dpi=DPI)
+        image = Image.open(buffer).convert("RGB").quantize(128, dither=Image.Dither.NONE)  # a quarter of the size, and looks the same
+        buffer = io.BytesIO()
+    else:
+        image = Image.fromarray((drawn * 255).round().astype(np.uint8))
+    image.save(buffer, "png", optimize=True)
+    return buffer.getvalue()
 
 
-def _fresh(models: Mapping[str, Model]) -> dict[str, Tensor]:
-    panels = {}
-    for name, model in models.items():
-        count = 1024 if len(model.shape) == 1 else 36
-        labels = [k // 6 for k in range(36)] if model.frequencies and len(model.frequencies) >= 6 else None  # a class a row
-        cond = model.condition(range(count), 0, labels)
-        for passes in (1, 2) if model.card.get("kind") == "student" else (2, 40):
-            panels[f"{name}\n{passes} passes"] = model.generate(noise(0, 0, count, model.shape), passes, cond=cond)
-    return panels
+def page(name: str, kind: str, lead: str, head: str, sections: Sequence[Section]) -> str:
+    """The whole page.
 
-
-def _translations(models: Mapping[str, Model]) -> list[str]:
-    """Held-out inputs and what each model makes of them, in rows; where the inputs' data are not at hand, a line that says so."""
-    sources: dict[str, dict[str, Model]] = {}
-    for name, model in models.items():
-        sources.setdefault(str(model.card.get("source_data")), {})[name] = model
-    parts: list[str] = []
-    for source, own in sources.items():
-        try:
-            x = load_data(source).real(SHOWN_INPUTS, 0, "test")
-        except ValueError as error:
-            parts.append(f"<p>No translations are shown: {html.escape(str(error))}</p>")
-            continue
-        rows = {f"input: {Path(source).name}": x}
-        for name, model in sorted(own.items(), key=lambda item: item[1].card.get("kind") == "student"):
-            for passes in (1, 2) if model.card.get("kind") == "student" else (50,):
-                rows[f"{name}, {passes} pass{'es' if passes > 1 else ''}"] = model.generate(x, passes, "euler" if passes < 50 else "heun")
-        figure = plots.rows_figure(rows) if x.ndim == 4 else plots.samples_figure(rows)
-        parts += ["<h2>Translations</h2>", _picture(figure, f"inputs of {source} and their translations, a column each")]
-    return parts
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], marked: Sequence[bool]) -> str:
-    def line(tag: str, texts: Sequence[str]) -> str:
-        return "".join(f"<{tag}>{html.escape(text)}</{tag}>" for text in texts)
-
-    body = "".join(f"<tr{' class=ours' if mark else ''}>{line('td', row)}</tr>" for row, mark in zip(rows, marked, strict=True))
-    return f"<div class=wide><table><tr>{line('th', head)}</tr>{body}</table></div>"
-
-
-def _rounds(file: Path) -> list[str]:
-    rounds = _read_rounds(file)
-    if not rounds:
-        return []
-    ours = "ours" in rounds[0]
-    rows = []
-    for entry in rounds:
-        numbers = [f"{entry[key]:.4g}" for key in ERRORS]
-        costs = [f"{entry[key]:,}" for key in ("flow_passes", "student_passes", *(("ours_passes",) if ours else ()))]
-        samplers = {**entry["samplers"], **entry.get("ours", {})}
-        rows.append([str(entry["round"]), *numbers, *costs, *(f"{metrics['frechet_ratio']:.2f}x" for metrics in samplers.values())])
-    head = ["round", "straightness", "drift", "reconstruction: real", "generated", "passes spent: flow", "student"]
-    head += ["ours"] if ours else []
-    head += ["flow, Heun 40", "Euler 1", "Euler 2", "distilled, 1 pass", *(("ours, 1 pass", "ours, 2 passes") if ours else ())]
-    note = (
-        "<p>Frechet distances over their floor. Drift: mean squared distance a component of end points from the first round's. "
-        "Reconstruction: the same of states carried backwards by round 1's flow and forwards by this round's. "
-        "Ours starts from round 1's flow and spends what the round's student has cost.</p>"
-    )
-    table = _table(head, rows, [False] * len(rows))
-    return ["<h2>Reflow rounds</h2>", table, note, _picture(plots.rounds_figure(rounds), "errors of every round of reflow")]
-
-
-def _read_rounds(file: Path) -> list[dict[str, Any]]:
-    rounds = check_entries(read_json(file, "reflow rounds"), {"rounds": list}, str(file))["rounds"]
-    where = f"a round of {file}"
-    for entry in rounds:
-        ours = ["ours"] if isinstance(rounds[0], dict) and "ours" in rounds[0] else []
-        check_entries(entry, ROUND | ({"ours_passes": int} if ours else {}), where)
-        for part in ("samplers", *ours):
-            own = check_entries(entry, {part: dict}, where)[part]
-            check_entries(own, dict.fromkeys(rounds[0][part], dict), where)
-            for metrics in own.values():
-                check_entries(metrics, {"frechet_ratio": (int, float)}, where)
-    return rounds
-
-
-def _logs(run: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
-    logs: dict[str, dict[str, list[tuple[int, float]]]] = {}
-    for file in sorted(run.rglob(LOG)):
-        for entry in entries(file):
-            panel = logs.setdefault(f"{_name(run, file)}: {entry['stage']}", {})
-            for network, loss in entry["loss"].items():
-                panel.setdefault(network, []).append((entry["step"], loss))
-    return logs
-
-
-def _settings(models: Mapping[str, Model], stores: Mapping[str, CurveStore]) -> list[str]:
-    described: dict[str, Any] = {}
-    for name, model in models.items():
-        described[name] = {
-            "knots": {k: list(v) for k, v in model.knots.items()},
-            "passes spent": model.card["passes"],
-            "config": model.card["config"],
-        }
-    for name, store in stores.items():
-        described[name] = {key: value for key, value in store.recipe.items() if key != "scaling"} | {"rows": len(store)}
-    return ["<h2>Settings</h2>"] * bool(described) + [
-        f"<details><summary>{html.escape(name)}</summary><pre>{html.escape(json.dumps(value, indent=1, default=str))}</pre></details>"
-        for name, value in described.items()
-    ]
+    Args:
+        name: of the run.
+        kind: of run.
+        lead: one sentence that says what it is.
+        head: HTML below it.
+        sections: with a table of contents, if there are more than four.
+    """
+    parts = [(f"part-{k}", section) for k, section in enumerate(sections, 1)]
+    links = "".join(f'<li><a href="#{mark}">{text(section.title)}</a></li>' for mark, section in parts)
+    contents = f'<nav aria-label="Contents"><ul>{links}</ul></nav>' if len(parts) > 4 else ""
+    body = "".join(f'<section id="{mark}"><h2>{text(section.title)}</h2>\n{section.body}</section>\n' for mark, section in parts)
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="generator" content="bezierdistill {__version__}">
+<title>{text(name)}: {text(kind)}, bezierdistill</title>
+<link rel="icon" href="data:,">
+<style>{STYLE}</style>
+</head>
+<body>
+<header><p class="kind">bezierdistill, {text(kind)}</p><h1>{text(name)}</h1>{paragraph(lead, "lead")}{head}</header>
+{contents}
+<main>
+{body}</main>
+<footer>Written by bezierdistill {__version__}. This page holds everything that it shows and asks no other computer for anything.</footer>
+</body>
+</html>
+"""

@@ -49,6 +49,23 @@ def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
     Console(width=None if Console().is_terminal else 160).print(table)
 
 
+def protocol_lines(row: Mapping[str, Any]) -> list[str]:
+    """What figures of a result hang on, and what it says of classes, if it does, for people."""
+    by = row["protocol"]
+    digest = f" ({by['digest'][:8]})" if by.get("digest") else ""
+    counts = f"{by['samples']:,} samples against {by['count']:,} real ones of the {by['split']} side, floor from the {by['floor']} side"
+    rounded = ", rounded to whole numbers" if by["quantised"] else ""
+    lines = [f"features: {by['extractor']}{digest}; {counts}; seed {by['seed']}{rounded}"]
+    if "classes" in row:
+        figures = {name: row["classes"][name] for name in ("accuracy", "accuracy_real", "coverage", "coverage_real")}
+        lines.append(
+            "classes: accuracy {accuracy:.3f} (real {accuracy_real:.3f}), coverage {coverage:.3f} (real {coverage_real:.3f})".format(
+                **figures
+            )
+        )
+    return lines
+
+
 ARENA_HEADINGS = ["passes", "rank", "method", "excess", "sliced W2", "energy", "passes spent", "seconds", "MB"]
 
 

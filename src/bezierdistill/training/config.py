@@ -113,6 +113,11 @@ def _check_not_negative(**numbers: float) -> None:
 class TrainConfig:
     """Train a teacher by flow matching.
 
+    Example::
+
+        bezierdistill train --data digits --out runs/strong --steps 3000
+        bezierdistill train --data photos --network.kind unet --out runs/photos
+
     Args:
         data: built-in name or path.
         out: folder of the new model.
@@ -151,6 +156,11 @@ class TrainConfig:
 @dataclass(frozen=True)
 class SimulateConfig:
     """Simulate teachers and store their paths as Bezier curves.
+
+    Example::
+
+        bezierdistill simulate --teachers strong weak --weights 1.5,-0.5 --out curves
+        bezierdistill simulate --teachers strong --points uint8 --out small
 
     Args:
         teachers: one or more model folders; the best one first.
@@ -202,8 +212,6 @@ class SimulateConfig:
         if self.noise == "seed" and (self.data or self.source):
             raise ValueError(f"noise is 'seed' and curves start from {self.data or self.source}: expected --noise stored")
         check_counts(count=self.count, steps=self.steps, batch=self.batch)
-        if not self.teachers:
-            raise ValueError("teachers is empty, expected one or more model folders")
         if self.through is not None:
             as_paths(self, "through")
             if self.source is None:
@@ -230,6 +238,11 @@ class SimulateConfig:
 @dataclass(frozen=True)
 class DistillConfig:
     """Distil stored curves into a student.
+
+    Example::
+
+        bezierdistill distill --curves curves --out student
+        bezierdistill distill --curves curves --align 600 --data digits --out aligned
 
     Args:
         curves: folder of a curve store.

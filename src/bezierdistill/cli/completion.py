@@ -1,0 +1,32 @@
+"""Completion of verbs, options and choices by the shell."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True)
+class CompletionConfig:
+    """Print a script by which a shell completes verbs and options.
+
+    Shells that are opened later read it where the examples put it, once the folder is there.
+
+    Example::
+
+        bezierdistill completion bash > ~/.local/share/bash-completion/completions/bezierdistill
+        bezierdistill completion zsh > "${fpath[1]}/_bezierdistill"
+        bezierdistill completion fish > ~/.config/fish/completions/bezierdistill.fish
+
+    Args:
+        shell: bash, zsh or fish.
+    """
+
+    shell: Literal["bash", "zsh", "fish"] = dataclasses.field(metadata={"positional": True})
+
+
+def complete(config: CompletionConfig) -> None:
+    """Print the script, which `shtab <https://docs.iterative.ai/shtab>`_ makes of the parser."""
+    from bezierdistill.cli.parser import build_parser  # imported here: this is one of its verbs
+
+    print(build_parser().get_completion_script(f"shtab-{config.shell}"))
