@@ -42,8 +42,8 @@ test-browser: $(BROWSER)
 	$(BIN)/python -m pytest -m browser
 
 check: setup
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks docs
+	$(BIN)/ruff check src tests benchmarks docs
 	$(BIN)/pyright
 	$(BIN)/python -m pytest -m "not slow and not browser"
 
