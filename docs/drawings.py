@@ -1,6 +1,7 @@
 """The drawings of the concepts page, made by the library itself.
 
     python docs/drawings.py [--out docs/pictures] [--only flow,curves]
+    python docs/drawings.py --run runs/demo    # docs/demo.png, of the samples that a demo has kept
 
 In two dimensions the law is a mixture of Gaussians on two half circles, whose rectified flow is known exactly: a teacher without an error.
 The images are the 8x8 digits, with two small teachers and a student. Everything is seeded and takes less than a minute on one thread.
@@ -26,6 +27,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 import bezierdistill as bd
+from bezierdistill.arena.runner import gather
+from bezierdistill.arena.summary import summarise
+from bezierdistill.data import read_array
 from bezierdistill.fields import Field
 from bezierdistill.metrics import curve_fit_error, frechet_distance, sliced_wasserstein, straightness
 from bezierdistill.objectives import Alignment, CurveRegression, Loss
@@ -450,12 +454,28 @@ def draw(name: str, out: Path) -> Path:
     torch.set_num_threads(1)
     out.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(STYLE):
-        figure = DRAWINGS[name]()
-        picture = io.BytesIO()
-        figure.savefig(picture, dpi=200)
-    # A palette makes a third of the bytes, and leaves nothing in the file but the picture.
-    Image.open(picture).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(out / f"{name}.png", optimize=True)
-    return out / f"{name}.png"
+        return saved(DRAWINGS[name](), out / f"{name}.png")
+
+
+def saved(figure: Figure, path: Path) -> Path:
+    """Write a drawing. A palette makes a third of the bytes, and leaves nothing in the file but the picture."""
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=200)
+    Image.open(picture).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
+    return path
+
+
+def demo(run: Path) -> Figure:
+    """Samples of one pass that a demo has kept, from the same noise: real ones, then the best method first."""
+    data, names = bd.load_data("digits"), {"real digits": "real"}
+    for entry in summarise([row for row in gather(run) if row["passes"] == 1]):
+        names[f"{'ours' if entry.ours else entry.method}\nexcess {entry.excess:.2f}"] = f"{entry.method}-0-1"
+    figure = Figure(figsize=(1.5 * len(names), 1.85), layout="constrained")
+    for axes, (title, name) in zip(figure.subplots(1, len(names)), names.items(), strict=True):
+        axes.imshow(image_grid(data.scaling.encode(read_array(run / "samples" / f"{name}.npz")[:36]), 6), interpolation="nearest")
+        axes.set_axis_off()
+        axes.set_title(title, fontsize=10)
+    return figure
 
 
 def main() -> None:
@@ -463,7 +483,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Make the drawings of docs/concepts.md.")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "pictures")
     parser.add_argument("--only", default=",".join(DRAWINGS), help="names by commas")
+    parser.add_argument("--run", type=Path, help="draw docs/demo.png of this demo, and nothing else")
     arguments = parser.parse_args()
+    if arguments.run is not None:
+        print(saved(demo(arguments.run), Path(__file__).parent / "demo.png"))
+        return
     for name in arguments.only.split(","):
         print(draw(name, arguments.out))
 

@@ -44,7 +44,7 @@ def compare_tab(page: gr.Blocks, run: Shown) -> None:
 
     @answered
     def table_of(metric: str, chosen: list[int], order: list[str], falling: bool) -> list[list[Any]]:
-        keys = [HEADINGS.index(heading) for heading in order if heading in HEADINGS]
+        keys = [HEADINGS.index(heading) for heading in order or () if heading in HEADINGS]
         lines = _lines(_rows(run, metric, chosen), METRICS[metric])
         return sorted(lines, key=lambda line: [line[key] for key in keys], reverse=bool(falling))
 
