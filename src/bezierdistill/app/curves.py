@@ -15,10 +15,10 @@ TEXT = """Noise (black dots) moves to data (grey) along the velocity of two teac
 *weak* one that blurs it twice as much. Their **blend** has the weight *w(t)* for the strong teacher and *1 − w(t)* for the weak
 one; the three sliders are the Bernstein coefficients of *w*. More than 1 pushes away from the blur. The blend's paths become
 **Bezier curves**, from which a student learns."""
-NOTE = """*Excess*: sliced 2-Wasserstein distance to real points over its floor (real against real), minus one; 0 is as good as real data.
-*Straightness*: mean squared gap between a path's velocity and its chord; 0 is straight. A step of the blend costs two network
-passes, one a teacher. The student is a network of 18,000 weights, trained here and now along these curves and by law alignment
-with real points."""
+NOTE = """*Excess*: Frechet distance to real points (of fixed random features) over its floor, real points against real points, minus one; 0
+is as good as real data. *Straightness*: mean squared gap between a path's velocity and its chord; 0 is straight. A step of the
+blend costs two network passes, one a teacher. The student is a network of 18,000 weights, trained here and now along these curves
+and by law alignment with real points."""
 HEADINGS = ["field", "straightness", "excess, 1 step", "2 steps", "50 steps"]
 GUIDES = [("fitted to the path", "fit"), ("from the end velocities", "hermite"), ("where each teacher alone ends", "endpoints")]
 MOST_WEIGHT, MOST_SHIFT = 2.5, 2.0

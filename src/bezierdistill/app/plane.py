@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from statistics import mean
 from tempfile import TemporaryDirectory
 
 import torch
@@ -20,7 +21,7 @@ from bezierdistill.curves import BezierCurve
 from bezierdistill.data import load_data
 from bezierdistill.data.toys import TOYS
 from bezierdistill.fields import Blend, GaussianMixture
-from bezierdistill.metrics import curve_fit_error, sliced_wasserstein, straightness
+from bezierdistill.metrics import curve_fit_error, frechet_distance, straightness
 from bezierdistill.models import NetworkConfig
 from bezierdistill.objectives import Alignment, CurveRegression, Loss
 from bezierdistill.objectives.curves import MapDraw
@@ -34,7 +35,7 @@ from bezierdistill.training.loop import Trainer
 
 TASKS = tuple(TOYS)
 CENTRES, SHARP, BLURRED = 256, 0.3, 0.6  # points a mixture, and the standard deviation around each, in model units
-STEPS, SHOWN, JUDGED, LEARNT = 12, 8, 1000, 8000
+STEPS, SHOWN, JUDGED, HELD_OUT, LEARNT = 12, 8, 1000, 8000, 8000
 MOST_DEGREE = 6
 MOST = 2.5  # model units shown on each axis
 SCHEDULES = ((0.0, 1.0), (0.0, 0.5, 1.0))
@@ -42,7 +43,7 @@ SCHEDULES = ((0.0, 1.0), (0.0, 0.5, 1.0))
 
 @dataclass(frozen=True)
 class Plane:
-    """A task: real points ``(JUDGED, 2)`` to judge by, others to learn from, and two exact teachers."""
+    """A task: real points ``(HELD_OUT, 2)`` to judge by, others to learn from, and two exact teachers."""
 
     real: Tensor
     learnt: Tensor
@@ -90,7 +91,7 @@ def open_plane(task: str) -> Plane:
     strong, weak = (
         GaussianMixture(centres, torch.full_like(centres, std), torch.full((CENTRES,), 1 / CENTRES)) for std in (SHARP, BLURRED)
     )
-    return Plane(data.real(JUDGED, 0, "test"), data.real(LEARNT, 0, "train"), strong, weak)
+    return Plane(data.real(HELD_OUT, 0, "test"), data.real(LEARNT, 0, "train"), strong, weak)
 
 
 def sources(count: int, start: int = 0) -> Tensor:
@@ -114,14 +115,15 @@ def _straightness(setting: Setting) -> float:
 
 
 def excess(task: str, x: Tensor) -> float:
-    """Sliced 2-Wasserstein distance of samples to real points over its floor, minus one: 0 is as good as real data."""
-    return sliced_wasserstein(x, open_plane(task).real) / _floor(task) - 1
+    """Frechet distance of ``JUDGED`` samples to real points, by fixed random features, over its floor, minus one."""
+    return frechet_distance(x, open_plane(task).real) / _floor(task) - 1
 
 
 @lru_cache
 def _floor(task: str) -> float:
+    """The mean over sets of real points: that of one is off by half."""
     plane = open_plane(task)
-    return sliced_wasserstein(plane.learnt[:JUDGED], plane.real)
+    return mean(frechet_distance(part, plane.real) for part in plane.learnt.split(JUDGED))
 
 
 def measures(setting: Setting) -> list[list[str | float]]:
@@ -152,7 +154,7 @@ def paths_figure(setting: Setting, row: int, guide: int, shift: tuple[float, flo
     line = torch.stack([curve.point(t) for t in times])
     figure = Figure(figsize=(6, 6), layout="constrained")
     axes = figure.subplots()
-    real = open_plane(setting.task).real
+    real = open_plane(setting.task).real[:JUDGED]
     axes.plot(real[:, 0], real[:, 1], ".", color=GREY, ms=2, alpha=0.4, label="real data")
     for k in range(SHOWN):
         first = k == 0
@@ -179,7 +181,7 @@ def paths_figure(setting: Setting, row: int, guide: int, shift: tuple[float, flo
 
 def samples_figure(setting: Setting, student: Sequence[Tensor] | None = None) -> Figure:
     """Real points, the blend at 1, 2 and 50 Euler steps, and a student's samples at one and two passes, if there is one."""
-    panels: dict[str, tuple[Tensor, str]] = {"real points": (open_plane(setting.task).real, GREY)}
+    panels: dict[str, tuple[Tensor, str]] = {"real points": (open_plane(setting.task).real[:JUDGED], GREY)}
     for steps in (1, 2, 50):
         title = f"blend, {steps} step{'s' if steps > 1 else ''}: excess {_excess_of(setting, steps):.2f}"
         panels[title] = (_flow(setting, steps), COLOURS[0])
