@@ -8,7 +8,7 @@ from bezierdistill.reporting.page import Section, code, paragraph, table
 from bezierdistill.reporting.runs import Run, counted
 from bezierdistill.store import CurveStore
 
-NO_RECORD = "No command is on record here: the run was made by a version that kept none. Its settings stand at the end."
+NO_RECORD = "No command is on record here: it was made in Python alone, or by a version that kept none. Its settings stand at the end."
 PLACE = ("system", "processor", "cores", "threads", "device")
 UNKNOWN = "not recorded"
 
