@@ -22,7 +22,7 @@ $(DOCS): $(READY)
 
 $(BROWSER): $(READY)
 	$(INSTALL) --editable ".[dev,browser]"
-	command -v chromium google-chrome >/dev/null || $(BIN)/python -m playwright install --with-deps chromium || apt-get install --yes chromium
+	command -v chromium || command -v google-chrome || $(BIN)/python -m playwright install --with-deps chromium || apt-get install --yes chromium
 	touch $(BROWSER)
 
 demo: setup
@@ -41,7 +41,7 @@ test-all: $(DOCS)
 test-browser: $(BROWSER)
 	$(BIN)/python -m pytest -m browser
 
-check: setup
+check: $(DOCS)
 	$(BIN)/ruff format --check src tests benchmarks docs
 	$(BIN)/ruff check src tests benchmarks docs
 	$(BIN)/pyright

@@ -422,7 +422,7 @@ def line() -> Figure:
     """The way from data to samples, a row a stage."""
     made = digits()
     pair = bd.BezierCurve.line(noise(8, 0, 1, made.data.shape), made.data.real(1, 4, "train"))
-    curve = made.curves.curves(torch.tensor([5]))
+    curve = made.curves.curves(torch.tensor([4]))
     x0 = noise(3, 0, 12, made.data.shape)
     times = torch.linspace(0, 1, 12).tolist()
     rows: list[tuple[str, Tensor]] = [

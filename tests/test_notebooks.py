@@ -50,12 +50,10 @@ def test_a_notebook_runs_quietly(file: Path, tmp_path: Path) -> None:
     outputs = [output for cell in book.cells for output in cell.get("outputs", [])]
     assert any("image/png" in output.get("data", {}) for output in outputs)
     assert not [output.text for output in outputs if output.output_type == "stream" and output.name == "stderr"]
-    figures = {
-        words: float(value)
-        for output in outputs
-        for words, value in re.findall(r"(student, 1 pass|student, 2 passes) +.*excess +([\d.]+)", output.get("text", ""))
-    }
-    assert all(value < 1 for value in figures.values()), figures  # nearer to real data than twice the floor
+    text = "".join(output.get("text", "") for output in outputs)
+    figures = [float(value) for value in re.findall(r"^student, \d pass(?:es)? +.*excess +([\d.]+)", text, re.MULTILINE)]
+    assert len(figures) == (0 if file.stem == "curves-and-blends" else 2)  # which draws its figures instead
+    assert all(value < 1 for value in figures), figures  # nearer to real data than twice the floor
 
 
 def drawings() -> Any:
