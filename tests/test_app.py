@@ -7,6 +7,7 @@ import re
 import shutil
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import gradio as gr
@@ -64,6 +65,12 @@ def test_what_is_shown_of_a_run(bundled: Shown, tmp_path: Path) -> None:
     assert bundled.teacher(bundled.models["digits-teacher"]) is None
     shutil.copytree(BUNDLED / "digits", tmp_path / "moved")
     alone = open_run(tmp_path)
+    entry = alone.models["moved"].card["teachers"][0]
+    elsewhere = replace(alone.models["moved"], card={"teachers": [{**entry, "path": str(BUNDLED / "digits-teacher")}]})
+    found = alone.teacher(elsewhere)
+    assert found is not None
+    assert found.card["digest"] == entry["digest"]
+    entry["path"] = str(tmp_path / "gone")
     assert list(alone.generators) == ["moved"]
     assert not alone.rows
     assert alone.teacher(alone.models["moved"]) is None
@@ -174,6 +181,25 @@ def test_an_uploaded_image_is_translated(bundled: Shown, tmp_path: Path, size: t
     assert captions == ["student, 1 pass", "student, 2 passes", "flow, 40 passes"]
 
 
+def test_a_student_that_has_learnt_a_guidance_stands_beside_a_guided_teacher(bundled: Shown) -> None:
+    """A student for one strength takes none as an input; its teacher needs it, and what it costs is said."""
+    learnt = replace(bundled.models["digits"], card={**bundled.models["digits"].card, "guided": [3.0]})
+    asked = Draw(learnt, 0, 1, 8, [3], 1.0, 4)
+    assert "guidance 3" in asked.sampled(learnt, 1, "euler")[1]
+    teacher = bundled.models["digits-teacher"]
+    guided = asked.sampled(teacher, 4, "heun")[0]
+    plain = Draw(bundled.models["digits"], 0, 1, 8, [3], 1.0, 4).sampled(teacher, 4, "heun")[0]
+    expected = shown(teacher.scaling.encode(teacher.sample(8, 4, 0, "heun", labels=[3], guidance=3.0)), 8)
+    assert np.array_equal(guided, expected)
+    assert not np.array_equal(guided, plain)
+
+
+def test_an_image_of_too_many_pixels_is_refused_by_its_header(bundled: Shown, tmp_path: Path) -> None:
+    Image.new("1", (4096, 1025)).save(tmp_path / "large.png")
+    with pytest.raises(ValueError, match=r"^large\.png has 4096 x 1025 pixels, expected 4,194,304 or fewer"):
+        _uploaded(tmp_path / "large.png", bundled.models["threes-to-eights"])
+
+
 def test_a_file_that_is_no_image_is_named_without_its_folder(bundled: Shown, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"^a\.png cannot be read as an image: (?!.*/)"):
@@ -216,8 +242,12 @@ def test_serve_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with pytest.raises(OSError, match=str(taken.getsockname()[1])):
-            serve(AppConfig(port=taken.getsockname()[1]))
+        port = taken.getsockname()[1]
+        with pytest.raises(ValueError, match=rf"127.0.0.1:{port} cannot be listened on .* Choose another --port"):
+            serve(AppConfig(port=port))
+    for host in ("no such host", "::1"):
+        with pytest.raises(ValueError, match="expected an IPv4 address"):
+            serve(AppConfig(host=host, port=port))
     monkeypatch.setattr("bezierdistill.app.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install \"bezierdistill\[app\]\""):
         serve(AppConfig())

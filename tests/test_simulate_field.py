@@ -86,6 +86,23 @@ def test_what_is_for_teachers_is_refused(tmp_path: Path, settings: dict[str, Any
     assert not (tmp_path / "curves").exists()
 
 
+@pytest.mark.parametrize(
+    ("field", "shape", "network", "message"),
+    [
+        (FIELD, (3,), NET, "cannot be asked at states of shape"),
+        (FIELD, (2, 2), NET, r"expected \(D,\)"),
+        (FIELD, (2,), bd.NetworkConfig("unet", 32), "shape"),
+        (bd.ForeignField(lambda y, t: y[:, :1], "velocity", bd.LinearSchedule("up")), (2,), NET, "expected finite velocities"),
+        (bd.ForeignField(lambda y, t: y / 0, "velocity", bd.LinearSchedule("up")), (2,), NET, "expected finite velocities"),
+        (lambda x, t, cond=None: x, (2,), NET, "without passes"),
+    ],
+)
+def test_a_misfit_is_found_before_anything_is_written(tmp_path: Path, field: Any, shape: Any, network: Any, message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        bd.simulate_field(field, shape, bd.SimulateConfig((), tmp_path / "curves", count=10, accelerator="cpu"), network=network)
+    assert not (tmp_path / "curves").exists()
+
+
 def test_without_teachers_there_are_no_weights_to_start_from(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="teachers is empty"):
         bd.simulate(bd.SimulateConfig((), tmp_path / "none"))

@@ -72,7 +72,7 @@ def _bernstein_matrix(degree: int, times: tuple[float, ...]) -> np.ndarray:
     """Values ``(N, n + 1)`` of the Bernstein basis at fixed times, in float64."""
     t = np.asarray(times)[:, None]
     i = np.arange(degree + 1)[None, :]
-    return np.array([comb(degree, k) for k in range(degree + 1)]) * t**i * (1 - t) ** (degree - i)
+    return np.array([comb(degree, k) for k in range(degree + 1)], dtype=np.float64) * t**i * (1 - t) ** (degree - i)
 
 
 @lru_cache(maxsize=None, typed=True)

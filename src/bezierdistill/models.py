@@ -125,6 +125,16 @@ class Model:
         low_high = self.card.get("guidance")
         return None if low_high is None else (float(low_high[0]), float(low_high[1]))
 
+    def strength(self, asked: float | None = None) -> float | None:
+        """The guidance that its teachers need for the same samples: the one asked for where it is an input, else the one it has learnt."""
+        ends = self.guidance
+        if ends is not None:
+            return (ends[0] + ends[1]) / 2 if asked is None else asked
+        learnt = self.card.get("guided")
+        if not isinstance(learnt, list) or len(learnt) != 1 or type(learnt[0]) not in (int, float) or learnt[0] == 1:
+            return None
+        return float(learnt[0])
+
     @property
     def frequencies(self) -> list[float] | None:
         """How often each class occurs in the training data; None if conditions are no class labels."""
@@ -247,7 +257,7 @@ class Model:
             cond = self.condition(rows, seed, labels, conditions, own)
             x0 = noise(seed, start, len(rows), self.shape).to(device)
             x = self.generate(x0, passes, solver, None if cond is None else cond.to(device), teachers)
-            parts.append(self.scaling.decode(_finite(x)))
+            parts.append(self.scaling.decode(finite(x)))
         return np.concatenate(parts)
 
     def translate(self, x: np.ndarray, passes: int = 1, solver: str = "euler", batch: int = 4096) -> np.ndarray:
@@ -263,13 +273,15 @@ class Model:
         if states is None or tuple(states.shape[1:]) != self.shape:
             raise ValueError(f"input has shape {x.shape[1:]}, the model translates states of shape {self.shape}: convert or resize it")
         device = next(self.net.parameters()).device
-        return np.concatenate(
-            [self.scaling.decode(_finite(self.generate(part.to(device), passes, solver))) for part in states.split(batch)]
-        )
+        return np.concatenate([self.scaling.decode(finite(self.generate(part.to(device), passes, solver))) for part in states.split(batch)])
 
 
-def _finite(x: Tensor) -> Tensor:
-    """The states, if they can be told from damage."""
+def finite(x: Tensor) -> Tensor:
+    """The states that a model has made.
+
+    Raises:
+        ValueError: if some are NaN or infinite.
+    """
     if not bool(x.isfinite().all()):
         raise ValueError("the model makes NaN or infinite numbers of these inputs: its weights are damaged, or its training has diverged")
     return x

@@ -50,6 +50,7 @@ ARENA = {
     "samples/": "judged samples, where they are kept",
     "models/, shared/": "models and curves of every method, where they are kept",
 }
+EXTENDED = {"arena", "reflow"}  # whose finished folders take more methods, seeds and rounds
 # By verb: what its folder is, and its files.
 FOLDERS: dict[str, tuple[str, dict[str, str]]] = {
     "train": ("a teacher, trained by flow matching", MODEL | TRAINING),
@@ -174,14 +175,15 @@ def recorded(out: Path, verb: str, config: Any) -> Iterator[None]:
         return
     line = command(verb, config)
     made = _before(out) or Made(line, {}, _now())
-    if line not in made.command.split("\n"):
-        made = replace(made, command=f"{made.command}\n{line}")  # an arena with more methods, rounds added to a reflow
-    elif made.finished:
+    known = line in made.command.split("\n")
+    if made.finished and (known or verb not in EXTENDED):  # the same settings: another spelling of the folder, at most
         yield
         return
+    if not known:
+        made = replace(made, command=f"{made.command}\n{line}")
     made = replace(made, machine=machine(), sessions=made.sessions + 1, finished=False)
     write_json(out / MADE, asdict(made))
-    write_atomically(out / README, lambda path: path.write_text(_readme(out, verb, made)))
+    write_atomically(out / README, lambda path: path.write_text(_readme(out, verb, made), encoding="utf-8"))
     started = time.perf_counter()
     try:
         yield
@@ -204,7 +206,7 @@ def noted(out: Path, verb: str, config: Any) -> Iterator[None]:
     yield
     if not (out / MADE).exists():
         made = Made(line, machine(), now, sessions=1)
-        write_atomically(out / README, lambda path: path.write_text(_readme(out, verb, made)))
+        write_atomically(out / README, lambda path: path.write_text(_readme(out, verb, made), encoding="utf-8"))
         _close(out, made, started, finished=True)
 
 
@@ -228,6 +230,11 @@ def read_made(folder: Path) -> Made | None:
     if not path.exists():
         return None
     entries = check_entries(read_json(path, "record of the run"), MADE_ENTRIES, str(path))
+    check_entries(
+        entries["machine"] | dict.fromkeys({"cores", "threads"} - entries["machine"].keys(), 1),
+        dict.fromkeys(("cores", "threads"), (int, type(None))),
+        str(path),
+    )
     for name, value in entries["machine"].items():
         if type(value) not in (str, int, type(None)):
             raise ValueError(f"{path} has machine {name[:80]} {str(value)[:80]!r}, expected text or a whole number")

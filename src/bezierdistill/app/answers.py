@@ -24,7 +24,7 @@ def answered(function: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(*args: Any) -> Any:
         try:
             return function(*args)
-        except (ValueError, TypeError, OSError, MemoryError) as error:
+        except (ValueError, TypeError, OverflowError, OSError, MemoryError) as error:
             raise gr.Error(" ".join(str(error).split()) or "not enough memory: ask for fewer", print_exception=False) from None
 
     return wrapper

@@ -15,8 +15,9 @@ from bezierdistill.reporting.plots import arena_figure
 
 METRICS = {"Frechet distance": "frechet", "sliced Wasserstein": "sliced_wasserstein", "energy distance": "energy"}
 HEADINGS = ["passes", "rank", "method", "excess", "± error", "seeds", "passes spent", "seconds"]
-TEXT = """Every method had the same network, optimizer and **total of network passes** for everything. *Excess* is the distance over its
-floor (real against real), minus one: 0 is as good as real data. **bezier** is ours."""
+TEXT = """Every method has the same network and optimizer and may spend the same **total of network passes** on everything (*bezier-half*
+half of it; *bezier-teacher* is our strong teacher alone). *Excess* is the distance over its floor (real against real), minus one:
+0 is as good as real data. **bezier** is ours."""
 
 
 def compare_tab(page: gr.Blocks, run: Shown) -> None:
@@ -25,6 +26,11 @@ def compare_tab(page: gr.Blocks, run: Shown) -> None:
         gr.Markdown("This run holds no arena. One is made by `bezierdistill arena --data digits --out runs/arena`, or `make demo`.")
         return
     passes = sorted({row["passes"] for row in run.rows if "error" not in row})
+    for row in run.rows:
+        if "error" in row:
+            gr.Markdown(f"Failed: `{row['method']}`, seed {row['seed']}: {row['error']}")
+    if not passes:
+        return
     gr.Markdown(TEXT)
     with gr.Row():
         metric = gr.Radio(list(METRICS), value=next(iter(METRICS)), label="judged by", elem_id="compare-metric")

@@ -74,12 +74,14 @@ def curves_tab(page: gr.Blocks) -> None:
     button.click(_student, given, student, concurrency_limit=1)
 
 
+@answered
 def _degrees(guides: str, degree: float) -> Any:
     """The degrees that a kind of guides can have."""
     least = 1 if guides == "fit" else 3
     return gr.Slider(minimum=least, value=max(least, int(degree)))
 
 
+@answered
 def _guides(degree: float, guide: float) -> Any:
     """The guides that a degree has; there is none on a straight line."""
     most = int(degree) - 1
@@ -89,7 +91,7 @@ def _guides(degree: float, guide: float) -> Any:
 def _setting(task: str, first: float, middle: float, last: float, degree: float, guides: plane.Guides) -> plane.Setting:
     """What the controls say; calls can be made without the page, so it is checked again."""
     weights = (float(first), float(middle), float(last))
-    if task not in plane.TASKS or not 1 <= degree <= plane.MOST_DEGREE or not max(map(abs, weights)) <= MOST_WEIGHT:
+    if task not in plane.TASKS or not 1 <= degree <= plane.MOST_DEGREE or not all(abs(weight) <= MOST_WEIGHT for weight in weights):
         got = f"data {str(task)[:40]!r}, degree {degree}, weights {weights}"
         raise ValueError(f"got {got}; expected one of {', '.join(plane.TASKS)}, 1 to {plane.MOST_DEGREE}, and up to {MOST_WEIGHT}")
     return plane.Setting(task, weights, int(degree), guides)

@@ -50,14 +50,16 @@ class Draw:
     def sampled(self, model: Model, passes: int, solver: str) -> tuple[np.ndarray, str, float]:
         """Its samples as a picture, what it cost in words, and the seconds."""
         asked: dict[str, Any] = {"labels": self.labels or None} if model.frequencies is not None else {}
-        if self.model.guidance is not None and model.conditions:
-            asked["guidance"] = self.guidance
+        strength = self.model.strength(self.guidance)
+        if strength is not None and model.conditions and (model is not self.model or self.model.guidance is not None):
+            asked["guidance"] = strength
         seconds, x = [], np.empty(0)
         for _ in range(REPEATS):
             started = time.perf_counter()
             x = model.sample(self.count, passes, self.seed, solver, **asked)
             seconds.append(time.perf_counter() - started)
-        words = f"{passes} pass{'es' if passes > 1 else ''}, {self.count} samples in {1000 * min(seconds):.1f} ms"
+        guided = f", guidance {strength:g}" if strength is not None else ""
+        words = f"{passes} pass{'es' if passes > 1 else ''}, {self.count} samples in {1000 * min(seconds):.1f} ms{guided}"
         return shown(model.scaling.encode(x), COLUMNS), words, min(seconds)
 
 
@@ -97,7 +99,7 @@ def generate_tab(page: gr.Blocks, run: Shown) -> None:
         return left, picture, f"**Its teacher**: {told} (Heun), **{longer / seconds:.0f} times** as long.", beside
 
     given = [name, seed, passes, count, labels, guidance, many]
-    name.change(lambda name: list(_asked(models[name])), name, [labels, guidance], show_progress="hidden")
+    name.change(answered(lambda name: list(_asked(models[name]))), name, [labels, guidance], show_progress="hidden")
     gr.on([page.load, *(part.change for part in given)], draw, given, [own_words, own, teacher_words, teacher], **LIVE)
 
 

@@ -1,4 +1,4 @@
-"""The page: four tabs over one run."""
+"""The page: its tabs over one run."""
 
 from __future__ import annotations
 

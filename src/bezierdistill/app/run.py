@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bezierdistill.arena.runner import gather
-from bezierdistill.models import Model
+from bezierdistill.models import Model, load_model
 from bezierdistill.reporting.runs import Run
 
 BUNDLED = Path(__file__).parents[1] / "bundled"
@@ -40,10 +41,15 @@ class Shown:
         return {name: model for name, model in self.models.items() if model.source is not None}
 
     def teacher(self, student: Model) -> Model | None:
-        """The first of a student's teachers, wherever in the run it lies now; None if it is not there."""
-        digests = [entry.get("digest") for entry in student.card.get("teachers", [])[:1]]
-        found = [model for model in self.models.values() if model.card["digest"] in digests]
-        return found[0] if found else None
+        """The first of a student's teachers, wherever in the run it lies now, or where it was; None if it is not there."""
+        for entry in student.card.get("teachers", [])[:1]:
+            for model in self.models.values():
+                if model.card["digest"] == entry["digest"]:
+                    return model
+            with suppress(ValueError, OSError):
+                elsewhere = load_model(str(entry.get("path")))
+                return elsewhere if elsewhere.card["digest"] == entry["digest"] else None
+        return None
 
 
 def open_run(folder: Path | None) -> Shown:

@@ -11,13 +11,13 @@ import numpy as np
 from bezierdistill.app.answers import LIVE, answered, shown
 from bezierdistill.app.run import Shown
 from bezierdistill.data import load_data
-from bezierdistill.data.reading import read_images
+from bezierdistill.data.reading import check_size, read_images
 from bezierdistill.models import Model
 from bezierdistill.translation import from_pixels, resized
 
 TEXT = """A model that starts from images of one domain and ends in another. Drop an image, which is resized and, for a model of grey
-images, turned grey; or take a held-out image of the domain."""
-FLOW_PASSES, MOST_HELD_OUT, WIDTH = 40, 1000, 256
+images, turned grey; or take a held-out image of the domain. An image should look as those do: digits here are white on black."""
+FLOW_PASSES, MOST_HELD_OUT, WIDTH, MOST_PIXELS = 40, 1000, 256, 2**22
 
 
 def translate_tab(page: gr.Blocks, run: Shown) -> None:
@@ -69,6 +69,7 @@ def _uploaded(file: Path, model: Model) -> np.ndarray:
     """An uploaded image as a state of the model's source, in own units."""
     assert model.source is not None
     try:
+        check_size(file, MOST_PIXELS)
         pixels = read_images(file)[1]
     except ValueError as error:  # by its own name, without the folders of this machine
         raise ValueError(str(error).replace(str(file), file.name)) from None

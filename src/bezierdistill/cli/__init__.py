@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 
 from bezierdistill.cli.parser import listing, parse
 from bezierdistill.cli.results import UnfitError
+from bezierdistill.cli.stages import STAGES
 from bezierdistill.cli.stores import STORE
 from bezierdistill.cli.verbs import VERBS
 from bezierdistill.progress import follows
@@ -55,7 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{command}: {message}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"{command}: interrupted; what was saved is kept, the same command continues", file=sys.stderr)
+        if command.rpartition(" ")[2] in STAGES:
+            print(f"{command}: interrupted; what was saved is kept, the same command continues", file=sys.stderr)
+        else:
+            print(f"{command}: interrupted", file=sys.stderr)
         return 130
     return 0
 

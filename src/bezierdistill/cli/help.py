@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from docstring_parser import parse as parse_docstring
 
-WIDEST, INDENT = 120, 28  # columns
+NARROWEST, WIDEST, INDENT = 60, 120, 28  # columns
 CALL = "bezierdistill "  # how an example begins
 NAMES = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH", bool: "{true,false}"}
 JSON = "print the result as one JSON value on standard output, and nothing else there"
@@ -137,7 +137,7 @@ def _taken(name: str, kind: Any, flagged: bool) -> str:
 
 
 def _columns() -> int:
-    return min(WIDEST, shutil.get_terminal_size().columns) - 1
+    return min(WIDEST, max(NARROWEST, shutil.get_terminal_size().columns)) - 1
 
 
 def _filled(text: str, indent: str = "") -> str:

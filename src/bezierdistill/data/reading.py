@@ -8,6 +8,7 @@ starts) and the same for ``test_``. Labels are ``labels``, or ``train_labels`` a
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import warnings
@@ -162,6 +163,17 @@ def read_images(path: Path) -> tuple[list[Path], np.ndarray]:
     if not files:
         raise ValueError(f"folder {path} holds no image, expected files ending in {', '.join(sorted(IMAGES))}")
     return files, _stacked([str(file) for file in files], [lambda file=file: file for file in files])
+
+
+def check_size(file: Path, most: int) -> None:
+    """Raise ``ValueError`` if an image file says that it has more than so many pixels; nothing is unpacked, and no image is not judged."""
+    from PIL import Image
+
+    width = height = 0
+    with contextlib.suppress(*NO_IMAGE, Image.DecompressionBombError), Image.open(file, formats=FORMATS) as image:
+        width, height = image.size
+    if width * height > most:
+        raise ValueError(f"{file} has {width} x {height} pixels, expected {most:,} or fewer: resize it")
 
 
 def _read_folder(path: Path) -> Side:

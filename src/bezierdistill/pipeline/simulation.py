@@ -83,9 +83,29 @@ def simulate_field(
         raise ValueError(f"a field is simulated and {', '.join(other)} given, expected teachers=() and what is for teachers left as it is")
     fabric = open_fabric(config.accelerator)
     origin = Model(nn.Identity(), network or NetworkConfig(), tuple(shape), scaling or Scaling(layout="flat" if len(shape) == 1 else "chw"))
+    _check_field(field, origin, fabric.device)
     simulation = Simulation(field, config.degree, config.guides, [field], config.steps, config.solver)
     recipe = _recipe(config, [origin], None, None, Blend([field], [[1.0]])) | {"teachers": [], "network": asdict(origin.network)}
     return _stored(config, simulation, starts(origin, config.seed, regenerated=config.noise == "seed"), recipe, fabric)
+
+
+def _check_field(field: Field, origin: Model, device: torch.device) -> None:
+    """Whether a field, and the student to come, fit the states, before anything is written."""
+    if not isinstance(field, Field):
+        raise TypeError(f"field is a {type(field).__name__} without passes, expected a velocity field: ForeignField makes one of a module")
+    if len(origin.shape) not in (1, 3) or min(origin.shape) < 1:
+        raise ValueError(f"shape is {origin.shape}, expected (D,) or (C, H, W)")
+    origin.scaling.check_shape(origin.shape)
+    with torch.device("meta"):
+        origin.network.build(origin.shape, 0)
+    x = torch.randn(2, *origin.shape, generator=torch.Generator().manual_seed(0)).to(device)
+    try:
+        with torch.no_grad():
+            v = field(x, 0.5)
+    except RuntimeError as error:
+        raise ValueError(f"the field cannot be asked at states of shape {origin.shape}: {error}") from None
+    if v.shape != x.shape or not bool(v.isfinite().all()):
+        raise ValueError(f"the field gives {tuple(v.shape)} for states {tuple(x.shape)}, or NaN: expected finite velocities of their shape")
 
 
 def _stored(config: SimulateConfig, simulation: Simulation, draw: Draw, recipe: dict[str, Any], fabric: Fabric) -> CurveStore:

@@ -24,8 +24,8 @@ def opening(run: Run) -> tuple[str, str, dict[str, object]]:
     rows, settings = gather(run.folder), run.settings
     command = run.made.command if run.made else ""
     lead = (
-        f"Generators of few passes compared on {settings['data']}: every method had the same network, batch, optimizer and "
-        f"{settings['budget']:,} network passes for everything, and all are judged on the same held-out samples."
+        f"Generators of few passes compared on {settings['data']}: every method has the same network, batch and optimizer and may "
+        f"spend {settings['budget']:,} network passes on everything, and all are judged on the same held-out samples."
     )
     if "--fast" in command:
         lead += " This was a fast run, to see that everything works: its figures mean little."

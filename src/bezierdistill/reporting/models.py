@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bezierdistill.data import Data, load_data
-from bezierdistill.models import Model, NetworkConfig, load_model
+from bezierdistill.models import Model, NetworkConfig, finite, load_model
 from bezierdistill.reporting.page import Section, explained, paragraph, table
 from bezierdistill.reporting.runs import Run, counted, number
 from bezierdistill.reporting.samples import COLUMNS, IMAGES, Panel, sheets, strips
@@ -27,7 +27,7 @@ def opening(run: Run) -> tuple[str, str, dict[str, object]]:
     data = run.settings.get("data") or config.get("data")
     target = f" of {data}" if data else ""
     if kind == "student":
-        teachers = counted(len(model.card.get("teachers", [])), "teacher")
+        teachers = counted(len(model.card["teachers"]), "teacher") if model.card.get("teachers") else "a field of one's own"
         jumps = " or ".join(map(str, sorted(model.knots))) or "few"
         does = "A generator" if model.source is None else f"A translator from {model.card.get('source_data')} to samples"
         lead = f"{does}{target} in {jumps} network passes a sample, distilled along Bezier curves from {teachers}."
@@ -85,16 +85,22 @@ def _samples(models: Mapping[str, Model]) -> str:
     everyone = dict(sorted({**models, **_teachers(models, known)}.items(), key=lambda item: item[1].card.get("kind") != "student"))
     first = next(iter(models.values()))
     count = VECTORS if len(first.shape) == 1 else IMAGES
-    panels = _real(everyone, first, count)
+    panels, notes = _real(everyone, first, count), []
+    strengths = {entry["digest"]: model.strength() for model in models.values() for entry in model.card.get("teachers", [])}
     for name, model in everyone.items():
         student = model.card.get("kind") == "student"
         labels = [k // 6 for k in range(IMAGES)] if model.frequencies and len(model.frequencies) >= 6 else None  # a class a row
         cond = model.condition(range(count), 0, labels)
+        strength = strengths.get(model.card.get("digest")) if cond is not None and not student else None
+        said = f", guidance {strength:g}" if strength is not None else ""
         for passes in (1, 2) if student else (2, TEACHER_PASSES):
-            x = model.generate(noise(0, 0, count, model.shape), passes, cond=cond)
-            panels.append(Panel(name, x, counted(passes, "pass"), student))
+            x = model.generate(noise(0, 0, count, model.shape), passes, cond=cond, guidance=strength)
+            if bool(x.isfinite().all()):
+                panels.append(Panel(name, x, counted(passes, "pass") + said, student))
+            else:
+                notes.append(paragraph(f"{name} makes NaN or infinite numbers at {counted(passes, 'pass')}: no samples are shown."))
     note = f"All from the same noise (seed 0): {count:,} samples each. Students make jumps, teachers Euler steps."
-    return paragraph(note) + "".join(sheets(group) for group in _alike(panels))
+    return "".join([paragraph(note), *notes]) + "".join(sheets(group) for group in _alike(panels))
 
 
 def _alike(panels: list[Panel]) -> list[list[Panel]]:
@@ -156,4 +162,4 @@ def _translations(models: Mapping[str, Model]) -> str:
 
 @torch.no_grad()
 def _translated(model: Model, x: Tensor, passes: int) -> Tensor:
-    return model.generate(x, passes, "heun" if passes == TRANSLATION_PASSES else "euler")
+    return finite(model.generate(x, passes, "heun" if passes == TRANSLATION_PASSES else "euler"))

@@ -20,7 +20,8 @@ DPI = 150
 WORDS = {
     "pass": "One evaluation of the network for one sample. The cost of sampling is passes a sample; in the account of training a forward "
     "pass counts 1, forward and backward 3, a row.",
-    "floor": "The same distance between two sets of real data of the same size: no samples can be expected to come below it.",
+    "floor": "The same distance between two sets of real data of the same size. Samples as good as real data come to it; an estimate "
+    "without bias, such as that of the energy distance, may fall below.",
     "excess": "The Frechet distance of samples to held-out real data over its floor, minus one. 0 is as good as real data. The distance is "
     "that of means and covariances of fixed random features: it is not FID, and compares only with itself.",
     "rank": "Place among all methods of as many passes a sample, in brackets for the other distances.",

@@ -139,7 +139,7 @@ def arena_figure(entries: Sequence[Entry], axis: Literal["passes", "seconds"], o
         look = {"marker": "*", "ms": 14, "lw": 2.5, "zorder": 3} if ours else {"marker": MARKERS[(k // 8 + k) % 10], "ms": 6, "lw": 0.9}
         look |= {} if axis == "passes" else {"ls": ""}
         x, y = [getattr(entry, axis) for entry in line], [1 + entry.excess for entry in line]
-        errors, label = [entry.error for entry in line], f"{method} (ours)" if ours else method
+        errors, label = [entry.error for entry in line], plain(f"{method} (ours)" if ours else method)
         axes.errorbar(x, y, errors, color=COLOURS[k % len(COLOURS)], label=label, **look)
     axes.axhline(1.0, color=GREY, ls="--", lw=1)
     _log(axes)
@@ -164,7 +164,7 @@ def loss_figure(title: str, lines: Mapping[str, Sequence[tuple[int, float]]]) ->
             *zip(*line, strict=True),
             color=COLOURS[k % len(COLOURS)],
             ls=LINES[k % len(LINES)],
-            label=name,
+            label=plain(name),
             lw=1.2,
             marker="." if len(line) < 9 else "",
         )
@@ -189,8 +189,13 @@ def _chart(width: float, height: float) -> tuple[Figure, Axes]:
 def _label(axes: Axes, across: str, up: str, title: str = "", size: float = 9) -> None:
     axes.set_xlabel(across, fontsize=size)
     axes.set_ylabel(up, fontsize=size)
-    axes.set_title(title, fontsize=10)
+    axes.set_title(title, fontsize=10, parse_math=False)
     axes.tick_params(labelsize=size - 0.5)
+
+
+def plain(text: str) -> str:
+    """A text that matplotlib takes for no formula."""
+    return text.replace("$", r"\$")
 
 
 def _log(axes: Axes) -> None:

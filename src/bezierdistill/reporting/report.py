@@ -33,7 +33,7 @@ def write_report(run: Path) -> Path:
     parts += stores.sections(found, every=not found.models)
     parts += [*_losses(found), what_was_run(found), *_settings(found)]
     text = page(found.name, kind, lead, facts(first) + brief(found), parts)
-    write_atomically(run / "report.html", lambda path: path.write_text(text))
+    write_atomically(run / "report.html", lambda path: path.write_text(text, encoding="utf-8"))
     return run / "report.html"
 
 
@@ -61,7 +61,8 @@ def _losses(run: Run) -> list[Section]:
 
 def _settings(run: Run) -> list[Section]:
     """Those of the whole run, or of every model and store where there is none."""
-    described: dict[str, Any] = {run.name: run.settings} if run.settings else {}
+    settings = {key: value for key, value in run.settings.items() if key != "machine"}  # which stands above
+    described: dict[str, Any] = {run.name: settings} if settings else {}
     if not described:
         described |= {name: {**model.card.get("config", {}), "network": model.card["network"]} for name, model in run.models.items()}
         described |= {name: {key: value for key, value in store.recipe.items() if key != "scaling"} for name, store in run.stores.items()}

@@ -20,7 +20,7 @@ SHOWN, MEASURED = 8, 256
 def opening(run: Run) -> tuple[str, str, dict[str, object]]:
     """Kind of run, one sentence, and what one sees first."""
     store = next(iter(run.stores.values()))
-    teachers = counted(len(store.recipe.get("teachers", [])), "teacher")
+    teachers = "a field of one's own" if "network" in store.recipe else counted(len(store.recipe.get("teachers", [])), "teacher")
     start = store.recipe.get("source") or "noise"
     lead = f"Bezier curves from {start} to data, simulated by {teachers}: what a student is distilled from."
     facts = {
@@ -39,7 +39,10 @@ def sections(run: Run, every: bool) -> list[Section]:
 
 
 def _body(store: CurveStore) -> str:
-    figure = curves_figure(store.curves(torch.arange(min(MEASURED, len(store)))), SHOWN)
+    curves = store.curves(torch.arange(min(MEASURED, len(store))))
+    if not bool(curves.points.isfinite().all()):
+        raise ValueError(f"{store.folder} holds NaN or infinite numbers: simulate again")
+    figure = curves_figure(curves, SHOWN)
     shown, degree = min(SHOWN, len(store)), store.recipe["degree"]
     alt = f"{counted(shown, 'curve')} of degree {degree} from a source to a data end, with control polygons and guides"
     caption = f"The first {counted(shown, 'curve')}, in the plane in which the control points of {min(MEASURED, len(store))} vary most."
