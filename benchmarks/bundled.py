@@ -10,13 +10,14 @@ not made again.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from bezierdistill.files import digest, whole_folder
+from bezierdistill.files import digest, whole_folder, write_json
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "bezierdistill" / "bundled"
@@ -53,9 +54,12 @@ def main() -> None:
     shutil.rmtree(PACKAGE, ignore_errors=True)
     with whole_folder(PACKAGE) as folder:
         for name, made in MODELS.items():
-            for file in ("model.json", "model.safetensors"):
-                (folder / name).mkdir(exist_ok=True)
-                shutil.copyfile(out / made / file, folder / name / file)
+            (folder / name).mkdir()
+            shutil.copyfile(out / made / "model.safetensors", folder / name / "model.safetensors")
+            card = json.loads((out / made / "model.json").read_text())
+            for teacher in card.get("teachers", []):  # found by their digest: where they lay on this machine is of no use elsewhere
+                teacher["path"] = Path(teacher["path"]).name
+            write_json(folder / name / "model.json", card)
         shutil.copytree(out / "arena" / "cells", folder / "cells")
         for file in ("run.json", "arena.json"):
             shutil.copyfile(out / "arena" / file, folder / file)
