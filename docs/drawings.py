@@ -37,6 +37,7 @@ from bezierdistill.objectives.alignment import REAL_ROWS
 from bezierdistill.objectives.curves import MapDraw, VelocityDraw
 from bezierdistill.pipeline.knots import KNOT_GRID
 from bezierdistill.reporting.plots import COLOURS, GREY, image_grid
+from bezierdistill.reporting.runs import counted
 from bezierdistill.sources import noise
 from bezierdistill.students import cheapest_knots, interval_errors, sample
 
@@ -264,11 +265,6 @@ def visited(field: Field, x0: Tensor, steps: int, method: str = "heun") -> Tenso
     states: list[Tensor] = []
     bd.solve(field, x0, bd.time_grid(steps), method, observe=lambda k, x: states.append(x))
     return torch.stack(states)
-
-
-def counted(number: int, noun: str) -> str:
-    """A number and its noun."""
-    return f"{number} {noun}{'' if number == 1 else 'es' if noun.endswith('s') else 's'}"
 
 
 def starts(count: int) -> Tensor:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -285,6 +286,14 @@ def finite(x: Tensor) -> Tensor:
     if not bool(x.isfinite().all()):
         raise ValueError("the model makes NaN or infinite numbers of these inputs: its weights are damaged, or its training has diverged")
     return x
+
+
+def find_teacher(entry: Mapping[str, Any]) -> Model | None:
+    """The teacher that a student's card names by path and digest; None if it is not there any more, or another."""
+    with suppress(ValueError, OSError):
+        teacher = load_model(str(entry.get("path")))
+        return teacher if teacher.card["digest"] == entry["digest"] else None
+    return None
 
 
 def read_network(fields: Mapping[str, Any]) -> NetworkConfig | ForeignConfig:

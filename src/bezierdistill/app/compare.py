@@ -89,7 +89,5 @@ def _lines(rows: Sequence[Mapping[str, Any]], metric: str) -> list[list[Any]]:
 
 def _pictures(rows: Sequence[Mapping[str, Any]], metric: str) -> tuple[np.ndarray, np.ndarray]:
     entries = summarise(rows, METRICS[metric])
-    figures = arena_figure(entries, "passes"), arena_figure(entries, "seconds")
-    for figure in figures:
-        figure.axes[0].set_ylabel(f"{metric} / floor (1 is real data)")
-    return drawn(figures[0], 140), drawn(figures[1], 140)
+    by_passes, by_cost = (arena_figure(entries, axis, distance=metric) for axis in ("passes", "seconds"))
+    return drawn(by_passes, 140), drawn(by_cost, 140)

@@ -12,6 +12,7 @@ import numpy as np
 from bezierdistill.app.answers import LIVE, answered, image, shown
 from bezierdistill.app.run import Shown
 from bezierdistill.models import Model
+from bezierdistill.reporting.runs import counted
 
 TEXT = """The same noise through a student, in one or two passes, and through the teacher that it was distilled from, in many. Times are
 those of this machine, all samples at once, the best of five."""
@@ -59,7 +60,7 @@ class Draw:
             x = model.sample(self.count, passes, self.seed, solver, **asked)
             seconds.append(time.perf_counter() - started)
         guided = f", guidance {strength:g}" if strength is not None else ""
-        words = f"{passes} pass{'es' if passes > 1 else ''}, {self.count} samples in {1000 * min(seconds):.1f} ms{guided}"
+        words = f"{counted(passes, 'pass')}, {self.count} samples in {1000 * min(seconds):.1f} ms{guided}"
         return shown(model.scaling.encode(x), COLUMNS), words, min(seconds)
 
 

@@ -26,6 +26,7 @@ from bezierdistill.models import NetworkConfig
 from bezierdistill.objectives import Alignment, CurveRegression, Loss
 from bezierdistill.objectives.curves import MapDraw
 from bezierdistill.reporting.plots import COLOURS, GREY
+from bezierdistill.reporting.runs import counted
 from bezierdistill.simulate import Guides, Simulation
 from bezierdistill.solvers import solve, time_grid
 from bezierdistill.sources import noise
@@ -183,10 +184,10 @@ def samples_figure(setting: Setting, student: Sequence[Tensor] | None = None) ->
     """Real points, the blend at 1, 2 and 50 Euler steps, and a student's samples at one and two passes, if there is one."""
     panels: dict[str, tuple[Tensor, str]] = {"real points": (open_plane(setting.task).real[:JUDGED], GREY)}
     for steps in (1, 2, 50):
-        title = f"blend, {steps} step{'s' if steps > 1 else ''}: excess {_excess_of(setting, steps):.2f}"
+        title = f"blend, {counted(steps, 'step')}: excess {_excess_of(setting, steps):.2f}"
         panels[title] = (_flow(setting, steps), COLOURS[0])
     for passes in (1, 2):
-        title, x = f"student, {passes} pass{'es' if passes > 1 else ''}", torch.empty(0, 2)
+        title, x = f"student, {counted(passes, 'pass')}", torch.empty(0, 2)
         if student is not None:
             x = student[passes - 1]
             title += f": excess {excess(setting.task, x):.2f}"

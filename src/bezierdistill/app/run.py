@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bezierdistill.arena.runner import gather
-from bezierdistill.models import Model, load_model
+from bezierdistill.models import Model, find_teacher
 from bezierdistill.reporting.runs import Run
 
 BUNDLED = Path(__file__).parents[1] / "bundled"
@@ -46,9 +44,7 @@ class Shown:
             for model in self.models.values():
                 if model.card["digest"] == entry["digest"]:
                     return model
-            with suppress(ValueError, OSError):
-                elsewhere = load_model(str(entry.get("path")))
-                return elsewhere if elsewhere.card["digest"] == entry["digest"] else None
+            return find_teacher(entry)
         return None
 
 
@@ -61,4 +57,4 @@ def open_run(folder: Path | None) -> Shown:
     run = Run.open(BUNDLED if folder is None else folder)
     students_first = sorted(run.models.items(), key=lambda entry: entry[1].card.get("kind") != "student")
     name = "the run that ships with the package" if folder is None else str(folder)
-    return Shown(name, dict(students_first), gather(run.folder) if run.is_arena else [])
+    return Shown(name, dict(students_first), run.rows)

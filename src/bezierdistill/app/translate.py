@@ -13,6 +13,7 @@ from bezierdistill.app.run import Shown
 from bezierdistill.data import load_data
 from bezierdistill.data.reading import check_size, read_images
 from bezierdistill.models import Model
+from bezierdistill.reporting.runs import counted
 from bezierdistill.translation import from_pixels, resized
 
 TEXT = """A model that starts from images of one domain and ends in another. Drop an image, which is resized and, for a model of grey
@@ -62,7 +63,7 @@ def _translations(run: Shown, model: Model, x: np.ndarray) -> list[tuple[np.ndar
     flow = run.teacher(model) if is_student else model
     if flow is not None and flow.source is not None:
         made.append((FLOW_PASSES, flow.translate(x, FLOW_PASSES, "heun"), "flow"))
-    return [(shown(model.scaling.encode(y), 1, WIDTH), f"{kind}, {passes} pass{'es' if passes > 1 else ''}") for passes, y, kind in made]
+    return [(shown(model.scaling.encode(y), 1, WIDTH), f"{kind}, {counted(passes, 'pass')}") for passes, y, kind in made]
 
 
 def _uploaded(file: Path, model: Model) -> np.ndarray:

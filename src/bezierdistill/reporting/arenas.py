@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bezierdistill.arena.runner import gather
 from bezierdistill.arena.summary import Entry, summarise
 from bezierdistill.data import load_data, read_array
 from bezierdistill.reporting.page import Section, explained, gallery, paragraph, picture, table
@@ -21,7 +20,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 def opening(run: Run) -> tuple[str, str, dict[str, object]]:
     """Kind of run, one sentence, and what one sees first."""
-    rows, settings = gather(run.folder), run.settings
+    rows, settings = run.rows, run.settings
     command = run.made.command if run.made else ""
     lead = (
         f"Generators of few passes compared on {settings['data']}: every method has the same network, batch and optimizer and may "
@@ -42,7 +41,7 @@ def opening(run: Run) -> tuple[str, str, dict[str, object]]:
 
 def sections(run: Run) -> list[Section]:
     """Table, pictures and samples."""
-    rows, settings = gather(run.folder), run.settings
+    rows, settings = run.rows, run.settings
     entries, failed = summarise(rows), [row for row in rows if "error" in row]
     results = [_results(rows, entries)] if entries else []
     results += [paragraph(f"Failed: {row['method']}, seed {row['seed']}: {row['error']}", "failed") for row in failed]

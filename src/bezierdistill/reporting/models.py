@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bezierdistill.data import Data, load_data
-from bezierdistill.models import Model, NetworkConfig, finite, load_model
+from bezierdistill.models import Model, NetworkConfig, find_teacher, finite
 from bezierdistill.reporting.page import Section, explained, paragraph, table
 from bezierdistill.reporting.runs import Run, counted, number
 from bezierdistill.reporting.samples import COLUMNS, IMAGES, Panel, sheets, strips
@@ -115,11 +115,9 @@ def _teachers(models: Mapping[str, Model], known: Collection[object]) -> dict[st
     """The teachers of students that lie elsewhere and are still the same."""
     found = {}
     for entry in (entry for model in models.values() for entry in model.card.get("teachers", [])):
-        with suppress(ValueError, OSError):
-            teacher = load_model(str(entry.get("path")))
-            usable = teacher.source is None and not (teacher.conditions and teacher.frequencies is None)
-            if usable and teacher.card["digest"] == entry["digest"] and entry["digest"] not in known:
-                found[f"{Path(str(entry['path'])).name} (teacher)"] = teacher
+        teacher = None if entry["digest"] in known else find_teacher(entry)
+        if teacher is not None and teacher.source is None and not (teacher.conditions and teacher.frequencies is None):
+            found[f"{Path(str(entry['path'])).name} (teacher)"] = teacher
     return found
 
 

@@ -25,7 +25,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 GREY = "#777777"
 MARKERS, LINES = "osv^DPXh<>", ("-", "--", "-.", ":")
 AXES = ("first principal axis (model units)", "second principal axis (model units)")
-RATIO = "Frechet distance / floor (1 is real data)"
+RATIO = "{} / floor (1 is real data)"
 
 
 def image_grid(images: Tensor, columns: int) -> np.ndarray:
@@ -99,7 +99,7 @@ def law_figure(rounds: Sequence[Mapping[str, Any]]) -> Figure:
         look["marker"] = "*P"[name.endswith("es")] if ours else MARKERS[k % len(MARKERS)]
         axes.plot(numbers, own, color=COLOURS[k % len(COLOURS)], label=name, **look)
     axes.axhline(1.0, color=GREY, ls="--", lw=1)
-    _label(axes, "round of reflow", RATIO, "Samples round by round (lower is better)")
+    _label(axes, "round of reflow", RATIO.format("Frechet distance"), "Samples round by round (lower is better)")
     _log(axes)
     axes.set_xticks(numbers)
     figure.legend(fontsize=8, loc="outside lower center", ncols=2)
@@ -120,14 +120,18 @@ def errors_figure(rounds: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def arena_figure(entries: Sequence[Entry], axis: Literal["passes", "seconds"], only: int | None = None) -> Figure:
-    """Frechet distance over its floor, with its standard error, against passes a sample or seconds of training.
+def arena_figure(
+    entries: Sequence[Entry], axis: Literal["passes", "seconds"], only: int | None = None, distance: str = "Frechet distance"
+) -> Figure:
+    """A distance over its floor, with its standard error, against passes a sample or seconds of training.
 
     Args:
         entries: means over seeds.
         axis: what stands below.
         only: draw the entries of so many passes alone; colours and markers are those of all.
+        distance: what the excess of the entries is of.
     """
+    ratio = RATIO.format(distance)
     methods = list(dict.fromkeys(entry.method for entry in entries))
     drawn = [entry for entry in entries if only in (None, entry.passes)]
     figure, axes = _chart(5.6, 4.2 + 0.19 * math.ceil(len({entry.method for entry in drawn}) / 3))
@@ -148,10 +152,10 @@ def arena_figure(entries: Sequence[Entry], axis: Literal["passes", "seconds"], o
         axes.set_xscale("log")
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
         axes.xaxis.set_minor_locator(NullLocator())
-        _label(axes, "network passes a sample", RATIO, "Quality against passes at sampling (lower is better)")
+        _label(axes, "network passes a sample", ratio, "Quality against passes at sampling (lower is better)")
     else:
         at = "" if only is None else f" at {only} pass{'es' if only > 1 else ''} a sample"
-        _label(axes, "seconds of training, everything included", RATIO, f"Quality against cost{at} (lower is better)")
+        _label(axes, "seconds of training, everything included", ratio, f"Quality against cost{at} (lower is better)")
     figure.legend(fontsize=8, loc="outside lower center", ncols=3)
     return figure
 

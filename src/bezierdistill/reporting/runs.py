@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from bezierdistill.arena.runner import gather
 from bezierdistill.files import check_entries, read_json
 from bezierdistill.models import CARD, Model, load_model
 from bezierdistill.provenance import Made, read_made
@@ -66,6 +67,15 @@ class Run:
     def is_recipe(self) -> bool:
         """Whether it holds a recipe: teachers, curves and a student."""
         return (self.folder / RECIPE).exists()
+
+    @cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of its arena; none of a folder that is no arena.
+
+        Raises:
+            ValueError: if they are damaged.
+        """
+        return gather(self.folder) if self.is_arena else []
 
     @cached_property
     def settings(self) -> dict[str, Any]:
