@@ -1,6 +1,8 @@
-"""Ours with the settings of recipes/images.yaml, as a method of the arena: one teacher, more curves, alignment in larger and slower steps.
+"""Ours with the settings of recipes/images.yaml, as a method of the arena: one teacher, more
+curves, alignment in larger and slower steps.
 
-At this budget a weak teacher of a twenty-fifth of it is of no use; the settings were chosen on seed 100 (docs/log.md).
+At this budget a weak teacher of a twenty-fifth of it is of no use; the settings were chosen on seed
+100 (docs/log.md).
 """
 
 from __future__ import annotations

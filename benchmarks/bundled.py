@@ -1,10 +1,12 @@
-"""Make the small run that ships with the package: what `bezierdistill app` shows where there is no run of one's own.
+"""Make the small run that ships with the package: what `bezierdistill app` shows where there is no
+run of one's own.
 
     python benchmarks/bundled.py --out runs/bundled
 
-A class-conditional student of digits with its teacher (recipes/bundled.yaml), another whose guidance is an input, a translation from threes
-to eights with its flow, and an arena on digits (docs/results.md has the same cells). Ten minutes on one thread; a part that is finished is
-not made again.
+A class-conditional student of digits with its teacher (recipes/bundled.yaml), another whose
+guidance is an input, a translation from threes to eights with its flow, and an arena on digits
+(docs/results.md has the same cells). Ten minutes on one thread; a part that is finished is not made
+again.
 """
 
 from __future__ import annotations
@@ -37,27 +39,52 @@ def commands(out: Path) -> list[str]:
     small = "--network.width 96 --network.depth 4 --loop.accelerator cpu"
     return [
         f"recipe --config {ROOT / 'recipes' / 'bundled.yaml'} --out {out}/labels",
-        f"simulate --teachers {out}/labels/strong --guidance 1,3 --count 40000 --out {out}/guided-curves",
-        f"distill --curves {out}/guided-curves --steps 4000 --loop.accelerator cpu --out {out}/guided",
-        f"recipe --data digits@class8 --source digits@class3 --coupling ot --budget 3000000 {small} --out {out}/eights",
-        f"arena --data digits --seeds 3 --methods {METHODS} --loop.accelerator cpu --out {out}/arena",
+        (
+            f"simulate --teachers {out}/labels/strong --guidance 1,3 --count 40000 --out"
+            f" {out}/guided-curves"
+        ),
+        (
+            f"distill --curves {out}/guided-curves --steps 4000 --loop.accelerator cpu --out"
+            f" {out}/guided"
+        ),
+        (
+            "recipe --data digits@class8 --source digits@class3 --coupling ot --budget 3000000"
+            f" {small} --out {out}/eights"
+        ),
+        (
+            f"arena --data digits --seeds 3 --methods {METHODS} --loop.accelerator cpu --out"
+            f" {out}/arena"
+        ),
     ]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/bundled"), help="folder of the runs (default: runs/bundled)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/bundled"),
+        help="folder of the runs (default: runs/bundled)",
+    )
     out = parser.parse_args().out
     for command in commands(out):
         print(command, flush=True)
-        subprocess.run([sys.executable, "-m", "bezierdistill.cli", *command.split()], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        subprocess.run(
+            [sys.executable, "-m", "bezierdistill.cli", *command.split()],
+            check=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
     shutil.rmtree(PACKAGE, ignore_errors=True)
     with whole_folder(PACKAGE) as folder:
         for name, made in MODELS.items():
             (folder / name).mkdir()
             shutil.copyfile(out / made / "model.safetensors", folder / name / "model.safetensors")
             card = json.loads((out / made / "model.json").read_text())
-            for teacher in card.get("teachers", []):  # found by their digest: where they lay on this machine is of no use elsewhere
+            for teacher in card.get(
+                "teachers", []
+            ):  # found by their digest: where they lay on this machine is of no use elsewhere
                 teacher["path"] = Path(teacher["path"]).name
             write_json(folder / name / "model.json", card)
         shutil.copytree(out / "arena" / "cells", folder / "cells")

@@ -1,4 +1,6 @@
-"""Damage to a curve store, for ``faults.py``: bits turned over, files cut off or removed, and the repair of what was damaged."""
+"""Damage to a curve store, for ``faults.py``: bits turned over, files cut off or removed, and the
+repair of what was damaged.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +30,14 @@ def files(folder: Path, *patterns: str) -> dict[str, str]:
 
 
 def leftovers(out: Path) -> list[str]:
-    """What a finished run must not leave: temporary files, half-removed folders, records and shards of nothing, a lock."""
-    left = [path.name for pattern in (".*.tmp", ".*.gone", "shard-*.json") for path in out.rglob(pattern)]
+    """What a finished run must not leave: temporary files, half-removed folders, records and shards
+    of nothing, a lock.
+    """
+    left = [
+        path.name
+        for pattern in (".*.tmp", ".*.gone", "shard-*.json")
+        for path in out.rglob(pattern)
+    ]
     if (out / "manifest.json").exists():
         listed = {shard.file for shard in CurveStore.open(out).shards}
         left += [path.name for path in out.glob("shard-*.safetensors") if path.name not in listed]
@@ -72,12 +80,18 @@ def trained(store: Path, out: Path) -> bool:
 
 
 def tried(damage: Damage, chosen: Iterable[Path], rng: random.Random) -> tuple[int, int, int]:
-    """Damage one file after the other, and put each back: how often, how often it was detected, how often trained on."""
+    """Damage one file after the other, and put each back: how often, how often it was detected, how
+    often trained on.
+    """
     times, seen, taken = 0, 0, 0
     for path in chosen:
         out, whole = path.parent.parent / "student", path.read_bytes()
         damage(path, rng)
-        times, seen, taken = times + 1, seen + detected(path.parent), taken + trained(path.parent, out)
+        times, seen, taken = (
+            times + 1,
+            seen + detected(path.parent),
+            taken + trained(path.parent, out),
+        )
         path.write_bytes(whole)
         shutil.rmtree(out, ignore_errors=True)
     return times, seen, taken
@@ -92,28 +106,42 @@ def damaged(store: Path, flips: int, cuts: int, rng: random.Random) -> int:
         "a file cut off": (cut, rng.choices([*shards, manifest], k=cuts)),
         "a file removed": (removed, [*shards, manifest]),
     }
-    table, missed = Table("damage", "times", "detected", "trained on", "s", title="damaged stores"), 0
+    table, missed = (
+        Table("damage", "times", "detected", "trained on", "s", title="damaged stores"),
+        0,
+    )
     for name, (damage, chosen) in plans.items():
         started = time.perf_counter()
         times, seen, taken = tried(damage, chosen, rng)
-        table.add_row(name, f"{times:,}", f"{seen:,}", f"{taken:,}", f"{time.perf_counter() - started:.0f}")
+        table.add_row(
+            name, f"{times:,}", f"{seen:,}", f"{taken:,}", f"{time.perf_counter() - started:.0f}"
+        )
         missed += times - seen + taken
     Console(width=100).print(table)
-    if detected(store) or not trained(store, store.parent / "student"):  # else nothing above means anything
+    if detected(store) or not trained(
+        store, store.parent / "student"
+    ):  # else nothing above means anything
         print("the undamaged store is refused")
         missed += 1
     return missed
 
 
 def repaired(settings: SimulateConfig, times: int, rng: random.Random) -> int:
-    """Damage up to three files of a store and repair it; returns how often it was not the same again."""
+    """Damage up to three files of a store and repair it; returns how often it was not the same
+    again.
+    """
     store, wrong = settings.out, 0
     wanted = files(store, "shard-*", "manifest*")
     for _ in range(times):
-        either = store / rng.choice(["manifest.json", "manifest.copy.json"])  # one of them must be left
+        either = store / rng.choice(
+            ["manifest.json", "manifest.copy.json"]
+        )  # one of them must be left
         for path in rng.sample([*sorted(store.glob("shard-*")), either], rng.randint(1, 3)):
             rng.choice([flipped, cut, removed])(path, rng)
         simulate(replace(settings, repair=True))
         wrong += files(store, "shard-*", "manifest*") != wanted or bool(leftovers(store))
-    print(f"repaired to the same bytes: {times - wrong} of {times} stores with one to three damaged files")
+    print(
+        f"repaired to the same bytes: {times - wrong} of {times} stores with one to three damaged"
+        " files"
+    )
     return wrong

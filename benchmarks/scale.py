@@ -1,12 +1,15 @@
-"""Two processes against one on this machine, and what a million and a billion curves would take on many.
+"""Two processes against one on this machine, and what a million and a billion curves would take on
+many.
 
-    python benchmarks/scale.py                    # three minutes, make scale
-    python benchmarks/scale.py --rate 2500        # with the passes a second that benchmarks/throughput.py gives for your network and GPU
+    python benchmarks/scale.py                    # three minutes, make scale python
+    benchmarks/scale.py --rate 2500        # with the passes a second that benchmarks/throughput.py
+    gives for your network and GPU
 
-1. seconds of ``simulate`` and of ``train``: one process of one thread, two such processes under torchrun (gloo), one process of two
-   threads; rounds are interleaved and ratios are medians. Both simulations must have written the same files.
-2. a plan for 64 x 64 latents of four channels: bytes of a curve and seconds of checking it are measured here; passes a second of a GPU are
-   an input, ``--rate``.
+1. seconds of ``simulate`` and of ``train``: one process of one thread, two such processes under
+   torchrun (gloo), one process of two threads; rounds are interleaved and ratios are medians. Both
+   simulations must have written the same files.
+2. a plan for 64 x 64 latents of four channels: bytes of a curve and seconds of checking it are
+   measured here; passes a second of a GPU are an input, ``--rate``.
 """
 
 from __future__ import annotations
@@ -63,15 +66,25 @@ class Way:
     threads: int
 
 
-WAYS = (Way("one process, one thread", 1, 1), Way("two processes, one thread each", 2, 1), Way("one process, two threads", 1, 2))
+WAYS = (
+    Way("one process, one thread", 1, 1),
+    Way("two processes, one thread each", 2, 1),
+    Way("one process, two threads", 1, 2),
+)
 
 
 def timed(way: Way, script: Path, out: Path) -> tuple[float, float]:
     """Seconds of simulating and of training."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={way.processes}"] if way.processes > 1 else []
+    launcher = (
+        ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={way.processes}"]
+        if way.processes > 1
+        else []
+    )
     command = [sys.executable, *launcher, str(script), str(out), str(COUNT), str(TRAIN_STEPS)]
     threads = {"OMP_NUM_THREADS": str(way.threads)}
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, **threads})
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True, env={**os.environ, **threads}
+    )
     words = next(line for line in done.stdout.splitlines() if "SECONDS" in line).split()
     return float(words[-2]), float(words[-1])
 
@@ -84,10 +97,14 @@ def fingerprint(folder: Path) -> str:
 
 
 def scaling(folder: Path) -> bool:
-    """Print rows a second of every way over those of the first; returns whether two processes wrote what one did."""
+    """Print rows a second of every way over those of the first; returns whether two processes wrote
+    what one did.
+    """
     network = NetworkConfig()
     card = {"kind": "teacher", "passes": {"total": 0}}
-    save_model(folder / "teacher", Model(network.build((16,), 0), network, (16,), Scaling(), card=card))
+    save_model(
+        folder / "teacher", Model(network.build((16,), 0), network, (16,), Scaling(), card=card)
+    )
     script = folder / "child.py"
     script.write_text(CHILD)
     seconds: dict[Way, list[tuple[float, float]]] = {way: [] for way in WAYS}
@@ -97,24 +114,37 @@ def scaling(folder: Path) -> bool:
             out = folder / f"{way.processes}-{way.threads}-{k}"
             seconds[way].append(timed(way, script, out))
             prints[way] = fingerprint(out / "curves")
-    table = Table(title=f"{COUNT:,} curves and {TRAIN_STEPS} steps of 512 rows, MLP 5 x 256, 16 numbers")
+    table = Table(
+        title=f"{COUNT:,} curves and {TRAIN_STEPS} steps of 512 rows, MLP 5 x 256, 16 numbers"
+    )
     for heading in ("", "simulate, s", "over one process", "train, s", "over one process"):
         table.add_column(heading)
     for way in WAYS:
         cells = []
         for stage in (0, 1):
-            mine, base = [row[stage] for row in seconds[way]], [row[stage] for row in seconds[WAYS[0]]]
-            cells += [f"{statistics.median(mine):.2f}", f"{statistics.median(b / a for a, b in zip(mine, base, strict=True)):.2f}"]
+            mine, base = (
+                [row[stage] for row in seconds[way]],
+                [row[stage] for row in seconds[WAYS[0]]],
+            )
+            cells += [
+                f"{statistics.median(mine):.2f}",
+                f"{statistics.median(b / a for a, b in zip(mine, base, strict=True)):.2f}",
+            ]
         table.add_row(way.name, *cells)
     Console(width=110).print(table)
     same = prints[WAYS[0]] == prints[WAYS[1]]
-    print(f"two processes wrote {'the same files as' if same else 'OTHER files than'} one, byte for byte")
+    print(
+        f"two processes wrote {'the same files as' if same else 'OTHER files than'} one, byte for"
+        " byte"
+    )
     return same
 
 
 def measured(folder: Path, rows: int = 2048) -> tuple[float, float, float]:
     """Bytes of a curve of latents, bytes a second of writing and of checking."""
-    writer = CurveWriter(folder, {"degree": DEGREE, "shape": list(LATENT), "points": "uint8", "noise": "seed"})
+    writer = CurveWriter(
+        folder, {"degree": DEGREE, "shape": list(LATENT), "points": "uint8", "noise": "seed"}
+    )
     curve = BezierCurve(torch.randn(DEGREE + 1, 64, *LATENT))
     plans = writer.plan(rows, 64)
     started = time.perf_counter()
@@ -133,23 +163,46 @@ def plan(folder: Path, rate: float) -> None:
     """Print passes, bytes and hours for a million and a billion curves."""
     size, write, check = measured(folder / "latents")
     passes = 2 * SOLVER_STEPS * TEACHERS
-    print(f"a curve of degree {DEGREE} of {LATENT}: {size:,.0f} bytes, {passes} passes ({TEACHERS} teachers, Heun, {SOLVER_STEPS} steps)")
-    print(f"here a process writes {write / 1e6:,.0f} MB/s, {write / size:,.0f} curves a second, and checks {check / 1e6:,.0f} MB/s")
+    print(
+        f"a curve of degree {DEGREE} of {LATENT}: {size:,.0f} bytes, {passes} passes ({TEACHERS}"
+        f" teachers, Heun, {SOLVER_STEPS} steps)"
+    )
+    print(
+        f"here a process writes {write / 1e6:,.0f} MB/s, {write / size:,.0f} curves a second, and"
+        f" checks {check / 1e6:,.0f} MB/s"
+    )
     table = Table(title=f"assumed: {rate:,.0f} passes a second a GPU")
-    for heading in ("curves", "GPUs", "passes", "on disk", "simulate, h", "check, s", f"train {STEPS:,} x {STEP_ROWS}, h"):
+    for heading in (
+        "curves",
+        "GPUs",
+        "passes",
+        "on disk",
+        "simulate, h",
+        "check, s",
+        f"train {STEPS:,} x {STEP_ROWS}, h",
+    ):
         table.add_column(heading)
     for curves in (10**6, 10**9):
         for gpus in (8, 512):
             hours = max(curves * passes / rate, curves * size / write) / gpus / 3600
             training = 3 * STEPS * STEP_ROWS / rate / gpus / 3600
-            cells = (f"{curves * passes:.1e}", f"{curves * size / 1e12:,.2f} TB", f"{hours:,.1f}", f"{curves * size / check / gpus:,.0f}")
+            cells = (
+                f"{curves * passes:.1e}",
+                f"{curves * size / 1e12:,.2f} TB",
+                f"{hours:,.1f}",
+                f"{curves * size / check / gpus:,.0f}",
+            )
             table.add_row(f"{curves:,}", str(gpus), *cells, f"{training:,.1f}")
     Console(width=110).print(table)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rate", type=float, default=1000.0, help="network passes a second of a GPU")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--rate", type=float, default=1000.0, help="network passes a second of a GPU"
+    )
     arguments = parser.parse_args()
     print(f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}")
     with tempfile.TemporaryDirectory() as folder:

@@ -1,11 +1,13 @@
-"""The arena's search of settings: four trials or more for every method, on one development task and seed.
+"""The arena's search of settings: four trials or more for every method, on one development task and
+seed.
 
     python benchmarks/search.py --out runs/search [--methods rfd-1 dmd ...]
 
-The first trial is what the method's authors recommend where they say so (the share of the budget that a teacher gets, 0.4, is nobody's
-recommendation). Trials are scored by the mean excess over the numbers of passes that a method reports (1 and 2); the best one becomes
-the default in ``bezierdistill/arena/methods.py``, for every task and seed of the arena. The development seed, 100, is not judged there.
-Ours was developed on more: docs/log.md tells on what.
+The first trial is what the method's authors recommend where they say so (the share of the budget
+that a teacher gets, 0.4, is nobody's recommendation). Trials are scored by the mean excess over the
+numbers of passes that a method reports (1 and 2); the best one becomes the default in
+``bezierdistill/arena/methods.py``, for every task and seed of the arena. The development seed, 100,
+is not judged there. Ours was developed on more: docs/log.md tells on what.
 """
 
 from __future__ import annotations
@@ -40,9 +42,25 @@ TRIALS: dict[str, list[dict[str, Any]]] = {
     "rf-2++": [{"share": 0.4}, LOW, HIGH, {"share": 0.4, "huber": 0.0}],
     "conic": [{"share": 0.4}, HIGH, {"share": 0.4, "zeta": 0.23}, {"share": 0.4, "zeta": 0.05}],
     "progressive": [{"share": 0.4}, LOW, {"share": 0.4, "steps": 8}, {"share": 0.4, "steps": 32}],
-    "consistency-distillation": [{"share": 0.4}, LOW, {"share": 0.4, "even": True}, {"share": 0.4, "even": True, "huber": 0.03}],
-    "consistency-tuning": [{"share": 0.4}, HIGH, {"share": 0.4, "huber": 0.03}, {"share": 0.4, "huber": 0.1}, {"share": 0.4, "lr": 3e-4}],
-    "consistency-training": [{}, {"huber": 0.03}, {"huber": 0.1}, {"huber": 0.03, "log_mean": 0.0, "log_std": 1.4}],
+    "consistency-distillation": [
+        {"share": 0.4},
+        LOW,
+        {"share": 0.4, "even": True},
+        {"share": 0.4, "even": True, "huber": 0.03},
+    ],
+    "consistency-tuning": [
+        {"share": 0.4},
+        HIGH,
+        {"share": 0.4, "huber": 0.03},
+        {"share": 0.4, "huber": 0.1},
+        {"share": 0.4, "lr": 3e-4},
+    ],
+    "consistency-training": [
+        {},
+        {"huber": 0.03},
+        {"huber": 0.1},
+        {"huber": 0.03, "log_mean": 0.0, "log_std": 1.4},
+    ],
     "shortcut": [{}, {"share": 0.125}, {"share": 0.5}, {"share": 0.75}],
     "mean-flow": [
         {},
@@ -54,16 +72,34 @@ TRIALS: dict[str, list[dict[str, Any]]] = {
     "flow-map-self": [{}, {"share": 0.1}, {"share": 0.35}, {"share": 0.5}],
     "piecewise": [{"share": 0.4}, LOW, HIGH, {"share": 0.4, "steps": 4, "solver": "heun"}],
     "piecewise-one": [{"share": 0.4}, LOW, HIGH, {"share": 0.4, "steps": 4, "solver": "heun"}],
-    "acceleration": [{"share": 0.4}, {"share": 0.4, "h": 1.0}, LOW, {"share": 0.4, "velocity": 0.3}],
+    "acceleration": [
+        {"share": 0.4},
+        {"share": 0.4, "h": 1.0},
+        LOW,
+        {"share": 0.4, "velocity": 0.3},
+    ],
     "moments": [{"share": 0.4, "lr": 2e-4}, {"share": 0.4}, {}, {"lr": 5e-4}],
-    "dmd": [{"share": 0.4}, {"share": 0.4, "times": (0.02, 0.7)}, {"share": 0.4, "lr": 5e-4}, {"share": 0.4, "critic_steps": 2}],
-    "dmd-two": [{"share": 0.4}, {"share": 0.4, "times": (0.02, 0.7)}, {"share": 0.4, "lr": 5e-4}, {"share": 0.4, "critic_steps": 2}],
+    "dmd": [
+        {"share": 0.4},
+        {"share": 0.4, "times": (0.02, 0.7)},
+        {"share": 0.4, "lr": 5e-4},
+        {"share": 0.4, "critic_steps": 2},
+    ],
+    "dmd-two": [
+        {"share": 0.4},
+        {"share": 0.4, "times": (0.02, 0.7)},
+        {"share": 0.4, "lr": 5e-4},
+        {"share": 0.4, "critic_steps": 2},
+    ],
 }
 
 
 def label(settings: dict[str, Any]) -> str:
     """Settings as text, also used in file names."""
-    return " ".join(f"{key}={value}".replace(", ", "-") for key, value in settings.items()) or "the authors'"
+    return (
+        " ".join(f"{key}={value}".replace(", ", "-") for key, value in settings.items())
+        or "the authors'"
+    )
 
 
 def main() -> None:
@@ -72,8 +108,17 @@ def main() -> None:
     parser.add_argument("--data", default="manifold")
     parser.add_argument("--methods", nargs="+", default=list(TRIALS), choices=list(TRIALS))
     options = parser.parse_args()
-    trials = {f"{name} {label(settings)}": (name, settings) for name in options.methods for settings in TRIALS[name]}
-    methods.METHODS.update({trial: partial(methods.METHODS[name], **settings) for trial, (name, settings) in trials.items()})
+    trials = {
+        f"{name} {label(settings)}": (name, settings)
+        for name in options.methods
+        for settings in TRIALS[name]
+    }
+    methods.METHODS.update(
+        {
+            trial: partial(methods.METHODS[name], **settings)
+            for trial, (name, settings) in trials.items()
+        }
+    )
     rows = arena(ArenaConfig(options.data, options.out, ",".join(trials), seeds=1, first_seed=SEED))
     lines = ["| method | settings | excess | at 1, 2 passes |", "|---|---|---|---|"]
     for name in options.methods:
@@ -82,7 +127,10 @@ def main() -> None:
         for trial, found in values.items():
             score = f"{statistics.mean(found):.2f}" if found else "failed"
             text = f"**{score}**" if trial == best else score
-            lines.append(f"| {name} | {label(trials[trial][1])} | {text} | {', '.join(f'{value:.2f}' for value in found)} |")
+            lines.append(
+                f"| {name} | {label(trials[trial][1])} | {text} |"
+                f" {', '.join(f'{value:.2f}' for value in found)} |"
+            )
     (options.out / "search.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 

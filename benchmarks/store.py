@@ -1,12 +1,17 @@
-"""What curves cost on disk and how fast they are read: bytes, rows a second against what training consumes, memory.
+"""What curves cost on disk and how fast they are read: bytes, rows a second against what training
+consumes, memory.
 
     python benchmarks/store.py            # five minutes and 10 GB of disk, make store
 
-1. bytes of a CIFAR-size curve of degree 3 with a byte a number and noise from its seed, against a pair of float32 states;
-2. rows a second that a store gives, drawn at random or in epochs by two threads, over the rows that the demo's training consumes;
-3. memory of writing 1,000,000 CIFAR-size curves (9 GB on disk, removed at the end) over 10,000, and of reading as many rows from the one
-   as from the other, in fresh processes; pages of mapped files, which the system takes back when it needs them, are counted apart;
-4. megabytes a second of writing, of checking and of reading, for plans of larger stores (docs/scale.md).
+1. bytes of a CIFAR-size curve of degree 3 with a byte a number and noise from its seed, against a
+   pair of float32 states;
+2. rows a second that a store gives, drawn at random or in epochs by two threads, over the rows that
+   the demo's training consumes;
+3. memory of writing 1,000,000 CIFAR-size curves (9 GB on disk, removed at the end) over 10,000, and
+   of reading as many rows from the one as from the other, in fresh processes; pages of mapped
+   files, which the system takes back when it needs them, are counted apart;
+4. megabytes a second of writing, of checking and of reading, for plans of larger stores
+(docs/scale.md).
 """
 
 from __future__ import annotations
@@ -45,15 +50,21 @@ BATCH, ROUNDS, SECONDS = 256, 5, 0.5
 LIMITS = {"bytes": 9300, "reader": 5.0, "memory": 1.2}
 
 
-def made(folder: Path, shape: tuple[int, ...], rows: int, degree: int = 3, **more: Any) -> tuple[CurveStore, float]:
+def made(
+    folder: Path, shape: tuple[int, ...], rows: int, degree: int = 3, **more: Any
+) -> tuple[CurveStore, float]:
     """A store of random curves, and the seconds that writing it took."""
-    writer = CurveWriter(folder, {"degree": degree, "shape": list(shape), "teachers": [], "weights": [[1.0]], **more})
+    writer = CurveWriter(
+        folder, {"degree": degree, "shape": list(shape), "teachers": [], "weights": [[1.0]], **more}
+    )
     plans = writer.plan(rows, BATCH)
     points = torch.randn(degree + 1, BATCH, *shape)
     started = time.perf_counter()
     for plan in plans:
         parts = [min(BATCH, plan.rows - start) for start in range(0, plan.rows, BATCH)]
-        writer.write(plan, [writer.pack(BezierCurve(points[:, :count])) for count in parts], 0, seed=0)
+        writer.write(
+            plan, [writer.pack(BezierCurve(points[:, :count])) for count in parts], 0, seed=0
+        )
     writer.close(plans)
     return CurveStore.open(folder), time.perf_counter() - started
 
@@ -66,12 +77,21 @@ def rate(take: Callable[[], int]) -> float:
     return rows / (time.perf_counter() - started)
 
 
-def consumed(store: CurveStore, network: NetworkConfig, shape: tuple[int, ...], folder: Path, steps: int = 60) -> float:
+def consumed(
+    store: CurveStore, network: NetworkConfig, shape: tuple[int, ...], folder: Path, steps: int = 60
+) -> float:
     """Rows a second that training on stored curves consumes, reading included."""
     objective, stamps = CurveRegression(MapDraw(), Loss(0.03)), []
-    trainer = Trainer({"student": network.build(shape, 0)}, LoopConfig(accelerator="cpu", save_every=10**9), folder, "bench")
+    trainer = Trainer(
+        {"student": network.build(shape, 0)},
+        LoopConfig(accelerator="cpu", save_every=10**9),
+        folder,
+        "bench",
+    )
 
-    def step(nets: Mapping[str, nn.Module], generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
+    def step(
+        nets: Mapping[str, nn.Module], generator: torch.Generator
+    ) -> Iterator[tuple[str, Tensor]]:
         stamps.append(time.perf_counter())
         yield "student", objective.loss(nets["student"], store.batch(BATCH, generator), generator)
 
@@ -81,16 +101,23 @@ def consumed(store: CurveStore, network: NetworkConfig, shape: tuple[int, ...], 
 
 
 def readers(store: CurveStore) -> dict[str, float]:
-    """Rows a second of both ways to read, from mapped files, not from memory as small stores are."""
+    """Rows a second of both ways to read, from mapped files, not from memory as small stores
+    are.
+    """
     generator = torch.Generator().manual_seed(0)
     ahead = store.epochs(BATCH, 0)
-    found = {"drawn": rate(lambda: len(store.batch(BATCH, generator)[0].source)), "epochs": rate(lambda: len(next(ahead)[0].source))}
+    found = {
+        "drawn": rate(lambda: len(store.batch(BATCH, generator)[0].source)),
+        "epochs": rate(lambda: len(next(ahead)[0].source)),
+    }
     ahead.close()  # pyright: ignore[reportAttributeAccessIssue]
     return found
 
 
 def reading(folder: Path) -> list[tuple[str, float, float]]:
-    """Rows a second of readers over rows a second of training, in rounds of both: name, ratio, rows a second."""
+    """Rows a second of readers over rows a second of training, in rounds of both: name, ratio, rows
+    a second.
+    """
     demo, image = NetworkConfig(), NetworkConfig("unet", 32, 1)
     cases = [
         ("demo's digits, float32", DIGITS, 4, demo, {}),
@@ -101,10 +128,15 @@ def reading(folder: Path) -> list[tuple[str, float, float]]:
     for k, (name, shape, degree, network, more) in enumerate(cases):
         store, _ = made(folder / f"r{k}", shape, 20_000, degree, **more)
         steps = 60 if network.kind == "mlp" else 9
-        rounds = [(readers(store), consumed(store, network, shape, folder / f"run{k}-{i}", steps)) for i in range(ROUNDS)]
+        rounds = [
+            (readers(store), consumed(store, network, shape, folder / f"run{k}-{i}", steps))
+            for i in range(ROUNDS)
+        ]
         for way in ("drawn", "epochs"):
             ratio = statistics.median(found[way] / use for found, use in rounds)
-            rows.append((f"{name}, {way}", ratio, statistics.median(found[way] for found, _ in rounds)))
+            rows.append(
+                (f"{name}, {way}", ratio, statistics.median(found[way] for found, _ in rounds))
+            )
     return rows
 
 
@@ -137,7 +169,15 @@ def memory(folder: Path) -> list[tuple[str, float, float]]:
     rows = []
     for way in ("write", "read"):
         for count in (10_000, 1_000_000):
-            command = [sys.executable, "-c", CHILD, str(Path(__file__).parent), way, str(folder / f"m{count}"), str(count)]
+            command = [
+                sys.executable,
+                "-c",
+                CHILD,
+                str(Path(__file__).parent),
+                way,
+                str(folder / f"m{count}"),
+                str(count),
+            ]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             own, mapped = map(float, done.stdout.split())
             rows.append((f"{way} {count:,} rows", own, mapped))
@@ -145,7 +185,9 @@ def memory(folder: Path) -> list[tuple[str, float, float]]:
 
 
 def speeds(folder: Path, rows: int = 8192) -> tuple[int, dict[str, float]]:
-    """Bytes of a CIFAR-size curve, and MB/s of disk of writing, checking, reading in a row, and of noise."""
+    """Bytes of a CIFAR-size curve, and MB/s of disk of writing, checking, reading in a row, and of
+    noise.
+    """
     store, seconds = made(folder / "cifar", CIFAR, rows, **PACKED)
     size = sum(shard.bytes for shard in store.shards)
     found = {"write": size / seconds}
@@ -171,20 +213,34 @@ def main() -> int:
         size, found = speeds(folder)
         failed += size > LIMITS["bytes"]
         pair = 2 * 4 * prod(CIFAR)
-        print(f"CIFAR-size curve of degree 3: {size:,} bytes (limit {LIMITS['bytes']:,}); a pair of float32 states: {pair:,}")
+        print(
+            f"CIFAR-size curve of degree 3: {size:,} bytes (limit {LIMITS['bytes']:,}); a pair of"
+            f" float32 states: {pair:,}"
+        )
         print(", ".join(f"{name} {value:,.0f} MB/s" for name, value in found.items()))
         latent, _ = made(folder / "latent", LATENT, 512, **PACKED)
-        print(f"curve of degree 3 of {LATENT} latents: {-(-sum(shard.bytes for shard in latent.shards) // 512):,} bytes")
+        print(
+            f"curve of degree 3 of {LATENT} latents:"
+            f" {-(-sum(shard.bytes for shard in latent.shards) // 512):,} bytes"
+        )
         table = Table(title="readers against training")
         for heading in ("store", "rows a second", "over training", "limit"):
             table.add_column(heading)
         for name, ratio, rows in reading(folder):
             failed += ratio < LIMITS["reader"]
-            table.add_row(name, f"{rows:,.0f}", f"{ratio:,.1f}", f"{LIMITS['reader']:g}" + ("" if ratio >= LIMITS["reader"] else " MISSED"))
+            table.add_row(
+                name,
+                f"{rows:,.0f}",
+                f"{ratio:,.1f}",
+                f"{LIMITS['reader']:g}" + ("" if ratio >= LIMITS["reader"] else " MISSED"),
+            )
         Console(width=110).print(table)
         peaks = memory(folder)
         for name, own, mapped in peaks:
-            print(f"{name}: {own:,.0f} MiB of its own, {mapped:,.0f} MiB of mapped files (libraries among them)")
+            print(
+                f"{name}: {own:,.0f} MiB of its own, {mapped:,.0f} MiB of mapped files (libraries"
+                " among them)"
+            )
         for few, many in zip(peaks[::2], peaks[1::2], strict=True):
             failed += many[1] > LIMITS["memory"] * few[1]
             print(f"{many[0]} over {few[0]}: {many[1] / few[1]:.2f} (limit {LIMITS['memory']:g})")

@@ -1,6 +1,8 @@
-"""Images per second of a student at one and two passes, against its teacher at 50 passes and against the bare network.
+"""Images per second of a student at one and two passes, against its teacher at 50 passes and
+against the bare network.
 
-    python benchmarks/throughput.py --student runs/digits/student --teacher runs/digits/strong [--batch 256] [--accelerator auto]
+    python benchmarks/throughput.py --student runs/digits/student --teacher runs/digits/strong
+    [--batch 256] [--accelerator auto]
 
 Rounds of all four are interleaved, and ratios are medians over rounds.
 """
@@ -34,7 +36,9 @@ def seconds(work: Callable[[], object], least: float) -> float:
 @torch.no_grad()
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--student", type=Path, required=True)
     parser.add_argument("--teacher", type=Path, required=True)
     parser.add_argument("--batch", type=int, default=256)
@@ -50,7 +54,10 @@ def main() -> None:
     cond = student.condition(range(arguments.batch))
     cond = None if cond is None else cond.to(device)
     own = cond if cond is None else cond[:, : teacher.conditions]
-    zero, one = torch.zeros(arguments.batch, device=device), torch.ones(arguments.batch, device=device)
+    zero, one = (
+        torch.zeros(arguments.batch, device=device),
+        torch.ones(arguments.batch, device=device),
+    )
     work: dict[str, Callable[[], object]] = {
         "bare network": lambda: student.net(x0, zero, one, cond),
         "student, 1 pass": lambda: student.generate(x0, 1, cond=cond),
@@ -59,13 +66,22 @@ def main() -> None:
     }
     for call in work.values():
         call()
-    rounds = [{name: seconds(call, arguments.least) for name, call in work.items()} for _ in range(arguments.rounds)]
+    rounds = [
+        {name: seconds(call, arguments.least) for name, call in work.items()}
+        for _ in range(arguments.rounds)
+    ]
     for name in work:
-        print(f"{name}: {arguments.batch / statistics.median(row[name] for row in rounds):,.0f} images a second")
+        print(
+            f"{name}: {arguments.batch / statistics.median(row[name] for row in rounds):,.0f}"
+            " images a second"
+        )
     for name in ("student, 1 pass", "student, 2 passes"):
         faster = statistics.median(row["teacher, Heun, 50 passes"] / row[name] for row in rounds)
         bare = statistics.median(row["bare network"] / row[name] for row in rounds)
-        print(f"{name}: {faster:.1f} times the teacher at 50 passes, {bare:.2f} of the bare network's speed")
+        print(
+            f"{name}: {faster:.1f} times the teacher at 50 passes, {bare:.2f} of the bare network's"
+            " speed"
+        )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
-"""Translation between two image domains, distilled to one and two passes, against the undistilled flow at 50 passes and SDEdit.
+"""Translation between two image domains, distilled to one and two passes, against the undistilled
+flow at 50 passes and SDEdit.
 
-    python benchmarks/translation.py --pair mnist-usps --out runs/translation [--shared ../shared/data] [--budget 4000000] [--seed 0]
+    python benchmarks/translation.py --pair mnist-usps --out runs/translation [--shared
+    ../shared/data] [--budget 4000000] [--seed 0]
 
-Trains and distils both directions of the direct flow (optimal-transport coupling) and the path through shared noise, each by the recipe,
-and ends with ``OUT/PAIR/results.md``, ``results.json`` and ``rows.png``. Stages that are finished are not run again.
+Trains and distils both directions of the direct flow (optimal-transport coupling) and the path
+through shared noise, each by the recipe, and ends with ``OUT/PAIR/results.md``, ``results.json``
+and ``rows.png``. Stages that are finished are not run again.
 """
 
 from __future__ import annotations
@@ -20,7 +23,13 @@ from torch import Tensor, nn
 
 from bezierdistill.data import load_data
 from bezierdistill.files import write_json
-from bezierdistill.metrics import ClassifierFeatures, Evaluator, SqueezeNetFeatures, classifier_features, relative_distance
+from bezierdistill.metrics import (
+    ClassifierFeatures,
+    Evaluator,
+    SqueezeNetFeatures,
+    classifier_features,
+    relative_distance,
+)
 from bezierdistill.metrics.features import describe
 from bezierdistill.models import CARD, Model, NetworkConfig, load_model
 from bezierdistill.pipeline import train
@@ -39,7 +48,9 @@ BATCH = 256
 
 @dataclass(frozen=True)
 class Pair:
-    """Two domains, the data whose classifier judges them (by the target's labels), and whether row i of both is the same thing."""
+    """Two domains, the data whose classifier judges them (by the target's labels), and whether row
+    i of both is the same thing.
+    """
 
     a: str
     b: str
@@ -49,16 +60,32 @@ class Pair:
 
 
 PAIRS = {
-    "mnist-usps": Pair("{shared}/mnist.npz@crop20x20@16x16", "{shared}/usps.npz", "{shared}/usps.npz"),
-    "sandal-boot": Pair("{shared}/fashion_mnist.npz@class5", "{shared}/fashion_mnist.npz@class9", "{shared}/fashion_mnist.npz"),
-    "pullover-shirt": Pair("{shared}/fashion_mnist.npz@class2", "{shared}/fashion_mnist.npz@class6", "{shared}/fashion_mnist.npz"),
-    "noto-fluentui": Pair("{shared}/emoji4_32.npz@key=noto", "{shared}/emoji4_32.npz@key=fluentui", paired=True),
+    "mnist-usps": Pair(
+        "{shared}/mnist.npz@crop20x20@16x16", "{shared}/usps.npz", "{shared}/usps.npz"
+    ),
+    "sandal-boot": Pair(
+        "{shared}/fashion_mnist.npz@class5",
+        "{shared}/fashion_mnist.npz@class9",
+        "{shared}/fashion_mnist.npz",
+    ),
+    "pullover-shirt": Pair(
+        "{shared}/fashion_mnist.npz@class2",
+        "{shared}/fashion_mnist.npz@class6",
+        "{shared}/fashion_mnist.npz",
+    ),
+    "noto-fluentui": Pair(
+        "{shared}/emoji4_32.npz@key=noto", "{shared}/emoji4_32.npz@key=fluentui", paired=True
+    ),
     "lineart-colour": Pair(
         "{shared}/emojitwo_lineart_color_64.npz@key=lineart@rgb@32x32",
         "{shared}/emojitwo_lineart_color_64.npz@key=color@32x32",
         paired=True,
     ),
-    "cat-dog": Pair("{shared}/cifar10_jpeg.npz@class3", "{shared}/cifar10_jpeg.npz@class5", "{shared}/cifar10_jpeg.npz"),
+    "cat-dog": Pair(
+        "{shared}/cifar10_jpeg.npz@class3",
+        "{shared}/cifar10_jpeg.npz@class5",
+        "{shared}/cifar10_jpeg.npz",
+    ),
 }
 
 
@@ -74,7 +101,10 @@ class Judge:
         given = self.a.conditions(size, 0, "test") if self.a.classes and self.b.classes else None
         self.labels = None if given is None else given.argmax(1)
         self.extractor: nn.Module = self._extractor(pair, shared)
-        self.protocol = {**describe(self.extractor), "law": self.evaluate(self.b.real(size, 1, "train"))["protocol"]}
+        self.protocol = {
+            **describe(self.extractor),
+            "law": self.evaluate(self.b.real(size, 1, "train"))["protocol"],
+        }
 
     def _extractor(self, pair: Pair, shared: str) -> nn.Module:
         if pair.judge is not None:
@@ -83,7 +113,9 @@ class Judge:
 
     @torch.no_grad()
     def __call__(self, y: Tensor, back: Tensor | None = None) -> dict[str, Any]:
-        """Figures of outputs ``y`` as they would be saved, and of the way ``back`` to A if there is one."""
+        """Figures of outputs ``y`` as they would be saved, and of the way ``back`` to A if there is
+        one.
+        """
         y = self.b.scaling.encode(self.b.scaling.decode(y))
         law, features = self.evaluate(y), self.extractor(self.x)
         row = {
@@ -94,7 +126,9 @@ class Judge:
             "feature": relative_distance(features, self.extractor(y)),
         }
         if self.labels is not None and isinstance(self.extractor, ClassifierFeatures):
-            row["agreement"] = float((self.extractor.logits(y).argmax(1) == self.labels).double().mean())
+            row["agreement"] = float(
+                (self.extractor.logits(y).argmax(1) == self.labels).double().mean()
+            )
         if self.truth is not None:
             row["truth pixel"] = relative_distance(self.truth, y)
             row["truth feature"] = relative_distance(self.extractor(self.truth), self.extractor(y))
@@ -103,7 +137,9 @@ class Judge:
         return row
 
 
-def recipe(arguments: argparse.Namespace, pair: Pair, out: Path, data: str, **more: Any) -> tuple[Model, Model]:
+def recipe(
+    arguments: argparse.Namespace, pair: Pair, out: Path, data: str, **more: Any
+) -> tuple[Model, Model]:
     """The student and its strong teacher."""
     config = RecipeConfig(
         data.format(shared=arguments.shared),
@@ -118,16 +154,24 @@ def recipe(arguments: argparse.Namespace, pair: Pair, out: Path, data: str, **mo
     return run_recipe(config), load_model(out / "strong")
 
 
-def flow(arguments: argparse.Namespace, pair: Pair, out: Path, data: str, share: float = 1.0, **more: Any) -> Model:
+def flow(
+    arguments: argparse.Namespace, pair: Pair, out: Path, data: str, share: float = 1.0, **more: Any
+) -> Model:
     """A flow that gets a share of the budget."""
     if (out / CARD).exists():
         return load_model(out)
     steps = int(share * arguments.budget) // (3 * BATCH)
     name, loop = data.format(shared=arguments.shared), LoopConfig(lr=1e-3, accelerator="cpu")
-    return train(TrainConfig(name, out, steps, BATCH, arguments.seed, network=pair.network, loop=loop, **more))
+    return train(
+        TrainConfig(
+            name, out, steps, BATCH, arguments.seed, network=pair.network, loop=loop, **more
+        )
+    )
 
 
-def methods(arguments: argparse.Namespace, pair: Pair, out: Path) -> dict[str, tuple[int, Translate, Translate | None]]:
+def methods(
+    arguments: argparse.Namespace, pair: Pair, out: Path
+) -> dict[str, tuple[int, Translate, Translate | None]]:
     """Passes, the way from A to B, and the way back, of everything that is compared."""
     a, b = (name.format(shared=arguments.shared) for name in (pair.a, pair.b))
     whole = flow(arguments, pair, out / "flow", b, source=a, coupling="ot")
@@ -135,8 +179,20 @@ def methods(arguments: argparse.Namespace, pair: Pair, out: Path) -> dict[str, t
     forth, teacher = recipe(arguments, pair, out / "direct", b, source=a, coupling="ot")
     back, _ = recipe(arguments, pair, out / "direct-back", a, source=b, coupling="ot")
     noise_a = flow(arguments, pair, out / "noise-a", a, 0.25)
-    halves = flow(arguments, pair, out / "half-a", a, 0.5), flow(arguments, pair, out / "half-b", b, 0.5)
-    through, noise_b = recipe(arguments, pair, out / "through", b, source=a, through=noise_a.folder, strong_share=0.3, weak_share=0.03)
+    halves = (
+        flow(arguments, pair, out / "half-a", a, 0.5),
+        flow(arguments, pair, out / "half-b", b, 0.5),
+    )
+    through, noise_b = recipe(
+        arguments,
+        pair,
+        out / "through",
+        b,
+        source=a,
+        through=noise_a.folder,
+        strong_share=0.3,
+        weak_share=0.03,
+    )
 
     def both(back: Model, forwards: Model) -> Translate:
         """Back to noise and forwards, 24 + 26 passes."""
@@ -148,7 +204,11 @@ def methods(arguments: argparse.Namespace, pair: Pair, out: Path) -> dict[str, t
         return translate
 
     def edit(keep: float) -> Translate:
-        return lambda x: sdedit(target.field, x, keep, FLOW_STEPS, torch.Generator().manual_seed(arguments.seed)).state
+        return lambda x: (
+            sdedit(
+                target.field, x, keep, FLOW_STEPS, torch.Generator().manual_seed(arguments.seed)
+            ).state
+        )
 
     grid, reverse = time_grid(FLOW_STEPS), time_grid(FLOW_STEPS, 1.0, 0.0)
     found: dict[str, tuple[int, Translate, Translate | None]] = {
@@ -185,14 +245,25 @@ def table(rows: dict[str, dict[str, Any]]) -> list[str]:
     columns = list(dict.fromkeys(key for row in rows.values() for key in row))
     lines = [f"| method | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for name, row in rows.items():
-        cells = [str(row[key]) if isinstance(row.get(key), int) else f"{row[key]:.3f}" if key in row else "" for key in columns]
+        cells = [
+            (
+                str(row[key])
+                if isinstance(row.get(key), int)
+                else f"{row[key]:.3f}"
+                if key in row
+                else ""
+            )
+            for key in columns
+        ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 
 
 def main() -> None:
     """Run a pair."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--pair", choices=PAIRS, required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/translation"))
     parser.add_argument("--shared", default="../shared/data")
@@ -223,11 +294,13 @@ def main() -> None:
         },
     )
     head = (
-        f"Budget {arguments.budget:,} network passes a flow or student (the way back of ours is a student of its own), "
-        f"seed {arguments.seed}, "
-        f"{len(judge.x):,} held-out images; features: {judge.protocol['extractor']} {judge.protocol['digest'][:12]}."
+        f"Budget {arguments.budget:,} network passes a flow or student (the way back of ours is a"
+        f" student of its own), seed {arguments.seed}, {len(judge.x):,} held-out images; features:"
+        f" {judge.protocol['extractor']} {judge.protocol['digest'][:12]}."
     )
-    (out / "results.md").write_text("\n".join([f"### {arguments.pair}", "", head, "", *table(rows)]) + "\n")
+    (out / "results.md").write_text(
+        "\n".join([f"### {arguments.pair}", "", head, "", *table(rows)]) + "\n"
+    )
     save_rows(out / "rows.png", sheet, 16)
     print((out / "results.md").read_text())
 

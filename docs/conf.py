@@ -1,4 +1,6 @@
-"""How `make docs` builds the site: Sphinx with Furo and MyST-NB, into site/. Nothing is fetched, neither at build nor by a reader."""
+"""How `make docs` builds the site: Sphinx with Furo and MyST-NB, into site/. Nothing is fetched,
+neither at build nor by a reader.
+"""
 
 from __future__ import annotations
 
@@ -45,14 +47,22 @@ python_maximum_signature_line_length = 100
 
 
 def formula(source: str) -> str:
-    """A formula of TeX as a picture within the page, by matplotlib: no script, no font, no network. Its colour is that of the text."""
+    """A formula of TeX as a picture within the page, by matplotlib: no script, no font, no network.
+    Its colour is that of the text.
+    """
     picture = io.BytesIO()
-    with matplotlib.rc_context({"savefig.transparent": True, "svg.hashsalt": source, "mathtext.fontset": "cm"}):
-        depth = math_to_image(f"${' '.join(source.split())}$", picture, FontProperties(size=14), dpi=72, format="svg")
+    with matplotlib.rc_context(
+        {"savefig.transparent": True, "svg.hashsalt": source, "mathtext.fontset": "cm"}
+    ):
+        depth = math_to_image(
+            f"${' '.join(source.split())}$", picture, FontProperties(size=14), dpi=72, format="svg"
+        )
     svg = picture.getvalue().decode()
     label = source.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
     style = f"vertical-align: {-depth:.1f}pt"
-    return svg[svg.index("<svg") :].replace("<svg", f'<svg class="formula" role="img" aria-label="{label}" style="{style}"', 1)
+    return svg[svg.index("<svg") :].replace(
+        "<svg", f'<svg class="formula" role="img" aria-label="{label}" style="{style}"', 1
+    )
 
 
 def visit_inline(self: Any, node: nodes.math) -> None:

@@ -3,8 +3,9 @@
     python docs/drawings.py [--out docs/pictures] [--only flow,curves]
     python docs/drawings.py --run runs/demo    # docs/demo.png, of the samples that a demo has kept
 
-In two dimensions the law is a mixture of Gaussians on two half circles, whose rectified flow is known exactly: a teacher without an error.
-The images are the 8x8 digits, with two small teachers and a student. Everything is seeded and takes less than a minute on one thread.
+In two dimensions the law is a mixture of Gaussians on two half circles, whose rectified flow is
+known exactly: a teacher without an error. The images are the 8x8 digits, with two small teachers
+and a student. Everything is seeded and takes less than a minute on one thread.
 """
 
 from __future__ import annotations
@@ -31,7 +32,12 @@ from bezierdistill.arena.runner import gather
 from bezierdistill.arena.summary import summarise
 from bezierdistill.data import read_array
 from bezierdistill.fields import Field
-from bezierdistill.metrics import curve_fit_error, frechet_distance, sliced_wasserstein, straightness
+from bezierdistill.metrics import (
+    curve_fit_error,
+    frechet_distance,
+    sliced_wasserstein,
+    straightness,
+)
 from bezierdistill.objectives import Alignment, CurveRegression, Loss
 from bezierdistill.objectives.alignment import REAL_ROWS
 from bezierdistill.objectives.curves import MapDraw, VelocityDraw
@@ -62,11 +68,15 @@ WRONG = 0.35
 
 @cache
 def moons(width: float = 0.12) -> bd.GaussianMixture:
-    """Two half circles of twelve Gaussians each, centred; another width than the law's makes a teacher that is wrong."""
+    """Two half circles of twelve Gaussians each, centred; another width than the law's makes a
+    teacher that is wrong.
+    """
     angle = torch.linspace(0, math.pi, 12)
     upper = torch.stack([1.5 * angle.cos() - 0.75, 1.5 * angle.sin() - 0.4], 1)
     means = torch.cat([upper, -upper])
-    return bd.GaussianMixture(means, torch.full_like(means, width), torch.ones(len(means)) / len(means))
+    return bd.GaussianMixture(
+        means, torch.full_like(means, width), torch.ones(len(means)) / len(means)
+    )
 
 
 def real(count: int, seed: int) -> Tensor:
@@ -82,7 +92,11 @@ def held_out(count: int) -> Tensor:
 
 def distance(x: Tensor, count: int = JUDGED) -> float:
     """Mean sliced Wasserstein distance of parts of a size to as many held-out real samples."""
-    return float(np.mean([sliced_wasserstein(part, held_out(count), projections=64) for part in x.split(count)]))
+    return float(
+        np.mean(
+            [sliced_wasserstein(part, held_out(count), projections=64) for part in x.split(count)]
+        )
+    )
 
 
 @cache
@@ -116,7 +130,9 @@ def take(curve: bd.BezierCurve, rows: Tensor) -> bd.BezierCurve:
     return bd.BezierCurve(curve.points[:, rows])
 
 
-def fitted(net: nn.Module, loss: Callable[[torch.Generator], Tensor], steps: int, lr: float = 6e-3) -> nn.Module:
+def fitted(
+    net: nn.Module, loss: Callable[[torch.Generator], Tensor], steps: int, lr: float = 6e-3
+) -> nn.Module:
     """Train a network by AdamW with a rate that falls to zero."""
     generator = torch.Generator().manual_seed(0)
     optimizer = torch.optim.AdamW(net.parameters(), lr)
@@ -147,8 +163,12 @@ def regressed(curve: bd.BezierCurve, objective: CurveRegression, steps: int) -> 
 
 @cache
 def student(width: float = 0.12) -> nn.Module:
-    """A flow map trained along curves of degree 4; of the exact flow, or of a teacher whose moons have another width."""
-    return regressed(stored(moons(width), 4), CurveRegression(MapDraw(), Loss(0.03), power=1.0), STEPS)
+    """A flow map trained along curves of degree 4; of the exact flow, or of a teacher whose moons
+    have another width.
+    """
+    return regressed(
+        stored(moons(width), 4), CurveRegression(MapDraw(), Loss(0.03), power=1.0), STEPS
+    )
 
 
 @cache
@@ -172,7 +192,9 @@ def aligned() -> nn.Module:
 
     def loss(generator: torch.Generator) -> Tensor:
         rows = torch.randint(curve.points.shape[1], (256,), generator=generator)
-        return objective.loss(net, (take(curve, rows), None), moons().sample(REAL_ROWS * 256, generator))
+        return objective.loss(
+            net, (take(curve, rows), None), moons().sample(REAL_ROWS * 256, generator)
+        )
 
     return fitted(net, loss, 300, 2e-3)
 
@@ -198,10 +220,25 @@ class Digits:
         self.data = bd.load_data("digits")
         net = bd.NetworkConfig(width=192, depth=3)
         self.strong = bd.train(bd.TrainConfig("digits", folder / "strong", 1500, 256, network=net))
-        self.weak = bd.train(bd.TrainConfig("digits", folder / "weak", 120, 256, seed=1, network=net))
+        self.weak = bd.train(
+            bd.TrainConfig("digits", folder / "weak", 120, 256, seed=1, network=net)
+        )
         teachers = (folder / "strong", folder / "weak")
-        self.curves = bd.simulate(bd.SimulateConfig(teachers, folder / "curves", "1.25,-0.25", count=4096, steps=6, points="uint8"))
-        self.student = bd.distill(bd.DistillConfig(folder / "curves", folder / "student", steps=800, batch=256, align=150, data="digits"))
+        self.curves = bd.simulate(
+            bd.SimulateConfig(
+                teachers, folder / "curves", "1.25,-0.25", count=4096, steps=6, points="uint8"
+            )
+        )
+        self.student = bd.distill(
+            bd.DistillConfig(
+                folder / "curves",
+                folder / "student",
+                steps=800,
+                batch=256,
+                align=150,
+                data="digits",
+            )
+        )
         self.test = self.data.real(self.data.count("test") or 0, 0, "test")
         self.floor = frechet_distance(self.data.real(len(self.test), 0, "train"), self.test)
 
@@ -211,12 +248,16 @@ class Digits:
 
     def samples(self, field: Field, count: int = 2048) -> Tensor:
         """Samples of a field in eight steps of Heun, clamped as they are saved."""
-        return self.data.scaling.clamp(bd.solve(field, noise(3, 0, count, self.data.shape), bd.time_grid(8)).state)
+        return self.data.scaling.clamp(
+            bd.solve(field, noise(3, 0, count, self.data.shape), bd.time_grid(8)).state
+        )
 
     def excess(self, x: Tensor) -> float:
         """Mean excess of parts as large as the held-out side."""
         parts = x.split(len(self.test))[: len(x) // len(self.test)]
-        return float(np.mean([frechet_distance(part, self.test) for part in parts])) / self.floor - 1
+        return (
+            float(np.mean([frechet_distance(part, self.test) for part in parts])) / self.floor - 1
+        )
 
 
 @cache
@@ -224,7 +265,9 @@ def digits() -> Digits:
     """See :class:`Digits`."""
     with tempfile.TemporaryDirectory() as folder:
         made = Digits(Path(folder))
-        made.curves.curves(torch.arange(1))  # a small store is read as a whole: it outlives its folder
+        made.curves.curves(
+            torch.arange(1)
+        )  # a small store is read as a whole: it outlives its folder
         return made
 
 
@@ -236,7 +279,9 @@ def plane(axes: Axes) -> None:
     axes.set(xlim=BOX, ylim=BOX, aspect="equal", xticks=[-2, 0, 2], yticks=[-2, 0, 2])
 
 
-def panels(rows: int, columns: int, width: float = 7.2, height: float = 2.5, share: bool = True) -> tuple[Figure, list[Axes]]:
+def panels(
+    rows: int, columns: int, width: float = 7.2, height: float = 2.5, share: bool = True
+) -> tuple[Figure, list[Axes]]:
     """A figure and its axes, row by row; square ones of the plane unless they share nothing."""
     figure = Figure(figsize=(width, height * rows), layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False).flatten())
@@ -256,7 +301,15 @@ def dots(axes: Axes, x: Tensor, colour: str = BLUE, label: str | None = None) ->
 def paths(axes: Axes, states: Tensor, colour: str = GREY, width: float = 0.8) -> None:
     """Paths ``(N, B, 2)`` from a circle each to a dot."""
     axes.plot(states[:, :, 0], states[:, :, 1], color=colour, lw=width, zorder=1)
-    axes.scatter(states[0, :, 0], states[0, :, 1], s=12, facecolors="white", edgecolors="black", linewidths=0.8, zorder=2)
+    axes.scatter(
+        states[0, :, 0],
+        states[0, :, 1],
+        s=12,
+        facecolors="white",
+        edgecolors="black",
+        linewidths=0.8,
+        zorder=2,
+    )
     axes.scatter(states[-1, :, 0], states[-1, :, 1], s=12, color=BLUE, linewidths=0, zorder=3)
 
 
@@ -295,9 +348,15 @@ def reflow() -> Figure:
         one, end = visited(field, judged(), 1, "euler")[-1], visited(field, judged(), 32)[-1]
         paths(axes[k], visited(field, starts(40), 32))
         drift = float((end - first).square().mean())
-        axes[k].set_title(f"round {k + 1}: straightness {straightness(field, judged()[:JUDGED]):.3f}\ndrift {drift:.3f}")
+        axes[k].set_title(
+            f"round {k + 1}: straightness {straightness(field, judged()[:JUDGED]):.3f}\ndrift"
+            f" {drift:.3f}"
+        )
         dots(axes[3 + k], one, RED)
-        axes[3 + k].set_title(f"1 Euler step: excess {excess(one):.1f}\n32 Heun steps: {round(excess(end), 2) + 0.0:.2f}")
+        axes[3 + k].set_title(
+            f"1 Euler step: excess {excess(one):.1f}\n32 Heun steps:"
+            f" {round(excess(end), 2) + 0.0:.2f}"
+        )
     return figure
 
 
@@ -307,22 +366,55 @@ def curves() -> Figure:
     times = bd.time_grid(32)
     path = visited(moons(), noise(5, 0, 512, (2,)), 32)
     bent = 421  # a path with a clear bend
-    left.plot(path[::2, bent, 0], path[::2, bent, 1], "o", ms=4, color="black", mfc="white", label="teacher's path")
+    left.plot(
+        path[::2, bent, 0],
+        path[::2, bent, 1],
+        "o",
+        ms=4,
+        color="black",
+        mfc="white",
+        label="teacher's path",
+    )
     for degree, colour, style in ((1, RED, "--"), (2, COLOURS[4], "-."), (4, BLUE, "-")):
         curve = bd.BezierCurve.fit(path[:, bent : bent + 1], times, degree)
         line = torch.stack([curve.point(t)[0] for t in torch.linspace(0, 1, 64).tolist()])
         left.plot(line[:, 0], line[:, 1], style, color=colour, lw=1.8, label=f"degree {degree}")
     polygon = curve.points[:, 0]
-    left.plot(polygon[:, 0], polygon[:, 1], ":D", color=BLUE, lw=0.8, ms=5, mfc="white", label="guides of degree 4")
+    left.plot(
+        polygon[:, 0],
+        polygon[:, 1],
+        ":D",
+        color=BLUE,
+        lw=0.8,
+        ms=5,
+        mfc="white",
+        label="guides of degree 4",
+    )
     for i, point in enumerate(polygon):
-        left.annotate(f"$P_{i}$", (float(point[0]), float(point[1])), (6, 6), textcoords="offset points")
-    left.set(title="one path, three curves", aspect="equal", xlabel="first component", ylabel="second component")
+        left.annotate(
+            f"$P_{i}$", (float(point[0]), float(point[1])), (6, 6), textcoords="offset points"
+        )
+    left.set(
+        title="one path, three curves",
+        aspect="equal",
+        xlabel="first component",
+        ylabel="second component",
+    )
     left.margins(0.12)
-    figure.legend(*left.get_legend_handles_labels(), fontsize=9, ncols=3, loc="outside lower center")
+    figure.legend(
+        *left.get_legend_handles_labels(), fontsize=9, ncols=3, loc="outside lower center"
+    )
     degrees = range(1, 9)
-    gaps = [curve_fit_error(bd.BezierCurve.fit(path, times, degree), path, times) for degree in degrees]
+    gaps = [
+        curve_fit_error(bd.BezierCurve.fit(path, times, degree), path, times) for degree in degrees
+    ]
     right.plot(degrees, gaps, "o-", color=BLUE)
-    right.set(yscale="log", xlabel="degree", ylabel="rms error a component", title="error of the fit, 512 paths")
+    right.set(
+        yscale="log",
+        xlabel="degree",
+        ylabel="rms error a component",
+        title="error of the fit, 512 paths",
+    )
     right.set_xticks(list(degrees))
     return figure
 
@@ -335,19 +427,31 @@ def blend() -> Figure:
     left, right = halves[0].subplots(1, 2)
     t = torch.linspace(0, 1, 101)
     for text, style in (("1.25,-0.25", "-"), ("1.0:1.5,0.0:-0.5", "--")):
-        weights = bd.Blend([made.strong.field, made.weak.field], bd.parse_weights(text)).weight_at(t)
+        weights = bd.Blend([made.strong.field, made.weak.field], bd.parse_weights(text)).weight_at(
+            t
+        )
         for row, colour, name in zip(weights, (BLUE, RED), ("strong", "weak"), strict=True):
             left.plot(t, row, style, color=colour, label=f"{name}, {text}")
     left.axhline(0, color=GREY, lw=0.6)
     left.set(xlabel="t", ylabel="weight", title="weights over time", ylim=(-0.6, 2.6))
     left.legend(fontsize=7.5, loc="upper left")
-    values = {g: made.excess(made.samples(made.blend(g))) for g in (0.75, 1.0, 1.1, 1.25, 1.4, 1.6, 1.8, 2.0)}
+    values = {
+        g: made.excess(made.samples(made.blend(g)))
+        for g in (0.75, 1.0, 1.1, 1.25, 1.4, 1.6, 1.8, 2.0)
+    }
     right.plot(list(values), list(values.values()), "o-", color=BLUE)
     right.plot(1.0, values[1.0], "s", ms=9, color=RED, label="the strong teacher alone")
     right.plot(1.25, values[1.25], "*", ms=14, color=GREEN, label="1.25, -0.25")
-    right.set(xlabel="weight of the strong teacher", ylabel="excess", title="law of the blend", ylim=(0, None))
+    right.set(
+        xlabel="weight of the strong teacher",
+        ylabel="excess",
+        title="law of the blend",
+        ylim=(0, None),
+    )
     right.legend(fontsize=8)
-    for axes, (name, weight) in zip(halves[1].subplots(1, 3), (("weak", 0.0), ("strong", 1.0), ("blend", 1.25)), strict=True):
+    for axes, (name, weight) in zip(
+        halves[1].subplots(1, 3), (("weak", 0.0), ("strong", 1.0), ("blend", 1.25)), strict=True
+    ):
         x = made.samples(made.blend(weight))
         axes.imshow(image_grid(x[:32], 8), interpolation="nearest")
         axes.set_axis_off()
@@ -363,17 +467,31 @@ def jumps() -> Figure:
     for one, passes in zip(axes, (1, 2), strict=False):
         plane(one)
         one.plot(path[:, :, 0], path[:, :, 1], color=GREY, lw=0.8, zorder=1)
-        states = torch.stack([sample(student(), few.source, knots(passes)[: k + 1]) for k in range(1, passes + 1)])
+        states = torch.stack(
+            [sample(student(), few.source, knots(passes)[: k + 1]) for k in range(1, passes + 1)]
+        )
         paths(one, torch.cat([few.source[None], states]), RED, 1.4)
         one.plot(states[:-1, :, 0], states[:-1, :, 1], "s", ms=3, color=RED, zorder=3)
-        one.set_title(f"{counted(passes, 'pass')}: excess {excess(sample(student(), judged(), knots(passes))):.2f}")
+        one.set_title(
+            f"{counted(passes, 'pass')}: excess"
+            f" {excess(sample(student(), judged(), knots(passes))):.2f}"
+        )
     inner, costs = KNOT_GRID[1:-1], errors()
     first, second = costs[0, 1:-1], costs[1:-1, -1]
     axes[2].plot(inner, first, "--", color=COLOURS[4], label="0 to s")
     axes[2].plot(inner, second, "-.", color=BLUE, label="s to 1")
     axes[2].plot(inner, first + second, "o-", ms=4, color="black", label="both")
-    axes[2].plot(knots(2)[1], float((first + second).min()), "*", ms=13, color=RED, label=f"the knot, {knots(2)[1]:g}")
-    axes[2].set(xlabel="s", title="squared error of jumps", ylim=(0, 1.5 * float((first + second).max())))
+    axes[2].plot(
+        knots(2)[1],
+        float((first + second).min()),
+        "*",
+        ms=13,
+        color=RED,
+        label=f"the knot, {knots(2)[1]:g}",
+    )
+    axes[2].set(
+        xlabel="s", title="squared error of jumps", ylim=(0, 1.5 * float((first + second).max()))
+    )
     axes[2].legend(fontsize=8, ncols=2, loc="upper left", borderaxespad=0)
     return figure
 
@@ -386,10 +504,14 @@ def alignment() -> Figure:
     dots(axes[3], held_out(JUDGED))
     axes[3].set_title("real data\n")
     for row, passes in enumerate((1, 2)):
-        for column, (net, colour, when) in enumerate(((student(WRONG), RED, "before"), (aligned(), GREEN, "after")), start=1):
+        for column, (net, colour, when) in enumerate(
+            ((student(WRONG), RED, "before"), (aligned(), GREEN, "after")), start=1
+        ):
             x = sample(net, judged(), knots(passes))
             dots(axes[3 * row + column], x, colour)
-            axes[3 * row + column].set_title(f"{counted(passes, 'pass')}, {when}:\nexcess {excess(x):.2f}")
+            axes[3 * row + column].set_title(
+                f"{counted(passes, 'pass')}, {when}:\nexcess {excess(x):.2f}"
+            )
     return figure
 
 
@@ -397,11 +519,20 @@ def measure() -> Figure:
     """A distance, its floor and the excess, by the number of samples."""
     figure, (left, right) = panels(1, 2, height=3.2, share=False)
     sizes = [250, 500, 1000, 2000, 4000, 8000]
-    left.plot(sizes, [floor(n) for n in sizes], "--", color=GREY, label="real against real: the floor")
-    for net, colour, marker, name in ((student(WRONG), RED, "s", "student"), (aligned(), GREEN, "o", "student, aligned")):
+    left.plot(
+        sizes, [floor(n) for n in sizes], "--", color=GREY, label="real against real: the floor"
+    )
+    for net, colour, marker, name in (
+        (student(WRONG), RED, "s", "student"),
+        (aligned(), GREEN, "o", "student, aligned"),
+    ):
         x = sample(net, judged(), knots(1))
-        left.plot(sizes, [distance(x, n) for n in sizes], marker + "-", ms=4, color=colour, label=name)
-        right.plot(sizes, [excess(x, n) for n in sizes], marker + "-", ms=4, color=colour, label=name)
+        left.plot(
+            sizes, [distance(x, n) for n in sizes], marker + "-", ms=4, color=colour, label=name
+        )
+        right.plot(
+            sizes, [excess(x, n) for n in sizes], marker + "-", ms=4, color=colour, label=name
+        )
     right.axhline(0, color=GREY, ls="--")
     left.set(yscale="log", title="sliced Wasserstein distance to real data")
     right.set(title="excess = distance / floor - 1")
@@ -441,7 +572,8 @@ def line() -> Figure:
 
 
 DRAWINGS: dict[str, Callable[[], Figure]] = {
-    drawing.__name__: drawing for drawing in (line, flow, reflow, curves, blend, jumps, alignment, measure)
+    drawing.__name__: drawing
+    for drawing in (line, flow, reflow, curves, blend, jumps, alignment, measure)
 }
 
 
@@ -454,21 +586,32 @@ def draw(name: str, out: Path) -> Path:
 
 
 def saved(figure: Figure, path: Path) -> Path:
-    """Write a drawing. A palette makes a third of the bytes, and leaves nothing in the file but the picture."""
+    """Write a drawing. A palette makes a third of the bytes, and leaves nothing in the file but the
+    picture.
+    """
     picture = io.BytesIO()
     figure.savefig(picture, dpi=200)
-    Image.open(picture).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
+    Image.open(picture).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(
+        path, optimize=True
+    )
     return path
 
 
 def demo(run: Path) -> Figure:
-    """Samples of one pass that a demo has kept, from the same noise: real ones, then the best method first."""
+    """Samples of one pass that a demo has kept, from the same noise: real ones, then the best
+    method first.
+    """
     data, names = bd.load_data("digits"), {"real digits": "real"}
     for entry in summarise([row for row in gather(run) if row["passes"] == 1]):
-        names[f"{'ours' if entry.ours else entry.method}\nexcess {entry.excess:.2f}"] = f"{entry.method}-0-1"
+        names[f"{'ours' if entry.ours else entry.method}\nexcess {entry.excess:.2f}"] = (
+            f"{entry.method}-0-1"
+        )
     figure = Figure(figsize=(1.5 * len(names), 1.85), layout="constrained")
     for axes, (title, name) in zip(figure.subplots(1, len(names)), names.items(), strict=True):
-        axes.imshow(image_grid(data.scaling.encode(read_array(run / "samples" / f"{name}.npz")[:36]), 6), interpolation="nearest")
+        axes.imshow(
+            image_grid(data.scaling.encode(read_array(run / "samples" / f"{name}.npz")[:36]), 6),
+            interpolation="nearest",
+        )
         axes.set_axis_off()
         axes.set_title(title, fontsize=10)
     return figure
@@ -479,7 +622,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Make the drawings of docs/concepts.md.")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "pictures")
     parser.add_argument("--only", default=",".join(DRAWINGS), help="names by commas")
-    parser.add_argument("--run", type=Path, help="draw docs/demo.png of this demo, and nothing else")
+    parser.add_argument(
+        "--run", type=Path, help="draw docs/demo.png of this demo, and nothing else"
+    )
     arguments = parser.parse_args()
     if arguments.run is not None:
         print(saved(demo(arguments.run), Path(__file__).parent / "demo.png"))

@@ -1,4 +1,5 @@
-"""What the tests share: state shapes, seeded draws, a field with an exact law, and wrappers that count network passes."""
+"""What the tests share: state shapes, seeded draws, a field with an exact law, and wrappers that
+count network passes."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -55,10 +56,11 @@ class CountedNet(nn.Module):
 
 
 class Account:
-    """The passes that MLPs really make while it is open, in rows: 1 a forward, 2 more when a gradient comes back.
+    """The passes that MLPs really make while it is open, in rows: 1 a forward, 2 more when a
+    gradient comes back.
 
-    A value with its derivative is two forwards, and a gradient comes back to each of the two by itself.
-    """
+    A value with its derivative is two forwards, and a gradient comes back to each of the two by
+    itself."""
 
     def __init__(self) -> None:
         self.passes, self.inside = 0, False
@@ -78,7 +80,9 @@ class Account:
         if isinstance(module, MLP) and not self.inside:
             self.add(out)
 
-    def derivative(self, true: Callable[..., tuple[Tensor, Tensor]], *arguments: Any) -> tuple[Tensor, Tensor]:
+    def derivative(
+        self, true: Callable[..., tuple[Tensor, Tensor]], *arguments: Any
+    ) -> tuple[Tensor, Tensor]:
         """Stands for the ``true`` ``forward_derivative``, inside of which nothing can be hooked."""
         self.inside = True
         try:
@@ -106,7 +110,8 @@ def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
 
 
 class FieldNet(nn.Module):
-    """A field as a network ``net(x, s, t, cond)``, read on the diagonal, plus ``sum_j theta_j phi_j`` for perturbations ``phi``."""
+    """A field as a network ``net(x, s, t, cond)``, read on the diagonal, plus ``sum_j theta_j
+    phi_j`` for perturbations ``phi``."""
 
     def __init__(self, field: Field, *phi: Field) -> None:
         super().__init__()
@@ -114,11 +119,14 @@ class FieldNet(nn.Module):
         self.theta = nn.Parameter(torch.zeros(len(phi), dtype=torch.float64))
 
     def forward(self, x: Tensor, s: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
-        return self.field(x, t) + sum(theta * phi(x, t) for theta, phi in zip(self.theta, self.phi, strict=True))
+        return self.field(x, t) + sum(
+            theta * phi(x, t) for theta, phi in zip(self.theta, self.phi, strict=True)
+        )
 
 
 class ExactMap(nn.Module):
-    """Average velocity of ``dx/dt = RATE x``: ``x (exp(RATE (t - s)) - 1) / (t - s)``, its limit at s = t."""
+    """Average velocity of ``dx/dt = RATE x``: ``x (exp(RATE (t - s)) - 1) / (t - s)``, its limit at
+    s = t."""
 
     def forward(self, x: Tensor, s: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
         gap = (t - s).reshape(-1, *[1] * (x.ndim - 1))
@@ -155,5 +163,10 @@ def mixture() -> GaussianMixture:
 
 def gaussian(mean: float | list[float], std: float | list[float]) -> GaussianMixture:
     """A single Gaussian as the data's law, in float64."""
-    means, stds = torch.tensor([mean], dtype=torch.float64), torch.tensor([std], dtype=torch.float64)
-    return GaussianMixture(means.reshape(1, -1), stds.reshape(1, -1), torch.ones(1, dtype=torch.float64))
+    means, stds = (
+        torch.tensor([mean], dtype=torch.float64),
+        torch.tensor([std], dtype=torch.float64),
+    )
+    return GaussianMixture(
+        means.reshape(1, -1), stds.reshape(1, -1), torch.ones(1, dtype=torch.float64)
+    )

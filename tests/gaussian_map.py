@@ -1,4 +1,5 @@
-"""The exact flow map between a standard normal and a Gaussian, as a network: the closed form that the objectives are checked against."""
+"""The exact flow map between a standard normal and a Gaussian, as a network: the closed form that
+the objectives are checked against."""
 
 from collections.abc import Callable
 
@@ -9,7 +10,8 @@ from bezierdistill.curves import expand_time
 
 
 class GaussianMap(nn.Module):
-    r"""Average velocity of :math:`X_{s,t}(x) = t m + \sqrt{q_t/q_s}\,(x - s m)`, :math:`q_t = (1-t)^2 + t^2 \sigma^2`; smooth at s = t.
+    r"""Average velocity of :math:`X_{s,t}(x) = t m + \sqrt{q_t/q_s}\,(x - s m)`, :math:`q_t =
+    (1-t)^2 + t^2 \sigma^2`; smooth at s = t.
 
     Plus ``theta * perturb(x, s, t)``, to ask whether a loss is minimal at ``theta = 0``.
 
@@ -20,7 +22,10 @@ class GaussianMap(nn.Module):
     """
 
     def __init__(
-        self, mean: float = 0.7, std: float = 0.5, perturb: Callable[[Tensor, Tensor, Tensor], Tensor] = lambda x, s, t: torch.ones_like(x)
+        self,
+        mean: float = 0.7,
+        std: float = 0.5,
+        perturb: Callable[[Tensor, Tensor, Tensor], Tensor] = lambda x, s, t: torch.ones_like(x),
     ) -> None:
         super().__init__()
         self.mean, self.std, self.perturb = mean, std, perturb

@@ -1,4 +1,5 @@
-"""The engine of the fuzz: a spoilt copy of a valid folder is read under limits of memory and time, and the outcome is judged.
+"""The engine of the fuzz: a spoilt copy of a valid folder is read under limits of memory and time,
+and the outcome is judged.
 
 ``python tests/hostile.py FORMAT SEED`` plays one case again and shows what happened.
 """
@@ -37,7 +38,8 @@ PRODUCTS = {".npz", ".png", ".html", ".tar"}
 
 @dataclass(frozen=True)
 class Kit:
-    """What a case has: a folder of its own, in it the spoilt copy and a place for output, and whole things beside."""
+    """What a case has: a folder of its own, in it the spoilt copy and a place for output, and whole
+    things beside."""
 
     case: Path
     assets: Path
@@ -58,7 +60,9 @@ class Kit:
         return self.case / "marker"
 
 
-Use = Callable[[Random, Kit], "list[object] | Callable[[], object]"]  # a command line, or something to call
+Use = Callable[
+    [Random, Kit], "list[object] | Callable[[], object]"
+]  # a command line, or something to call
 
 
 @dataclass(frozen=True)
@@ -196,7 +200,9 @@ class Hostile:
         except BaseException as failure:
             if isinstance(failure, KeyboardInterrupt):
                 raise
-            outcome.refused = isinstance(failure, ValueError | OSError) and not isinstance(target, list)
+            outcome.refused = isinstance(failure, ValueError | OSError) and not isinstance(
+                target, list
+            )
             outcome.message = str(failure)
             outcome.trace = traceback.format_exc()
             if not outcome.refused or "\n" in str(failure).strip():
@@ -217,7 +223,11 @@ def _run(target: Any) -> int:
 
 
 def _told(target: Any) -> str:
-    return " ".join(str(argument)[:60] for argument in target) if isinstance(target, list) else getattr(target, "__name__", "a call")
+    return (
+        " ".join(str(argument)[:60] for argument in target)
+        if isinstance(target, list)
+        else getattr(target, "__name__", "a call")
+    )
 
 
 def _judged(code: int, error: str) -> str | None:
@@ -234,7 +244,11 @@ def _judged(code: int, error: str) -> str | None:
 
 def _listed(folder: Path, *without: Path) -> dict[Path, int]:
     """Files and when they were changed."""
-    files = (path for path in folder.rglob("*") if not path.is_dir() and not any(path.is_relative_to(other) for other in without))
+    files = (
+        path
+        for path in folder.rglob("*")
+        if not path.is_dir() and not any(path.is_relative_to(other) for other in without)
+    )
     return {path: path.lstat().st_mtime_ns for path in files if path.name != ".lock"}
 
 
@@ -243,11 +257,19 @@ def _left(kit: Kit, yard: Path, before: dict[Path, int], refused: bool) -> str |
     if kit.marker.exists():
         return "code of the file was run"
     files = [path for path in yard.rglob("*") if path.is_file()]
-    if outside := [path for path in files if not path.is_relative_to(kit.folder) and not path.is_relative_to(kit.out)]:
+    if outside := [
+        path
+        for path in files
+        if not path.is_relative_to(kit.folder) and not path.is_relative_to(kit.out)
+    ]:
         return f"wrote {outside[0].relative_to(yard)}"
     if unfinished := [path for path in files if path.suffix == ".tmp"]:
         return f"left {unfinished[0].name}"
-    new = [path for path in files if before.get(path) != path.lstat().st_mtime_ns and path.name != ".lock"]
+    new = [
+        path
+        for path in files
+        if before.get(path) != path.lstat().st_mtime_ns and path.name != ".lock"
+    ]
     made = [path.name for path in new if path.suffix in PRODUCTS or path.name == "model.json"]
     if refused and made:
         return f"refused, and left {made[0]}"

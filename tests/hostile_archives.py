@@ -1,4 +1,5 @@
-"""Spoilt arrays, archives and images: headers that claim what is not there, payloads that would run, names that lead elsewhere."""
+"""Spoilt arrays, archives and images: headers that claim what is not there, payloads that would
+run, names that lead elsewhere."""
 
 from __future__ import annotations
 
@@ -23,10 +24,56 @@ from bezierdistill.sharing import import_curves
 from hostile import Kit, Use
 from hostile_mutators import spoil_bytes
 
-KINDS = ["<f4", "<f8", ">f4", "<i8", "|u1", "|b1", "|O", "<U9", "|V8", "<M8[s]", "<c8", "<f16", "", "f", "<f4,<f4", "[('a', '|O')]"]
-SHAPES = ["(80, 3)", "(1000000000000000, 3)", "(3, 80)", "(0, 3)", "(-1, 3)", "(80,)", "()", "(240,)", "(True, 240)", "(80.0, 3)"]
-SHAPES += ["(4294967296, 4294967296, 4294967296)", "(" + "1, " * 100 + "240)", "[80, 3]", "(0, 1000000000000000000000)", "80", "None"]
-NAMES = ["../../x.npy", "/tmp/x.npy", "..\\x.npy", "C:x.npy", "", "x\n.npy", "a/../../x.npy", "x.npy", "a" * 300, "\u202e.npy"]
+KINDS = [
+    "<f4",
+    "<f8",
+    ">f4",
+    "<i8",
+    "|u1",
+    "|b1",
+    "|O",
+    "<U9",
+    "|V8",
+    "<M8[s]",
+    "<c8",
+    "<f16",
+    "",
+    "f",
+    "<f4,<f4",
+    "[('a', '|O')]",
+]
+SHAPES = [
+    "(80, 3)",
+    "(1000000000000000, 3)",
+    "(3, 80)",
+    "(0, 3)",
+    "(-1, 3)",
+    "(80,)",
+    "()",
+    "(240,)",
+    "(True, 240)",
+    "(80.0, 3)",
+]
+SHAPES += [
+    "(4294967296, 4294967296, 4294967296)",
+    "(" + "1, " * 100 + "240)",
+    "[80, 3]",
+    "(0, 1000000000000000000000)",
+    "80",
+    "None",
+]
+NAMES = [
+    "../../x.npy",
+    "/tmp/x.npy",
+    "..\\x.npy",
+    "C:x.npy",
+    "",
+    "x\n.npy",
+    "a/../../x.npy",
+    "x.npy",
+    "a" * 300,
+    "\u202e.npy",
+]
 
 
 class Runs:
@@ -57,23 +104,38 @@ def crafted(rng: Random, data: bytes, marker: Path) -> tuple[bytes, str]:
         return spoil_bytes(rng, data)
     if rng.random() < 0.15:
         return rng.choice([objects(marker), pickle.dumps(Runs(marker))]), "objects that run"
-    kind, shape, order = rng.choice(KINDS), rng.choice(SHAPES), rng.choice(["False", "True", "1", "None", "'C'"])
+    kind, shape, order = (
+        rng.choice(KINDS),
+        rng.choice(SHAPES),
+        rng.choice(["False", "True", "1", "None", "'C'"]),
+    )
     kind = kind if kind.startswith("[") else repr(kind)
     header = f"{{'descr': {kind}, 'fortran_order': {order}, 'shape': {shape}, }}"
     header = rng.choice(
-        [header] * 6 + [header[:-2], header[:-1] + "'x': 1}", "[" * 5000, "__import__('os').abort()", header + "\n" * 70000]
+        [header] * 6
+        + [
+            header[:-2],
+            header[:-1] + "'x': 1}",
+            "[" * 5000,
+            "__import__('os').abort()",
+            header + "\n" * 70000,
+        ]
     )
     major, encoded = rng.choice([1, 1, 1, 2, 3, 9]), header.encode("latin1")
     length = rng.choice([len(encoded)] * 6 + [0, 65535, 2**32 - 1])
     packed = struct.pack("<H", min(length, 65535)) if major == 1 else struct.pack("<I", length)
-    return b"\x93NUMPY" + bytes([major, 0]) + packed + encoded + data[128:], f"header {header[:90]!r} of {length}, version {major}"
+    return b"\x93NUMPY" + bytes([major, 0]) + packed + encoded + data[
+        128:
+    ], f"header {header[:90]!r} of {length}, version {major}"
 
 
 def bomb(path: Path, gigabytes: int = 3) -> None:
     """A .npz whose array of zeros unpacks to gigabytes, and says so."""
     numbers = gigabytes * 2**28
     head = io.BytesIO()
-    np.lib.format.write_array_header_1_0(head, {"descr": "<f4", "fortran_order": False, "shape": (numbers // 4, 4)})
+    np.lib.format.write_array_header_1_0(
+        head, {"descr": "<f4", "fortran_order": False, "shape": (numbers // 4, 4)}
+    )
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     start = packer.compress(head.getvalue()) + packer.flush(zlib.Z_FULL_FLUSH)
     block = packer.compress(bytes(2**20)) + packer.flush(zlib.Z_FULL_FLUSH)
@@ -92,7 +154,13 @@ def build_arrays(assets: Path, folder: Path) -> None:
     x = np.load(assets / "data.npz")["x"]
     np.save(folder / "data.npy", x)
     np.savez(folder / "data.npz", x=x, labels=np.arange(80) % 2)
-    np.savez_compressed(folder / "packed.npz", train_images=x, test_images=x[:70], train_conditions=x, test_conditions=x[:70])
+    np.savez_compressed(
+        folder / "packed.npz",
+        train_images=x,
+        test_images=x[:70],
+        train_conditions=x,
+        test_conditions=x[:70],
+    )
     np.save(folder / "z0.npy", x)
     np.save(folder / "z1.npy", x + 1)
 
@@ -118,7 +186,10 @@ def spoil_arrays(rng: Random, kit: Kit) -> str:
 def _spoil_members(rng: Random, path: Path, marker: Path) -> str:
     with zipfile.ZipFile(path) as archive:
         members = [(entry.filename, archive.read(entry)) for entry in archive.infolist()]
-    k, how = rng.randrange(len(members)), rng.choice(["member", "member", "twice", "name", "claim", "method", "nest"])
+    k, how = (
+        rng.randrange(len(members)),
+        rng.choice(["member", "member", "twice", "name", "claim", "method", "nest"]),
+    )
     name, data = members[k]
     done = how
     if how == "member":
@@ -131,15 +202,23 @@ def _spoil_members(rng: Random, path: Path, marker: Path) -> str:
         data = path.read_bytes()
     members[k] = (name, data)
     packing: int = rng.choice(
-        [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, *([zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA] if how == "method" else [])]
+        [
+            zipfile.ZIP_STORED,
+            zipfile.ZIP_DEFLATED,
+            *([zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA] if how == "method" else []),
+        ]
     )
     with zipfile.ZipFile(path, "w", packing) as archive:
         for member, content in members:
-            archive.writestr(zipfile.ZipInfo(member) if member else zipfile.ZipInfo("/"), content, packing)
+            archive.writestr(
+                zipfile.ZipInfo(member) if member else zipfile.ZipInfo("/"), content, packing
+            )
     if how == "claim":
         whole = bytearray(path.read_bytes())
         centre = whole.index(b"PK\x01\x02")
-        where = rng.choice([8, 10, 16, 20, 24, 28, 42])  # flags, method, checksum, sizes, length of the name, place
+        where = rng.choice(
+            [8, 10, 16, 20, 24, 28, 42]
+        )  # flags, method, checksum, sizes, length of the name, place
         whole[centre + where : centre + where + 2] = rng.randbytes(2)
         path.write_bytes(whole)
         done = f"claim at {where}"
@@ -148,7 +227,9 @@ def _spoil_members(rng: Random, path: Path, marker: Path) -> str:
 
 def arrays_read(_: Random, kit: Kit) -> Callable[[], object]:
     """Read the spoilt file as data or as samples."""
-    path = kit.folder / ((kit.folder / "chosen").read_text() if (kit.folder / "chosen").exists() else "data.npz")
+    path = kit.folder / (
+        (kit.folder / "chosen").read_text() if (kit.folder / "chosen").exists() else "data.npz"
+    )
 
     def read() -> None:
         read_array(path)
@@ -163,11 +244,32 @@ def arrays_used(rng: Random, kit: Kit) -> list[object]:
     path = kit.folder / (chosen.read_text() if chosen.exists() else "data.npz")
     if path.name.startswith("z"):
         return ["store", "import", kit.folder, "--teacher", kit.assets / "plain", "--out", kit.out]
-    tiny = ["--steps", 1, "--batch", 4, "--network.width", 8, "--network.depth", 1, "--loop.accelerator", "cpu"]
+    tiny = [
+        "--steps",
+        1,
+        "--batch",
+        4,
+        "--network.width",
+        8,
+        "--network.depth",
+        1,
+        "--loop.accelerator",
+        "cpu",
+    ]
     return rng.choice(
         [
             ["evaluate", "--samples", path, "--data", kit.assets / "data.npz"],
-            ["sample", "--model", kit.assets / "vectors", "--conditions", path, "--count", 8, "--out", kit.out / "s.npz"],
+            [
+                "sample",
+                "--model",
+                kit.assets / "vectors",
+                "--conditions",
+                path,
+                "--count",
+                8,
+                "--out",
+                kit.out / "s.npz",
+            ],
             ["train", "--data", path, "--out", kit.out, *tiny],
             ["train", "--data", f"{path}@key=x", "--out", kit.out, *tiny],
         ]
@@ -177,7 +279,10 @@ def arrays_used(rng: Random, kit: Kit) -> list[object]:
 def build_tar(assets: Path, folder: Path) -> None:
     """A WebDataset of eight rows."""
     x = np.load(assets / "data.npz")["x"]
-    write_tar(folder / "curves.tar", [(f"{row:03d}.points.npy", npy(x[row : row + 3])) for row in range(8)])
+    write_tar(
+        folder / "curves.tar",
+        [(f"{row:03d}.points.npy", npy(x[row : row + 3])) for row in range(8)],
+    )
 
 
 def write_tar(path: Path, members: list[tuple[str, Any]], form: int = tarfile.USTAR_FORMAT) -> None:
@@ -191,11 +296,15 @@ def write_tar(path: Path, members: list[tuple[str, Any]], form: int = tarfile.US
 
 
 def spoil_tar(rng: Random, kit: Kit) -> str:
-    """Spoil the archive's bytes, a member, its name or kind; or the headers, with their checksums made to fit."""
+    """Spoil the archive's bytes, a member, its name or kind; or the headers, with their checksums
+    made to fit."""
     path = kit.folder / "curves.tar"
     with tarfile.open(path) as archive:
         members: list[tuple[str, Any]] = [(m.name, archive.extractfile(m).read()) for m in archive]  # pyright: ignore[reportOptionalMemberAccess]
-    k, how = rng.randrange(len(members)), rng.choice(["bytes", "member", "name", "kind", "header", "pax", "packed"])
+    k, how = (
+        rng.randrange(len(members)),
+        rng.choice(["bytes", "member", "name", "kind", "header", "pax", "packed"]),
+    )
     name, data = members[k]
     if how in ("bytes", "packed"):
         data, done = spoil_bytes(rng, path.read_bytes())
@@ -207,19 +316,32 @@ def spoil_tar(rng: Random, kit: Kit) -> str:
         data, how = crafted(rng, data, kit.marker)
         members[k] = (name, data)
     elif how == "name":
-        how = rng.choice([*NAMES, "000", "000.", ".npy", "000.points.npy.npy", "x/000.z0.npy", "000.cond.npy"])
+        how = rng.choice(
+            [*NAMES, "000", "000.", ".npy", "000.points.npy.npy", "x/000.z0.npy", "000.cond.npy"]
+        )
         members[k] = (how, data)
     elif how == "kind":
         info = tarfile.TarInfo(name)
-        info.type, info.linkname = rng.choice([b"1", b"2", b"3", b"4", b"5", b"6", b"7", b"S", b"V", b"Z"]), "/etc/passwd"
+        info.type, info.linkname = (
+            rng.choice([b"1", b"2", b"3", b"4", b"5", b"6", b"7", b"S", b"V", b"Z"]),
+            "/etc/passwd",
+        )
         members[k], how = (name, info), f"kind {info.type!r}"
     else:
         info = tarfile.TarInfo(name)
         info.size = len(data)
         info.pax_headers = rng.choice(
-            [{"path": "../../x.points.npy"}, {"size": "1000000000000000"}, {"size": "-1"}, {"GNU.sparse.map": "0,9"}, {"mtime": "x"}]
+            [
+                {"path": "../../x.points.npy"},
+                {"size": "1000000000000000"},
+                {"size": "-1"},
+                {"GNU.sparse.map": "0,9"},
+                {"mtime": "x"},
+            ]
         )
-        info.pax_headers |= rng.choice([{}, {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}, {"x" * 1000: "y" * 10**5}])
+        info.pax_headers |= rng.choice(
+            [{}, {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}, {"x" * 1000: "y" * 10**5}]
+        )
         how = f"pax {str(info.pax_headers)[:80]}"
         members[k] = (name, info)
     write_tar(path, members, tarfile.PAX_FORMAT if how.startswith("pax") else tarfile.GNU_FORMAT)
@@ -228,9 +350,21 @@ def spoil_tar(rng: Random, kit: Kit) -> str:
 
 def _spoil_header(rng: Random, path: Path) -> str:
     data = bytearray(path.read_bytes())
-    start = 512 * rng.choice([k for k in range(len(data) // 512) if data[512 * k + 257 : 512 * k + 262] == b"ustar"])
-    field, size = rng.choice([(0, 100), (100, 8), (124, 12), (136, 12), (156, 1), (157, 100), (257, 8), (345, 155)])
-    value = rng.choice([b"\xff" * size, b"\x80" + b"\xff" * (size - 1), b"7" * size, b"-1".ljust(size, b"\x00"), rng.randbytes(size)])
+    start = 512 * rng.choice(
+        [k for k in range(len(data) // 512) if data[512 * k + 257 : 512 * k + 262] == b"ustar"]
+    )
+    field, size = rng.choice(
+        [(0, 100), (100, 8), (124, 12), (136, 12), (156, 1), (157, 100), (257, 8), (345, 155)]
+    )
+    value = rng.choice(
+        [
+            b"\xff" * size,
+            b"\x80" + b"\xff" * (size - 1),
+            b"7" * size,
+            b"-1".ljust(size, b"\x00"),
+            rng.randbytes(size),
+        ]
+    )
     data[start + field : start + field + size] = value[:size]
     data[start + 148 : start + 156] = b" " * 8
     data[start + 148 : start + 156] = b"%06o\x00 " % sum(data[start : start + 512])
@@ -246,7 +380,16 @@ def tar_imported(_: Random, kit: Kit) -> Callable[[], object]:
 def tar_used(rng: Random, kit: Kit) -> list[object]:
     """The command that imports it."""
     more = rng.choice([[], ["--points", "uint8"], ["--units", "data"]])
-    return ["store", "import", kit.folder, "--teacher", kit.assets / "plain", "--out", kit.out, *more]
+    return [
+        "store",
+        "import",
+        kit.folder,
+        "--teacher",
+        kit.assets / "plain",
+        "--out",
+        kit.out,
+        *more,
+    ]
 
 
 def build_images(_: Path, folder: Path) -> None:
@@ -258,7 +401,9 @@ def build_images(_: Path, folder: Path) -> None:
         image.save(folder / f"class{k % 2}" / f"{k:02d}.{('png', 'jpg', 'bmp', 'webp')[k % 4]}")
     files = [(folder / "class1" / f"{k:02d}.jpg").read_bytes() for k in range(1, 68, 4)] * 4
     packed = np.frombuffer(b"".join(files), np.uint8)
-    np.savez(folder / "packed.npz", train_jpeg=packed, train_offsets=np.cumsum([0, *map(len, files)]))
+    np.savez(
+        folder / "packed.npz", train_jpeg=packed, train_offsets=np.cumsum([0, *map(len, files)])
+    )
 
 
 def spoil_images(rng: Random, kit: Kit) -> str:
@@ -267,7 +412,15 @@ def spoil_images(rng: Random, kit: Kit) -> str:
         with np.load(kit.folder / "packed.npz") as held:
             offsets, packed = held["train_offsets"].copy(), held["train_jpeg"].copy()
         offsets[rng.randrange(len(offsets))] = rng.choice([-1, 0, 7, 10**15, 2**62])
-        offsets = rng.choice([offsets, offsets.astype(np.uint64), offsets.astype(np.float32), offsets[:, None], offsets[::-1]])
+        offsets = rng.choice(
+            [
+                offsets,
+                offsets.astype(np.uint64),
+                offsets.astype(np.float32),
+                offsets[:, None],
+                offsets[::-1],
+            ]
+        )
         packed[rng.randrange(len(packed))] ^= 255
         np.savez(kit.folder / "packed.npz", train_jpeg=packed, train_offsets=offsets)
         return "offsets"
@@ -315,14 +468,36 @@ def _claiming(rng: Random, suffix: str, data: bytes) -> tuple[bytes, str]:
 def images_read(rng: Random, kit: Kit) -> Callable[[], object]:
     """Read all of them."""
     path = rng.choice([kit.folder, kit.folder, kit.folder / "packed.npz"])
-    return lambda: read_images(path) if path.is_dir() and rng.random() < 0.5 else load_data(str(path)).real(4, 0, "test")
+    return lambda: (
+        read_images(path)
+        if path.is_dir() and rng.random() < 0.5
+        else load_data(str(path)).real(4, 0, "test")
+    )
 
 
 def images_used(rng: Random, kit: Kit) -> list[object]:
     """A command that reads them."""
     path = rng.choice([kit.folder, kit.folder / "class0", kit.folder / "packed.npz"])
-    tiny = ["--steps", 1, "--batch", 4, "--network.width", 8, "--network.depth", 1, "--loop.accelerator", "cpu"]
-    return ["train", "--data", f"{path}{rng.choice(['', '@8x8', '@rgb', '@class1', '@crop4x4'])}", "--out", kit.out, *tiny]
+    tiny = [
+        "--steps",
+        1,
+        "--batch",
+        4,
+        "--network.width",
+        8,
+        "--network.depth",
+        1,
+        "--loop.accelerator",
+        "cpu",
+    ]
+    return [
+        "train",
+        "--data",
+        f"{path}{rng.choice(['', '@8x8', '@rgb', '@class1', '@crop4x4'])}",
+        "--out",
+        kit.out,
+        *tiny,
+    ]
 
 
 ARRAYS: dict[Use, float] = {arrays_read: 3, arrays_used: 1}

@@ -11,8 +11,42 @@ from bezierdistill import cli
 from hostile import Kit
 from hostile_mutators import as_text, spoil_bytes, spoil_tree
 
-VALUES = ["", "-1", "0", "1", "10" * 20, "1" + "0" * 5000, "1e400", "nan", "-inf", "true", "null", "~", "none", "x", "é\u202e", "\ud800"]
-VALUES += ["../../etc/passwd", "a" * 10**5, "\x00", "a\nb", "%s%n{0}", "{}", "[]", "[1, 2", "{a: 1}", "'", '"', "-", "--", "@x", "1,2", ":"]
+VALUES = [
+    "",
+    "-1",
+    "0",
+    "1",
+    "10" * 20,
+    "1" + "0" * 5000,
+    "1e400",
+    "nan",
+    "-inf",
+    "true",
+    "null",
+    "~",
+    "none",
+    "x",
+    "é\u202e",
+    "\ud800",
+]
+VALUES += [
+    "../../etc/passwd",
+    "a" * 10**5,
+    "\x00",
+    "a\nb",
+    "%s%n{0}",
+    "{}",
+    "[]",
+    "[1, 2",
+    "{a: 1}",
+    "'",
+    '"',
+    "-",
+    "--",
+    "@x",
+    "1,2",
+    ":",
+]
 VALUES += [
     "&a [*a]",
     "*a",
@@ -53,7 +87,12 @@ VALUES += [
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
 )
-DOCUMENTS = [BOMB, "a: &a [*a]\n", "data: !!python/object/apply:os.mknod [MARK]\n", "data: !!python/object/new:os.mknod {args: [MARK]}\n"]
+DOCUMENTS = [
+    BOMB,
+    "a: &a [*a]\n",
+    "data: !!python/object/apply:os.mknod [MARK]\n",
+    "data: !!python/object/new:os.mknod {args: [MARK]}\n",
+]
 DOCUMENTS += [
     "network: {class_path: os.mknod, init_args: {path: MARK}}\n",
     "__path__: /etc/passwd\n",
@@ -133,7 +172,9 @@ def valid(rng: Random, config: type) -> dict[str, Any]:
         kind = get_type_hints(config)[field.name]
         if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             paths = ["a", "b"]
-            values[field.name] = {"prediction": "velocity", "schedule": "steps"}.get(field.name, paths if "tuple" in str(kind) else "x")
+            values[field.name] = {"prediction": "velocity", "schedule": "steps"}.get(
+                field.name, paths if "tuple" in str(kind) else "x"
+            )
         elif kind is int and rng.random() < 0.3:
             values[field.name] = rng.randint(1, 9)
     return values
@@ -161,7 +202,10 @@ def spoil_settings(rng: Random, kit: Kit) -> str:
     if rng.random() < 0.5:
         file.write_text(as_text(spoil_tree(rng, tree)[0]))
     else:
-        lines = [f"{name}: {marked(value, kit) if isinstance(value, str) else value}\n" for name, value in tree.items()]
+        lines = [
+            f"{name}: {marked(value, kit) if isinstance(value, str) else value}\n"
+            for name, value in tree.items()
+        ]
         text = "".join(lines).encode("utf8", "surrogatepass")
         file.write_bytes(text if rng.random() < 0.5 else spoil_bytes(rng, text)[0])
     (kit.folder / "verb").write_text(" ".join(words))
@@ -187,7 +231,8 @@ def spoil_nothing(_: Random, kit: Kit) -> str:
 
 
 def command(rng: Random, kit: Kit) -> list[object]:
-    """A verb with flags of which some have hostile values, are missing, come twice, or do not exist."""
+    """A verb with flags of which some have hostile values, are missing, come twice, or do not
+    exist."""
     words, config = rng.choice(verbs())
     places = [field.name for field in dataclasses.fields(config) if "positional" in field.metadata]
     given: list[tuple[str, Any]] = list(valid(rng, config).items())
@@ -210,5 +255,9 @@ def command(rng: Random, kit: Kit) -> list[object]:
             line += values
             continue
         spelt = f"--{name.replace('_', rng.choice('_-'))}"
-        line += [f"{spelt}={values[0]}"] if rng.random() < 0.3 and len(values) == 1 else [spelt, *values]
+        line += (
+            [f"{spelt}={values[0]}"]
+            if rng.random() < 0.3 and len(values) == 1
+            else [spelt, *values]
+        )
     return [*words, *line]

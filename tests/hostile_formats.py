@@ -24,7 +24,17 @@ from bezierdistill.store.writer import repair
 from bezierdistill.training import LoopConfig, SimulateConfig, TrainConfig
 from bezierdistill.training.checkpoint import load_state, save_state
 from hostile import Format, Kit
-from hostile_archives import ARRAYS, PICTURES, TARS, build_arrays, build_images, build_tar, spoil_arrays, spoil_images, spoil_tar
+from hostile_archives import (
+    ARRAYS,
+    PICTURES,
+    TARS,
+    build_arrays,
+    build_images,
+    build_tar,
+    spoil_arrays,
+    spoil_images,
+    spoil_tar,
+)
 from hostile_commands import build_settings, command, settings_used, spoil_nothing, spoil_settings
 from hostile_mutators import sealed, spoil_json, spoil_safetensors
 
@@ -34,7 +44,8 @@ NET = ["--network.width", 8, "--network.depth", 1]
 
 
 def build_assets(folder: Path) -> None:
-    """What is never spoilt: samples, and teachers without conditions, with classes, and with vectors."""
+    """What is never spoilt: samples, and teachers without conditions, with classes, and with
+    vectors."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     np.savez(folder / "data.npz", x=rng.standard_normal((80, 3)).astype(np.float32))
@@ -49,13 +60,26 @@ def save_teacher(folder: Path, conditions: int = 0, **more: Any) -> Model:
     """A small network with random weights."""
     network = NetworkConfig(width=8, depth=1)
     net = network.build((3,), 0, conditions)
-    card = {"kind": "teacher", "passes": {"training": 5, "total": 5}, "config": {"data": "digits", "drop": 0.1}, "package": "0", **more}
+    card = {
+        "kind": "teacher",
+        "passes": {"training": 5, "total": 5},
+        "config": {"data": "digits", "drop": 0.1},
+        "package": "0",
+        **more,
+    }
     knots = {1: (0.0, 1.0), 2: (0.0, 0.4, 1.0)}
-    return save_model(folder, Model(net.eval(), network, (3,), Scaling((1.0,), (2.0,)), knots, card, conditions=conditions))
+    return save_model(
+        folder,
+        Model(
+            net.eval(), network, (3,), Scaling((1.0,), (2.0,)), knots, card, conditions=conditions
+        ),
+    )
 
 
 def _simulation(assets: Path, out: Path, **more: Any) -> SimulateConfig:
-    return SimulateConfig((assets / "classes",), out, count=20, steps=2, batch=8, accelerator="cpu", degree=2, **more)
+    return SimulateConfig(
+        (assets / "classes",), out, count=20, steps=2, batch=8, accelerator="cpu", degree=2, **more
+    )
 
 
 def build_store(points: str, noise: str) -> Callable[[Path, Path], None]:
@@ -98,7 +122,13 @@ def store_read(rng: Random, kit: Kit) -> Callable[[], object]:
 
     def read() -> None:
         store = CurveStore.open(kit.folder)
-        store.take(torch.randint(min(len(store), 10**6), (8,), generator=torch.Generator().manual_seed(rng.randrange(99))))
+        store.take(
+            torch.randint(
+                min(len(store), 10**6),
+                (8,),
+                generator=torch.Generator().manual_seed(rng.randrange(99)),
+            )
+        )
         list(store.verify())
 
     return read
@@ -128,7 +158,20 @@ def store_distilled(_: Random, kit: Kit) -> list[object]:
 def store_mended(rng: Random, kit: Kit) -> list[object]:
     """Make what is damaged again."""
     ways = [["--points", "uint8", "--noise", "seed"], []]
-    again = ["simulate", "--teachers", kit.assets / "classes", "--count", 20, "--steps", 2, "--batch", 8, "--degree", 2, *CPU]
+    again = [
+        "simulate",
+        "--teachers",
+        kit.assets / "classes",
+        "--count",
+        20,
+        "--steps",
+        2,
+        "--batch",
+        8,
+        "--degree",
+        2,
+        *CPU,
+    ]
     way = ways[0] if _packed(kit.folder) else ways[1]
     return [*again, *way, "--out", kit.folder, *rng.choice([["--repair"], []])]
 
@@ -151,12 +194,29 @@ def build_records(assets: Path, folder: Path) -> None:
 
 def spoil_records(rng: Random, kit: Kit) -> str:
     """Spoil a record, its checksum made to fit, or a manifest that is not complete."""
-    return spoil_json(rng, rng.choice([*sorted(kit.folder.glob("shard-*.json")), kit.folder / "manifest.json"]), seal=True)
+    return spoil_json(
+        rng,
+        rng.choice([*sorted(kit.folder.glob("shard-*.json")), kit.folder / "manifest.json"]),
+        seal=True,
+    )
 
 
 def records_used(_: Random, kit: Kit) -> list[object]:
     """Go on."""
-    with_shards = ["simulate", "--teachers", kit.assets / "classes", "--count", 20, "--steps", 2, "--batch", 8, "--degree", 2, *CPU]
+    with_shards = [
+        "simulate",
+        "--teachers",
+        kit.assets / "classes",
+        "--count",
+        20,
+        "--steps",
+        2,
+        "--batch",
+        8,
+        "--degree",
+        2,
+        *CPU,
+    ]
     return [*with_shards, "--out", kit.folder]
 
 
@@ -172,7 +232,10 @@ def spoil_card(rng: Random, kit: Kit) -> str:
 
 def spoil_weights(rng: Random, kit: Kit) -> str:
     """Spoil the weights of a model; mostly its card says the same of them."""
-    path, card = kit.folder / "model.safetensors", json.loads((kit.folder / "model.json").read_text())
+    path, card = (
+        kit.folder / "model.safetensors",
+        json.loads((kit.folder / "model.json").read_text()),
+    )
     data, done = spoil_safetensors(rng, path.read_bytes())
     path.write_bytes(data)
     if rng.random() < 0.8:
@@ -185,7 +248,12 @@ def model_read(rng: Random, kit: Kit) -> Callable[[], object]:
 
     def read() -> None:
         model = load_model(kit.folder)
-        model.sample(4, rng.choice([1, 2, 4]), labels=rng.choice([None, [0, 1]]), solver=rng.choice(["euler", "euler", "heun"]))
+        model.sample(
+            4,
+            rng.choice([1, 2, 4]),
+            labels=rng.choice([None, [0, 1]]),
+            solver=rng.choice(["euler", "euler", "heun"]),
+        )
 
     return read
 
@@ -195,9 +263,46 @@ def model_used(rng: Random, kit: Kit) -> list[object]:
     return rng.choice(
         [
             ["sample", "--model", kit.folder, "--out", kit.out / "s.npz", "--count", 8, *CPU],
-            ["sample", "--model", kit.folder, "--out", kit.out / "s.npz", "--labels", "0,3", "--guidance", 2, "--passes", 4, *CPU],
-            ["translate", "--model", kit.folder, "--input", kit.assets / "data.npz", "--out", kit.out / "t.npz", *CPU],
-            ["simulate", "--teachers", kit.folder, "--count", 8, "--batch", 8, "--steps", 4, "--guidance", 2, "--out", kit.out, *CPU],
+            [
+                "sample",
+                "--model",
+                kit.folder,
+                "--out",
+                kit.out / "s.npz",
+                "--labels",
+                "0,3",
+                "--guidance",
+                2,
+                "--passes",
+                4,
+                *CPU,
+            ],
+            [
+                "translate",
+                "--model",
+                kit.folder,
+                "--input",
+                kit.assets / "data.npz",
+                "--out",
+                kit.out / "t.npz",
+                *CPU,
+            ],
+            [
+                "simulate",
+                "--teachers",
+                kit.folder,
+                "--count",
+                8,
+                "--batch",
+                8,
+                "--steps",
+                4,
+                "--guidance",
+                2,
+                "--out",
+                kit.out,
+                *CPU,
+            ],
             ["export", "--model", kit.folder, "--out", kit.out],
         ]
     )
@@ -206,7 +311,16 @@ def model_used(rng: Random, kit: Kit) -> list[object]:
 def build_state(assets: Path, folder: Path) -> None:
     """A training that is half done."""
     loop = LoopConfig(accelerator="cpu", warmup=0)
-    train(TrainConfig(str(assets / "data.npz"), folder, 2, 4, network=NetworkConfig(width=8, depth=1), loop=loop))
+    train(
+        TrainConfig(
+            str(assets / "data.npz"),
+            folder,
+            2,
+            4,
+            network=NetworkConfig(width=8, depth=1),
+            loop=loop,
+        )
+    )
     (folder / "model.json").unlink()
     (folder / "model.safetensors").unlink()
     settings = json.loads((folder / "run.json").read_text())
@@ -224,12 +338,20 @@ def spoil_state(rng: Random, kit: Kit) -> str:
     tensors = {name: tensor.clone() for name, tensor in tensors.items()}
     name = rng.choice(sorted(tensors))
     tensor = tensors[name]
-    how = rng.choice(["nan", "huge", "shape", "type", "less", "more", "step", "generator", "complex"])
+    how = rng.choice(
+        ["nan", "huge", "shape", "type", "less", "more", "step", "generator", "complex"]
+    )
     if how in ("nan", "huge"):
-        tensors[name] = torch.full_like(tensor, float("nan") if how == "nan" else 1e30) if tensor.is_floating_point() else tensor + 1
+        tensors[name] = (
+            torch.full_like(tensor, float("nan") if how == "nan" else 1e30)
+            if tensor.is_floating_point()
+            else tensor + 1
+        )
     elif how in ("type", "complex"):
         tensors[name] = tensor.to(
-            rng.choice([torch.float64, torch.bfloat16, torch.int64, torch.bool]) if how == "type" else torch.complex64
+            rng.choice([torch.float64, torch.bfloat16, torch.int64, torch.bool])
+            if how == "type"
+            else torch.complex64
         )
     elif how == "less":
         del tensors[name]
@@ -238,46 +360,104 @@ def spoil_state(rng: Random, kit: Kit) -> str:
     elif how == "generator":
         size = rng.choice([0, 1, 5056])
         tensors["generator"] = rng.choice(
-            [torch.zeros(1, size, dtype=torch.uint8), torch.zeros(2, 5056, dtype=torch.uint8), torch.zeros(())]
+            [
+                torch.zeros(1, size, dtype=torch.uint8),
+                torch.zeros(2, 5056, dtype=torch.uint8),
+                torch.zeros(()),
+            ]
         )
     else:
-        tensors[name if how == "shape" else "adam/teacher/99/step"] = torch.zeros(rng.choice([(), (0,), (3, 1), (7, 7, 7)]))
+        tensors[name if how == "shape" else "adam/teacher/99/step"] = torch.zeros(
+            rng.choice([(), (0,), (3, 1), (7, 7, 7)])
+        )
     save_state(path, tensors, step)
     return f"{name}: {how}, step {step}"
 
 
 def state_used(_: Random, kit: Kit) -> list[object]:
     """Go on with it."""
-    return ["train", "--data", kit.assets / "data.npz", "--out", kit.folder, "--steps", 4, *TINY, *NET]
+    return [
+        "train",
+        "--data",
+        kit.assets / "data.npz",
+        "--out",
+        kit.folder,
+        "--steps",
+        4,
+        *TINY,
+        *NET,
+    ]
 
 
-ROW = {"method": "rf-2", "ours": False, "seed": 0, "passes": 1, "spent_passes": 9, "seconds": 1.5, "peak_memory_mb": 7.0}
+ROW = {
+    "method": "rf-2",
+    "ours": False,
+    "seed": 0,
+    "passes": 1,
+    "spent_passes": 9,
+    "seconds": 1.5,
+    "peak_memory_mb": 7.0,
+}
 ROW |= dict.fromkeys(("frechet_ratio", "sliced_wasserstein_ratio", "energy_ratio"), 1.5)
-ROUND = {"round": 1, "flow_passes": 4, "student_passes": 5, "straightness": 0.1, "drift": 0.0, "reconstruction_real": 1e-3}
-ROUND |= {"reconstruction_generated": 2e-3, "samplers": {name: {"frechet_ratio": 1.2} for name in ("a", "b", "c", "d")}}
+ROUND = {
+    "round": 1,
+    "flow_passes": 4,
+    "student_passes": 5,
+    "straightness": 0.1,
+    "drift": 0.0,
+    "reconstruction_real": 1e-3,
+}
+ROUND |= {
+    "reconstruction_generated": 2e-3,
+    "samplers": {name: {"frechet_ratio": 1.2} for name in ("a", "b", "c", "d")},
+}
 
 
 def build_figures(_: Path, folder: Path) -> None:
     """Figures of an arena, of reflow and of training, without their models."""
     (folder / "cells").mkdir(parents=True)
-    rows = [ROW, {**ROW, "seed": 1}, {"method": "dmd", "ours": False, "seed": 0, "error": "it diverged"}]
+    rows = [
+        ROW,
+        {**ROW, "seed": 1},
+        {"method": "dmd", "ours": False, "seed": 0, "error": "it diverged"},
+    ]
     (folder / "cells" / "rf-2-0.json").write_text(json.dumps({"rows": rows}))
     (folder / "arena.json").write_text(json.dumps(rows))
-    (folder / "run.json").write_text(json.dumps({"data": "digits", "budget": 9, "network": {"kind": "mlp"}}))
-    (folder / "rounds.json").write_text(json.dumps({"data": "digits", "rounds": [ROUND, {**ROUND, "round": 2, "drift": 0.1}]}))
-    (folder / "log.jsonl").write_text(json.dumps({"stage": "curves", "step": 4, "loss": {"student": 0.5}, "steps_per_second": 3.0}) + "\n")
+    (folder / "run.json").write_text(
+        json.dumps({"data": "digits", "budget": 9, "network": {"kind": "mlp"}})
+    )
+    (folder / "rounds.json").write_text(
+        json.dumps({"data": "digits", "rounds": [ROUND, {**ROUND, "round": 2, "drift": 0.1}]})
+    )
+    (folder / "log.jsonl").write_text(
+        json.dumps(
+            {"stage": "curves", "step": 4, "loss": {"student": 0.5}, "steps_per_second": 3.0}
+        )
+        + "\n"
+    )
 
 
 def spoil_figures(rng: Random, kit: Kit) -> str:
     """Spoil one of the files."""
-    return spoil_json(rng, rng.choice([path for path in sorted(kit.folder.rglob("*.json*")) if path.name != "arena.json"]))
+    return spoil_json(
+        rng,
+        rng.choice(
+            [path for path in sorted(kit.folder.rglob("*.json*")) if path.name != "arena.json"]
+        ),
+    )
 
 
 def build_made(_: Path, folder: Path) -> None:
     """What a run says of its making."""
     folder.mkdir(exist_ok=True)
-    made = {"command": "bezierdistill train --data digits --out x", "machine": {"system": "Linux", "cores": 2}, "started": "2026-01-01"}
-    (folder / "made.json").write_text(json.dumps({**made, "seconds": 1.5, "sessions": 1, "finished": True}))
+    made = {
+        "command": "bezierdistill train --data digits --out x",
+        "machine": {"system": "Linux", "cores": 2},
+        "started": "2026-01-01",
+    }
+    (folder / "made.json").write_text(
+        json.dumps({**made, "seconds": 1.5, "sessions": 1, "finished": True})
+    )
 
 
 def spoil_made(rng: Random, kit: Kit) -> str:
@@ -302,7 +482,13 @@ def build_pipeline(_: Path, folder: Path) -> None:
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
     unet = UNet2DModel(
-        8, 3, 3, block_out_channels=(8,), down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",), norm_num_groups=4
+        8,
+        3,
+        3,
+        block_out_channels=(8,),
+        down_block_types=("DownBlock2D",),
+        up_block_types=("UpBlock2D",),
+        norm_num_groups=4,
     )
     unet.save_pretrained(folder / "unet")
     DDPMScheduler(50).save_pretrained(folder / "scheduler")
@@ -320,7 +506,17 @@ def spoil_pipeline(rng: Random, kit: Kit) -> str:
 
 def pipeline_used(_: Random, kit: Kit) -> list[object]:
     """The command that imports it."""
-    return ["import", "--source", kit.folder, "--prediction", "epsilon", "--schedule", "steps", "--out", kit.out]
+    return [
+        "import",
+        "--source",
+        kit.folder,
+        "--prediction",
+        "epsilon",
+        "--schedule",
+        "steps",
+        "--out",
+        kit.out,
+    ]
 
 
 FORMATS = {
@@ -333,11 +529,27 @@ FORMATS = {
             {store_read: 4, store_used: 3, store_mended: 1, store_distilled: 1},
             220,
         ),
-        Format("packed", build_store("uint8", "seed"), spoil_manifest, {store_read: 4, store_used: 2, store_mended: 1, report: 1}, 120),
         Format(
-            "shard", build_store("float32", "stored"), spoil_shard, {store_read: 4, store_used: 2, store_mended: 1, store_distilled: 1}, 160
+            "packed",
+            build_store("uint8", "seed"),
+            spoil_manifest,
+            {store_read: 4, store_used: 2, store_mended: 1, report: 1},
+            120,
         ),
-        Format("packed-shard", build_store("uint8", "seed"), spoil_shard, {store_read: 4, store_used: 1, store_mended: 1}, 100),
+        Format(
+            "shard",
+            build_store("float32", "stored"),
+            spoil_shard,
+            {store_read: 4, store_used: 2, store_mended: 1, store_distilled: 1},
+            160,
+        ),
+        Format(
+            "packed-shard",
+            build_store("uint8", "seed"),
+            spoil_shard,
+            {store_read: 4, store_used: 1, store_mended: 1},
+            100,
+        ),
         Format("record", build_records, spoil_records, {records_used: 1}, 100),
         Format("card", build_model, spoil_card, {model_read: 5, model_used: 2, report: 0.2}, 220),
         Format("weights", build_model, spoil_weights, {model_read: 4, model_used: 1}, 150),

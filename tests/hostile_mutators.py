@@ -1,4 +1,5 @@
-"""Ways to spoil files, each a function of a seeded draw: bytes, trees of JSON, headers of safetensors. Each says what it has done."""
+"""Ways to spoil files, each a function of a seeded draw: bytes, trees of JSON, headers of
+safetensors. Each says what it has done."""
 
 from __future__ import annotations
 
@@ -9,9 +10,40 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-DEEP, AGAIN = "@@DEEP@@", "@@AGAIN@@"  # stand for what json.dumps cannot write: a deep nest, and a key that comes twice
-LEAVES: list[Any] = [-1, 0, 1, 3, 10**15, 10**400, -(2**63), 0.5, 1e308, float("nan"), float("inf"), True, None, "", "0", "x"]
-LEAVES += ["../../etc/passwd", "/etc/passwd", "a\nb", "a" * 10**5, [], {}, [[]], {"": {}}, [0] * 1000, DEEP]
+DEEP, AGAIN = (
+    "@@DEEP@@",
+    "@@AGAIN@@",
+)  # stand for what json.dumps cannot write: a deep nest, and a key that comes twice
+LEAVES: list[Any] = [
+    -1,
+    0,
+    1,
+    3,
+    10**15,
+    10**400,
+    -(2**63),
+    0.5,
+    1e308,
+    float("nan"),
+    float("inf"),
+    True,
+    None,
+    "",
+    "0",
+    "x",
+]
+LEAVES += [
+    "../../etc/passwd",
+    "/etc/passwd",
+    "a\nb",
+    "a" * 10**5,
+    [],
+    {},
+    [[]],
+    {"": {}},
+    [0] * 1000,
+    DEEP,
+]
 TYPES = ["F64", "F16", "BF16", "I64", "U8", "BOOL", "F8_E4M3", "F4", "C64", "Q4", "", 7]
 
 
@@ -41,7 +73,11 @@ def _flip(rng: Random, data: bytes) -> bytes:
 
 
 def _truncate(rng: Random, data: bytes) -> bytes:
-    return data[: rng.choice([0, 1, 7, 8, len(data) // 2, max(0, len(data) - 1), rng.randrange(len(data) + 1)])]
+    return data[
+        : rng.choice(
+            [0, 1, 7, 8, len(data) // 2, max(0, len(data) - 1), rng.randrange(len(data) + 1)]
+        )
+    ]
 
 
 def _insert(rng: Random, data: bytes) -> bytes:
@@ -74,7 +110,9 @@ CHANGES = (_flip, _truncate, _insert, _duplicate, _fill, _splice, _cut_out)
 
 def _places(tree: Any, names: str = "") -> Iterator[tuple[Any, Any, str]]:
     """Every container of a tree with a key in it, and the way there."""
-    for key in list(tree) if isinstance(tree, dict) else range(len(tree)) if isinstance(tree, list) else ():
+    for key in (
+        list(tree) if isinstance(tree, dict) else range(len(tree)) if isinstance(tree, list) else ()
+    ):
         yield tree, key, f"{names}.{key}"
         yield from _places(tree[key], f"{names}.{key}")
 
@@ -92,16 +130,26 @@ def spoil_tree(rng: Random, tree: Any) -> tuple[Any, str]:
     return tree, "; ".join(done)
 
 
-def _change_tree(rng: Random, where: Any, key: Any, how: str, places: list[tuple[Any, Any, str]]) -> str:
+def _change_tree(
+    rng: Random, where: Any, key: Any, how: str, places: list[tuple[Any, Any, str]]
+) -> str:
     if how == "delete":
         del where[key]
     elif how == "wrap":
         where[key] = [where[key]]
     elif how == "swap":
         other, its, _ = rng.choice(places)
-        where[key] = json.loads(json.dumps(other[its], default=str)) if its in other or isinstance(other, list) else None
+        where[key] = (
+            json.loads(json.dumps(other[its], default=str))
+            if its in other or isinstance(other, list)
+            else None
+        )
     elif how in ("rename", "again") and isinstance(where, dict):
-        name = AGAIN + key if how == "again" else rng.choice(["", "x", key + "x", "../" + key, "__class__", "self"])
+        name = (
+            AGAIN + key
+            if how == "again"
+            else rng.choice(["", "x", key + "x", "../" + key, "__class__", "self"])
+        )
         where[name] = where[key]
         if how == "rename" and name != key:
             del where[key]
@@ -119,7 +167,8 @@ def as_text(tree: Any, indent: int | None = 1) -> str:
 
 
 def spoil_json(rng: Random, path: Path, seal: bool = False) -> str:
-    """Spoil a file of JSON: its bytes, or its tree; with ``seal`` the checksum that it carries is made to fit again."""
+    """Spoil a file of JSON: its bytes, or its tree; with ``seal`` the checksum that it carries is
+    made to fit again."""
     if rng.random() < 0.25:
         data, done = spoil_bytes(rng, path.read_bytes())
         path.write_bytes(data)
@@ -146,12 +195,16 @@ def spoil_safetensors(rng: Random, data: bytes) -> tuple[bytes, str]:
     if how < 0.2:
         return spoil_bytes(rng, data)
     if how < 0.3:
-        claim = rng.choice([0, 1, size - 1, size + 1, len(data), 10**8 + 1, 10**15, 2**63, 2**64 - 1])
+        claim = rng.choice(
+            [0, 1, size - 1, size + 1, len(data), 10**8 + 1, 10**15, 2**63, 2**64 - 1]
+        )
         return claim.to_bytes(8, "little") + data[8:], f"header of {claim} bytes"
     if how < 0.45:
         spoilt = bytearray(body)
         start = rng.randrange(max(1, len(body) // 4)) * 4
-        spoilt[start : start + 4] = rng.choice([b"\x00\x00\xc0\x7f", b"\x00\x00\x80\x7f", b"\xff\xff\x7f\x7f", b"\x01\x00\x00\x00"])
+        spoilt[start : start + 4] = rng.choice(
+            [b"\x00\x00\xc0\x7f", b"\x00\x00\x80\x7f", b"\xff\xff\x7f\x7f", b"\x01\x00\x00\x00"]
+        )
         return data[: 8 + size] + bytes(spoilt[: len(body)]), f"a number at {start}"
     if how < 0.6:
         header, done = spoil_tree(rng, header)
@@ -173,14 +226,22 @@ def _spoil_entry(rng: Random, header: dict[str, Any], size: int) -> str:
         "no rows": lambda: entry.update(shape=[0, *entry["shape"][1:]]),
         "one axis more": lambda: entry.update(shape=[1, *entry["shape"]]),
         "a reversed shape": lambda: entry.update(shape=entry["shape"][::-1]),
-        "a flat shape": lambda: entry.update(shape=[(entry["data_offsets"][1] - entry["data_offsets"][0]) // 4]),
+        "a flat shape": lambda: entry.update(
+            shape=[(entry["data_offsets"][1] - entry["data_offsets"][0]) // 4]
+        ),
         "another type": lambda: entry.update(dtype=rng.choice(TYPES)),
         "I32 for F32": lambda: entry.update(dtype="I32"),
         "offsets beyond the file": lambda: entry.update(data_offsets=[size, size + 10**15]),
         "offsets from behind": lambda: entry.update(data_offsets=entry["data_offsets"][::-1]),
-        "offsets of another": lambda: entry.update(data_offsets=header[rng.choice(names)]["data_offsets"]),
-        "metadata": lambda: header.update(__metadata__=rng.choice([{"state": "x"}, {"state": 7}, [], None, {"": "a" * 10**5}])),
-        "another name": lambda: header.update({rng.choice(["", "../x", name + "x", "cond"]): header.pop(name)}),
+        "offsets of another": lambda: entry.update(
+            data_offsets=header[rng.choice(names)]["data_offsets"]
+        ),
+        "metadata": lambda: header.update(
+            __metadata__=rng.choice([{"state": "x"}, {"state": 7}, [], None, {"": "a" * 10**5}])
+        ),
+        "another name": lambda: header.update(
+            {rng.choice(["", "../x", name + "x", "cond"]): header.pop(name)}
+        ),
         "one tensor less": lambda: header.pop(name),
     }
     how = rng.choice(list(claims))

@@ -1,4 +1,5 @@
-"""What every rank of tests/test_ranks.py runs under torchrun: small trainings whose weights the first rank writes to a folder."""
+"""What every rank of tests/test_ranks.py runs under torchrun: small trainings whose weights the
+first rank writes to a folder."""
 
 from __future__ import annotations
 
@@ -44,7 +45,11 @@ NETWORKS: dict[str, tuple[NetworkConfig | ForeignConfig, tuple[int, ...], int]] 
     "unet": (NetworkConfig("unet", 8, 2, 1), IMAGE, 0),
     "dit": (NetworkConfig("dit", 32, 3, 2), IMAGE, 0),
     "foreign-unet": (ForeignConfig("UNet2DModel", UNET, "velocity", "linear-up", {}), IMAGE, 0),
-    "foreign-dit": (ForeignConfig("DiTTransformer2DModel", DIT, "velocity", "linear-up", {}), IMAGE, 5),
+    "foreign-dit": (
+        ForeignConfig("DiTTransformer2DModel", DIT, "velocity", "linear-up", {}),
+        IMAGE,
+        5,
+    ),
 }
 SMALL: dict[str, Any] = {"steps": 8, "batch": 32}
 
@@ -52,7 +57,16 @@ SMALL: dict[str, Any] = {"steps": 8, "batch": 32}
 def loop(**settings: Any) -> LoopConfig:
     """Frequent states."""
     return LoopConfig(
-        **{"accelerator": "cpu", "lr": 0.01, "warmup": 0, "decay": 0.0, "ema": 0.5, "save_every": 4, "log_every": 4, **settings}
+        **{
+            "accelerator": "cpu",
+            "lr": 0.01,
+            "warmup": 0,
+            "decay": 0.0,
+            "ema": 0.5,
+            "save_every": 4,
+            "log_every": 4,
+            **settings,
+        }
     )
 
 
@@ -64,10 +78,15 @@ def table(k: int, shape: tuple[int, ...]) -> Tensor:
 def stepper(trainer: Trainer, shape: tuple[int, ...], conditions: int) -> Step:
     """Two passes of the network in one loss, a mean over rows that the ranks share."""
 
-    def step(nets: Mapping[str, nn.Module], generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
+    def step(
+        nets: Mapping[str, nn.Module], generator: torch.Generator
+    ) -> Iterator[tuple[str, Tensor]]:
         rows = trainer.share(ROWS)
         own = slice(trainer.rank * rows, (trainer.rank + 1) * rows)
-        x, cond = table(trainer.done, shape)[own], torch.eye(conditions)[torch.arange(ROWS)[own] % conditions] if conditions else None
+        x, cond = (
+            table(trainer.done, shape)[own],
+            torch.eye(conditions)[torch.arange(ROWS)[own] % conditions] if conditions else None,
+        )
         net, times = nets["net"], (torch.zeros(rows), torch.ones(rows))
         yield "net", (net(net(x, *times, cond), *times, cond) - x.flip(-1)).square().mean()
 
@@ -77,22 +96,38 @@ def stepper(trainer: Trainer, shape: tuple[int, ...], conditions: int) -> Step:
 def noisy(trainer: Trainer) -> Step:
     """The same with draws of the rank's own."""
 
-    def step(nets: Mapping[str, nn.Module], generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
-        x, t = torch.randn(trainer.share(ROWS), 4, generator=generator), torch.zeros(trainer.share(ROWS))
+    def step(
+        nets: Mapping[str, nn.Module], generator: torch.Generator
+    ) -> Iterator[tuple[str, Tensor]]:
+        x, t = (
+            torch.randn(trainer.share(ROWS), 4, generator=generator),
+            torch.zeros(trainer.share(ROWS)),
+        )
         yield "net", (nets["net"](x, t, t) - x.flip(1)).square().mean()
 
     return step
 
 
 def fitted(
-    folder: Path, name: str, stop: int | None = None, own: bool = False, network: str = "mlp", steps: int = STEPS, **settings: Any
+    folder: Path,
+    name: str,
+    stop: int | None = None,
+    own: bool = False,
+    network: str = "mlp",
+    steps: int = STEPS,
+    **settings: Any,
 ) -> None:
-    """Train a small network, perhaps killed by an interrupt before a step, and write its weights."""
+    """Train a small network, perhaps killed by an interrupt before a step, and write its
+    weights."""
     config, shape, conditions = NETWORKS[network]
-    trainer = Trainer({"net": config.build(shape, 0, conditions)}, loop(**settings), folder / name, "stage")
+    trainer = Trainer(
+        {"net": config.build(shape, 0, conditions)}, loop(**settings), folder / name, "stage"
+    )
     step = noisy(trainer) if own else stepper(trainer, shape, conditions)
 
-    def stopping(nets: Mapping[str, nn.Module], generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
+    def stopping(
+        nets: Mapping[str, nn.Module], generator: torch.Generator
+    ) -> Iterator[tuple[str, Tensor]]:
         if trainer.done == stop:
             raise KeyboardInterrupt
         yield from step(nets, generator)
@@ -106,12 +141,20 @@ def fitted(
 
 
 def diverged(folder: Path, strategy: Strategy) -> None:
-    """Train on a loss that is not finite on the second rank alone, from step 6 on; every rank writes why it stopped."""
+    """Train on a loss that is not finite on the second rank alone, from step 6 on; every rank
+    writes why it stopped."""
     config, shape, conditions = NETWORKS["mlp"]
-    trainer = Trainer({"net": config.build(shape, 0, conditions)}, loop(strategy=strategy), folder / f"{strategy}-nan", "stage")
+    trainer = Trainer(
+        {"net": config.build(shape, 0, conditions)},
+        loop(strategy=strategy),
+        folder / f"{strategy}-nan",
+        "stage",
+    )
     inner = stepper(trainer, shape, conditions)
 
-    def step(nets: Mapping[str, nn.Module], generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
+    def step(
+        nets: Mapping[str, nn.Module], generator: torch.Generator
+    ) -> Iterator[tuple[str, Tensor]]:
         for name, loss in inner(nets, generator):
             yield name, loss + (float("nan") if trainer.rank == 1 and trainer.done >= 5 else 0.0)
 
@@ -143,8 +186,26 @@ def chain(folder: Path) -> None:
     writer.SHARD_BYTES = 1
     network = NetworkConfig(width=16, depth=2)
     train(TrainConfig("manifold", folder / "teacher", network=network, loop=loop(), **SMALL))
-    simulate(SimulateConfig((folder / "teacher",), folder / "curves", count=700, steps=4, batch=100, accelerator="cpu"))
-    distill(DistillConfig(folder / "curves", folder / "student", align=4, data="manifold", loop=loop(strategy="fsdp"), **SMALL))
+    simulate(
+        SimulateConfig(
+            (folder / "teacher",),
+            folder / "curves",
+            count=700,
+            steps=4,
+            batch=100,
+            accelerator="cpu",
+        )
+    )
+    distill(
+        DistillConfig(
+            folder / "curves",
+            folder / "student",
+            align=4,
+            data="manifold",
+            loop=loop(strategy="fsdp"),
+            **SMALL,
+        )
+    )
     distill(DistillConfig(folder / "curves", folder / "epochs", epochs=True, loop=loop(), **SMALL))
 
 

@@ -1,4 +1,5 @@
-"""The account of network passes is true: what a method is charged is what all its networks really make, to the row."""
+"""The account of network passes is true: what a method is charged is what all its networks really
+make, to the row."""
 
 from pathlib import Path
 
@@ -18,24 +19,39 @@ from bezierdistill.sources import noise
 from bezierdistill.training.config import LoopConfig
 from conftest import Account
 
-SMALL, OURS = (12_000, 32), (240_000, 128)  # budget and batch; ours has more stages, each with costs of its own
-SIZES = {name: OURS for name in METHODS if name.startswith("bezier-")} | {"bezier": OURS, "bezier-teacher": SMALL}
+SMALL, OURS = (
+    (12_000, 32),
+    (240_000, 128),
+)  # budget and batch; ours has more stages, each with costs of its own
+SIZES = {name: OURS for name in METHODS if name.startswith("bezier-")} | {
+    "bezier": OURS,
+    "bezier-teacher": SMALL,
+}
 SIZES["bezier-half"] = (2 * OURS[0], 2 * OURS[1])
 
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> str:
-    np.savez(tmp_path / "data.npz", x=np.random.default_rng(0).standard_normal((400, 3)).astype(np.float32))
+    np.savez(
+        tmp_path / "data.npz",
+        x=np.random.default_rng(0).standard_normal((400, 3)).astype(np.float32),
+    )
     return str(tmp_path / "data.npz")
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_pass_is_charged_and_nothing_else(name: str, tiny: str, tmp_path: Path, account: Account) -> None:
+def test_every_pass_is_charged_and_nothing_else(
+    name: str, tiny: str, tmp_path: Path, account: Account
+) -> None:
     budget, batch = SIZES.get(name, SMALL)
     network, loop = NetworkConfig(width=16, depth=2), LoopConfig(accelerator="cpu")
-    bench = Bench(load_data(tiny), budget, 0, tmp_path / "own", tmp_path / "shared", batch, network, loop)
+    bench = Bench(
+        load_data(tiny), budget, 0, tmp_path / "own", tmp_path / "shared", batch, network, loop
+    )
     samplers = METHODS[name](bench)
-    slack = 32 * 27 if name == "dmd-two" else 0  # one step: it simulates its first jump in half of the steps, by chance
+    slack = (
+        32 * 27 if name == "dmd-two" else 0
+    )  # one step: it simulates its first jump in half of the steps, by chance
     assert abs(account.passes - bench.spent) <= slack
     assert bench.spent <= bench.budget
     share = {"bezier-half": 0.5, "bezier-teacher": RecipeConfig.strong_share}.get(name, 1.0)
@@ -62,8 +78,12 @@ def test_the_counter_counts_gradients_where_they_come_back(account: Account) -> 
 
 
 @pytest.mark.parametrize(("module", "passes"), [(mean_flow, 2 + 2), (flow_map_matching, 2 + 4)])
-def test_a_derivative_counts_as_a_second_value(module: object, passes: int, account: Account) -> None:
+def test_a_derivative_counts_as_a_second_value(
+    module: object, passes: int, account: Account
+) -> None:
     net, x, t = MLP((3,), 16, 2), torch.randn(5, 3), torch.rand(5)
-    value, slope = module.forward_derivative(lambda time: net(x, t, time, None), (t,), (torch.ones_like(t),))  # pyright: ignore[reportAttributeAccessIssue]
+    value, slope = module.forward_derivative(
+        lambda time: net(x, t, time, None), (t,), (torch.ones_like(t),)
+    )  # pyright: ignore[reportAttributeAccessIssue]
     (value + (slope.detach() if module is mean_flow else slope)).square().mean().backward()
     assert account.passes == 5 * passes

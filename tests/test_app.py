@@ -1,4 +1,5 @@
-"""The web page without a browser: what it shows of a run, the plane's exact fields, and what it refuses."""
+"""The web page without a browser: what it shows of a run, the plane's exact fields, and what it
+refuses."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ RECIPE = (Path(__file__).parents[1] / "recipes" / "bundled.yaml").read_text()
 
 @pytest.fixture(autouse=True)
 def no_pages_left() -> Iterator[None]:
-    """Collect the many cycles of a page at once: CPython 3.11 fails if they are collected while it parses source, as other tests do."""
+    """Collect the many cycles of a page at once: CPython 3.11 fails if they are collected while it
+    parses source, as other tests do."""
     yield
     gc.collect()
 
@@ -66,7 +68,10 @@ def test_what_is_shown_of_a_run(bundled: Shown, tmp_path: Path) -> None:
     shutil.copytree(BUNDLED / "digits", tmp_path / "moved")
     alone = open_run(tmp_path)
     entry = alone.models["moved"].card["teachers"][0]
-    elsewhere = replace(alone.models["moved"], card={"teachers": [{**entry, "path": str(BUNDLED / "digits-teacher")}]})
+    elsewhere = replace(
+        alone.models["moved"],
+        card={"teachers": [{**entry, "path": str(BUNDLED / "digits-teacher")}]},
+    )
     found = alone.teacher(elsewhere)
     assert found is not None
     assert found.card["digest"] == entry["digest"]
@@ -82,8 +87,15 @@ def test_the_bundled_arena_is_the_published_one(bundled: Shown) -> None:
     results = (Path(__file__).parents[1] / "docs" / "results.md").read_text()
     for passes, _, method, excess, error, seeds, *_ in _lines(bundled.rows, "frechet"):
         assert seeds == 3
-        published = re.findall(rf"^\|[ *]*{method}[ *]*\| [^|]+ \| [^|]+ \| ([\d.]+) ± ([\d.]+) \|", results, re.MULTILINE)
-        assert passes > 2 or any(abs(excess - float(mean)) < 0.01 and abs(error - float(own)) < 0.01 for mean, own in published), method
+        published = re.findall(
+            rf"^\|[ *]*{method}[ *]*\| [^|]+ \| [^|]+ \| ([\d.]+) ± ([\d.]+) \|",
+            results,
+            re.MULTILINE,
+        )
+        assert passes > 2 or any(
+            abs(excess - float(mean)) < 0.01 and abs(error - float(own)) < 0.01
+            for mean, own in published
+        ), method
 
 
 def test_one_and_two_passes_of_the_bundled_student_are_like_digits(bundled: Shown) -> None:
@@ -119,8 +131,12 @@ def test_measures_are_those_of_the_library() -> None:
     setting = plane.Setting("moons", (1.0, 1.0, 1.0))
     rows = {str(row[0]): [float(part) for part in row[1:]] for row in plane.measures(setting)}
     assert rows["blend"] == rows["strong"]
-    assert rows["strong"][0] == pytest.approx(straightness(setting.teachers[0], plane.sources(200), 16), abs=1e-3)
-    assert rows["strong"][1] == pytest.approx(rows["weak"][1], rel=0.01)  # one step ends at the mean of the data, whatever the blur
+    assert rows["strong"][0] == pytest.approx(
+        straightness(setting.teachers[0], plane.sources(200), 16), abs=1e-3
+    )
+    assert rows["strong"][1] == pytest.approx(
+        rows["weak"][1], rel=0.01
+    )  # one step ends at the mean of the data, whatever the blur
     assert rows["strong"][3] < rows["weak"][3]
     parts = plane.open_plane("moons").learnt.split(plane.JUDGED)
     assert sum(plane.excess("moons", part) for part in parts) == pytest.approx(
@@ -138,7 +154,9 @@ def test_the_blend_is_better_than_its_teachers_and_a_fresh_real_set_best(task: s
 def test_a_short_training_beats_two_steps_of_the_blend() -> None:
     setting = plane.Setting("gaussians")
     one, two = plane.distil(setting, 100, 30)
-    assert max(plane.excess("gaussians", one), plane.excess("gaussians", two)) < float(plane.measures(setting)[2][3])
+    assert max(plane.excess("gaussians", one), plane.excess("gaussians", two)) < float(
+        plane.measures(setting)[2][3]
+    )
 
 
 @pytest.mark.parametrize(
@@ -152,8 +170,18 @@ def test_a_short_training_beats_two_steps_of_the_blend() -> None:
         ({"many": 0}, "and 0"),
     ],
 )
-def test_calls_without_the_page_are_judged(bundled: Shown, change: dict[str, object], message: str) -> None:
-    good = {"name": "digits", "seed": 0, "passes": 1, "count": 8, "labels": [], "guidance": 1.0, "many": 4}
+def test_calls_without_the_page_are_judged(
+    bundled: Shown, change: dict[str, object], message: str
+) -> None:
+    good = {
+        "name": "digits",
+        "seed": 0,
+        "passes": 1,
+        "count": 8,
+        "labels": [],
+        "guidance": 1.0,
+        "many": 4,
+    }
     assert Draw.of(bundled, **good).count == 8  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=message):
         Draw.of(bundled, **(good | change))  # type: ignore[arg-type]
@@ -170,7 +198,9 @@ def test_mistakes_are_messages_and_bugs_are_not() -> None:
 
 
 @pytest.mark.parametrize("size", [(8, 8), (31, 50)])
-def test_an_uploaded_image_is_translated(bundled: Shown, tmp_path: Path, size: tuple[int, int]) -> None:
+def test_an_uploaded_image_is_translated(
+    bundled: Shown, tmp_path: Path, size: tuple[int, int]
+) -> None:
     model = bundled.models["threes-to-eights"]
     Image.new("RGB", size, (255, 255, 255)).save(tmp_path / "white.png")
     x = _uploaded(tmp_path / "white.png", model)
@@ -180,26 +210,39 @@ def test_an_uploaded_image_is_translated(bundled: Shown, tmp_path: Path, size: t
     assert captions == ["student, 1 pass", "student, 2 passes", "flow, 40 passes"]
 
 
-def test_a_student_that_has_learnt_a_guidance_stands_beside_a_guided_teacher(bundled: Shown) -> None:
-    """A student for one strength takes none as an input; its teacher needs it, and what it costs is said."""
-    learnt = replace(bundled.models["digits"], card={**bundled.models["digits"].card, "guided": [3.0]})
+def test_a_student_that_has_learnt_a_guidance_stands_beside_a_guided_teacher(
+    bundled: Shown,
+) -> None:
+    """A student for one strength takes none as an input; its teacher needs it, and what it costs is
+    said."""
+    learnt = replace(
+        bundled.models["digits"], card={**bundled.models["digits"].card, "guided": [3.0]}
+    )
     asked = Draw(learnt, 0, 1, 8, [3], 1.0, 4)
     assert "guidance 3" in asked.sampled(learnt, 1, "euler")[1]
     teacher = bundled.models["digits-teacher"]
     guided = asked.sampled(teacher, 4, "heun")[0]
     plain = Draw(bundled.models["digits"], 0, 1, 8, [3], 1.0, 4).sampled(teacher, 4, "heun")[0]
-    expected = shown(teacher.scaling.encode(teacher.sample(8, 4, 0, "heun", labels=[3], guidance=3.0)), 8)
+    expected = shown(
+        teacher.scaling.encode(teacher.sample(8, 4, 0, "heun", labels=[3], guidance=3.0)), 8
+    )
     assert np.array_equal(guided, expected)
     assert not np.array_equal(guided, plain)
 
 
-def test_an_image_of_too_many_pixels_is_refused_by_its_header(bundled: Shown, tmp_path: Path) -> None:
+def test_an_image_of_too_many_pixels_is_refused_by_its_header(
+    bundled: Shown, tmp_path: Path
+) -> None:
     Image.new("1", (4096, 1025)).save(tmp_path / "large.png")
-    with pytest.raises(ValueError, match=r"^large\.png has 4096 x 1025 pixels, expected 4,194,304 or fewer"):
+    with pytest.raises(
+        ValueError, match=r"^large\.png has 4096 x 1025 pixels, expected 4,194,304 or fewer"
+    ):
         _uploaded(tmp_path / "large.png", bundled.models["threes-to-eights"])
 
 
-def test_a_file_that_is_no_image_is_named_without_its_folder(bundled: Shown, tmp_path: Path) -> None:
+def test_a_file_that_is_no_image_is_named_without_its_folder(
+    bundled: Shown, tmp_path: Path
+) -> None:
     (tmp_path / "a.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"^a\.png cannot be read as an image: (?!.*/)"):
         _uploaded(tmp_path / "a.png", bundled.models["threes-to-eights"])
@@ -208,10 +251,15 @@ def test_a_file_that_is_no_image_is_named_without_its_folder(bundled: Shown, tmp
 def test_pixels_become_the_sources_own_numbers() -> None:
     grey = np.array([[[0, 51], [102, 255]]], np.uint8)
     colour = np.repeat(grey[..., None], 3, 3)
-    bytes_of, range_of = Scaling((127.5,), (127.5,), "hw", 0, 255, True), Scaling((8.0,), (8.0,), "hw", -1, 4)
+    bytes_of, range_of = (
+        Scaling((127.5,), (127.5,), "hw", 0, 255, True),
+        Scaling((8.0,), (8.0,), "hw", -1, 4),
+    )
     assert from_pixels(grey, bytes_of) is grey
     assert from_pixels(grey, range_of)[0].tolist() == [[-1, 0], [1, 4]]
-    assert from_pixels(colour, bytes_of, grey=True) == pytest.approx(grey)  # grey in three channels is the same grey
+    assert from_pixels(colour, bytes_of, grey=True) == pytest.approx(
+        grey
+    )  # grey in three channels is the same grey
     red = np.zeros((1, 1, 1, 3), np.uint8)
     red[..., 0] = 255
     assert from_pixels(red, bytes_of, grey=True).item() == pytest.approx(0.299 * 255)
@@ -242,7 +290,9 @@ def test_serve_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(ValueError, match=rf"127.0.0.1:{port} cannot be listened on .* Choose another --port"):
+        with pytest.raises(
+            ValueError, match=rf"127.0.0.1:{port} cannot be listened on .* Choose another --port"
+        ):
             serve(AppConfig(port=port))
     for host in ("no such host", "::1"):
         with pytest.raises(ValueError, match="expected an IPv4 address"):

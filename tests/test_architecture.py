@@ -1,4 +1,5 @@
-"""The way data takes, enforced: imports point one way, heavy packages stay lazy, nothing is pickled."""
+"""The way data takes, enforced: imports point one way, heavy packages stay lazy, nothing is
+pickled."""
 
 import ast
 import re
@@ -11,7 +12,10 @@ import pytest
 import bezierdistill
 
 ROOT = Path(bezierdistill.__file__).parent
-FILES = {path.relative_to(ROOT).with_suffix("").as_posix().replace("/", "."): path for path in sorted(ROOT.rglob("*.py"))}
+FILES = {
+    path.relative_to(ROOT).with_suffix("").as_posix().replace("/", "."): path
+    for path in sorted(ROOT.rglob("*.py"))
+}
 TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 # A part may import what stands before it, and nothing after it.
 LINE = [
@@ -31,9 +35,32 @@ LINE = [
         "students",
         "networks",
     ),
-    *("objectives", "data", "metrics", "cards", "models", "starts", "interop", "starts", "training", "pipeline"),
+    *(
+        "objectives",
+        "data",
+        "metrics",
+        "cards",
+        "models",
+        "starts",
+        "interop",
+        "starts",
+        "training",
+        "pipeline",
+    ),
 ]
-LAZY = {"lightning_fabric", "sklearn", "ot", "torchdiffeq", "matplotlib", "tensorboard", "diffusers", "gradio", "datasets", "scipy", "PIL"}
+LAZY = {
+    "lightning_fabric",
+    "sklearn",
+    "ot",
+    "torchdiffeq",
+    "matplotlib",
+    "tensorboard",
+    "diffusers",
+    "gradio",
+    "datasets",
+    "scipy",
+    "PIL",
+}
 
 
 def part(module: str) -> str:
@@ -42,7 +69,8 @@ def part(module: str) -> str:
 
 
 def imports(nodes: Iterator[ast.AST]) -> Iterator[str]:
-    """Absolute names of what a module imports; ``from a import b`` gives ``a.b``, which may be a module."""
+    """Absolute names of what a module imports; ``from a import b`` gives ``a.b``, which may be a
+    module."""
     for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -52,10 +80,13 @@ def imports(nodes: Iterator[ast.AST]) -> Iterator[str]:
 
 
 def at_import(node: ast.AST) -> Iterator[ast.AST]:
-    """The nodes that run when a module is imported: all but the bodies of functions and what only type checkers read."""
+    """The nodes that run when a module is imported: all but the bodies of functions and what only
+    type checkers read."""
     for child in ast.iter_child_nodes(node):
         for_types = isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"
-        if not for_types and not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        if not for_types and not isinstance(
+            child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+        ):
             yield child
             yield from at_import(child)
 
@@ -66,7 +97,9 @@ def own(names: Iterator[str]) -> set[str]:
     for name in names:
         path = name.removeprefix("bezierdistill.")
         if path != name:
-            module = path if path in FILES or f"{path}.__init__" in FILES else path.rpartition(".")[0]
+            module = (
+                path if path in FILES or f"{path}.__init__" in FILES else path.rpartition(".")[0]
+            )
             found.add(module or "__init__")
     return found
 
@@ -83,7 +116,9 @@ def loaded_with(module: str) -> set[str]:
         name = name if name in TREES else f"{name}.__init__"
         if name not in seen:
             seen.add(name)
-            parents = {f"{name.rsplit('.', i)[0]}.__init__" for i in range(1, name.count(".") + 1)} & TREES.keys()
+            parents = {
+                f"{name.rsplit('.', i)[0]}.__init__" for i in range(1, name.count(".") + 1)
+            } & TREES.keys()
             open_ends |= own(imports(at_import(TREES[name]))) | parents
     return seen
 
@@ -101,25 +136,41 @@ def test_imports_point_one_way(module: str) -> None:
 
 @pytest.mark.parametrize("module", FILES)
 def test_modules_take_nothing_but_the_version_from_the_package_itself(module: str) -> None:
-    names = {name.removeprefix("bezierdistill.") for name in imports(ast.walk(TREES[module])) if name.startswith("bezierdistill.")}
-    assert {name for name in names if "." not in name and part(name) not in map(part, FILES)} <= {"__version__"}
+    names = {
+        name.removeprefix("bezierdistill.")
+        for name in imports(ast.walk(TREES[module]))
+        if name.startswith("bezierdistill.")
+    }
+    assert {name for name in names if "." not in name and part(name) not in map(part, FILES)} <= {
+        "__version__"
+    }
 
 
 def test_no_part_imports_itself_through_another() -> None:
     graph: dict[str, set[str]] = {}
     for name, used in USES.items():
-        graph.setdefault(part(name), set()).update({part(module) for module in used} - {part(name), "__init__"})
+        graph.setdefault(part(name), set()).update(
+            {part(module) for module in used} - {part(name), "__init__"}
+        )
     list(TopologicalSorter(graph).static_order())  # raises CycleError
 
 
 def test_nobody_imports_the_command_line() -> None:
-    assert not [name for name, used in USES.items() if part(name) not in ("cli", "__main__") and "cli" in {part(m) for m in used}]
+    assert not [
+        name
+        for name, used in USES.items()
+        if part(name) not in ("cli", "__main__") and "cli" in {part(m) for m in used}
+    ]
 
 
 @pytest.mark.parametrize("entry", ["__init__", "pipeline"])
 def test_heavy_packages_are_imported_where_they_are_used(entry: str) -> None:
     for name in loaded_with(entry):
-        heavy = {used for used in imports(at_import(TREES[name])) if set(used.split(".")) & LAZY and not used.startswith("bezierdistill.")}
+        heavy = {
+            used
+            for used in imports(at_import(TREES[name]))
+            if set(used.split(".")) & LAZY and not used.startswith("bezierdistill.")
+        }
         assert not heavy, f"{name} imports {sorted(heavy)} at module level"
 
 
@@ -140,6 +191,8 @@ def test_nothing_is_pickled(module: str) -> None:
     assert not names & {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
     for call in (node for node in ast.walk(TREES[module]) if isinstance(node, ast.Call)):
         assert ast.unparse(call.func) not in ("torch.load", "torch.save", "eval", "exec")
-        assert not [k for k in call.keywords if k.arg == "allow_pickle" and ast.unparse(k.value) != "False"]
+        assert not [
+            k for k in call.keywords if k.arg == "allow_pickle" and ast.unparse(k.value) != "False"
+        ]
         if re.fullmatch(r"(np|numpy)\.load", ast.unparse(call.func)):
             assert "allow_pickle" in {k.arg for k in call.keywords}

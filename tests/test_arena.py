@@ -1,4 +1,5 @@
-"""The arena: teachers shared and charged, cells that are not run twice, methods of one's own, means and claims checked by hand."""
+"""The arena: teachers shared and charged, cells that are not run twice, methods of one's own, means
+and claims checked by hand."""
 
 import importlib.util
 import json
@@ -28,12 +29,24 @@ from bezierdistill.pipeline import knots
 from bezierdistill.training.config import LoopConfig
 
 NET = NetworkConfig(width=16, depth=2)
-PROMISED = {"method", "ours", "seed", "passes", "spent_passes", "seconds", "peak_memory_mb", "frechet", "frechet_floor", "recall_floor"}
+PROMISED = {
+    "method",
+    "ours",
+    "seed",
+    "passes",
+    "spent_passes",
+    "seconds",
+    "peak_memory_mb",
+    "frechet",
+    "frechet_floor",
+    "recall_floor",
+}
 
 
 @pytest.fixture(autouse=True)
 def few_curves_for_the_knots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measuring intervals on 512 curves is little of a real budget, and more than these tests have."""
+    """Measuring intervals on 512 curves is little of a real budget, and more than these tests
+    have."""
     monkeypatch.setattr(knots, "KNOT_CURVES", 16)
 
 
@@ -45,22 +58,38 @@ def data(tmp_path: Path) -> str:
 
 
 def small(data: str, out: Path, methods: str, **settings: Any) -> ArenaConfig:
-    defaults: dict[str, Any] = {"budget": 60_000, "batch": 32, "samples": 64, "network": NET, "seeds": 1, "loop": LoopConfig(warmup=1)}
+    defaults: dict[str, Any] = {
+        "budget": 60_000,
+        "batch": 32,
+        "samples": 64,
+        "network": NET,
+        "seeds": 1,
+        "loop": LoopConfig(warmup=1),
+    }
     return ArenaConfig(data, out, methods, **{**defaults, **settings})
 
 
 def a_bench(data: str, folder: Path, budget: int = 60_000) -> Bench:
-    return Bench(load_data(data), budget, 0, folder / "own", folder / "shared", 32, NET, LoopConfig(warmup=1))
+    return Bench(
+        load_data(data), budget, 0, folder / "own", folder / "shared", 32, NET, LoopConfig(warmup=1)
+    )
 
 
 def without_clock(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{key: value for key, value in row.items() if key not in ("seconds", "peak_memory_mb")} for row in rows]
+    return [
+        {key: value for key, value in row.items() if key not in ("seconds", "peak_memory_mb")}
+        for row in rows
+    ]
 
 
-def test_teachers_are_shared_and_charged_to_each(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_teachers_are_shared_and_charged_to_each(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trained: list[Path] = []
     train = bench_module.train
-    monkeypatch.setattr(bench_module, "train", lambda config: (trained.append(config.out), train(config))[1])
+    monkeypatch.setattr(
+        bench_module, "train", lambda config: (trained.append(config.out), train(config))[1]
+    )
     first, second = a_bench(data, tmp_path), a_bench(data, tmp_path)
     one, two = first.teacher(0.4), second.teacher(0.4)
     assert len(trained) == 1
@@ -81,7 +110,9 @@ def test_a_method_that_overspends_is_stopped(data: str, tmp_path: Path) -> None:
         a_bench(data, tmp_path, 90).steps(3)
 
 
-def test_rows_hold_what_is_promised_and_cells_are_not_run_twice(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_hold_what_is_promised_and_cells_are_not_run_twice(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = small(data, tmp_path / "a", "bezier,rfd-1", seeds=2, keep_samples=True)
     rows = arena(config)
     assert {(row["method"], row["seed"], row["passes"]) for row in rows} == {
@@ -92,17 +123,25 @@ def test_rows_hold_what_is_promised_and_cells_are_not_run_twice(data: str, tmp_p
     assert json.loads((tmp_path / "a" / "arena.json").read_text()) == rows
     loaded = load_data(data)
     for row in rows:
-        own = np.load(tmp_path / "a" / "samples" / f"{row['method']}-{row['seed']}-{row['passes']}.npz")["x"]
+        own = np.load(
+            tmp_path / "a" / "samples" / f"{row['method']}-{row['seed']}-{row['passes']}.npz"
+        )["x"]
         judged = Evaluator(loaded)(loaded.scaling.encode(own))
         assert judged["frechet"] == pytest.approx(row["frechet"], rel=1e-5)
         assert judged["frechet_floor"] == row["frechet_floor"]
-    monkeypatch.setitem(METHODS, "rfd-1", lambda bench: pytest.fail("a finished cell was run again"))
+    monkeypatch.setitem(
+        METHODS, "rfd-1", lambda bench: pytest.fail("a finished cell was run again")
+    )
     assert arena(config) == rows
     again = without_clock(arena(small(data, tmp_path / "b", "bezier", seeds=1)))
-    assert again == [row for row in without_clock(rows) if row["method"] == OURS and row["seed"] == 0]
+    assert again == [
+        row for row in without_clock(rows) if row["method"] == OURS and row["seed"] == 0
+    ]
 
 
-def test_an_interrupted_arena_continues_with_the_same_rows(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_arena_continues_with_the_same_rows(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = without_clock(arena(small(data, tmp_path / "whole", "rfd-1,rf-2")))
     rf: Method = METHODS["rf-2"]
 
@@ -118,15 +157,24 @@ def test_an_interrupted_arena_continues_with_the_same_rows(data: str, tmp_path: 
     assert without_clock(arena(small(data, tmp_path / "cut", "rfd-1,rf-2"))) == whole
 
 
-def test_a_method_of_ones_own_and_one_that_diverges(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "mine.py").write_text("def method(bench):\n    bench.charge(7)\n    return {3: lambda x: 0 * x}\n")
+def test_a_method_of_ones_own_and_one_that_diverges(
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "def method(bench):\n    bench.charge(7)\n    return {3: lambda x: 0 * x}\n"
+    )
     (tmp_path / "bad.py").write_text("def method(bench):\n    return {1: lambda x: x / 0}\n")
     rows = arena(small(data, tmp_path / "a", f"{tmp_path / 'bad.py'},{tmp_path / 'mine.py'}"))
     assert "diverged" in capsys.readouterr().err
     failed, mine = rows
     assert failed["method"] == "bad"
     assert "NaN or infinite" in failed["error"]
-    assert (mine["method"], mine["passes"], mine["spent_passes"], mine["ours"]) == ("mine", 3, 7, False)
+    assert (mine["method"], mine["passes"], mine["spent_passes"], mine["ours"]) == (
+        "mine",
+        3,
+        7,
+        False,
+    )
     assert mine["frechet_ratio"] > 2
 
 
@@ -140,14 +188,18 @@ def test_a_method_of_ones_own_and_one_that_diverges(data: str, tmp_path: Path, c
         ("bezier.py", "def method(bench): ...", "has the name of a method"),
     ],
 )
-def test_methods_that_cannot_be_entered(name: str, text: str | None, message: str, tmp_path: Path) -> None:
+def test_methods_that_cannot_be_entered(
+    name: str, text: str | None, message: str, tmp_path: Path
+) -> None:
     if text is not None:
         (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=message):
         choose_methods(str(tmp_path / name) if name.endswith(".py") else name)
 
 
-def test_other_settings_in_the_same_folder_are_refused(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_settings_in_the_same_folder_are_refused(
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     arena(small(data, tmp_path / "a", "teacher-euler"))
     capsys.readouterr()
     assert main(["arena", "--data", data, "--out", str(tmp_path / "a"), "--budget", "61000"]) == 2
@@ -158,31 +210,73 @@ def test_other_settings_in_the_same_folder_are_refused(data: str, tmp_path: Path
     assert "holds no arena" in capsys.readouterr().err
 
 
-def test_another_device_than_the_cpu_is_refused(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "open_fabric", lambda accelerator: SimpleNamespace(device=torch.device("cuda")))
+def test_another_device_than_the_cpu_is_refused(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        runner, "open_fabric", lambda accelerator: SimpleNamespace(device=torch.device("cuda"))
+    )
     with pytest.raises(ValueError, match="accelerator 'auto' is not the CPU here"):
         arena(ArenaConfig(data, tmp_path / "a"))
     assert not (tmp_path / "a").exists()
 
 
-def test_the_command_ends_with_a_table_and_a_report(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_ends_with_a_table_and_a_report(
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "a"
-    small_net = ["--network.width", "16", "--network.depth", "2", "--batch", "32", "--samples", "64", "--keep_samples"]
+    small_net = [
+        "--network.width",
+        "16",
+        "--network.depth",
+        "2",
+        "--batch",
+        "32",
+        "--samples",
+        "64",
+        "--keep_samples",
+    ]
     assert (
-        main(["arena", "--data", data, "--out", str(out), "--methods", "rfd-1,rf-2", "--seeds", "2", "--budget", "60000", *small_net]) == 0
+        main(
+            [
+                "arena",
+                "--data",
+                data,
+                "--out",
+                str(out),
+                "--methods",
+                "rfd-1,rf-2",
+                "--seeds",
+                "2",
+                "--budget",
+                "60000",
+                *small_net,
+            ]
+        )
+        == 0
     )
     text = capsys.readouterr().out
     assert "±" in text
     assert "rfd-1" in text
     page = (out / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 8  # quality by passes and by cost at 1 and 2; samples: real and 2, real and 1
+    assert (
+        page.count("data:image/png;base64,") == 8
+    )  # quality by passes and by cost at 1 and 2; samples: real and 2, real and 1
     assert "http" not in page.replace("http-equiv", "")
 
 
 def a_row(method: str, seed: int, passes: int, ratio: float, **more: Any) -> dict[str, Any]:
     ratios = {f"{metric}_ratio": ratio for metric in ("frechet", "sliced_wasserstein", "energy")}
     costs = {"spent_passes": 10, "seconds": 2.0, "peak_memory_mb": 5.0}
-    return {"method": method, "ours": method == OURS, "seed": seed, "passes": passes, **costs, **ratios, **more}
+    return {
+        "method": method,
+        "ours": method == OURS,
+        "seed": seed,
+        "passes": passes,
+        **costs,
+        **ratios,
+        **more,
+    }
 
 
 def test_means_errors_and_ranks_by_hand() -> None:
@@ -201,20 +295,41 @@ def test_means_errors_and_ranks_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ours", "verdict"), [(1.3, "= 0.60 (wanted: 0.65 or less): holds"), (1.4, "= 0.80 (wanted: 0.65 or less): does NOT hold")]
+    ("ours", "verdict"),
+    [
+        (1.3, "= 0.60 (wanted: 0.65 or less): holds"),
+        (1.4, "= 0.80 (wanted: 0.65 or less): does NOT hold"),
+    ],
 )
 def test_claims_say_whether_they_hold(ours: float, verdict: str) -> None:
-    spec = importlib.util.spec_from_file_location("arena_benchmark", Path(__file__).parents[1] / "benchmarks" / "arena.py")
+    spec = importlib.util.spec_from_file_location(
+        "arena_benchmark", Path(__file__).parents[1] / "benchmarks" / "arena.py"
+    )
     assert spec is not None
     assert spec.loader is not None
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)
-    figures = {OURS: ours, "bezier-half": 1.9, "rfd-1": 1.5, "rfd-1-two": 1.45, "rfd-2": 1.6, "rfd-3": 1.7, "dmd": 1.35}
-    rows = [a_row(name, seed, passes, ratio) for name, ratio in figures.items() for seed in (0, 1) for passes in (1, 2)]
+    figures = {
+        OURS: ours,
+        "bezier-half": 1.9,
+        "rfd-1": 1.5,
+        "rfd-1-two": 1.45,
+        "rfd-2": 1.6,
+        "rfd-3": 1.7,
+        "dmd": 1.35,
+    }
+    rows = [
+        a_row(name, seed, passes, ratio)
+        for name, ratio in figures.items()
+        for seed in (0, 1)
+        for passes in (1, 2)
+    ]
     rows.append(a_row("bezier-teacher", 0, 20, 1.31))
     one, two, three, four = benchmark.claims(benchmark.Results({"manifold": rows, "digits": rows}))
     assert verdict in one
-    assert ("manifold: 0.30, first;" if ours < 1.35 else "manifold: 0.40, behind (dmd 0.35);") in two
+    assert (
+        "manifold: 0.30, first;" if ours < 1.35 else "manifold: 0.40, behind (dmd 0.35);"
+    ) in two
     assert f"on every task: {'holds' if ours < 1.35 else 'does NOT hold'}." in two
     assert f"/ 0.45 = {(ours - 1) / 0.45:.2f} (wanted" in three
     assert two.endswith("does NOT hold.")  # half the budget: 0.9 against 0.5
@@ -235,12 +350,40 @@ def test_taking_an_ingredient_away_changes_that_alone(data: str, tmp_path: Path)
 
 @pytest.mark.slow
 def test_every_method_runs_fast_and_keeps_the_published_order(tmp_path: Path) -> None:
-    """Orderings that papers publish and that a minute's budget can show; the others are judged in docs/results.md."""
-    assert main(["arena", "--data", "manifold", "--methods", "all", "--fast", "--seeds", "1", "--out", str(tmp_path / "a")]) == 0
+    """Orderings that papers publish and that a minute's budget can show; the others are judged in
+    docs/results.md."""
+    assert (
+        main(
+            [
+                "arena",
+                "--data",
+                "manifold",
+                "--methods",
+                "all",
+                "--fast",
+                "--seeds",
+                "1",
+                "--out",
+                str(tmp_path / "a"),
+            ]
+        )
+        == 0
+    )
     rows = gather(tmp_path / "a")
     assert not [row for row in rows if "error" in row]
     found = {(row["method"], row["passes"]): row["frechet"] for row in rows}
-    distilled = ("rfd-1", "rfd-2", "rfd-3", "rf-2", "rf-2++", "conic", "progressive", "consistency-distillation", "flow-map", "shortcut")
+    distilled = (
+        "rfd-1",
+        "rfd-2",
+        "rfd-3",
+        "rf-2",
+        "rf-2++",
+        "conic",
+        "progressive",
+        "consistency-distillation",
+        "flow-map",
+        "shortcut",
+    )
     for name in distilled:  # Liu et al., Salimans & Ho, Song et al., Boffi et al., Frans et al.: all beat the Euler step of a flow
         assert found[name, 1] < found["teacher-euler", 1], name
     for name in ("acceleration", "piecewise", "rfd-1-two", "progressive"):

@@ -1,4 +1,5 @@
-"""The web page in a real browser (`make test-browser`): every tab, sliders that change pictures, bad files, two users at once."""
+"""The web page in a real browser (`make test-browser`): every tab, sliders that change pictures,
+bad files, two users at once."""
 
 from __future__ import annotations
 
@@ -18,9 +19,17 @@ import pytest
 from PIL import Image
 
 pytestmark = pytest.mark.browser
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make test-browser")
+sync_api = pytest.importorskip(
+    "playwright.sync_api", reason="playwright is not installed: make test-browser"
+)
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-component-update"]
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-component-update",
+]
 PATIENCE = 60_000  # milliseconds; the machine may be busy
 BUNDLED = Path(__file__).parents[1] / "src" / "bezierdistill" / "bundled"
 
@@ -34,8 +43,20 @@ def serve() -> Iterator[Callable[..., str]]:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        command = [sys.executable, "-m", "bezierdistill.cli", "app", "--port", str(port), *arguments]
-        running.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"}))
+        command = [
+            sys.executable,
+            "-m",
+            "bezierdistill.cli",
+            "app",
+            "--port",
+            str(port),
+            *arguments,
+        ]
+        running.append(
+            subprocess.Popen(
+                command, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"}
+            )
+        )
         address = f"http://127.0.0.1:{port}"
         for _ in range(PATIENCE // 500):
             assert running[-1].poll() is None, "the page's process has ended"
@@ -97,7 +118,9 @@ class User:
 
     def changed(self, name: str, before: str) -> str:
         """The picture once it is another."""
-        sync_api.expect(self.page.locator(f"#{name} img").first).not_to_have_attribute("src", before, timeout=PATIENCE)
+        sync_api.expect(self.page.locator(f"#{name} img").first).not_to_have_attribute(
+            "src", before, timeout=PATIENCE
+        )
         return self.picture(name)
 
     def said(self, words: str) -> None:
@@ -110,12 +133,21 @@ def user(browser: Any, address: str) -> Iterator[User]:
     opened = User(browser, address)
     yield opened
     assert not opened.errors
-    assert {url.split("/")[2] for url in opened.asked if url.startswith("http")} == {address.split("/")[2]}, "something was asked elsewhere"
+    assert {url.split("/")[2] for url in opened.asked if url.startswith("http")} == {
+        address.split("/")[2]
+    }, "something was asked elsewhere"
     opened.page.context.close()
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("curves-weight-0", -0.5), ("curves-weight-2", 0), ("curves-degree", 2), ("curves-across", 1), ("curves-row", 6)]
+    ("name", "value"),
+    [
+        ("curves-weight-0", -0.5),
+        ("curves-weight-2", 0),
+        ("curves-degree", 2),
+        ("curves-across", 1),
+        ("curves-row", 6),
+    ],
 )
 def test_a_slider_changes_the_paths(user: User, name: str, value: float) -> None:
     before = user.picture("curves-paths")
@@ -124,7 +156,10 @@ def test_a_slider_changes_the_paths(user: User, name: str, value: float) -> None
 
 
 def test_weights_change_samples_and_measures_and_guides_do_not(user: User) -> None:
-    before, table = user.picture("curves-samples"), user.page.locator("#curves-measures").inner_text()
+    before, table = (
+        user.picture("curves-samples"),
+        user.page.locator("#curves-measures").inner_text(),
+    )
     user.type("curves-up", 1)
     user.changed("curves-paths", user.picture("curves-paths"))
     assert user.picture("curves-samples") == before
@@ -149,7 +184,9 @@ def test_a_student_is_trained_and_forgotten_with_its_curves(user: User) -> None:
     user.type("curves-weight-0", 1.2)
     user.changed("curves-samples", before)
     user.type("curves-weight-0", 1)
-    sync_api.expect(user.page.locator("#curves-samples img").first).not_to_have_attribute("src", before)  # the student is there again
+    sync_api.expect(user.page.locator("#curves-samples img").first).not_to_have_attribute(
+        "src", before
+    )  # the student is there again
 
 
 def test_generate_follows_seed_passes_labels_and_guidance(user: User) -> None:
@@ -185,7 +222,11 @@ def test_translate_shows_files_and_refuses_what_is_no_image(user: User, tmp_path
     user.open("Translate")
     before = user.picture("translate-gallery")
     drop = user.page.locator("#translate-file input[type=file]")
-    for name, content in {"notes.txt": b"no image", "broken.png": b"\x89PNG\r\n\x1a\n broken", "empty.jpg": b""}.items():
+    for name, content in {
+        "notes.txt": b"no image",
+        "broken.png": b"\x89PNG\r\n\x1a\n broken",
+        "empty.jpg": b"",
+    }.items():
         (tmp_path / name).write_bytes(content)
         drop.set_input_files(str(tmp_path / name))
         user.said(f"{name} cannot be read as an image")
@@ -204,7 +245,9 @@ def test_translate_shows_files_and_refuses_what_is_no_image(user: User, tmp_path
 def test_a_large_file_is_refused(user: User, tmp_path: Path) -> None:
     user.open("Translate")
     (tmp_path / "large.png").write_bytes(bytes(9 * 2**20))
-    user.page.locator("#translate-file input[type=file]").set_input_files(str(tmp_path / "large.png"))
+    user.page.locator("#translate-file input[type=file]").set_input_files(
+        str(tmp_path / "large.png")
+    )
     user.said("exceed the maximum allowed size")
 
 
@@ -214,7 +257,9 @@ def test_compare_sorts_and_filters(user: User) -> None:
     sync_api.expect(table).to_contain_text("bezier")
     first = table.locator("[role=gridcell]").nth(2)  # its method
     sync_api.expect(first).to_have_text("bezier")
-    user.page.locator("#compare-order").get_by_label("Remove passes").or_(user.page.locator("#compare-order .token-remove")).first.click()
+    user.page.locator("#compare-order").get_by_label("Remove passes").or_(
+        user.page.locator("#compare-order .token-remove")
+    ).first.click()
     user.page.locator("#compare-order .token-remove").first.click()
     user.page.locator("#compare-order input").click()
     user.page.get_by_role("option", name="excess").click()
@@ -257,7 +302,9 @@ def test_a_phone_shows_every_tab_without_scrolling_sideways(browser: Any, addres
     user.page.context.close()
 
 
-def test_a_run_of_ones_own_without_translation_or_arena(browser: Any, serve: Callable[..., str], tmp_path: Path) -> None:
+def test_a_run_of_ones_own_without_translation_or_arena(
+    browser: Any, serve: Callable[..., str], tmp_path: Path
+) -> None:
     shutil.copytree(BUNDLED / "digits", tmp_path / "run" / "student")
     user = User(browser, serve("--run", str(tmp_path / "run")))
     user.picture("curves-paths")

@@ -1,4 +1,5 @@
-"""Conditions from the data to the samples: a mixture whose classes are its components, so everything has a closed form."""
+"""Conditions from the data to the samples: a mixture whose classes are its components, so
+everything has a closed form."""
 
 from __future__ import annotations
 
@@ -45,12 +46,18 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def teacher(data: str, tmp_path_factory: pytest.TempPathFactory) -> Model:
     out = tmp_path_factory.mktemp("teacher")
-    return train(TrainConfig(data, out / "t", steps=600, batch=128, conditional=True, drop=0.2, network=NET, loop=CPU))
+    return train(
+        TrainConfig(
+            data, out / "t", steps=600, batch=128, conditional=True, drop=0.2, network=NET, loop=CPU
+        )
+    )
 
 
 def simulated(teacher: Model, out: Path, count: int = 600, **more: Any) -> CurveStore:
     assert teacher.folder is not None
-    return simulate(SimulateConfig((teacher.folder,), out, count=count, steps=6, accelerator="cpu", **more))
+    return simulate(
+        SimulateConfig((teacher.folder,), out, count=count, steps=6, accelerator="cpu", **more)
+    )
 
 
 def conditions(store: CurveStore) -> torch.Tensor:
@@ -88,21 +95,27 @@ def test_rows_keep_their_labels_through_the_sides(data: str) -> None:
         assert count is not None
         cond = loaded.conditions(count, 5, split)
         assert cond is not None
-        assert np.array_equal(nearest(loaded.scaling.decode(loaded.real(count, 5, split))), cond.argmax(1).numpy())
+        assert np.array_equal(
+            nearest(loaded.scaling.decode(loaded.real(count, 5, split))), cond.argmax(1).numpy()
+        )
         assert torch.equal(cond.sum(1), torch.ones(count))
     x, cond = loaded.batch(300, torch.Generator().manual_seed(0))
     assert cond is not None
     assert np.array_equal(nearest(loaded.scaling.decode(x)), cond.argmax(1).numpy())
 
 
-def test_a_trained_teacher_follows_its_labels_and_knows_how_frequent_they_are(teacher: Model) -> None:
+def test_a_trained_teacher_follows_its_labels_and_knows_how_frequent_they_are(
+    teacher: Model,
+) -> None:
     assert teacher.conditions == 3
     assert teacher.frequencies == pytest.approx(FREQUENCIES, abs=0.03)
     x = teacher.sample(300, 40, seed=1, solver="heun", labels=[0, 1, 2])
     assert (nearest(x) == np.arange(300) % 3).mean() > 0.95
     drawn = teacher.sample(2000, 20, seed=1)
     assert np.bincount(nearest(drawn), minlength=3) / 2000 == pytest.approx(FREQUENCIES, abs=0.06)
-    assert np.array_equal(drawn[:50], teacher.sample(50, 20, seed=1))  # row i depends on the seed and i alone
+    assert np.array_equal(
+        drawn[:50], teacher.sample(50, 20, seed=1)
+    )  # row i depends on the seed and i alone
 
 
 def test_tables_of_labels_and_numbers_depend_on_the_row_alone() -> None:
@@ -115,7 +128,9 @@ def test_tables_of_labels_and_numbers_depend_on_the_row_alone() -> None:
 
 
 @pytest.mark.parametrize("g", [-0.5, 1.0, 2.5])
-def test_guidance_is_the_blend_of_a_teacher_with_and_without_its_condition(g: float, draw: Draw) -> None:
+def test_guidance_is_the_blend_of_a_teacher_with_and_without_its_condition(
+    g: float, draw: Draw
+) -> None:
     x, cond = draw(6, 3), draw(6, 2)
 
     def without(x: Tensor, t: Time, cond: Tensor | None = None) -> Tensor:
@@ -129,8 +144,14 @@ def test_guidance_is_the_blend_of_a_teacher_with_and_without_its_condition(g: fl
 
 
 def test_every_row_has_its_own_strength(draw: Draw) -> None:
-    x, cond = draw(4, 2), torch.tensor([[2.0, 0.0], [2.0, 1.0], [2.0, 2.0], [-1.0, 7.0]], dtype=torch.float64)
-    close(Guided(Halves())(x, 0.5, cond)[:, 0], torch.tensor([-1.0, 2.0, 5.0, -1.0], dtype=torch.float64))
+    x, cond = (
+        draw(4, 2),
+        torch.tensor([[2.0, 0.0], [2.0, 1.0], [2.0, 2.0], [-1.0, 7.0]], dtype=torch.float64),
+    )
+    close(
+        Guided(Halves())(x, 0.5, cond)[:, 0],
+        torch.tensor([-1.0, 2.0, 5.0, -1.0], dtype=torch.float64),
+    )
     with pytest.raises(ValueError, match="got no condition"):
         Guided(Halves(), 2.0)(x, 0.5)
 
@@ -138,7 +159,9 @@ def test_every_row_has_its_own_strength(draw: Draw) -> None:
 @pytest.mark.parametrize("guides", ["fit", "hermite", "endpoints"])
 def test_every_guide_gets_the_condition(guides: Any, draw: Draw) -> None:
     x, cond = draw(5, 2), draw(5)
-    curve, _ = Simulation(ConditionField(), 3, guides, (ConditionField(), ConditionField()), steps=3).curves(x, cond)
+    curve, _ = Simulation(
+        ConditionField(), 3, guides, (ConditionField(), ConditionField()), steps=3
+    ).curves(x, cond)
     close(curve.data, x + cond[:, None])
     if guides == "endpoints":  # every guide is the end of the same path
         close(curve.point(0.4), x + (1 - 0.6**3) * cond[:, None])
@@ -146,7 +169,9 @@ def test_every_guide_gets_the_condition(guides: Any, draw: Draw) -> None:
         close(curve.point(0.4), x + 0.4 * cond[:, None])
 
 
-def test_conditions_are_stored_with_their_curves_whatever_the_batch(teacher: Model, tmp_path: Path) -> None:
+def test_conditions_are_stored_with_their_curves_whatever_the_batch(
+    teacher: Model, tmp_path: Path
+) -> None:
     whole = simulated(teacher, tmp_path / "a")
     parts = simulated(teacher, tmp_path / "b", batch=70)
     assert torch.equal(conditions(whole), conditions(parts))
@@ -159,26 +184,55 @@ def test_conditions_are_stored_with_their_curves_whatever_the_batch(teacher: Mod
     assert torch.equal(curve.points, whole.curves(rows).points)
 
 
-def test_a_student_follows_its_labels_in_one_pass(teacher: Model, data: str, tmp_path: Path) -> None:
+def test_a_student_follows_its_labels_in_one_pass(
+    teacher: Model, data: str, tmp_path: Path
+) -> None:
     simulated(teacher, tmp_path / "c")
-    config = DistillConfig(tmp_path / "c", tmp_path / "s", steps=150, batch=128, align=30, data=data, loop=CPU)
+    config = DistillConfig(
+        tmp_path / "c", tmp_path / "s", steps=150, batch=128, align=30, data=data, loop=CPU
+    )
     student = distill(config)
     assert student.conditions == 3
     for passes in (1, 2):
-        assert (nearest(student.sample(300, passes, labels=[2, 0, 1])) == np.array([2, 0, 1] * 100)).mean() > 0.95
+        assert (
+            nearest(student.sample(300, passes, labels=[2, 0, 1])) == np.array([2, 0, 1] * 100)
+        ).mean() > 0.95
 
 
-def test_a_range_of_guidance_becomes_an_input_that_starts_without_effect(teacher: Model, tmp_path: Path) -> None:
+def test_a_range_of_guidance_becomes_an_input_that_starts_without_effect(
+    teacher: Model, tmp_path: Path
+) -> None:
     store = simulated(teacher, tmp_path / "c", guidance="1,3")
     assert conditions(store).shape == (600, 4)
-    assert 1 <= float(conditions(store)[:, 3].min()) < 1.1 < 2.9 < float(conditions(store)[:, 3].max()) < 3
+    assert (
+        1
+        <= float(conditions(store)[:, 3].min())
+        < 1.1
+        < 2.9
+        < float(conditions(store)[:, 3].max())
+        < 3
+    )
     assert store.manifest["passes"] == 600 * 6 * 2 * 2
     common = {"steps": 1, "batch": 16, "passes": 1, "objective": "end"}
-    still = distill(DistillConfig(tmp_path / "c", tmp_path / "s", loop=replace(CPU, lr=1e-30), **common))
+    still = distill(
+        DistillConfig(tmp_path / "c", tmp_path / "s", loop=replace(CPU, lr=1e-30), **common)
+    )
     x0 = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
     cond = conditions(store)[:40]
-    torch.testing.assert_close(still.generate(x0, 1, cond=cond), teacher.generate(x0, 1, cond=cond[:, :3]))
-    student = distill(DistillConfig(tmp_path / "c", tmp_path / "t", steps=150, batch=128, objective="end", passes=1, loop=CPU))
+    torch.testing.assert_close(
+        still.generate(x0, 1, cond=cond), teacher.generate(x0, 1, cond=cond[:, :3])
+    )
+    student = distill(
+        DistillConfig(
+            tmp_path / "c",
+            tmp_path / "t",
+            steps=150,
+            batch=128,
+            objective="end",
+            passes=1,
+            loop=CPU,
+        )
+    )
     assert student.guidance == (1.0, 3.0)
     low, high = (student.sample(200, 1, labels=[0], guidance=g) for g in (1.0, 3.0))
     assert np.abs(low - high).mean() > 0.02
@@ -197,13 +251,29 @@ def test_vectors_are_conditions_too(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     angle = rng.uniform(0, 6, 2000)
     vectors = np.stack([np.cos(angle), np.sin(angle)], 1).astype(np.float32)
-    np.savez(tmp_path / "v.npz", x=(5 * vectors + 0.1 * rng.standard_normal((2000, 2))).astype(np.float32), conditions=vectors)
-    teacher = train(TrainConfig(str(tmp_path / "v.npz"), tmp_path / "t", steps=500, batch=128, conditional=True, network=NET, loop=CPU))
+    np.savez(
+        tmp_path / "v.npz",
+        x=(5 * vectors + 0.1 * rng.standard_normal((2000, 2))).astype(np.float32),
+        conditions=vectors,
+    )
+    teacher = train(
+        TrainConfig(
+            str(tmp_path / "v.npz"),
+            tmp_path / "t",
+            steps=500,
+            batch=128,
+            conditional=True,
+            network=NET,
+            loop=CPU,
+        )
+    )
     assert (teacher.conditions, teacher.frequencies) == (2, None)
     x = teacher.sample(200, 20, solver="heun", conditions=vectors[:200])
     assert (np.linalg.norm(x - 5 * vectors[:200], axis=1) < 2).mean() > 0.9
     store = simulated(teacher, tmp_path / "c", count=100)
-    assert {row.tobytes() for row in conditions(store).numpy()} <= {row.tobytes() for row in vectors}
+    assert {row.tobytes() for row in conditions(store).numpy()} <= {
+        row.tobytes() for row in vectors
+    }
     with pytest.raises(ValueError, match="takes vectors as conditions"):
         teacher.sample(4)
     with pytest.raises(ValueError, match=r"shape \(3, 2\), expected \(4, 2\)"):
@@ -211,7 +281,8 @@ def test_vectors_are_conditions_too(tmp_path: Path) -> None:
 
 
 def test_the_joint_law_is_aligned(draw: Draw) -> None:
-    """The same samples with their labels swapped are another joint law, although their own law is the same."""
+    """The same samples with their labels swapped are another joint law, although their own law is
+    the same."""
     x = torch.cat([draw(64, 2) - 3, draw(64, 2) + 3])
     cond = torch.nn.functional.one_hot(torch.arange(128) // 64, 2).double()
     curve = BezierCurve.line(x, x)
@@ -232,8 +303,20 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return error
 
 
-def test_commands_and_their_mistakes(teacher: Model, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sample = ["sample", "--model", teacher.folder, "--count", 7, "--passes", 4, "--out", tmp_path / "s.npz"]
+def test_commands_and_their_mistakes(
+    teacher: Model, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sample = [
+        "sample",
+        "--model",
+        teacher.folder,
+        "--count",
+        7,
+        "--passes",
+        4,
+        "--out",
+        tmp_path / "s.npz",
+    ]
     assert main([str(a) for a in [*sample, "--labels", "2,0"]]) == 0
     saved = np.load(tmp_path / "s.npz")
     assert saved["labels"].tolist() == [2, 0, 2, 0, 2, 0, 2]
@@ -243,20 +326,57 @@ def test_commands_and_their_mistakes(teacher: Model, data: str, tmp_path: Path, 
     assert "neither labels nor conditions" in fails(
         capsys, "train", "--data", "moons", "--conditional", "--steps", 2, "--out", tmp_path / "t"
     )
-    plain = ["train", "--data", data, "--steps", 2, "--batch", 8, "--loop.accelerator", "cpu", "--out", tmp_path / "plain"]
+    plain = [
+        "train",
+        "--data",
+        data,
+        "--steps",
+        2,
+        "--batch",
+        8,
+        "--loop.accelerator",
+        "cpu",
+        "--out",
+        tmp_path / "plain",
+    ]
     assert main([str(a) for a in plain]) == 0
-    simulation = ["simulate", "--count", 8, "--accelerator", "cpu", "--out", tmp_path / "c", "--teachers"]
-    assert "takes no condition and cannot be guided" in fails(capsys, *simulation, tmp_path / "plain", "--guidance", 2)
+    simulation = [
+        "simulate",
+        "--count",
+        8,
+        "--accelerator",
+        "cpu",
+        "--out",
+        tmp_path / "c",
+        "--teachers",
+    ]
+    assert "takes no condition and cannot be guided" in fails(
+        capsys, *simulation, tmp_path / "plain", "--guidance", 2
+    )
     assert "teachers that take and start from the same" in fails(
         capsys, *simulation, teacher.folder, tmp_path / "plain", "--weights", "2,-1"
     )
     for text in ("x", "1,2,3", "3,1", "inf"):
-        assert "expected a strength such as 2, or a rising range" in fails(capsys, *simulation, teacher.folder, "--guidance", text)
+        assert "expected a strength such as 2, or a rising range" in fails(
+            capsys, *simulation, teacher.folder, "--guidance", text
+        )
     assert "was trained without conditions" in fails(
         capsys, "sample", "--model", tmp_path / "plain", "--labels", 1, "--out", tmp_path / "x.npz"
     )
     assert main([str(a) for a in [*simulation, teacher.folder, "--guidance", "1,2"]]) == 0
-    distillation = ["distill", "--curves", tmp_path / "c", "--steps", 2, "--batch", 8, "--out", tmp_path / "d", "--align", 1]
+    distillation = [
+        "distill",
+        "--curves",
+        tmp_path / "c",
+        "--steps",
+        2,
+        "--batch",
+        8,
+        "--out",
+        tmp_path / "d",
+        "--align",
+        1,
+    ]
     assert "expected --align 0" in fails(capsys, *distillation, "--data", data)
     assert load_model(tmp_path / "plain").conditions == 0
 
@@ -283,8 +403,22 @@ def test_unconditional_guidance_means_nothing(tmp_path: Path) -> None:
         model.sample(3, 1, guidance=2.0)
 
 
-def test_samples_and_written_labels_are_the_same_whatever_is_given(teacher: Model, tmp_path: Path) -> None:
-    base = ["sample", "--model", teacher.folder, "--count", 40, "--passes", 20, "--solver", "heun", "--out", tmp_path / "s.npz"]
+def test_samples_and_written_labels_are_the_same_whatever_is_given(
+    teacher: Model, tmp_path: Path
+) -> None:
+    base = [
+        "sample",
+        "--model",
+        teacher.folder,
+        "--count",
+        40,
+        "--passes",
+        20,
+        "--solver",
+        "heun",
+        "--out",
+        tmp_path / "s.npz",
+    ]
     for more in ([], ["--labels", "1,2"], ["--guidance", "1.5"]):
         assert main([str(a) for a in [*base, *more]]) == 0
         saved = np.load(tmp_path / "s.npz")
@@ -298,9 +432,16 @@ def test_samples_and_written_labels_are_the_same_whatever_is_given(teacher: Mode
 
 def test_vectors_and_a_range_of_guidance_go_together(teacher: Model, tmp_path: Path) -> None:
     simulated(teacher, tmp_path / "c", guidance="1,3")
-    student = distill(DistillConfig(tmp_path / "c", tmp_path / "s", steps=20, batch=64, passes=1, objective="end", loop=CPU))
+    student = distill(
+        DistillConfig(
+            tmp_path / "c", tmp_path / "s", steps=20, batch=64, passes=1, objective="end", loop=CPU
+        )
+    )
     vectors = np.eye(3, dtype=np.float32)[np.arange(12) % 3]
-    by_label, by_vector = student.sample(12, labels=[0, 1, 2], guidance=2.5), student.sample(12, conditions=vectors, guidance=2.5)
+    by_label, by_vector = (
+        student.sample(12, labels=[0, 1, 2], guidance=2.5),
+        student.sample(12, conditions=vectors, guidance=2.5),
+    )
     assert np.array_equal(by_label, by_vector)
     assert not np.array_equal(by_vector, student.sample(12, conditions=vectors, guidance=1.5))
     with pytest.raises(ValueError, match="distilled for 1 to 3"):
@@ -309,14 +450,33 @@ def test_vectors_and_a_range_of_guidance_go_together(teacher: Model, tmp_path: P
         student.sample(12, conditions=vectors, labels=[0])
 
 
-def test_guidance_that_a_model_cannot_follow_is_refused(teacher: Model, data: str, tmp_path: Path) -> None:
+def test_guidance_that_a_model_cannot_follow_is_refused(
+    teacher: Model, data: str, tmp_path: Path
+) -> None:
     simulated(teacher, tmp_path / "baked", count=60, guidance="2")
-    student = distill(DistillConfig(tmp_path / "baked", tmp_path / "s", steps=4, batch=16, loop=CPU))
+    student = distill(
+        DistillConfig(tmp_path / "baked", tmp_path / "s", steps=4, batch=16, loop=CPU)
+    )
     with pytest.raises(ValueError, match="distilled without a range"):
         student.sample(4, 2, guidance=3.0)
     with pytest.raises(ValueError, match="alignment would undo it"):
-        distill(DistillConfig(tmp_path / "baked", tmp_path / "t", steps=4, batch=16, align=2, data=data, loop=CPU))
-    always = train(TrainConfig(data, tmp_path / "always", steps=2, batch=8, conditional=True, drop=0.0, network=NET, loop=CPU))
+        distill(
+            DistillConfig(
+                tmp_path / "baked", tmp_path / "t", steps=4, batch=16, align=2, data=data, loop=CPU
+            )
+        )
+    always = train(
+        TrainConfig(
+            data,
+            tmp_path / "always",
+            steps=2,
+            batch=8,
+            conditional=True,
+            drop=0.0,
+            network=NET,
+            loop=CPU,
+        )
+    )
     with pytest.raises(ValueError, match="never went without its condition"):
         simulated(always, tmp_path / "d", count=8, guidance="2")
     assert not (tmp_path / "t").exists()
@@ -324,27 +484,38 @@ def test_guidance_that_a_model_cannot_follow_is_refused(teacher: Model, data: st
 
 
 @pytest.mark.parametrize("precision", ["64-true", "bf16-true", "bf16-mixed"])
-def test_every_precision_distils_and_saves_single(precision: Any, teacher: Model, data: str, tmp_path: Path) -> None:
+def test_every_precision_distils_and_saves_single(
+    precision: Any, teacher: Model, data: str, tmp_path: Path
+) -> None:
     simulated(teacher, tmp_path / "c", count=60)
     loop = replace(CPU, precision=precision)
     if precision.endswith("true"):
         with pytest.raises(ValueError, match="expected 32-true or bf16-mixed"):
             DistillConfig(tmp_path / "c", tmp_path / "s", loop=loop)
         return
-    student = distill(DistillConfig(tmp_path / "c", tmp_path / "s", steps=4, batch=16, align=2, data=data, loop=loop))
+    student = distill(
+        DistillConfig(
+            tmp_path / "c", tmp_path / "s", steps=4, batch=16, align=2, data=data, loop=loop
+        )
+    )
     assert {parameter.dtype for parameter in student.net.parameters()} == {torch.float32}
 
 
 def test_a_run_that_cannot_start_leaves_its_folder_free(teacher: Model, tmp_path: Path) -> None:
     simulated(teacher, tmp_path / "c", count=60)
-    config = DistillConfig(tmp_path / "c", tmp_path / "s", steps=4, batch=16, loop=replace(CPU, checkpoint=True))
+    config = DistillConfig(
+        tmp_path / "c", tmp_path / "s", steps=4, batch=16, loop=replace(CPU, checkpoint=True)
+    )
     with pytest.raises(ValueError, match="keeps all activations"):
         distill(config)
     assert not (tmp_path / "s").exists()
 
 
 def test_what_a_conditional_flow_cannot_be_is_refused(data: str, tmp_path: Path) -> None:
-    refused: list[tuple[dict[str, Any], str]] = [({"source": data}, "takes no condition"), ({"coupling": "ot"}, "depend on the condition")]
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"source": data}, "takes no condition"),
+        ({"coupling": "ot"}, "depend on the condition"),
+    ]
     for more, message in refused:
         with pytest.raises(ValueError, match=message):
             TrainConfig(data, tmp_path / "t", conditional=True, **more)

@@ -1,4 +1,5 @@
-"""Balanced conic reflow: slerp's geometry and law, what rows are trained on, and the minimiser for an exact flow."""
+"""Balanced conic reflow: slerp's geometry and law, what rows are trained on, and the minimiser for
+an exact flow."""
 
 import math
 
@@ -35,7 +36,9 @@ def lines(draw: Draw, *shape: int) -> CurveBatch:
     return BezierCurve.line(draw(*shape), draw(*shape)), None
 
 
-def test_slerp_turns_by_a_share_of_the_angle_and_keeps_the_length(shape: tuple[int, ...], draw: Draw) -> None:
+def test_slerp_turns_by_a_share_of_the_angle_and_keeps_the_length(
+    shape: tuple[int, ...], draw: Draw
+) -> None:
     a, b, share = draw(*shape), draw(*shape), torch.rand(shape[0], dtype=F64)
     b = b * (a.flatten(1).norm(dim=1) / b.flatten(1).norm(dim=1)).reshape(-1, *[1] * (a.ndim - 1))
     close(slerp(a, b, torch.zeros_like(share)), a)
@@ -65,7 +68,9 @@ def test_cone_about_normal_noise_is_normal(generator: torch.Generator) -> None:
     n, probe = 40_000, Probe()
     z = torch.randn(n, 2, generator=generator, dtype=F64)
     batch = (BezierCurve.line(z, torch.zeros_like(z)), None)
-    Conic(share=1.0, zeta=1.0, draw=lambda count, g: (torch.zeros(count), torch.zeros(count))).loss(probe, (batch, batch), generator)
+    Conic(share=1.0, zeta=1.0, draw=lambda count, g: (torch.zeros(count), torch.zeros(count))).loss(
+        probe, (batch, batch), generator
+    )
     assert float((probe.x - z).abs().max()) > 1.0  # it did move
     for power, moment in ((1, 0.0), (2, 1.0), (3, 0.0), (4, 3.0)):
         values = probe.x**power
@@ -77,8 +82,12 @@ def test_shares_of_the_angle_follow_the_schedule(generator: torch.Generator) -> 
     n, size, probe = 1000, 2000, Probe()
     z = torch.randn(n, 1, generator=generator).expand(n, size).contiguous()
     batch = (BezierCurve.line(z, torch.zeros_like(z)), None)
-    Conic(share=1.0, draw=lambda count, g: (torch.zeros(count), torch.zeros(count))).loss(probe, (batch, batch), generator)
-    zeta = angle(z, probe.x).double() / (math.pi / 2)  # fresh noise is orthogonal to anything in many dimensions
+    Conic(share=1.0, draw=lambda count, g: (torch.zeros(count), torch.zeros(count))).loss(
+        probe, (batch, batch), generator
+    )
+    zeta = angle(z, probe.x).double() / (
+        math.pi / 2
+    )  # fresh noise is orthogonal to anything in many dimensions
     assert float(zeta.max()) == pytest.approx(0.13, rel=0.06)
     u = torch.linspace(0, 1, 2001, dtype=F64)
     expected = 0.13 * 2 * u**2 / (1 + u**2)
@@ -127,11 +136,14 @@ def test_times_are_u_shaped(draw: Draw, generator: torch.Generator) -> None:
     Conic().loss(probe, (batch, batch), generator)
     t = UShapedDraw(4.0)(20_000, generator)[0]
     for level in (0.1, 0.5, 0.9):
-        assert float((probe.t < level).double().mean()) == pytest.approx(float((t < level).double().mean()), abs=0.02)
+        assert float((probe.t < level).double().mean()) == pytest.approx(
+            float((t < level).double().mean()), abs=0.02
+        )
 
 
 def test_inverted_pairs_of_an_exact_flow_agree_with_generated_ones(draw: Draw) -> None:
-    """Generated and real pairs of an exact teacher lie on the same straight flow; a cone makes its target uncertain."""
+    """Generated and real pairs of an exact teacher lie on the same straight flow; a cone makes its
+    target uncertain."""
     mean, std, field = 0.7, 0.5, gaussian([0.7, 0.7], [0.5, 0.5])
 
     class Straight(nn.Module):
@@ -140,7 +152,10 @@ def test_inverted_pairs_of_an_exact_flow_agree_with_generated_ones(draw: Draw) -
 
     x0, x1 = draw(300, 2), mean + std * draw(300, 2)
     pair = Inversion(field, tuple(reversed(time_grid(40))), "rk4")(None, x1)
-    batch = ((BezierCurve.line(x0, mean + std * x0), None), (BezierCurve.line(pair.x0, pair.x1), None))
+    batch = (
+        (BezierCurve.line(x0, mean + std * x0), None),
+        (BezierCurve.line(pair.x0, pair.x1), None),
+    )
     assert float(Conic(0.5, 0.0).loss(Straight(), batch, torch.Generator())) < 1e-10
     assert float(Conic(0.5, 0.2).loss(Straight(), batch, torch.Generator())) > 1e-3
 
@@ -165,4 +180,6 @@ def test_bad_settings_and_batches_are_refused(draw: Draw, generator: torch.Gener
     with pytest.raises(ValueError, match="of lines"):
         Conic().loss(Probe(), (cubic, cubic), generator)
     with pytest.raises(ValueError, match="both or neither"):
-        Conic().loss(Probe(), (lines(draw, 4, 3), (lines(draw, 4, 3)[0], torch.arange(4))), generator)
+        Conic().loss(
+            Probe(), (lines(draw, 4, 3), (lines(draw, 4, 3)[0], torch.arange(4))), generator
+        )

@@ -1,4 +1,5 @@
-"""Consistency models: the authors' losses in their own terms, exact maps as fixed points, orders, schedules, sampler and passes."""
+"""Consistency models: the authors' losses in their own terms, exact maps as fixed points, orders,
+schedules, sampler and passes."""
 
 import math
 from itertools import pairwise
@@ -44,7 +45,9 @@ class Straight(nn.Module):
         super().__init__()
         self.theta = nn.Parameter(torch.tensor(shift, dtype=F64))
 
-    def forward(self, x: Tensor, s: Tensor, t: Tensor | None = None, cond: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, s: Tensor, t: Tensor | None = None, cond: Tensor | None = None
+    ) -> Tensor:
         cond = cond if isinstance(cond, Tensor) else t
         assert cond is not None
         return expand_time(cond, x).expand_as(x) + self.theta.to(x)
@@ -67,16 +70,22 @@ def test_noise_levels_and_the_authors_grid_in_flow_time() -> None:
 
 
 @pytest.mark.parametrize(("method", "order"), [("euler", 2), ("heun", 3)])
-def test_distillation_of_the_exact_map_errs_by_the_solvers_local_order(method: str, order: int, draw: Draw) -> None:
+def test_distillation_of_the_exact_map_errs_by_the_solvers_local_order(
+    method: str, order: int, draw: Draw
+) -> None:
     errors = []
     for count in (20, 40):
         objective = ConsistencyDistillation(FIELD, time_grid(count), method, Loss())
-        errors.append(math.sqrt(float(objective.loss(GaussianMap(MEAN, STD), data(draw, 4000), seeded()))))
+        errors.append(
+            math.sqrt(float(objective.loss(GaussianMap(MEAN, STD), data(draw, 4000), seeded())))
+        )
     assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.25), errors
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
-def test_distillation_stops_the_gradient_of_its_target(dtype: torch.dtype, shape: tuple[int, ...], draw: Draw) -> None:
+def test_distillation_stops_the_gradient_of_its_target(
+    dtype: torch.dtype, shape: tuple[int, ...], draw: Draw
+) -> None:
     times, shift, cond = (0.0, 0.1, 0.4, 1.0), 0.3, draw(shape[0]).to(dtype)
     batch = (draw(*shape).to(dtype), draw(*shape).to(dtype), cond)
     pick = torch.randint(3, (shape[0],), generator=seeded())
@@ -111,8 +120,11 @@ def test_distillation_draws_every_interval_equally_often_on_noised_data(draw: Dr
 
 @pytest.mark.parametrize("progress", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("std", [0.5, 1.0])
-def test_training_is_the_authors_loss_in_their_noise_levels(progress: float, std: float, shape: tuple[int, ...], draw: Draw) -> None:
-    """In EDM's terms the denoiser D(y + sigma e, sigma) is the end point, with data y scaled to deviation 0.5."""
+def test_training_is_the_authors_loss_in_their_noise_levels(
+    progress: float, std: float, shape: tuple[int, ...], draw: Draw
+) -> None:
+    """In EDM's terms the denoiser D(y + sigma e, sigma) is the end point, with data y scaled to
+    deviation 0.5."""
     x0, x1, net, huber = draw(*shape), std * draw(*shape), GaussianMap(), 0.01
     sigma = (-1.1 + 2.0 * torch.randn(shape[0], generator=seeded()).double()).exp()
     stage = min(int(8 * progress), 7)
@@ -126,8 +138,12 @@ def test_training_is_the_authors_loss_in_their_noise_levels(progress: float, std
 
     distance = (denoise(sigma) - denoise(lower)).flatten(1).norm(dim=1)
     root = math.sqrt(x1[0].numel())
-    expected = (((distance**2 + (huber * root) ** 2).sqrt() - huber * root) / root / (sigma - lower)).mean()
-    loss = ConsistencyTraining(data_std=std, metric=Loss(huber)).loss(net, (x0, x1, None), seeded(), progress)
+    expected = (
+        ((distance**2 + (huber * root) ** 2).sqrt() - huber * root) / root / (sigma - lower)
+    ).mean()
+    loss = ConsistencyTraining(data_std=std, metric=Loss(huber)).loss(
+        net, (x0, x1, None), seeded(), progress
+    )
     close(loss, expected, 1e-6)
 
 
@@ -139,7 +155,10 @@ def test_the_gap_halves_from_stage_to_stage_and_the_first_stage_denoises() -> No
             gap = 1 - objective.lower_level(sigma, progress) / sigma
             close(gap, (factor / 2 ** (stage + 1)).clamp_max(1))
     close(objective.lower_level(sigma, 1.0), objective.lower_level(sigma, 0.99))
-    close(ConsistencyTraining(stages=2, decay=4.0).lower_level(sigma[3:], 0.5), sigma[3:] * (1 - factor[3:] / 16))
+    close(
+        ConsistencyTraining(stages=2, decay=4.0).lower_level(sigma[3:], 0.5),
+        sigma[3:] * (1 - factor[3:] / 16),
+    )
     assert objective.lower_level(sigma, 0.0)[:2].tolist() == [0.0, 0.0]
     for progress in (-0.1, 1.1):
         with pytest.raises(ValueError, match=rf"progress is {progress}, expected 0"):
@@ -154,7 +173,9 @@ def test_noise_levels_are_log_normal_and_the_target_shares_noise_and_datum(draw:
             calls.append((x, s, t, cond, torch.is_grad_enabled()))
             return torch.zeros_like(x)
 
-    ConsistencyTraining(log_mean=-0.4, log_std=1.5, data_std=0.5).loss(Recorder(), (x0, x1, cond), seeded(), 0.9)
+    ConsistencyTraining(log_mean=-0.4, log_std=1.5, data_std=0.5).loss(
+        Recorder(), (x0, x1, cond), seeded(), 0.9
+    )
     (target, r, *_), (state, s, end, _, _) = calls
     assert [call[4] for call in calls] == [False, True]
     assert all(call[3] is cond for call in calls)
@@ -168,13 +189,21 @@ def test_noise_levels_are_log_normal_and_the_target_shares_noise_and_datum(draw:
 
 
 def test_the_exact_map_becomes_stationary_as_the_gap_closes(draw: Draw) -> None:
-    """A gap makes the expected gradient of the squared loss at the exact map of its own order; it is large in the first stage."""
+    """A gap makes the expected gradient of the squared loss at the exact map of its own order; it
+    is large in the first stage."""
     gradients = []
     for progress in (0.0, 0.5, 1.0):
         net = GaussianMap(MEAN, STD, lambda x, s, t: x - MEAN * expand_time(s, x))
         objective = ConsistencyTraining(data_std=STD, metric=Loss())
-        rows = [torch.autograd.grad(objective.loss(net, data(draw, 20_000), seeded(k), progress), net.theta)[0] for k in range(12)]
-        gradients.append((float(torch.stack(rows).mean()), float(torch.stack(rows).std()) / math.sqrt(12)))
+        rows = [
+            torch.autograd.grad(
+                objective.loss(net, data(draw, 20_000), seeded(k), progress), net.theta
+            )[0]
+            for k in range(12)
+        ]
+        gradients.append(
+            (float(torch.stack(rows).mean()), float(torch.stack(rows).std()) / math.sqrt(12))
+        )
     (first, _), (middle, _), (last, noise) = gradients
     assert noise < abs(first) / 100, gradients
     assert abs(middle) < abs(first) / 8, gradients
@@ -183,8 +212,16 @@ def test_the_exact_map_becomes_stationary_as_the_gap_closes(draw: Draw) -> None:
 
 def test_training_finds_the_data_from_scratch(draw: Draw) -> None:
     net = GaussianMap(0.0, 1.0)
-    net.mean, net.std = nn.Parameter(torch.tensor(0.0, dtype=F64)), nn.Parameter(torch.tensor(1.0, dtype=F64))  # pyright: ignore
-    optimiser, objective, generator, steps = torch.optim.Adam(net.parameters(), 0.02), ConsistencyTraining(data_std=STD), seeded(), 600
+    net.mean, net.std = (
+        nn.Parameter(torch.tensor(0.0, dtype=F64)),
+        nn.Parameter(torch.tensor(1.0, dtype=F64)),
+    )  # pyright: ignore
+    optimiser, objective, generator, steps = (
+        torch.optim.Adam(net.parameters(), 0.02),
+        ConsistencyTraining(data_std=STD),
+        seeded(),
+        600,
+    )
     net.theta.requires_grad_(False)
     schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.02, steps)
     for k in range(steps):
@@ -203,14 +240,17 @@ def test_passes_of_training(draw: Draw) -> None:
 
 
 @pytest.mark.parametrize("times", [(), (0.4,), (0.2, 0.7)])
-def test_multistep_sampling_keeps_the_law_and_forgets_what_it_noises(times: tuple[float, ...], draw: Draw) -> None:
+def test_multistep_sampling_keeps_the_law_and_forgets_what_it_noises(
+    times: tuple[float, ...], draw: Draw
+) -> None:
     net, count = CountedNet(GaussianMap(MEAN, STD)), 20_000
     x0 = draw(count, 1)
     x = consistency_sample(net, x0, times, seeded()).detach()
     assert net.passes == 3 * (len(times) + 1)
     assert abs(float(x.mean()) - MEAN) < 4 * STD / math.sqrt(count)
     assert abs(float(x.std()) - STD) < 4 * STD / math.sqrt(2 * count)
-    # Renoising at s keeps the share s STD / sqrt(q_s) of the correlation with the first end point, which is perfect with x0.
+    # Renoising at s keeps the share s STD / sqrt(q_s) of the correlation with the first end point,
+    # which is perfect with x0.
     kept = math.prod(s * STD / math.sqrt((1 - s) ** 2 + (s * STD) ** 2) for s in times)
     correlation = float(torch.corrcoef(torch.stack([x0[:, 0], x[:, 0]]))[0, 1])
     assert abs(correlation - kept) < 4 / math.sqrt(count) * (1 - kept**2) + 1e-9
@@ -219,7 +259,10 @@ def test_multistep_sampling_keeps_the_law_and_forgets_what_it_noises(times: tupl
 def test_multistep_sampling_passes_the_condition(shape: tuple[int, ...], draw: Draw) -> None:
     x0, cond, z = draw(*shape), draw(shape[0]), torch.randn(shape, generator=seeded()).double()
     first = x0 + expand_time(cond, x0)
-    close(consistency_sample(Straight(), x0, (0.25,), seeded(), cond), 0.75 * z + 0.25 * first + 0.75 * expand_time(cond, x0))
+    close(
+        consistency_sample(Straight(), x0, (0.25,), seeded(), cond),
+        0.75 * z + 0.25 * first + 0.75 * expand_time(cond, x0),
+    )
 
 
 def test_settings_are_checked(draw: Draw) -> None:
@@ -227,7 +270,12 @@ def test_settings_are_checked(draw: Draw) -> None:
         ConsistencyDistillation(FIELD, (0.0, 0.5))
     with pytest.raises(ValueError, match=r"solver is 'dopri5', expected one with fixed steps"):
         ConsistencyDistillation(FIELD, method="dopri5")
-    bad: list[dict[str, Any]] = [{"stages": 0}, {"decay": 1.0}, {"log_std": 0.0}, {"data_std": -1.0}]
+    bad: list[dict[str, Any]] = [
+        {"stages": 0},
+        {"decay": 1.0},
+        {"log_std": 0.0},
+        {"data_std": -1.0},
+    ]
     for setting in bad:
         ((name, value),) = setting.items()
         with pytest.raises(ValueError, match=rf"{name} is {value}, expected more than"):

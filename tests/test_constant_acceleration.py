@@ -1,4 +1,5 @@
-"""Constant acceleration flow: its path, its two minimisers, conditioning on the initial velocity, and its sampler."""
+"""Constant acceleration flow: its path, its two minimisers, conditioning on the initial velocity,
+and its sampler."""
 
 import math
 
@@ -8,7 +9,12 @@ from torch import Tensor, nn
 
 from bezierdistill.curves import BezierCurve, Time, expand_time
 from bezierdistill.networks import MLP
-from bezierdistill.objectives.constant_acceleration import ConstantAcceleration, acceleration, parabola, sample
+from bezierdistill.objectives.constant_acceleration import (
+    ConstantAcceleration,
+    acceleration,
+    parabola,
+    sample,
+)
 from bezierdistill.objectives.losses import Loss
 from conftest import CountedNet, Draw, close
 from gaussian_map import GaussianMap
@@ -18,7 +24,8 @@ MEAN, STD = 0.7, 0.5
 
 
 class Start(nn.Module):
-    """Initial velocity ``h d`` of the pair whose parabola runs through ``x`` at ``t``; ``d = MEAN + (STD - 1) x0``. Plus ``theta``."""
+    """Initial velocity ``h d`` of the pair whose parabola runs through ``x`` at ``t``; ``d = MEAN +
+    (STD - 1) x0``. Plus ``theta``."""
 
     def __init__(self, h: float) -> None:
         super().__init__()
@@ -32,7 +39,8 @@ class Start(nn.Module):
 
 
 class Repair(nn.Module):
-    """Acceleration ``2 (d - v0)`` from the state and *any* initial velocity, by solving ``x = x0 + v0 t + (d - v0) t^2`` for x0."""
+    """Acceleration ``2 (d - v0)`` from the state and *any* initial velocity, by solving ``x = x0 +
+    v0 t + (d - v0) t^2`` for x0."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +59,11 @@ def pairs(x0: Tensor) -> tuple[BezierCurve, None]:
 
 def test_path_is_the_motion_under_constant_acceleration(shape: tuple[int, ...], draw: Draw) -> None:
     x0, x1, v0, t = draw(*shape), draw(*shape), draw(*shape), torch.rand(shape[0], dtype=F64)
-    path, a, time = parabola(BezierCurve.line(x0, x1), v0), 2 * (x1 - x0) - 2 * v0, expand_time(t, x0)
+    path, a, time = (
+        parabola(BezierCurve.line(x0, x1), v0),
+        2 * (x1 - x0) - 2 * v0,
+        expand_time(t, x0),
+    )
     close(path.point(t), x0 + v0 * time + a * time**2 / 2)
     close(path.velocity(0.0), v0)
     close(path.acceleration(t), a)
@@ -59,8 +71,15 @@ def test_path_is_the_motion_under_constant_acceleration(shape: tuple[int, ...], 
 
 @pytest.mark.parametrize("h", [0.5, 1.0, 1.5])
 @pytest.mark.parametrize("huber", [0.0, 0.00054])
-def test_exact_networks_are_the_minimisers(h: float, huber: float, shape: tuple[int, ...], draw: Draw) -> None:
-    objective, batch, start, repair = ConstantAcceleration(h, huber=huber), pairs(draw(*shape)), Start(h), Repair()
+def test_exact_networks_are_the_minimisers(
+    h: float, huber: float, shape: tuple[int, ...], draw: Draw
+) -> None:
+    objective, batch, start, repair = (
+        ConstantAcceleration(h, huber=huber),
+        pairs(draw(*shape)),
+        Start(h),
+        Repair(),
+    )
 
     def losses() -> list[Tensor]:
         seeds = [torch.Generator().manual_seed(2) for _ in range(2)]
@@ -71,7 +90,11 @@ def test_exact_networks_are_the_minimisers(h: float, huber: float, shape: tuple[
 
     for loss in losses():
         assert abs(float(loss)) < 1e-12
-    expected = float(Loss(huber * math.sqrt(math.prod(shape[1:])))(torch.full((1, *shape[1:]), 0.1, dtype=F64), torch.zeros(1, dtype=F64)))
+    expected = float(
+        Loss(huber * math.sqrt(math.prod(shape[1:])))(
+            torch.full((1, *shape[1:]), 0.1, dtype=F64), torch.zeros(1, dtype=F64)
+        )
+    )
     start.theta.data.fill_(0.1)  # a wrong initial velocity costs in stage 1, and stage 2 repairs it
     velocity, accelerating = losses()
     assert float(velocity) == pytest.approx(expected, rel=1e-9)
@@ -81,7 +104,9 @@ def test_exact_networks_are_the_minimisers(h: float, huber: float, shape: tuple[
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5])
-def test_sampler_is_exact_for_exact_networks_and_costs_a_pass_more_than_steps(steps: int, shape: tuple[int, ...], draw: Draw) -> None:
+def test_sampler_is_exact_for_exact_networks_and_costs_a_pass_more_than_steps(
+    steps: int, shape: tuple[int, ...], draw: Draw
+) -> None:
     x0 = draw(*shape)
     exact = Start(1.5)
     start, repair = CountedNet(exact), CountedNet(Repair())
@@ -97,7 +122,8 @@ def test_sampler_is_exact_for_exact_networks_and_costs_a_pass_more_than_steps(st
 
 
 def test_steps_integrate_any_acceleration_at_the_first_order(draw: Draw) -> None:
-    """The field is ``v0 + a t``: at rest at the start and for ``a = cos t`` the end is ``x0 + int t cos t dt``."""
+    """The field is ``v0 + a t``: at rest at the start and for ``a = cos t`` the end is ``x0 + int t
+    cos t dt``."""
 
     class Rest(nn.Module):
         def forward(self, x: Tensor, s: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
@@ -108,13 +134,18 @@ def test_steps_integrate_any_acceleration_at_the_first_order(draw: Draw) -> None
             return expand_time(t, x).cos().expand_as(x)
 
     x0, exact = draw(3, 2), math.sin(1.0) + math.cos(1.0) - 1.0  # int_0^1 t cos t dt
-    errors = [float((sample(Rest(), Cosine(), x0, n) - x0 - exact).abs().max()) for n in (20, 40, 80)]
+    errors = [
+        float((sample(Rest(), Cosine(), x0, n) - x0 - exact).abs().max()) for n in (20, 40, 80)
+    ]
     assert math.log2(errors[0] / errors[1]) == pytest.approx(1, abs=0.1)
     assert math.log2(errors[1] / errors[2]) == pytest.approx(1, abs=0.1)
 
 
-def test_crossing_paths_are_told_apart_by_their_initial_velocity(generator: torch.Generator) -> None:
-    """Two pairs that cross: without the initial velocity the middle is ambiguous, with it the loss falls to almost nothing."""
+def test_crossing_paths_are_told_apart_by_their_initial_velocity(
+    generator: torch.Generator,
+) -> None:
+    """Two pairs that cross: without the initial velocity the middle is ambiguous, with it the loss
+    falls to almost nothing."""
     x0 = torch.tensor([[-1.0, 0.0], [1.0, 0.0]]).repeat(32, 1)
     batch = (BezierCurve.line(x0, torch.tensor([[1.0, 1.0], [-1.0, 1.0]]).repeat(32, 1)), None)
 
@@ -142,24 +173,39 @@ def test_crossing_paths_are_told_apart_by_their_initial_velocity(generator: torc
             adam.zero_grad()
             loss.backward()
             adam.step()
-        final[name] = sum(float(objective.acceleration_loss(net, Exact(), batch, generator).detach()) for _ in range(20)) / 20
+        final[name] = (
+            sum(
+                float(objective.acceleration_loss(net, Exact(), batch, generator).detach())
+                for _ in range(20)
+            )
+            / 20
+        )
     assert final["conditioned"] < 0.02
     assert final["blind"] > 4 * final["conditioned"]
 
 
-def test_stages_cost_what_they_say_and_leave_the_first_network_alone(draw: Draw, generator: torch.Generator) -> None:
-    start, repair = CountedNet(MLP((3,), width=8, depth=1).double()), CountedNet(MLP((6,), width=8, depth=1).double())
+def test_stages_cost_what_they_say_and_leave_the_first_network_alone(
+    draw: Draw, generator: torch.Generator
+) -> None:
+    start, repair = (
+        CountedNet(MLP((3,), width=8, depth=1).double()),
+        CountedNet(MLP((6,), width=8, depth=1).double()),
+    )
     batch, objective = pairs(draw(1, 3)), ConstantAcceleration()
     objective.acceleration_loss(repair, start, batch, generator).backward()
     assert start.passes + repair.passes == objective.acceleration_passes == 4
     assert all(parameter.grad is None for parameter in start.parameters())
-    assert any(parameter.grad is not None and parameter.grad.any() for parameter in repair.parameters())
+    assert any(
+        parameter.grad is not None and parameter.grad.any() for parameter in repair.parameters()
+    )
     start.passes = 0
     objective.velocity_loss(start, batch, generator).backward()
     assert start.passes == objective.velocity_passes == 3
 
 
-def test_times_are_uniform_for_the_velocity_and_u_shaped_for_the_acceleration(draw: Draw, generator: torch.Generator) -> None:
+def test_times_are_uniform_for_the_velocity_and_u_shaped_for_the_acceleration(
+    draw: Draw, generator: torch.Generator
+) -> None:
     class Probe(nn.Module):
         def forward(self, x: Tensor, s: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
             self.x, self.t, self.cond = x, t, cond

@@ -1,4 +1,5 @@
-"""Other libraries' conventions: ideal models in each of them, in closed form, give the exact field of a Gaussian mixture."""
+"""Other libraries' conventions: ideal models in each of them, in closed form, give the exact field
+of a Gaussian mixture."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,19 +8,29 @@ import pytest
 import torch
 from torch import Tensor
 
-from bezierdistill.conventions import ForeignField, LinearSchedule, Prediction, Schedule, SigmaSchedule, StepSchedule
+from bezierdistill.conventions import (
+    ForeignField,
+    LinearSchedule,
+    Prediction,
+    Schedule,
+    SigmaSchedule,
+    StepSchedule,
+)
 from bezierdistill.fields import Blend, GaussianMixture
 from bezierdistill.solvers import solve, time_grid
 from conftest import Draw
 
 F64 = torch.float64
 STEPS = StepSchedule((1 - torch.linspace(1e-4, 0.02, 1000, dtype=F64)).cumprod(0))
-SCALED = StepSchedule((1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=F64) ** 2).cumprod(0))
+SCALED = StepSchedule(
+    (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=F64) ** 2).cumprod(0)
+)
 Level = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 class Ideal:
-    """What a perfect model returns at its own time, from the posterior of a mixture given ``y = alpha x1 + sigma eps``."""
+    """What a perfect model returns at its own time, from the posterior of a mixture given ``y =
+    alpha x1 + sigma eps``."""
 
     def __init__(self, law: GaussianMixture, prediction: Prediction, level: Level) -> None:
         self.law, self.prediction, self.level = law, prediction, level
@@ -28,7 +39,9 @@ class Ideal:
         alpha, sigma = (part[:, None] for part in self.level(time))
         a, s, variance = alpha[:, None], sigma[:, None], self.law.stds**2
         spread, centred = a**2 * variance + s**2, y[:, None] - a * self.law.means
-        posterior = (-0.5 * (centred**2 / spread + spread.log()).sum(-1) + self.law.weights.log()).softmax(1)[..., None]
+        posterior = (
+            -0.5 * (centred**2 / spread + spread.log()).sum(-1) + self.law.weights.log()
+        ).softmax(1)[..., None]
         data = (posterior * (self.law.means + a * variance / spread * centred)).sum(1)
         noise = (posterior * (s / spread * centred)).sum(1)
         return {
@@ -41,7 +54,8 @@ class Ideal:
 
 
 def of_steps(schedule: StepSchedule) -> Level:
-    """Levels of a table at whole and fractional steps, independent of the schedule's own inversion."""
+    """Levels of a table at whole and fractional steps, independent of the schedule's own
+    inversion."""
 
     def level(step: Tensor) -> tuple[Tensor, Tensor]:
         a = schedule.alphas_cumprod
@@ -59,7 +73,11 @@ CONVENTIONS: dict[str, tuple[Prediction, Schedule, Level]] = {
     "flow_matching, torchcfm": ("velocity", LinearSchedule("up"), lambda t: (t, 1 - t)),
     "rfpp": ("flow", LinearSchedule("down", low=1e-5), lambda t: (1 - t, t)),
     "FastGen": ("flow", LinearSchedule("down", low=1e-3), lambda t: (1 - t, t)),
-    "diffusers FlowMatch": ("flow", LinearSchedule("down", 1000), lambda t: (1 - t / 1000, t / 1000)),
+    "diffusers FlowMatch": (
+        "flow",
+        LinearSchedule("down", 1000),
+        lambda t: (1 - t / 1000, t / 1000),
+    ),
     "InstaFlow": ("velocity", LinearSchedule("down", 1000), lambda t: (1 - t / 1000, t / 1000)),
     "EDM": ("sample", SigmaSchedule(), lambda s: (torch.ones_like(s), s)),
     "EDM, noise": ("epsilon", SigmaSchedule(0.01, 50), lambda s: (torch.ones_like(s), s)),
@@ -78,7 +96,9 @@ def foreign(name: str, law: GaussianMixture, **more: Any) -> ForeignField:
 
 
 @pytest.mark.parametrize("name", CONVENTIONS)
-def test_the_ideal_model_of_every_convention_is_the_exact_field(name: str, mixture: GaussianMixture, draw: Draw) -> None:
+def test_the_ideal_model_of_every_convention_is_the_exact_field(
+    name: str, mixture: GaussianMixture, draw: Draw
+) -> None:
     field, (low, high) = foreign(name, mixture), CONVENTIONS[name][1].span
     x, t = 1.5 * draw(300, 2), torch.linspace(low, high, 300, dtype=F64)
     torch.testing.assert_close(field(x, t), mixture(x, t), rtol=1e-7, atol=1e-7)
@@ -93,9 +113,13 @@ def test_the_model_is_told_its_own_time(name: str, mixture: GaussianMixture) -> 
     alpha, sigma, time = schedule.at(t)
     expected = level(time)
     torch.testing.assert_close(alpha / (alpha + sigma), t, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(torch.stack([alpha, sigma]), torch.stack(expected), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        torch.stack([alpha, sigma]), torch.stack(expected), rtol=1e-9, atol=1e-9
+    )
     beyond = schedule.at(torch.tensor([0.0, 1.0], dtype=F64))
-    torch.testing.assert_close(torch.stack(beyond), torch.stack(schedule.at(torch.tensor(schedule.span, dtype=F64))))
+    torch.testing.assert_close(
+        torch.stack(beyond), torch.stack(schedule.at(torch.tensor(schedule.span, dtype=F64)))
+    )
 
 
 def test_whole_steps_are_told_as_they_are() -> None:
@@ -108,11 +132,16 @@ def test_wrong_signs_and_directions_are_not_the_field(mixture: GaussianMixture, 
     x, t = draw(50, 2), torch.full((50,), 0.3, dtype=F64)
     prediction, schedule, level = CONVENTIONS["diffusers FlowMatch"]
     ideal = Ideal(mixture, prediction, level)
-    for field in (ForeignField(ideal, "velocity", schedule), ForeignField(ideal, prediction, LinearSchedule("up", 1000))):
+    for field in (
+        ForeignField(ideal, "velocity", schedule),
+        ForeignField(ideal, prediction, LinearSchedule("up", 1000)),
+    ):
         assert float((field(x, t) - mixture(x, t)).abs().max()) > 0.5
 
 
-def test_teachers_of_two_conventions_blend_and_are_solved_together(mixture: GaussianMixture, draw: Draw) -> None:
+def test_teachers_of_two_conventions_blend_and_are_solved_together(
+    mixture: GaussianMixture, draw: Draw
+) -> None:
     names = ("EDM", "diffusers FlowMatch")
     blend = Blend([foreign(name, mixture) for name in names], [[1.5], [-0.5]])
     assert blend.passes == 2
@@ -129,11 +158,21 @@ def test_calls_conditions_and_wrapped_outputs(shape: tuple[int, ...], draw: Draw
         told.append(time)
         return (state * label.reshape(-1, *[1] * (x.ndim - 1)),)
 
-    field = ForeignField(time_first, "velocity", LinearSchedule("up"), lambda model, y, time, c: model(time, y, c), passes=2)
+    field = ForeignField(
+        time_first,
+        "velocity",
+        LinearSchedule("up"),
+        lambda model, y, time, c: model(time, y, c),
+        passes=2,
+    )
     torch.testing.assert_close(field(x, t, cond), x * cond.reshape(-1, *[1] * (x.ndim - 1)))
     assert torch.equal(told[0], t)
     assert field.passes == 2
-    plain = ForeignField(lambda y, time, label: y + label.reshape(-1, *[1] * (x.ndim - 1)), "flow", LinearSchedule("down"))
+    plain = ForeignField(
+        lambda y, time, label: y + label.reshape(-1, *[1] * (x.ndim - 1)),
+        "flow",
+        LinearSchedule("down"),
+    )
     torch.testing.assert_close(plain(x, t, cond), -x - cond.reshape(-1, *[1] * (x.ndim - 1)))
 
 
@@ -146,9 +185,18 @@ def test_calls_conditions_and_wrapped_outputs(shape: tuple[int, ...], draw: Draw
         (lambda: SigmaSchedule(0.0), "sigma runs from 0.0 to 80.0"),
         (lambda: StepSchedule(torch.tensor([0.5, 0.6])), "falling numbers"),
         (lambda: StepSchedule(torch.tensor([1.0, 0.6])), "falling numbers"),
-        (lambda: ForeignField(abs, "eps", LinearSchedule("up")), "prediction is 'eps', expected one of velocity"),  # pyright: ignore[reportArgumentType]
-        (lambda: ForeignField(abs, "epsilon", LinearSchedule("up")), "predicts epsilon needs a span that ends before pure noise"),
-        (lambda: ForeignField(abs, "sample", LinearSchedule("up", low=0.1)), "predicts sample needs a span that ends before pure data"),
+        (
+            lambda: ForeignField(abs, "eps", LinearSchedule("up")),
+            "prediction is 'eps', expected one of velocity",
+        ),  # pyright: ignore[reportArgumentType]
+        (
+            lambda: ForeignField(abs, "epsilon", LinearSchedule("up")),
+            "predicts epsilon needs a span that ends before pure noise",
+        ),
+        (
+            lambda: ForeignField(abs, "sample", LinearSchedule("up", low=0.1)),
+            "predicts sample needs a span that ends before pure data",
+        ),
     ],
 )
 def test_mistakes(make: Callable[[], object], message: str) -> None:

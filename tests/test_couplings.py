@@ -21,14 +21,18 @@ def test_independent_is_the_identity(shape: tuple[int, ...], draw: Draw) -> None
 
 @pytest.mark.parametrize("size", [(1, 3), (2, 3), (37, 2), (64, 1, 2, 2)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_minibatch_ot_costs_what_scipy_costs_and_keeps_the_data_order(size: tuple[int, ...], dtype: torch.dtype, draw: Draw) -> None:
+def test_minibatch_ot_costs_what_scipy_costs_and_keeps_the_data_order(
+    size: tuple[int, ...], dtype: torch.dtype, draw: Draw
+) -> None:
     x0, x1 = draw(*size).to(dtype), 2 * draw(*size).to(dtype) + 1
     pair = MinibatchOT()(x0, x1)
     cost = cdist(x0.flatten(1).double(), x1.flatten(1).double(), "sqeuclidean")
     best = cost[linear_sum_assignment(cost)].sum()
     assert float((pair.x0 - pair.x1).double().square().sum()) == pytest.approx(best, rel=1e-6)
     assert pair.x1 is x1
-    assert sorted(map(tuple, pair.x0.flatten(1).tolist())) == sorted(map(tuple, x0.flatten(1).tolist()))  # every source once
+    assert sorted(map(tuple, pair.x0.flatten(1).tolist())) == sorted(
+        map(tuple, x0.flatten(1).tolist())
+    )  # every source once
 
 
 def test_minibatch_ot_in_one_dimension_sorts(draw: Draw) -> None:
@@ -38,7 +42,9 @@ def test_minibatch_ot_in_one_dimension_sorts(draw: Draw) -> None:
 
 
 @pytest.mark.parametrize("method", ["rk4", "dopri5"])
-def test_teacher_then_inversion_returns_to_the_start(method: str, mixture: GaussianMixture, draw: Draw) -> None:
+def test_teacher_then_inversion_returns_to_the_start(
+    method: str, mixture: GaussianMixture, draw: Draw
+) -> None:
     x0, times = draw(20, 2), time_grid(100)
     there = Teacher(mixture, times, method)(x0)
     back = Inversion(mixture, times[::-1], method)(None, there.x1)
@@ -49,7 +55,9 @@ def test_teacher_then_inversion_returns_to_the_start(method: str, mixture: Gauss
     assert (there.x1 - x0).abs().mean() > 0.3  # they did move
 
 
-def test_teacher_is_the_solver_with_its_observer_and_passes(mixture: GaussianMixture, draw: Draw) -> None:
+def test_teacher_is_the_solver_with_its_observer_and_passes(
+    mixture: GaussianMixture, draw: Draw
+) -> None:
     field, x0, visited = CountedField(mixture, passes=2), draw(4, 2), []
     pair = Teacher(field, time_grid(5), "midpoint", lambda k, x: visited.append(k))(x0, draw(4, 2))
     assert torch.equal(pair.x1, solve(mixture, x0, time_grid(5), "midpoint").state)

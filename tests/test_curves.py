@@ -1,4 +1,5 @@
-"""Bezier curves against scipy's Bernstein polynomials, closed forms, autograd and their own identities."""
+"""Bezier curves against scipy's Bernstein polynomials, closed forms, autograd and their own
+identities."""
 
 import math
 from collections.abc import Sequence
@@ -29,12 +30,17 @@ def row_times(count: int, seed: int = 1) -> Tensor:
 def test_bernstein_is_the_binomial_law(degree: int) -> None:
     t = torch.linspace(0, 1, 12, dtype=F64).reshape(3, 4)
     basis = bernstein(degree, t)
-    close(basis, torch.from_numpy(np.stack([binom.pmf(i, degree, t.numpy()) for i in range(degree + 1)])))
+    close(
+        basis,
+        torch.from_numpy(np.stack([binom.pmf(i, degree, t.numpy()) for i in range(degree + 1)])),
+    )
     close(basis.sum(0), torch.ones_like(t), 1e-14)
 
 
 @pytest.mark.parametrize("degree", DEGREES)
-def test_point_velocity_acceleration_equal_scipy(degree: int, shape: tuple[int, ...], draw: Draw) -> None:
+def test_point_velocity_acceleration_equal_scipy(
+    degree: int, shape: tuple[int, ...], draw: Draw
+) -> None:
     curve = BezierCurve(draw(degree + 1, *shape))
     reference = BPoly(curve.points.numpy()[:, None], [0.0, 1.0])
     for t in (0.0, 0.2, 0.7, 1.0):
@@ -42,8 +48,12 @@ def test_point_velocity_acceleration_equal_scipy(degree: int, shape: tuple[int, 
             close(value, torch.from_numpy(np.asarray(reference(t, nu=order))), 1e-11)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.float64, 1e-14), (torch.bfloat16, 3e-2)])
-def test_every_dtype_keeps_itself_and_its_precision(dtype: torch.dtype, tolerance: float, draw: Draw) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.float64, 1e-14), (torch.bfloat16, 3e-2)]
+)
+def test_every_dtype_keeps_itself_and_its_precision(
+    dtype: torch.dtype, tolerance: float, draw: Draw
+) -> None:
     narrow = BezierCurve(draw(4, 5, 3).to(dtype))
     wide = BezierCurve(narrow.points.to(F64))
     s, t = 0.25, 0.625  # exact in bfloat16
@@ -54,7 +64,9 @@ def test_every_dtype_keeps_itself_and_its_precision(dtype: torch.dtype, toleranc
 
 
 @pytest.mark.parametrize("degree", DEGREES)
-def test_times_by_row_equal_times_one_by_one(degree: int, shape: tuple[int, ...], draw: Draw) -> None:
+def test_times_by_row_equal_times_one_by_one(
+    degree: int, shape: tuple[int, ...], draw: Draw
+) -> None:
     curve, s, t = BezierCurve(draw(degree + 1, *shape)), row_times(shape[0]), row_times(shape[0], 2)
     for row in range(shape[0]):
         alone = BezierCurve(curve.points[:, row : row + 1])
@@ -69,20 +81,29 @@ def test_times_by_row_equal_times_one_by_one(degree: int, shape: tuple[int, ...]
 def test_derivatives_equal_autograd(degree: int, shape: tuple[int, ...], draw: Draw) -> None:
     curve, t = BezierCurve(draw(degree + 1, *shape)), row_times(shape[0])
     close(torch.func.jvp(curve.point, (t,), (torch.ones_like(t),))[1], curve.velocity(t))
-    close(torch.func.jvp(curve.velocity, (t,), (torch.ones_like(t),))[1], curve.acceleration(t), 1e-11)
+    close(
+        torch.func.jvp(curve.velocity, (t,), (torch.ones_like(t),))[1], curve.acceleration(t), 1e-11
+    )
 
 
 def test_gradcheck(draw: Draw) -> None:
-    inputs = [draw(4, 2, 3).requires_grad_(), *(row_times(2, seed).requires_grad_() for seed in (1, 2))]
+    inputs = [
+        draw(4, 2, 3).requires_grad_(),
+        *(row_times(2, seed).requires_grad_() for seed in (1, 2)),
+    ]
     assert gradcheck(lambda p, s, t: BezierCurve(p).point(t), inputs)
     assert gradcheck(lambda p, s, t: BezierCurve(p).segment(s, t).elevate().points, inputs)
     assert gradcheck(lambda p, s, t: BezierCurve(p).average_velocity(s, t), inputs)
-    assert gradcheck(lambda p, s, t: (BezierCurve(p).arc_length(), BezierCurve(p).curvature(t)), inputs)
+    assert gradcheck(
+        lambda p, s, t: (BezierCurve(p).arc_length(), BezierCurve(p).curvature(t)), inputs
+    )
 
 
 @pytest.mark.parametrize("degree", DEGREES)
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
-def test_split_segment_elevate_leave_the_curve_unchanged(degree: int, dtype: torch.dtype, shape: tuple[int, ...], draw: Draw) -> None:
+def test_split_segment_elevate_leave_the_curve_unchanged(
+    degree: int, dtype: torch.dtype, shape: tuple[int, ...], draw: Draw
+) -> None:
     curve, s = BezierCurve(draw(degree + 1, *shape).to(dtype)), row_times(shape[0]).to(dtype)
     tolerance = 1e-6 * (1 if dtype == F64 else 2 * float(curve.points.abs().max()))
     before, after = curve.split(s)
@@ -97,7 +118,9 @@ def test_split_segment_elevate_leave_the_curve_unchanged(degree: int, dtype: tor
 
 
 @pytest.mark.parametrize("degree", DEGREES)
-def test_average_velocity_is_the_quotient_and_at_its_limit_the_velocity(degree: int, shape: tuple[int, ...], draw: Draw) -> None:
+def test_average_velocity_is_the_quotient_and_at_its_limit_the_velocity(
+    degree: int, shape: tuple[int, ...], draw: Draw
+) -> None:
     curve, s, t = BezierCurve(draw(degree + 1, *shape)), row_times(shape[0]), row_times(shape[0], 2)
     gap = (t - s).reshape(-1, *[1] * (len(shape) - 1))
     close(curve.average_velocity(s, t), (curve.point(t) - curve.point(s)) / gap, 1e-10)
@@ -106,9 +129,13 @@ def test_average_velocity_is_the_quotient_and_at_its_limit_the_velocity(degree: 
     close(curve.average_velocity(0.0, 1.0), curve.data - curve.source)
 
 
-@pytest.mark.parametrize("times", [UNEVEN, UNEVEN[::-1], time_grid(8)], ids=["uneven", "uneven back", "even"])
+@pytest.mark.parametrize(
+    "times", [UNEVEN, UNEVEN[::-1], time_grid(8)], ids=["uneven", "uneven back", "even"]
+)
 @pytest.mark.parametrize("degree", [1, 2, 3, 5])
-def test_fit_returns_the_curve_that_the_path_lies_on(times: Sequence[float], degree: int, shape: tuple[int, ...], draw: Draw) -> None:
+def test_fit_returns_the_curve_that_the_path_lies_on(
+    times: Sequence[float], degree: int, shape: tuple[int, ...], draw: Draw
+) -> None:
     curve = BezierCurve(draw(degree + 1, *shape))
     path = torch.stack([curve.point(t) for t in times])
     close(BezierCurve.fit(path, times, degree).points, curve.points, 1e-10)
@@ -127,7 +154,9 @@ def test_fit_is_the_least_squares_minimum_with_fixed_ends(degree: int, draw: Dra
 
 
 @pytest.mark.parametrize("times", [UNEVEN, UNEVEN[::-1]], ids=["forwards", "backwards"])
-def test_running_sums_equal_the_fit_of_the_stored_path(times: Sequence[float], mixture: GaussianMixture, draw: Draw) -> None:
+def test_running_sums_equal_the_fit_of_the_stored_path(
+    times: Sequence[float], mixture: GaussianMixture, draw: Draw
+) -> None:
     path: list[Tensor] = []
     fit, start = CurveFit(4, times), draw(6, 2)
     solve(mixture, start, times, observe=fit)
@@ -148,21 +177,39 @@ def test_degree_one_is_the_straight_line(shape: tuple[int, ...], draw: Draw) -> 
     close(line.arc_length(), (x1 - x0).flatten(1).norm(dim=1))
     close(BezierCurve.from_guides(x0, [], x1).points, line.points)
     close(line.elevate().points, torch.stack([x0, (x0 + x1) / 2, x1]))
-    close(BezierCurve.fit(torch.stack([x0, draw(*shape), x1]), (0.0, 0.4, 1.0), 1).points, line.points)
+    close(
+        BezierCurve.fit(torch.stack([x0, draw(*shape), x1]), (0.0, 0.4, 1.0), 1).points, line.points
+    )
 
 
-def test_hermite_has_the_end_velocities_and_reproduces_cubics(shape: tuple[int, ...], draw: Draw) -> None:
+def test_hermite_has_the_end_velocities_and_reproduces_cubics(
+    shape: tuple[int, ...], draw: Draw
+) -> None:
     x0, x1, v0, v1 = (draw(*shape) for _ in range(4))
     curve = BezierCurve.hermite(x0, x1, v0, v1)
-    for got, expected in [(curve.source, x0), (curve.data, x1), (curve.velocity(0.0), v0), (curve.velocity(1.0), v1)]:
+    for got, expected in [
+        (curve.source, x0),
+        (curve.data, x1),
+        (curve.velocity(0.0), v0),
+        (curve.velocity(1.0), v1),
+    ]:
         close(got, expected)
     cubic = BezierCurve(draw(4, *shape))
-    close(BezierCurve.hermite(cubic.source, cubic.data, cubic.velocity(0.0), cubic.velocity(1.0)).points, cubic.points)
+    close(
+        BezierCurve.hermite(
+            cubic.source, cubic.data, cubic.velocity(0.0), cubic.velocity(1.0)
+        ).points,
+        cubic.points,
+    )
 
 
 def test_arc_length_and_curvature_of_a_parabola(draw: Draw) -> None:
-    parabola = BezierCurve(torch.tensor([[[0.0, 0.0]], [[0.5, 0.0]], [[1.0, 1.0]]], dtype=F64))  # (t, t^2)
-    assert parabola.arc_length().item() == pytest.approx((2 * math.sqrt(5) + math.asinh(2)) / 4, abs=1e-12)
+    parabola = BezierCurve(
+        torch.tensor([[[0.0, 0.0]], [[0.5, 0.0]], [[1.0, 1.0]]], dtype=F64)
+    )  # (t, t^2)
+    assert parabola.arc_length().item() == pytest.approx(
+        (2 * math.sqrt(5) + math.asinh(2)) / 4, abs=1e-12
+    )
     for t in (0.0, 0.4, 1.0):
         assert parabola.curvature(t).item() == pytest.approx(2 / (1 + 4 * t * t) ** 1.5, abs=1e-12)
     before, after = parabola.split(0.3)
@@ -177,12 +224,17 @@ def test_curvature_of_a_line_is_zero_at_any_speed(dtype: torch.dtype, draw: Draw
     assert uneven.acceleration(0.3).norm(dim=1).min() > 0.5
     scale = uneven.acceleration(0.3).norm(dim=1) / uneven.velocity(0.3).norm(dim=1) ** 2
     assert (uneven.curvature(0.3) / scale).max() <= 32 * torch.finfo(dtype).eps
-    assert BezierCurve(x0.expand(3, -1, -1)).curvature(0.3).tolist() == [0.0] * 5  # a curve that stands still
+    assert (
+        BezierCurve(x0.expand(3, -1, -1)).curvature(0.3).tolist() == [0.0] * 5
+    )  # a curve that stands still
 
 
 @pytest.mark.parametrize("degree", [0, -1, 2.0, True])
 def test_bad_degrees_are_rejected(degree: int) -> None:
-    assert [CurveFit(n, UNEVEN).weights.shape[0] for n in (1, 2)] == [2, 3]  # a cache must not let 2.0 == 2 and True == 1 pass
+    assert [CurveFit(n, UNEVEN).weights.shape[0] for n in (1, 2)] == [
+        2,
+        3,
+    ]  # a cache must not let 2.0 == 2 and True == 1 pass
     with pytest.raises(ValueError, match="degree is"):
         check_degree(degree)
     with pytest.raises(ValueError, match="degree is"):
@@ -190,7 +242,15 @@ def test_bad_degrees_are_rejected(degree: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "times", [(0.0, 0.5, 1.0), (0.0, 0.5, 0.5, 1.0), (0.0, 0.2, 0.4), (0.0, 0.3, 0.5, 1.2, 1.0), (0.5, 0.7, 0.9, 1.0), ()]
+    "times",
+    [
+        (0.0, 0.5, 1.0),
+        (0.0, 0.5, 0.5, 1.0),
+        (0.0, 0.2, 0.4),
+        (0.0, 0.3, 0.5, 1.2, 1.0),
+        (0.5, 0.7, 0.9, 1.0),
+        (),
+    ],
 )
 def test_times_that_cannot_carry_a_fit_are_rejected(times: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="times"):

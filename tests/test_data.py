@@ -1,4 +1,5 @@
-"""Data: reversible scaling, disjoint sides, files that are read back or rejected, and the laws of the toys."""
+"""Data: reversible scaling, disjoint sides, files that are read back or rejected, and the laws of
+the toys."""
 
 import math
 from collections.abc import Callable
@@ -27,7 +28,11 @@ def generator(seed: int = 0) -> torch.Generator:
 @pytest.mark.parametrize("dtype", [np.uint8, np.float16, np.float32, np.float64, np.int32])
 def test_scaling_is_reversible_and_standardises(layout: str, dtype: type) -> None:
     own = RNG.normal(size=LAYOUTS[layout]) * 20 + 100
-    own = np.clip(np.rint(own), 0, 255).astype(dtype) if dtype in (np.uint8, np.int32) else own.astype(dtype)
+    own = (
+        np.clip(np.rint(own), 0, 255).astype(dtype)
+        if dtype in (np.uint8, np.int32)
+        else own.astype(dtype)
+    )
     scaling = Scaling.measure(own)
     x = scaling.encode(own)
     assert scaling.layout == layout
@@ -42,15 +47,24 @@ def test_scaling_is_reversible_and_standardises(layout: str, dtype: type) -> Non
         np.testing.assert_allclose(back, own, rtol=1e-5, atol=1e-5)
         axes = [i for i in range(x.ndim) if i != 1]
         torch.testing.assert_close(x.mean(axes), torch.zeros(x.shape[1]), rtol=0, atol=1e-5)
-        torch.testing.assert_close(x.std(axes, correction=0), torch.ones(x.shape[1]), rtol=1e-4, atol=0)
-    assert Scaling.from_json(asdict(scaling) | {"shift": list(scaling.shift), "scale": list(scaling.scale)}) == scaling
+        torch.testing.assert_close(
+            x.std(axes, correction=0), torch.ones(x.shape[1]), rtol=1e-4, atol=0
+        )
+    assert (
+        Scaling.from_json(
+            asdict(scaling) | {"shift": list(scaling.shift), "scale": list(scaling.scale)}
+        )
+        == scaling
+    )
 
 
 def test_bytes_are_exact_and_clamped() -> None:
     every = np.arange(256, dtype=np.uint8)[:, None]
     scaling = Scaling.measure(every)
     np.testing.assert_array_equal(scaling.decode(scaling.encode(every)), every)
-    np.testing.assert_array_equal(scaling.decode(torch.tensor([[-9.0], [0.003], [9.0]])), [[0], [128], [255]])
+    np.testing.assert_array_equal(
+        scaling.decode(torch.tensor([[-9.0], [0.003], [9.0]])), [[0], [128], [255]]
+    )
 
 
 @pytest.mark.parametrize("constant", [0.0, 0.1, 1e6])
@@ -78,10 +92,14 @@ def rows(x: torch.Tensor | np.ndarray) -> set[bytes]:
 
 @pytest.mark.parametrize("shift", [(8.0,), (1.0, 5.0, 9.0)], ids=str)
 @pytest.mark.parametrize(("low", "high"), [(0.0, 16.0), (0.0, None), (None, 16.0), (None, None)])
-def test_clamping_states_is_what_saving_does(shift: tuple[float, ...], low: float | None, high: float | None) -> None:
+def test_clamping_states_is_what_saving_does(
+    shift: tuple[float, ...], low: float | None, high: float | None
+) -> None:
     scaling = Scaling(shift, tuple(4.0 + i for i in range(len(shift))), "chw", low, high)
     x = 5 * torch.randn(7, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(scaling.clamp(x), scaling.encode(scaling.decode(x)), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        scaling.clamp(x), scaling.encode(scaling.decode(x)), rtol=0, atol=1e-5
+    )
     assert bool((scaling.clamp(x) != x).any()) == (low is not None or high is not None)
     inside = x.clone().requires_grad_()
     scaling.clamp(inside).sum().backward()
@@ -97,7 +115,11 @@ def test_sides_are_disjoint_complete_and_deterministic(source: str, tmp_path: Pa
     def load() -> Data:
         if source == "digits":
             return load_data("digits")
-        return load_array(tmp_path, train_images=own, test_images=held) if source == "npz with test" else load_array(tmp_path, x=own)
+        return (
+            load_array(tmp_path, train_images=own, test_images=held)
+            if source == "npz with test"
+            else load_array(tmp_path, x=own)
+        )
 
     data, again = load(), load()
     assert isinstance(data, ArrayData)
@@ -125,24 +147,35 @@ def test_sides_are_disjoint_complete_and_deterministic(source: str, tmp_path: Pa
     assert torch.equal(data.batch(50, generator(1))[0], again.batch(50, generator(1))[0])
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "uint16", "int64", ">f4", ">i2", "longdouble"])
+@pytest.mark.parametrize(
+    "dtype", ["float64", "float32", "float16", "uint16", "int64", ">f4", ">i2", "longdouble"]
+)
 def test_npy_of_any_number_type_is_read_back(dtype: str, tmp_path: Path) -> None:
     own = np.rint(RNG.normal(size=(90, 4)) * 50 + 300).astype(dtype)
     np.save(tmp_path / "a.npy", np.asfortranarray(own))
     data = load_data(str(tmp_path / "a.npy"))
     assert isinstance(data, ArrayData)
-    everything = np.concatenate([data.scaling.decode(data.real(data.count(s) or 0, 0, s)) for s in ("train", "valid", "test")])
+    everything = np.concatenate(
+        [
+            data.scaling.decode(data.real(data.count(s) or 0, 0, s))
+            for s in ("train", "valid", "test")
+        ]
+    )
     assert rows(np.rint(everything).astype(np.float64)) == rows(own.astype(np.float64))
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "P", "RGBA", "mixed"])
 def test_image_folders_are_read_in_the_order_of_their_names(mode: str, tmp_path: Path) -> None:
     pixels = RNG.integers(0, 256, (70, 4, 6, 3), dtype=np.uint8)
-    pixels[0 if mode in ("L", "P") else 40 :, ..., 1:] = pixels[0 if mode in ("L", "P") else 40 :, ..., :1]  # those are grey
+    pixels[0 if mode in ("L", "P") else 40 :, ..., 1:] = pixels[
+        0 if mode in ("L", "P") else 40 :, ..., :1
+    ]  # those are grey
     for i, array in enumerate(pixels):
         file = tmp_path / f"class{i // 35}" / f"{i:03}.{'PNG' if i % 2 else 'png'}"
         file.parent.mkdir(exist_ok=True)
-        Image.fromarray(array if i < 40 and mode not in ("L", "P") else array[..., 0]).convert(None if mode == "mixed" else mode).save(file)
+        Image.fromarray(array if i < 40 and mode not in ("L", "P") else array[..., 0]).convert(
+            None if mode == "mixed" else mode
+        ).save(file)
     data = load_data(str(tmp_path))
     assert isinstance(data, ArrayData)
     assert data.shape == ((1, 4, 6) if mode == "L" else (3, 4, 6))
@@ -152,7 +185,9 @@ def test_image_folders_are_read_in_the_order_of_their_names(mode: str, tmp_path:
 
 
 def image(path: Path, size: tuple[int, int], dtype: type = np.uint8) -> None:
-    Image.fromarray(RNG.integers(0, 60_000 if dtype == np.uint16 else 256, size).astype(dtype)).save(path)
+    Image.fromarray(
+        RNG.integers(0, 60_000 if dtype == np.uint16 else 256, size).astype(dtype)
+    ).save(path)
 
 
 def with_nan(shape: tuple[int, ...]) -> np.ndarray:
@@ -167,16 +202,31 @@ def cut(path: Path, save: Callable[[Path, np.ndarray], object]) -> None:
 
 
 BAD = {
-    "nan.npy": (lambda p: np.save(p, with_nan((100, 3))), r"NaN or infinite numbers in 1 rows \(first: row 7\)"),
+    "nan.npy": (
+        lambda p: np.save(p, with_nan((100, 3))),
+        r"NaN or infinite numbers in 1 rows \(first: row 7\)",
+    ),
     "nan.npz": (lambda p: np.savez(p, x=with_nan((100, 2, 2))), "first: row 7"),
     "objects.npy": (lambda p: np.save(p, np.array([{}] * 100), allow_pickle=True), "objects.npy"),
     "objects.npz": (lambda p: np.savez(p, x=np.array([{}] * 100)), "objects.npz"),
     "words.npy": (lambda p: np.save(p, np.array([["a"]] * 100)), "expected integers or floats"),
-    "complex.npy": (lambda p: np.save(p, np.zeros((100, 2), complex)), "expected integers or floats"),
+    "complex.npy": (
+        lambda p: np.save(p, np.zeros((100, 2), complex)),
+        "expected integers or floats",
+    ),
     "keys.npz": (lambda p: np.savez(p, y=np.zeros((100, 2))), r"holds \['y'\], expected x"),
-    "testonly.npz": (lambda p: np.savez(p, test_images=np.zeros((100, 2))), "expected x, or train_images and test_images"),
-    "emptytest.npz": (lambda p: np.savez(p, train_images=np.zeros((100, 2)), test_images=np.zeros((0, 2))), "emptytest.npz"),
-    "shapes.npz": (lambda p: np.savez(p, train_images=np.zeros((100, 2)), test_images=np.zeros((100, 3))), "expected one shape"),
+    "testonly.npz": (
+        lambda p: np.savez(p, test_images=np.zeros((100, 2))),
+        "expected x, or train_images and test_images",
+    ),
+    "emptytest.npz": (
+        lambda p: np.savez(p, train_images=np.zeros((100, 2)), test_images=np.zeros((0, 2))),
+        "emptytest.npz",
+    ),
+    "shapes.npz": (
+        lambda p: np.savez(p, train_images=np.zeros((100, 2)), test_images=np.zeros((100, 3))),
+        "expected one shape",
+    ),
     "scalar.npy": (lambda p: np.save(p, np.float64(5)), r"shape \(\)"),
     "nanscalar.npy": (lambda p: np.save(p, np.float64(np.nan)), "nanscalar.npy"),
     "vector.npy": (lambda p: np.save(p, np.zeros(100)), r"shape \(100,\)"),
@@ -186,10 +236,19 @@ BAD = {
     "cut.npy": (lambda p: cut(p, np.save), "cut.npy cannot be read"),
     "nothing.npy": (lambda p: p.write_bytes(b""), "nothing.npy cannot be read"),
     "text.npy": (lambda p: p.write_text("1 2 3"), "text.npy"),
-    "sizes": (lambda p: [p.mkdir(), image(p / "a.png", (4, 6)), image(p / "b.png", (6, 4))], "resize them to one size"),
+    "sizes": (
+        lambda p: [p.mkdir(), image(p / "a.png", (4, 6)), image(p / "b.png", (6, 4))],
+        "resize them to one size",
+    ),
     "noimage": (lambda p: p.mkdir(), "holds no image"),
-    "broken": (lambda p: [p.mkdir(), (p / "a.png").write_bytes(b"\x89PNG\r\n")], "cannot be read as an image"),
-    "deep": (lambda p: [p.mkdir(), *(image(p / f"{i}.png", (4, 4), np.uint16) for i in range(70))], "I;16"),
+    "broken": (
+        lambda p: [p.mkdir(), (p / "a.png").write_bytes(b"\x89PNG\r\n")],
+        "cannot be read as an image",
+    ),
+    "deep": (
+        lambda p: [p.mkdir(), *(image(p / f"{i}.png", (4, 4), np.uint16) for i in range(70))],
+        "I;16",
+    ),
     "missing.npz": (lambda p: None, "missing.npz"),
 }
 
@@ -208,7 +267,9 @@ def test_one_wrong_byte_anywhere_is_noticed_or_harmless(tmp_path: Path) -> None:
     before = load_array(tmp_path, x=own).real(10, 0, "train")
     content, messages = path.read_bytes(), []
     for position in range(0, len(content), 2):
-        path.write_bytes(content[:position] + bytes([content[position] ^ 0x55]) + content[position + 1 :])
+        path.write_bytes(
+            content[:position] + bytes([content[position] ^ 0x55]) + content[position + 1 :]
+        )
         try:
             assert torch.equal(load_data(str(path)).real(10, 0, "train"), before)
         except ValueError as error:
@@ -244,13 +305,19 @@ def test_toys_have_their_shapes() -> None:
     upper, lower = x.norm(dim=1), (x - torch.tensor([1.0, 0.5])).norm(dim=1)
     nearest = torch.minimum((upper - 1).abs(), (lower - 1).abs())
     assert nearest.max() < 5 * 0.08
-    assert (x.mean(0) - torch.tensor([0.5, 0.25])).abs().max() < 4 * float(x.std(0).max()) / math.sqrt(20_000)
+    assert (x.mean(0) - torch.tensor([0.5, 0.25])).abs().max() < 4 * float(
+        x.std(0).max()
+    ) / math.sqrt(20_000)
     x = TOYS["spirals"](20_000, generator())
     radius, squared = x.norm(dim=1), x.square().sum(1)
-    assert abs(float(squared.mean()) - (2 + 2 * 0.05**2)) < 4 * float(squared.std()) / math.sqrt(20_000)  # uniform on the disc of radius 2
+    assert abs(float(squared.mean()) - (2 + 2 * 0.05**2)) < 4 * float(squared.std()) / math.sqrt(
+        20_000
+    )  # uniform on the disc of radius 2
     assert (x.mean(0).abs() < 4 * x.std(0) / math.sqrt(20_000)).all()  # the arms are opposite
     turned = torch.atan2(x[:, 1], x[:, 0]) - 3 * math.pi * radius / 2
-    assert torch.sin(turned)[radius > 0.5].abs().max() < 5 * 0.05 * math.hypot(1 / 0.5, 1.5 * math.pi)
+    assert torch.sin(turned)[radius > 0.5].abs().max() < 5 * 0.05 * math.hypot(
+        1 / 0.5, 1.5 * math.pi
+    )
 
 
 @pytest.mark.parametrize("dimension", [1, 16, 24])
@@ -261,14 +328,20 @@ def test_manifold_is_one_law_for_everybody(dimension: int) -> None:
     assert torch.equal(manifold_sampler(dimension)(2000, generator(5)), x)
     data = load_data(f"manifold{dimension}")
     assert data.shape == (dimension,)
-    np.testing.assert_allclose(data.scaling.decode(data.batch(2000, generator(5))[0]), x.numpy(), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        data.scaling.decode(data.batch(2000, generator(5))[0]), x.numpy(), rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("latent", [2, 3])
 def test_manifold_sheets_have_the_dimension_of_their_latent(latent: int) -> None:
     x = manifold_sampler(16, latent)(3000, generator(1)).double()
-    nearest = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").topk(3, largest=False).values
-    dimension = 1 / (nearest[:, 2] / nearest[:, 1]).log().mean()  # two nearest neighbours (Facco et al. 2017)
+    nearest = (
+        torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").topk(3, largest=False).values
+    )
+    dimension = (
+        1 / (nearest[:, 2] / nearest[:, 1]).log().mean()
+    )  # two nearest neighbours (Facco et al. 2017)
     assert float(dimension) == pytest.approx(latent, abs=0.3)
 
 
@@ -276,11 +349,17 @@ def test_manifold_sheets_have_the_dimension_of_their_latent(latent: int) -> None
 def test_endless_data_is_standardised_and_its_sides_are_different_draws(name: str) -> None:
     data = load_data(name)
     x = {split: data.real(4000, 0, split) for split in ("train", "valid", "test")}
-    assert not rows(x["train"]) & rows(x["test"]) | rows(x["valid"]) & rows(x["test"]) | rows(x["train"]) & rows(x["valid"])
+    assert (
+        not rows(x["train"]) & rows(x["test"])
+        | rows(x["valid"]) & rows(x["test"])
+        | rows(x["train"]) & rows(x["valid"])
+    )
     assert torch.equal(data.real(4000, 0, "test"), x["test"])
     assert data.count("train") is None
     y, _ = data.batch(20_000, generator(9))
-    assert (y.mean(0).abs() < 6 / math.sqrt(20_000)).all()  # two estimates differ: this mean and that of the scaling
+    assert (
+        y.mean(0).abs() < 6 / math.sqrt(20_000)
+    ).all()  # two estimates differ: this mean and that of the scaling
     assert ((y.square().mean(0) - 1).abs() < 6 * y.square().std(0) / math.sqrt(20_000)).all()
 
 
@@ -289,15 +368,27 @@ def test_principal_components_are_those_of_the_training_side(source: str, tmp_pa
     if source == "digits":
         whole, name = load_data("digits"), "digits"
     else:
-        noise = RNG.normal(size=(300, 5)) @ RNG.normal(size=(5, 24)) * 25 + RNG.normal(size=(300, 24)) + 128
-        whole, name = load_array(tmp_path, x=noise.clip(0, 255).astype(np.uint8).reshape(300, 4, 6)), str(tmp_path / "data.npz")
+        noise = (
+            RNG.normal(size=(300, 5)) @ RNG.normal(size=(5, 24)) * 25
+            + RNG.normal(size=(300, 24))
+            + 128
+        )
+        whole, name = (
+            load_array(tmp_path, x=noise.clip(0, 255).astype(np.uint8).reshape(300, 4, 6)),
+            str(tmp_path / "data.npz"),
+        )
     data = load_data(f"{name}@pca5")
     assert isinstance(data, ArrayData)
     assert isinstance(whole, ArrayData)
     train = whole.train.reshape(len(whole.train), -1).astype(np.float64)
-    centre, (_, stretch, axes) = train.mean(0), np.linalg.svd(train - train.mean(0), full_matrices=False)
+    centre, (_, stretch, axes) = (
+        train.mean(0),
+        np.linalg.svd(train - train.mean(0), full_matrices=False),
+    )
     for split in ("train", "valid", "test"):
-        expected = (getattr(whole, split).reshape(len(getattr(whole, split)), -1) - centre) @ axes[:5].T
+        expected = (getattr(whole, split).reshape(len(getattr(whole, split)), -1) - centre) @ axes[
+            :5
+        ].T
         found = getattr(data, split).astype(np.float64)
         signs = np.sign((expected * found).sum(0))  # an axis has two directions
         np.testing.assert_allclose(found * signs, expected, atol=2e-4 * np.abs(expected).max())
@@ -309,7 +400,9 @@ def test_principal_components_are_those_of_the_training_side(source: str, tmp_pa
     torch.testing.assert_close(x.T @ x / len(x), torch.eye(5), rtol=0, atol=1e-3)
     assert data.shape == (5,)
     assert data.name == f"{name}@pca5"
-    np.testing.assert_allclose(data.scaling.decode(data.scaling.encode(data.test)), data.test, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(
+        data.scaling.decode(data.scaling.encode(data.test)), data.test, rtol=1e-4, atol=1e-3
+    )
 
 
 def test_principal_components_follow_a_changed_file(tmp_path: Path) -> None:

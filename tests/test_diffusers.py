@@ -1,4 +1,5 @@
-"""diffusers in and out: teachers of every convention become curves, students, and pipelines that make the same images."""
+"""diffusers in and out: teachers of every convention become curves, students, and pipelines that
+make the same images."""
 
 import dataclasses
 import os
@@ -50,14 +51,19 @@ def tiny_unet(**settings: Any) -> Any:
     from diffusers.models.unets.unet_2d import UNet2DModel
 
     tiny = {"block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4}
-    blocks = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D")}
+    blocks = {
+        "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+        "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+    }
     return UNet2DModel(8, 3, 3, **{**tiny, **blocks, **settings}).eval()
 
 
 def tiny_dit(made: int = 3) -> Any:
     from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DModel
 
-    return DiTTransformer2DModel(2, 8, 3, made, num_layers=2, sample_size=8, num_embeds_ada_norm=3).eval()
+    return DiTTransformer2DModel(
+        2, 8, 3, made, num_layers=2, sample_size=8, num_embeds_ada_norm=3
+    ).eval()
 
 
 def save_pipeline(folder: Path, unet: Any, prediction: Any = "epsilon") -> Path:
@@ -72,7 +78,11 @@ def field_of(inner: Any, model: Model, **more: Any) -> ForeignField:
     """The raw network of diffusers as a field, by the conversion that has tests of its own."""
     assert isinstance(model.network, ForeignConfig)
     schedule = make_schedule(model.network.schedule, model.network.numbers)
-    return ForeignField(lambda y, time: inner(y, time, **more).sample[:, : y.shape[1]], model.network.prediction, schedule)
+    return ForeignField(
+        lambda y, time: inner(y, time, **more).sample[:, : y.shape[1]],
+        model.network.prediction,
+        schedule,
+    )
 
 
 def load_pipeline(folder: Path) -> Any:
@@ -85,12 +95,21 @@ def load_pipeline(folder: Path) -> Any:
     return pipeline
 
 
-def same_images(model: Model, folder: Path, cond: Tensor | None = None, labels: list[int] | None = None) -> None:
-    """Whether the exported pipeline makes the images that the model makes from the same noise, with one, two and three passes."""
+def same_images(
+    model: Model, folder: Path, cond: Tensor | None = None, labels: list[int] | None = None
+) -> None:
+    """Whether the exported pipeline makes the images that the model makes from the same noise, with
+    one, two and three passes."""
     pipeline = load_pipeline(folder)
     for passes in (1, 2, 3):
         generator, again = (torch.Generator().manual_seed(passes) for _ in range(2))
-        made = pipeline(4, class_labels=labels, num_inference_steps=passes, generator=generator, output_type="pt").images
+        made = pipeline(
+            4,
+            class_labels=labels,
+            num_inference_steps=passes,
+            generator=generator,
+            output_type="pt",
+        ).images
         own = model.generate(torch.randn(4, *model.shape, generator=again), passes, cond=cond)
         torch.testing.assert_close(made, (own / 2 + 0.5).clamp(0, 1), rtol=0, atol=1e-5)
         assert float(made.std()) > 0.01
@@ -100,7 +119,11 @@ def same_images(model: Model, folder: Path, cond: Tensor | None = None, labels: 
 def test_from_a_foreign_teacher_to_a_pipeline(name: str, tmp_path: Path) -> None:
     prediction, schedule, numbers = CONVENTIONS[name]
     unet = tiny_unet()
-    folder = save_pipeline(tmp_path / "pipeline", unet, prediction) if schedule == "steps" else tmp_path / "unet"
+    folder = (
+        save_pipeline(tmp_path / "pipeline", unet, prediction)
+        if schedule == "steps"
+        else tmp_path / "unet"
+    )
     unet.save_pretrained(tmp_path / "unet")
     teacher = import_diffusers(folder, tmp_path / "teacher", prediction, schedule, **numbers)
     raw, x = field_of(unet, teacher), torch.randn(5, *SHAPE)
@@ -111,13 +134,31 @@ def test_from_a_foreign_teacher_to_a_pipeline(name: str, tmp_path: Path) -> None
         assert torch.equal(teacher.net(x, s, t), teacher.net(x, s, s))
 
     def curves(source: Path, out: str, degree: int) -> Path:
-        simulate(SimulateConfig((source,), tmp_path / out, degree=degree, count=16, steps=3, batch=16, accelerator="cpu"))
+        simulate(
+            SimulateConfig(
+                (source,),
+                tmp_path / out,
+                degree=degree,
+                count=16,
+                steps=3,
+                batch=16,
+                accelerator="cpu",
+            )
+        )
         return tmp_path / out
 
     straight = curves(tmp_path / "teacher", "lines", 1)
-    distill(DistillConfig(straight, tmp_path / "reflowed", objective="velocity", steps=4, batch=8, loop=LOOP))
+    distill(
+        DistillConfig(
+            straight, tmp_path / "reflowed", objective="velocity", steps=4, batch=8, loop=LOOP
+        )
+    )
     cubic = curves(tmp_path / "reflowed", "cubics", 3)
-    student = distill(DistillConfig(cubic, tmp_path / "student", objective="map", passes=2, steps=4, batch=8, loop=LOOP))
+    student = distill(
+        DistillConfig(
+            cubic, tmp_path / "student", objective="map", passes=2, steps=4, batch=8, loop=LOOP
+        )
+    )
     assert isinstance(student.net, Foreign)
     assert bool(torch.as_tensor(student.net.time.interval.weight).any())
     export_diffusers(student, tmp_path / "out")
@@ -126,14 +167,30 @@ def test_from_a_foreign_teacher_to_a_pipeline(name: str, tmp_path: Path) -> None
 
 def test_teachers_of_two_conventions_are_blended(tmp_path: Path) -> None:
     fields = []
-    for name, network in (("diffusers FlowMatch", tiny_unet()), ("Stable Diffusion 2", tiny_unet(layers_per_block=2))):
+    for name, network in (
+        ("diffusers FlowMatch", tiny_unet()),
+        ("Stable Diffusion 2", tiny_unet(layers_per_block=2)),
+    ):
         prediction, schedule, numbers = CONVENTIONS[name]
         folder = save_pipeline(tmp_path / name, network, prediction)
         network.save_pretrained(tmp_path / f"{name}-bare")
         source = folder if schedule == "steps" else tmp_path / f"{name}-bare"
-        fields.append(field_of(network, import_diffusers(source, tmp_path / f"teacher {name}", prediction, schedule, **numbers)))
-    folders = tuple(tmp_path / f"teacher {name}" for name in ("diffusers FlowMatch", "Stable Diffusion 2"))
-    store = simulate(SimulateConfig(folders, tmp_path / "curves", "1.5,-0.5", count=8, steps=4, accelerator="cpu"))
+        fields.append(
+            field_of(
+                network,
+                import_diffusers(
+                    source, tmp_path / f"teacher {name}", prediction, schedule, **numbers
+                ),
+            )
+        )
+    folders = tuple(
+        tmp_path / f"teacher {name}" for name in ("diffusers FlowMatch", "Stable Diffusion 2")
+    )
+    store = simulate(
+        SimulateConfig(
+            folders, tmp_path / "curves", "1.5,-0.5", count=8, steps=4, accelerator="cpu"
+        )
+    )
     with torch.no_grad():
         curve = store.curves(torch.arange(8))
         expected = solve(Blend(fields, [[1.5], [-0.5]]), curve.source, time_grid(4)).state
@@ -141,23 +198,31 @@ def test_teachers_of_two_conventions_are_blended(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: tiny_unet(num_class_embeds=3), tiny_dit, lambda: tiny_dit(6)], ids=["unet", "dit", "dit, variances"]
+    "make",
+    [lambda: tiny_unet(num_class_embeds=3), tiny_dit, lambda: tiny_dit(6)],
+    ids=["unet", "dit", "dit, variances"],
 )
 def test_labels_of_a_foreign_teacher(make: Callable[[], Any], tmp_path: Path) -> None:
     inner = make()
     inner.save_pretrained(tmp_path / "net")
-    teacher = import_diffusers(tmp_path / "net", tmp_path / "teacher", "flow", "linear-down", scale=1000.0)
+    teacher = import_diffusers(
+        tmp_path / "net", tmp_path / "teacher", "flow", "linear-down", scale=1000.0
+    )
     assert teacher.conditions == 3
     x, s, labels = torch.randn(4, *SHAPE), torch.linspace(0, 0.9, 4), torch.tensor([0, 2, 1, 2])
     teacher.net.train()  # diffusers' own embedding of labels would now drop some
     with torch.no_grad():
         own = teacher.field(x, s, torch.eye(3)[labels])
-        torch.testing.assert_close(own, field_of(inner, teacher, class_labels=labels)(x, s), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(
+            own, field_of(inner, teacher, class_labels=labels)(x, s), rtol=1e-6, atol=1e-6
+        )
         if "Transformer" in type(inner).__name__:  # the last row of its table is that of no label
             none = field_of(inner, teacher, class_labels=torch.full((4,), 3))
             torch.testing.assert_close(teacher.field(x, s), none(x, s), rtol=1e-6, atol=1e-6)
         assert torch.equal(teacher.field(x, s), teacher.field(x, s, torch.zeros(4, 3)))
-    with pytest.raises(ValueError, match=r"condition has shape \(4, 2\), the network expects \(B, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"condition has shape \(4, 2\), the network expects \(B, 3\)"
+    ):
         teacher.net(x, s, s, torch.zeros(4, 2))
 
 
@@ -166,10 +231,25 @@ def test_labels_from_teacher_to_pipeline(guidance: str | None, tmp_path: Path) -
     tiny_dit().save_pretrained(tmp_path / "net")
     import_diffusers(tmp_path / "net", tmp_path / "teacher", "flow", "linear-down", scale=1000.0)
     teachers = (tmp_path / "teacher",)
-    simulate(SimulateConfig(teachers, tmp_path / "curves", degree=3, count=16, steps=3, accelerator="cpu", guidance=guidance))
-    student = distill(DistillConfig(tmp_path / "curves", tmp_path / "student", steps=4, batch=8, loop=LOOP))
+    simulate(
+        SimulateConfig(
+            teachers,
+            tmp_path / "curves",
+            degree=3,
+            count=16,
+            steps=3,
+            accelerator="cpu",
+            guidance=guidance,
+        )
+    )
+    student = distill(
+        DistillConfig(tmp_path / "curves", tmp_path / "student", steps=4, batch=8, loop=LOOP)
+    )
     export_diffusers(student, tmp_path / "out")
-    labels, eye = [0, 1, 2, 3], torch.cat([torch.eye(3), torch.zeros(1, 3)])  # the fourth is no label
+    labels, eye = (
+        [0, 1, 2, 3],
+        torch.cat([torch.eye(3), torch.zeros(1, 3)]),
+    )  # the fourth is no label
     cond = eye if guidance is None else torch.cat([eye, torch.full((4, 1), 2.0)], 1)
     same_images(student, tmp_path / "out", cond, labels)
     with pytest.raises(ValueError, match="class_labels run from 0 to 4, expected 0 to 2"):
@@ -182,34 +262,75 @@ def test_our_own_networks_as_pipelines(kind: Any, tmp_path: Path) -> None:
     net = config.build((1, 8, 8), 0).eval()
     for parameter in net.parameters():
         nn.init.normal_(parameter, std=0.1)
-    card = {"kind": "student", "passes": {"total": 7}, "teachers": [{"path": "x", "digest": "c0ffee"}]}
+    card = {
+        "kind": "student",
+        "passes": {"total": 7},
+        "teachers": [{"path": "x", "digest": "c0ffee"}],
+    }
     knots = {1: (0.0, 1.0), 2: (0.0, 0.3, 1.0)}
-    model = save_model(tmp_path / "model", Model(net, config, (1, 8, 8), dataclasses.replace(BYTES, layout="hw"), knots, card))
+    model = save_model(
+        tmp_path / "model",
+        Model(net, config, (1, 8, 8), dataclasses.replace(BYTES, layout="hw"), knots, card),
+    )
     (tmp_path / "model" / "metrics.json").write_text('{"fid": 4.25}')
-    assert cli.main(["export", "--model", str(tmp_path / "model"), "--to", "diffusers", "--out", str(tmp_path / "out")]) == 0
+    assert (
+        cli.main(
+            [
+                "export",
+                "--model",
+                str(tmp_path / "model"),
+                "--to",
+                "diffusers",
+                "--out",
+                str(tmp_path / "out"),
+            ]
+        )
+        == 0
+    )
     same_images(model, tmp_path / "out")
     scheduler = load_pipeline(tmp_path / "out").scheduler
     scheduler.set_timesteps(2)
     close(scheduler.sigmas, torch.tensor([1.0, 0.7, 0.0]))
     readme = (tmp_path / "out" / "README.md").read_text()
     assert all(
-        text in readme for text in ('"total": 7', "c0ffee", "- 2: 0, 0.3, 1", '"fid": 4.25', "import bezierdistill.interop.diffusers")
+        text in readme
+        for text in (
+            '"total": 7',
+            "c0ffee",
+            "- 2: 0, 0.3, 1",
+            '"fid": 4.25',
+            "import bezierdistill.interop.diffusers",
+        )
     )
-    assert sorted(path.suffix for path in (tmp_path / "out" / "unet").iterdir()) == [".json", ".safetensors"]
+    assert sorted(path.suffix for path in (tmp_path / "out" / "unet").iterdir()) == [
+        ".json",
+        ".safetensors",
+    ]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "out"]
     with pytest.raises(ValueError, match="is not empty"):
         export_diffusers(model, tmp_path / "out")
 
 
-def test_the_readme_of_an_export_runs_and_its_import_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_readme_of_an_export_runs_and_its_import_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = NetworkConfig("mlp", 8, 1)
-    model = Model(config.build(SHAPE, 0), config, SHAPE, BYTES, {1: (0.0, 1.0)}, {"kind": "student"})
+    model = Model(
+        config.build(SHAPE, 0), config, SHAPE, BYTES, {1: (0.0, 1.0)}, {"kind": "student"}
+    )
     export_diffusers(model, tmp_path / "out")
     code = (
-        (tmp_path / "out" / "README.md").read_text().split("```python\n")[1].split("```")[0].replace("THIS FOLDER", str(tmp_path / "out"))
+        (tmp_path / "out" / "README.md")
+        .read_text()
+        .split("```python\n")[1]
+        .split("```")[0]
+        .replace("THIS FOLDER", str(tmp_path / "out"))
     )
     monkeypatch.delitem(sys.modules, "bezierdistill.interop.diffusers", raising=False)
-    with pytest.raises(ValueError, match=r"bezierdistill\.interop\.diffusers is not one of .* and has not been imported"):
+    with pytest.raises(
+        ValueError,
+        match=r"bezierdistill\.interop\.diffusers is not one of .* and has not been imported",
+    ):
         exec(code.replace("import bezierdistill.interop.diffusers\n", ""), {})
     names: dict[str, Any] = {}
     exec(code, names)
@@ -250,7 +371,9 @@ def test_scheduler_takes_no_steps_of_the_callers() -> None:
 
 def break_weights(folder: Path) -> None:
     tiny_unet(add_attention=False).save_pretrained(folder / "other")
-    (folder / "other" / "diffusion_pytorch_model.safetensors").replace(folder / "net" / "diffusion_pytorch_model.safetensors")
+    (folder / "other" / "diffusion_pytorch_model.safetensors").replace(
+        folder / "net" / "diffusion_pytorch_model.safetensors"
+    )
 
 
 def only_bin(folder: Path) -> None:
@@ -269,23 +392,52 @@ def rename_class(folder: Path) -> None:
         (lambda folder: None, ("eps", "linear-up", {"low": 0.1}), "prediction is 'eps'"),
         (lambda folder: None, ("epsilon", "linear-up", {}), "a span that ends before pure noise"),
         (lambda folder: None, ("flow", "up", {}), "schedule is 'up', expected one of linear-up"),
-        (lambda folder: None, ("flow", "sigma", {"scale": 2.0}), "schedule sigma got scale, expected no more than least, most"),
-        (lambda folder: None, ("epsilon", "steps", {}), "schedule steps needs the scheduler of a pipeline"),
-        (lambda folder: (folder / "net" / "config.json").unlink(), ("flow", "linear-up", {}), "holds none, expected one network"),
-        (lambda folder: (folder / "net" / "vae").mkdir(), ("flow", "linear-up", {}), "its network makes latents"),
-        (rename_class, ("flow", "linear-up", {}), "is a AutoencoderKL, expected UNet2DModel or DiTTransformer2DModel"),
+        (
+            lambda folder: None,
+            ("flow", "sigma", {"scale": 2.0}),
+            "schedule sigma got scale, expected no more than least, most",
+        ),
+        (
+            lambda folder: None,
+            ("epsilon", "steps", {}),
+            "schedule steps needs the scheduler of a pipeline",
+        ),
+        (
+            lambda folder: (folder / "net" / "config.json").unlink(),
+            ("flow", "linear-up", {}),
+            "holds none, expected one network",
+        ),
+        (
+            lambda folder: (folder / "net" / "vae").mkdir(),
+            ("flow", "linear-up", {}),
+            "its network makes latents",
+        ),
+        (
+            rename_class,
+            ("flow", "linear-up", {}),
+            "is a AutoencoderKL, expected UNet2DModel or DiTTransformer2DModel",
+        ),
         (only_bin, ("flow", "linear-up", {}), "cannot load .* from safetensors"),
         (break_weights, ("flow", "linear-up", {}), "are not those of its config.json"),
-        (lambda folder: tiny_unet(class_embed_type="timestep").save_pretrained(folder / "net"), ("flow", "linear-up", {}), "is 'timestep'"),
         (
-            lambda folder: tiny_unet(time_embedding_type="learned", num_train_timesteps=9).save_pretrained(folder / "net"),
+            lambda folder: tiny_unet(class_embed_type="timestep").save_pretrained(folder / "net"),
+            ("flow", "linear-up", {}),
+            "is 'timestep'",
+        ),
+        (
+            lambda folder: tiny_unet(
+                time_embedding_type="learned", num_train_timesteps=9
+            ).save_pretrained(folder / "net"),
             ("flow", "linear-up", {}),
             "knows whole steps alone",
         ),
     ],
 )
 def test_mistakes_of_imports(
-    spoil: Callable[[Path], object], told: tuple[Any, Any, dict[str, float]], message: str, tmp_path: Path
+    spoil: Callable[[Path], object],
+    told: tuple[Any, Any, dict[str, float]],
+    message: str,
+    tmp_path: Path,
 ) -> None:
     tiny_unet().save_pretrained(tmp_path / "net")
     spoil(tmp_path)
@@ -295,7 +447,9 @@ def test_mistakes_of_imports(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_scheduler_that_says_otherwise_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_scheduler_that_says_otherwise_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = save_pipeline(tmp_path / "pipeline", tiny_unet(), "v_prediction")
     flags = ["--source", str(folder), "--schedule", "steps", "--out", str(tmp_path / "out")]
     assert cli.main(["import", *flags, "--prediction", "epsilon"]) == 2
@@ -321,9 +475,14 @@ def test_cards_that_name_something_else_are_refused() -> None:
         ForeignConfig("Pipeline", {}, "flow", "linear-up", {})  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="diffusers cannot build a UNet2DModel"):
         ForeignConfig("UNet2DModel", {"size": 3}, "flow", "linear-up", {}).build(SHAPE, 0)
-    config = {key: value for key, value in tiny_unet(num_class_embeds=3).config.items() if key[0] != "_"}
+    config = {
+        key: value for key, value in tiny_unet(num_class_embeds=3).config.items() if key[0] != "_"
+    }
     whole = ForeignConfig("UNet2DModel", config, "flow", "linear-up", {})
-    with pytest.raises(ValueError, match=r"states have shape \(1, 8, 8\), the settings of UNet2DModel name \(3, 8, 8\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"states have shape \(1, 8, 8\), the settings of UNet2DModel name \(3, 8, 8\)",
+    ):
         whole.build((1, 8, 8), 0, 3)
     with pytest.raises(ValueError, match="conditions have 2 numbers, the network has 3 classes"):
         whole.build(SHAPE, 0, 2)
@@ -333,17 +492,40 @@ def test_cards_that_name_something_else_are_refused() -> None:
 
 @pytest.mark.slow
 def test_mnist_from_training_to_a_pipeline(tmp_path: Path) -> None:
-    folder = Path(os.environ.get("BEZIERDISTILL_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    folder = Path(
+        os.environ.get("BEZIERDISTILL_DATA", Path(__file__).parents[2] / "shared" / "data")
+    )
     if not (folder / "mnist.npz").exists():
         pytest.skip("no mnist.npz: set BEZIERDISTILL_DATA to its folder")
     np.savez(tmp_path / "digits.npz", x=np.load(folder / "mnist.npz")["train_images"][:4000])
     data, loop = str(tmp_path / "digits.npz"), LoopConfig(lr=1e-3, accelerator="cpu")
-    train(TrainConfig(data, tmp_path / "teacher", 150, 32, network=NetworkConfig("unet", 16, 1), loop=loop))
-    simulate(SimulateConfig((tmp_path / "teacher",), tmp_path / "curves", degree=3, count=256, steps=4, batch=64, accelerator="cpu"))
-    student = distill(DistillConfig(tmp_path / "curves", tmp_path / "student", steps=100, batch=32, loop=loop))
-    log = [float(line.split('"student": ')[1].split("}")[0]) for line in (tmp_path / "student" / "log.jsonl").read_text().splitlines()]
+    train(
+        TrainConfig(
+            data, tmp_path / "teacher", 150, 32, network=NetworkConfig("unet", 16, 1), loop=loop
+        )
+    )
+    simulate(
+        SimulateConfig(
+            (tmp_path / "teacher",),
+            tmp_path / "curves",
+            degree=3,
+            count=256,
+            steps=4,
+            batch=64,
+            accelerator="cpu",
+        )
+    )
+    student = distill(
+        DistillConfig(tmp_path / "curves", tmp_path / "student", steps=100, batch=32, loop=loop)
+    )
+    log = [
+        float(line.split('"student": ')[1].split("}")[0])
+        for line in (tmp_path / "student" / "log.jsonl").read_text().splitlines()
+    ]
     assert log[-1] < log[0]
     export_diffusers(student, tmp_path / "out")
     same_images(student, tmp_path / "out")
-    images = load_pipeline(tmp_path / "out")(2, num_inference_steps=2, generator=torch.Generator().manual_seed(0)).images
+    images = load_pipeline(tmp_path / "out")(
+        2, num_inference_steps=2, generator=torch.Generator().manual_seed(0)
+    ).images
     assert [image.size for image in images] == [(28, 28)] * 2

@@ -1,4 +1,5 @@
-"""Distribution matching: its gradient in closed form, the two-jump simulation, a trained Gaussian, and the count of passes."""
+"""Distribution matching: its gradient in closed form, the two-jump simulation, a trained Gaussian,
+and the count of passes."""
 
 import math
 
@@ -18,7 +19,8 @@ F64 = torch.float64
 
 
 class Affine(nn.Module):
-    """The generator ``F(x, s, 1) = mean + std x`` for every s: ``(1 - s) u = mean + (std - 1) x``."""
+    """The generator ``F(x, s, 1) = mean + std x`` for every s: ``(1 - s) u = mean + (std - 1)
+    x``."""
 
     def __init__(self, mean: float, std: float) -> None:
         super().__init__()
@@ -33,7 +35,9 @@ class GaussianCritic(nn.Module):
 
     def __init__(self, mean: float, std: float) -> None:
         super().__init__()
-        self.mean, self.log_std = (nn.Parameter(torch.tensor(p, dtype=F64)) for p in (mean, math.log(std)))
+        self.mean, self.log_std = (
+            nn.Parameter(torch.tensor(p, dtype=F64)) for p in (mean, math.log(std))
+        )
 
     def forward(self, x: Tensor, s: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
         time, variance = expand_time(t, x), (2 * self.log_std).exp()
@@ -45,9 +49,15 @@ def test_gradient_vanishes_where_the_laws_are_equal_and_has_the_closed_form(draw
     x0, shift, std, t = draw(50, 1), 0.7, 2.0, 0.3
     objective = DistributionMatching(gaussian(0.0, std), times=(t, t))
     equal, moved = Affine(0.0, std), Affine(shift, std)
-    loss, _ = objective.student_loss(equal, FieldNet(gaussian(0.0, std)), x0, None, torch.Generator())
-    assert all(not gradient.any() for gradient in torch.autograd.grad(loss, [equal.mean, equal.std]))
-    loss, x = objective.student_loss(moved, FieldNet(gaussian(shift, std)), x0, None, torch.Generator().manual_seed(2))
+    loss, _ = objective.student_loss(
+        equal, FieldNet(gaussian(0.0, std)), x0, None, torch.Generator()
+    )
+    assert all(
+        not gradient.any() for gradient in torch.autograd.grad(loss, [equal.mean, equal.std])
+    )
+    loss, x = objective.student_loss(
+        moved, FieldNet(gaussian(shift, std)), x0, None, torch.Generator().manual_seed(2)
+    )
     assert not x.requires_grad
     close(x, shift + std * x0)
     again = torch.Generator().manual_seed(2)
@@ -57,7 +67,9 @@ def test_gradient_vanishes_where_the_laws_are_equal_and_has_the_closed_form(draw
     noisy = (1 - t) * torch.randn(50, 1, generator=again).double() + t * x
     g = (1 - t) ** 2 / q * shift  # end point of the critic minus the teacher's
     scale = (x - noisy * t * std**2 / q).abs().clamp_min(1e-3)
-    torch.testing.assert_close(torch.autograd.grad(loss, moved.mean)[0], (g / scale).mean(), rtol=1e-9, atol=0)
+    torch.testing.assert_close(
+        torch.autograd.grad(loss, moved.mean)[0], (g / scale).mean(), rtol=1e-9, atol=0
+    )
 
 
 def test_sampler_renoises_between_its_jumps(shape: tuple[int, ...], draw: Draw) -> None:
@@ -74,17 +86,25 @@ def test_sampler_of_the_exact_map_keeps_the_law_of_the_data(generator: torch.Gen
     x = sample(GaussianMap(0.7, 0.5), x0, (0.0, 0.3, 0.7, 1.0), generator).detach()
     assert float(x.mean()) == pytest.approx(0.7, abs=0.01)
     assert float(x.std()) == pytest.approx(0.5, abs=0.01)
-    assert abs(float(((x - 0.7) * x0).mean())) < 0.5 * 0.5  # fresh noise forgets the source, an ODE solver would not
+    assert (
+        abs(float(((x - 0.7) * x0).mean())) < 0.5 * 0.5
+    )  # fresh noise forgets the source, an ODE solver would not
 
 
-def test_backward_simulation_trains_every_jump_equally_often_and_only_the_last_one(draw: Draw) -> None:
+def test_backward_simulation_trains_every_jump_equally_often_and_only_the_last_one(
+    draw: Draw,
+) -> None:
     class Jumps(GaussianMap):
         def forward(self, x: Tensor, s: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
             calls.append((float(s[0]), float(t[0]), torch.is_grad_enabled()))
             assert cond is condition
             return super().forward(x, s, t)
 
-    objective, generator, chosen = DistributionMatching(gaussian(0.0, 1.0), (0.0, 0.25, 0.5, 1.0)), torch.Generator().manual_seed(0), []
+    objective, generator, chosen = (
+        DistributionMatching(gaussian(0.0, 1.0), (0.0, 0.25, 0.5, 1.0)),
+        torch.Generator().manual_seed(0),
+        [],
+    )
     net, condition = Jumps(), draw(2)
     for _ in range(300):
         calls: list[tuple[float, float, bool]] = []
@@ -125,7 +145,10 @@ def test_rounds_move_the_student_onto_the_teacher(knots: tuple[float, ...]) -> N
 
     generator, mean, std = torch.Generator().manual_seed(0), 0.8, 0.5
     student, critic = TwoJumps(), GaussianCritic(-0.5, 1.2)
-    adams = {"student": torch.optim.Adam(student.parameters(), 2e-2), "critic": torch.optim.Adam(critic.parameters(), 3e-2)}
+    adams = {
+        "student": torch.optim.Adam(student.parameters(), 2e-2),
+        "critic": torch.optim.Adam(critic.parameters(), 3e-2),
+    }
     objective = DistributionMatching(gaussian(mean, std), knots)
     for _ in range(200 * (len(knots) - 1)):
         x0 = torch.randn(256, 1, generator=generator, dtype=F64)
@@ -133,17 +156,25 @@ def test_rounds_move_the_student_onto_the_teacher(knots: tuple[float, ...]) -> N
             adams[name].zero_grad()
             loss.backward()
             adams[name].step()
-    x = sample(student, torch.randn(20_000, 1, generator=generator, dtype=F64), knots, generator).detach()
+    x = sample(
+        student, torch.randn(20_000, 1, generator=generator, dtype=F64), knots, generator
+    ).detach()
     assert float(x.mean()) == pytest.approx(mean, abs=0.06)
     assert float(x.std()) == pytest.approx(std, abs=0.06)
 
 
 @pytest.mark.parametrize("knots", [(0.0, 1.0), (0.0, 0.5, 1.0)])
 @pytest.mark.parametrize("critic_steps", [1, 5])
-def test_passes_are_what_a_round_spends_on_average(knots: tuple[float, ...], critic_steps: int, draw: Draw) -> None:
+def test_passes_are_what_a_round_spends_on_average(
+    knots: tuple[float, ...], critic_steps: int, draw: Draw
+) -> None:
     student, critic = (CountedNet(MLP((2,), width=4, depth=1).double()) for _ in range(2))
     teacher = CountedField(lambda x, t: x, passes=2)
-    objective, generator, rounds = DistributionMatching(teacher, knots, critic_steps=critic_steps), torch.Generator().manual_seed(0), 80
+    objective, generator, rounds = (
+        DistributionMatching(teacher, knots, critic_steps=critic_steps),
+        torch.Generator().manual_seed(0),
+        80,
+    )
     for _ in range(rounds):
         names = []
         for name, loss in objective.losses(student, critic, draw(1, 2), None, generator):
@@ -155,16 +186,25 @@ def test_passes_are_what_a_round_spends_on_average(knots: tuple[float, ...], cri
         assert spent == objective.passes == 3 + 2 + 1 + 3 * critic_steps + critic_steps - 1
     else:
         assert abs(spent - objective.passes) < 4 * 0.5 * math.sqrt(critic_steps / rounds)
-        assert objective.passes == DistributionMatching(teacher, critic_steps=critic_steps).passes + 0.5 * critic_steps
+        assert (
+            objective.passes
+            == DistributionMatching(teacher, critic_steps=critic_steps).passes + 0.5 * critic_steps
+        )
 
 
-def test_student_loss_leaves_critic_and_teacher_alone_and_critic_loss_the_student(draw: Draw, generator: torch.Generator) -> None:
+def test_student_loss_leaves_critic_and_teacher_alone_and_critic_loss_the_student(
+    draw: Draw, generator: torch.Generator
+) -> None:
     student, critic, teacher = (MLP((2,), width=4, depth=1).double() for _ in range(3))
     objective = DistributionMatching(NetworkField(teacher))
     loss, x = objective.student_loss(student, critic, draw(5, 2), None, generator)
     loss.backward()
-    assert any(parameter.grad is not None and parameter.grad.any() for parameter in student.parameters())
-    assert all(parameter.grad is None for net in (critic, teacher) for parameter in net.parameters())
+    assert any(
+        parameter.grad is not None and parameter.grad.any() for parameter in student.parameters()
+    )
+    assert all(
+        parameter.grad is None for net in (critic, teacher) for parameter in net.parameters()
+    )
     student.zero_grad()
     objective.critic_loss(critic, x, None, generator).backward()
     assert all(parameter.grad is None for parameter in student.parameters())

@@ -1,4 +1,5 @@
-"""Extractors: torchmetrics as the reference, the classifier and its cache, SqueezeNet written out, figures of classes that are known."""
+"""Extractors: torchmetrics as the reference, the classifier and its cache, SqueezeNet written out,
+figures of classes that are known."""
 
 import json
 from collections.abc import Callable
@@ -43,7 +44,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def labelled(classes: int = 3, count: int = 90, side: int = 0) -> ArrayData:
-    """Classes that are easily told apart: a row of numbers or an image of bytes, bright in its class's part."""
+    """Classes that are easily told apart: a row of numbers or an image of bytes, bright in its
+    class's part."""
     rng = np.random.default_rng(0)
 
     def some(size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -51,12 +53,16 @@ def labelled(classes: int = 3, count: int = 90, side: int = 0) -> ArrayData:
         x = 4 * np.eye(classes)[labels] + rng.normal(size=(size, classes))
         if not side:
             return x.astype(np.float32), labels
-        image = np.repeat(np.clip(40 * x + 40, 0, 255), -(-side // classes), 1)[:, None, :side].repeat(side, 1)
+        image = np.repeat(np.clip(40 * x + 40, 0, 255), -(-side // classes), 1)[
+            :, None, :side
+        ].repeat(side, 1)
         return image.astype(np.uint8), labels
 
     sides = [some(size) for size in (count, 20, count)]
     given: Any = dict(zip(("train", "valid", "test"), (labels for _, labels in sides), strict=True))
-    return ArrayData("easy", *(x for x, _ in sides), scaling=Scaling.measure(sides[0][0]), given=given)
+    return ArrayData(
+        "easy", *(x for x, _ in sides), scaling=Scaling.measure(sides[0][0]), given=given
+    )
 
 
 class Projection(nn.Module):
@@ -66,14 +72,22 @@ class Projection(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(12, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64))
+        self.weight = nn.Parameter(
+            torch.randn(12, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.tanh(x.flatten(1).to(self.weight) @ self.weight)
 
 
-@pytest.mark.parametrize("extractor", [RandomFeatures(12), Projection(), ClassifierFeatures((3, 2, 2), 4)], ids=lambda e: type(e).__name__)
-def test_frechet_and_kernel_distance_are_those_of_torchmetrics(extractor: nn.Module, draw: Draw) -> None:
+@pytest.mark.parametrize(
+    "extractor",
+    [RandomFeatures(12), Projection(), ClassifierFeatures((3, 2, 2), 4)],
+    ids=lambda e: type(e).__name__,
+)
+def test_frechet_and_kernel_distance_are_those_of_torchmetrics(
+    extractor: nn.Module, draw: Draw
+) -> None:
     from torchmetrics.image.fid import FrechetInceptionDistance
     from torchmetrics.image.kid import KernelInceptionDistance
 
@@ -84,21 +98,36 @@ def test_frechet_and_kernel_distance_are_those_of_torchmetrics(extractor: nn.Mod
         metric.update(b, real=True)
         metric.update(a, real=False)
     assert frechet_distance(a, b, extractor) == pytest.approx(float(frechet.compute()), rel=1e-3)
-    assert kernel_distance(a, b, extractor) == pytest.approx(float(kernel.compute()[0]), rel=1e-3, abs=1e-6)
+    assert kernel_distance(a, b, extractor) == pytest.approx(
+        float(kernel.compute()[0]), rel=1e-3, abs=1e-6
+    )
 
 
 def test_kernel_distance_is_the_written_out_formula(draw: Draw) -> None:
     x, y = draw(7, 3).numpy(), draw(5, 3).numpy() + 1
 
     def mean(a: np.ndarray, b: np.ndarray, same: bool) -> float:
-        return float(np.mean([(p @ q / 3 + 1) ** 3 for i, p in enumerate(a) for j, q in enumerate(b) if not (same and i == j)]))
+        return float(
+            np.mean(
+                [
+                    (p @ q / 3 + 1) ** 3
+                    for i, p in enumerate(a)
+                    for j, q in enumerate(b)
+                    if not (same and i == j)
+                ]
+            )
+        )
 
     expected = mean(x, x, True) + mean(y, y, True) - 2 * mean(x, y, False)
-    assert kernel_distance(torch.from_numpy(x), torch.from_numpy(y), nn.Identity()) == pytest.approx(expected, rel=1e-12)
+    assert kernel_distance(
+        torch.from_numpy(x), torch.from_numpy(y), nn.Identity()
+    ) == pytest.approx(expected, rel=1e-12)
 
 
 def test_kernel_distance_is_unbiased_and_sees_a_shift(draw: Draw) -> None:
-    values = torch.tensor([kernel_distance(draw(30, 2), draw(40, 2), nn.Identity()) for _ in range(500)])
+    values = torch.tensor(
+        [kernel_distance(draw(30, 2), draw(40, 2), nn.Identity()) for _ in range(500)]
+    )
     assert abs(float(values.mean())) < 4 * float(values.std()) / 500**0.5
     assert (values < 0).double().mean() > 0.3
     assert kernel_distance(draw(200, 2) + 1, draw(200, 2), nn.Identity()) > 4 * float(values.std())
@@ -130,7 +159,9 @@ def test_the_classifier_is_a_function_of_the_data_alone(side: int, cache: Path) 
     x = data.real(90, 5, "test")
     labels = data.conditions(90, 5, "test")
     assert labels is not None
-    assert (first.logits(x).argmax(1) == labels.argmax(1)).double().mean() == pytest.approx(first.accuracy)
+    assert (first.logits(x).argmax(1) == labels.argmax(1)).double().mean() == pytest.approx(
+        first.accuracy
+    )
     assert first(x).shape == (90, first.num_features)
     torch.testing.assert_close(first(x)[3:4], first(x[3:4]), rtol=1e-4, atol=1e-5)
     assert not any(parameter.requires_grad for parameter in first.parameters())
@@ -145,7 +176,9 @@ def test_the_classifier_takes_any_shape_and_no_other_than_its_own(shape: tuple[i
         extractor(torch.zeros(2, 2))
 
 
-def test_the_cache_is_read_told_apart_and_repaired(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_is_read_told_apart_and_repaired(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = classifier_features(labelled())
     path = next(cache.glob("*.safetensors"))
     trained: list[int] = []
@@ -170,7 +203,9 @@ def test_the_cache_is_read_told_apart_and_repaired(cache: Path, monkeypatch: pyt
     assert len(list(cache.iterdir())) == 2
 
 
-def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_written_costs_time_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("BEZIERDISTILL_CACHE", str(tmp_path / "file"))
     assert classifier_features(labelled()).accuracy > 0.9
@@ -180,24 +215,40 @@ def fake_weights(path: Path, **changes: np.ndarray | None) -> dict[str, np.ndarr
     """SqueezeNet weights of the right names and shapes; random, so that every part matters."""
     rng, shapes, width = np.random.default_rng(0), {"conv1": (96, 3, 7, 7)}, 96
     for name, squeezed in SQUEEZED.items():
-        shapes |= {f"{name}.squeeze": (squeezed, width, 1, 1), f"{name}.expand1x1": (4 * squeezed, squeezed, 1, 1)}
+        shapes |= {
+            f"{name}.squeeze": (squeezed, width, 1, 1),
+            f"{name}.expand1x1": (4 * squeezed, squeezed, 1, 1),
+        }
         shapes |= {f"{name}.expand3x3": (4 * squeezed, squeezed, 3, 3)}
         width = 8 * squeezed
     arrays: dict[str, np.ndarray] = {}
     for name, shape in shapes.items():
-        arrays[f"{name}.weight"] = rng.normal(scale=(2 / np.prod(shape[1:])) ** 0.5, size=shape).astype(np.float32)
+        arrays[f"{name}.weight"] = rng.normal(
+            scale=(2 / np.prod(shape[1:])) ** 0.5, size=shape
+        ).astype(np.float32)
         arrays[f"{name}.bias"] = rng.normal(scale=0.1, size=shape[0]).astype(np.float32)
     arrays |= {key: array for key, array in changes.items() if array is not None}
-    np.savez(path, allow_pickle=False, **{key: array for key, array in arrays.items() if key not in changes or changes[key] is not None})
+    np.savez(
+        path,
+        allow_pickle=False,
+        **{
+            key: array
+            for key, array in arrays.items()
+            if key not in changes or changes[key] is not None
+        },
+    )
     return arrays
 
 
 def written_out(arrays: dict[str, np.ndarray], image: Tensor) -> Tensor:
-    """SqueezeNet 1.0 to fire9 as in its definition, of one RGB image (3, H, W) in 0..255, in float64."""
+    """SqueezeNet 1.0 to fire9 as in its definition, of one RGB image (3, H, W) in 0..255, in
+    float64."""
     weights = {key: torch.from_numpy(array).double() for key, array in arrays.items()}
 
     def conv(x: Tensor, name: str, **options: int) -> Tensor:
-        return functional.conv2d(x, weights[f"{name}.weight"], weights[f"{name}.bias"], **options).clamp_min(0)
+        return functional.conv2d(
+            x, weights[f"{name}.weight"], weights[f"{name}.bias"], **options
+        ).clamp_min(0)
 
     red, green, blue = functional.interpolate(image.double()[None], (227, 227), mode="bilinear")[0]
     x = conv(torch.stack([blue - 104, green - 117, red - 123])[None], "conv1", stride=2)
@@ -206,7 +257,10 @@ def written_out(arrays: dict[str, np.ndarray], image: Tensor) -> Tensor:
         if k in (2, 5, 9):  # after conv1, fire4 and fire8
             x = functional.max_pool2d(functional.pad(x, (0, 1, 0, 1), value=-1.0), 3, 2)
         squeezed = conv(x, f"fire{k}.squeeze")
-        x = torch.cat([conv(squeezed, f"fire{k}.expand1x1"), conv(squeezed, f"fire{k}.expand3x3", padding=1)], 1)
+        x = torch.cat(
+            [conv(squeezed, f"fire{k}.expand1x1"), conv(squeezed, f"fire{k}.expand3x3", padding=1)],
+            1,
+        )
     assert x.shape == (1, 512, 13, 13)
     return x.sum((2, 3)) / 13**2
 
@@ -214,9 +268,16 @@ def written_out(arrays: dict[str, np.ndarray], image: Tensor) -> Tensor:
 def test_squeezenet_is_its_definition(tmp_path: Path) -> None:
     arrays = fake_weights(tmp_path / "w.npz")
     extractor = SqueezeNetFeatures(tmp_path / "w.npz")
-    images = torch.randint(0, 256, (2, 3, 20, 24), generator=torch.Generator().manual_seed(0)).float()
+    images = torch.randint(
+        0, 256, (2, 3, 20, 24), generator=torch.Generator().manual_seed(0)
+    ).float()
     expected = torch.cat([written_out(arrays, image) for image in images])
-    torch.testing.assert_close(extractor(images / 127.5 - 1).double(), expected, rtol=1e-3, atol=1e-3 * float(expected.std()))
+    torch.testing.assert_close(
+        extractor(images / 127.5 - 1).double(),
+        expected,
+        rtol=1e-3,
+        atol=1e-3 * float(expected.std()),
+    )
     grey = images[:, :1] / 127.5 - 1
     torch.testing.assert_close(extractor(grey), extractor(grey.repeat(1, 3, 1, 1)))
     assert extractor(grey).shape[1] == extractor.num_features
@@ -228,16 +289,24 @@ def test_squeezenet_is_its_definition(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"fire5.expand3x3.bias": None}, r"lack fire5.expand3x3.bias, expected conv1 and fire2 to fire9"),
+        (
+            {"fire5.expand3x3.bias": None},
+            r"lack fire5.expand3x3.bias, expected conv1 and fire2 to fire9",
+        ),
         (
             {"conv1.weight": np.zeros((64, 3, 3, 3), np.float32)},
             r"hold conv1.weight of float32 \(64, 3, 3, 3\), expected floats of shape \(96",
         ),
-        ({"conv1.bias": np.zeros(96, np.int64)}, r"hold conv1.bias of int64 \(96,\), expected floats"),
+        (
+            {"conv1.bias": np.zeros(96, np.int64)},
+            r"hold conv1.bias of int64 \(96,\), expected floats",
+        ),
         ({"conv1.bias": np.full(96, np.nan, np.float32)}, "NaN or infinite numbers in conv1.bias"),
     ],
 )
-def test_squeezenet_says_what_is_wrong_with_its_weights(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_squeezenet_says_what_is_wrong_with_its_weights(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
     fake_weights(tmp_path / "w.npz", **changes)
     with pytest.raises(ValueError, match=message):
         SqueezeNetFeatures(tmp_path / "w.npz")
@@ -255,7 +324,10 @@ def test_squeezenet_weights_that_cannot_be_read(content: bytes | None, tmp_path:
 @pytest.mark.skipif(not (REAL / "squeezenet_imagenet.npz").exists(), reason="needs the weights")
 def test_real_squeezenet_tells_sandals_from_shirts() -> None:
     data = load_data(str(REAL / "fashion_mnist.npz"))
-    extractor, labels = load_extractor(f"squeezenet:{REAL / 'squeezenet_imagenet.npz'}", data), data.conditions(400, 0, "test")
+    extractor, labels = (
+        load_extractor(f"squeezenet:{REAL / 'squeezenet_imagenet.npz'}", data),
+        data.conditions(400, 0, "test"),
+    )
     assert labels is not None
     x = data.real(400, 0, "test")
     sandals, shirts = x[labels.argmax(1) == 5][:30], x[labels.argmax(1) == 6][:30]
@@ -269,11 +341,21 @@ def test_load_extractor_knows_three_and_says_so(tmp_path: Path) -> None:
     x = vectors.real(50, 0, "test")
     assert torch.equal(load_extractor("random", vectors)(x), RandomFeatures(3)(x))
     assert isinstance(load_extractor("classifier", vectors), ClassifierFeatures)
-    assert isinstance(load_extractor(f"squeezenet:{tmp_path / 'w.npz'}", images), SqueezeNetFeatures)
+    assert isinstance(
+        load_extractor(f"squeezenet:{tmp_path / 'w.npz'}", images), SqueezeNetFeatures
+    )
     for text in ("inception", "squeezenet", "squeezenet:", ""):
-        with pytest.raises(ValueError, match=f"no extractor called '{text}': expected random, classifier, squeezenet:PATH or a path"):
+        with pytest.raises(
+            ValueError,
+            match=(
+                f"no extractor called '{text}': expected random, classifier, squeezenet:PATH or a"
+                " path"
+            ),
+        ):
             load_extractor(text, images)
-    with pytest.raises(ValueError, match=r"easy holds states of shape \(3,\), expected images of bytes"):
+    with pytest.raises(
+        ValueError, match=r"easy holds states of shape \(3,\), expected images of bytes"
+    ):
         load_extractor(f"squeezenet:{tmp_path / 'w.npz'}", vectors)
     with pytest.raises(ValueError, match="moons has no class labels"):
         load_extractor("classifier", load_data("moons"))
@@ -293,7 +375,9 @@ def test_the_evaluator_measures_on_the_features_it_is_given() -> None:
     assert result["kernel"] == pytest.approx(kernel_distance(x, test, extractor), rel=1e-9)
     assert (result["precision"], result["recall"]) == precision_recall(features, real)
     assert result["energy"] == energy_distance(x, test)
-    assert result["kernel_floor"] == pytest.approx(abs(kernel_distance(data.real(80, 0, "train"), test, extractor)), rel=1e-9)
+    assert result["kernel_floor"] == pytest.approx(
+        abs(kernel_distance(data.real(80, 0, "train"), test, extractor)), rel=1e-9
+    )
     assert result["kernel_ratio"] == result["kernel"] / result["kernel_floor"]
     plain = Evaluator(data)(x)
     assert plain["frechet"] == frechet_distance(x, test)
@@ -321,12 +405,22 @@ def test_the_protocol_says_all_that_figures_depend_on() -> None:
     common = {"count": 90, "split": "test", "floor": "train"}
     learned = Evaluator(data, 2, extractor)(data.real(90, 0, "train").repeat(3, 1))["protocol"]
     assert learned == {
-        **{"extractor": "classifier", "digest": extractor.digest, "metric": "FD-classifier", "manifold": "features"},
+        **{
+            "extractor": "classifier",
+            "digest": extractor.digest,
+            "metric": "FD-classifier",
+            "manifold": "features",
+        },
         **{**common, "samples": 270, "parts": 3, "seed": 2, "quantised": False},
     }
     plain = Evaluator(image)(image.real(90, 0, "train"))["protocol"]
     assert plain == {
-        **{"extractor": "random", "digest": RandomFeatures(64).digest, "metric": "FD-random", "manifold": "states"},
+        **{
+            "extractor": "random",
+            "digest": RandomFeatures(64).digest,
+            "metric": "FD-random",
+            "manifold": "states",
+        },
         **{**common, "samples": 90, "parts": 1, "seed": 0, "quantised": True},
     }
     own = Evaluator(data, extractor=Counted(extractor))(data.real(90, 0, "train"))["protocol"]
@@ -350,8 +444,17 @@ class Own(nn.Module):
 def far() -> ArrayData:
     """Three classes so far apart that none is ever mistaken for another."""
     labels, rng = np.arange(60) % 3, np.random.default_rng(0)
-    sides = [(100 * np.eye(3)[labels] + rng.normal(size=(60, 3))).astype(np.float32) for _ in range(3)]
-    return ArrayData("far", sides[0], sides[1], sides[2], Scaling(), {"train": labels, "valid": labels, "test": labels})
+    sides = [
+        (100 * np.eye(3)[labels] + rng.normal(size=(60, 3))).astype(np.float32) for _ in range(3)
+    ]
+    return ArrayData(
+        "far",
+        sides[0],
+        sides[1],
+        sides[2],
+        Scaling(),
+        {"train": labels, "valid": labels, "test": labels},
+    )
 
 
 def test_figures_of_classes_in_known_cases() -> None:
@@ -366,21 +469,34 @@ def test_figures_of_classes_in_known_cases() -> None:
     assert [row["count"] for row in whole["by_class"]] == [20, 20, 20]
     swapped = evaluate.classes(x, (labels + 1) % 3)
     assert (swapped["accuracy"], swapped["accuracy_real"], swapped["coverage"]) == (0.0, 1.0, 0.0)
-    half = torch.where(labels == 2, (labels + 1) % 3, labels)  # the third class is said to be the first
+    half = torch.where(
+        labels == 2, (labels + 1) % 3, labels
+    )  # the third class is said to be the first
     mixed = evaluate.classes(x, half.numpy().astype(np.uint8))
     assert mixed["accuracy"] == pytest.approx(2 / 3)
     assert mixed["by_class"][0]["accuracy"] == 0.5
-    assert mixed["by_class"][2] == {"count": 0, "accuracy": None, "coverage": 0.0, "coverage_real": 0.0}
+    assert mixed["by_class"][2] == {
+        "count": 0,
+        "accuracy": None,
+        "coverage": 0.0,
+        "coverage_real": 0.0,
+    }
     collapsed = torch.stack([x[labels == label][0] for label in range(3)])[labels]
     one = evaluate.classes(collapsed, labels)
-    assert (one["accuracy"], one["coverage"]) == (1.0, pytest.approx(1 / 20))  # only the copied sample is covered
+    assert (one["accuracy"], one["coverage"]) == (
+        1.0,
+        pytest.approx(1 / 20),
+    )  # only the copied sample is covered
     assert json.loads(json.dumps(mixed, allow_nan=False)) == mixed
 
 
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (torch.zeros(59, dtype=torch.long), r"labels are int64 of shape \(59,\), expected integers of shape \(60,\)"),
+        (
+            torch.zeros(59, dtype=torch.long),
+            r"labels are int64 of shape \(59,\), expected integers of shape \(60,\)",
+        ),
         (torch.zeros(60, 1, dtype=torch.long), r"shape \(60, 1\)"),
         (torch.zeros(60), "labels are float32"),
         (torch.full((60,), 3), "labels run from 3 to 3, expected 0 to 2"),
@@ -398,14 +514,18 @@ def test_figures_of_classes_need_a_classifier_and_classes() -> None:
         with pytest.raises(ValueError, match=f"got the extractor {name}, expected a classifier"):
             Evaluator(far(), extractor=extractor).classes(x, torch.zeros(60, dtype=torch.long))
     with pytest.raises(ValueError, match="moons has no class labels"):
-        Evaluator(load_data("moons"), extractor=Own()).classes(torch.zeros(60, 2), torch.zeros(60, dtype=torch.long))
+        Evaluator(load_data("moons"), extractor=Own()).classes(
+            torch.zeros(60, 2), torch.zeros(60, dtype=torch.long)
+        )
 
 
 def run(*arguments: Any) -> int:
     return main([str(argument) for argument in arguments])
 
 
-def test_evaluate_judges_classes_by_the_classifier(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_judges_classes_by_the_classifier(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data, samples, out = labelled(count=300), tmp_path / "s.npz", tmp_path / "m.json"
     np.savez(tmp_path / "d.npz", x=data.train, labels=data.given["train"])
     loaded = load_data(str(tmp_path / "d.npz"))
@@ -415,17 +535,32 @@ def test_evaluate_judges_classes_by_the_classifier(tmp_path: Path, capsys: pytes
     result = json.loads(capsys.readouterr().out)
     assert result["protocol"]["extractor"] == "classifier"
     evaluate = Evaluator(loaded, 0, classifier_features(loaded))
-    assert result["classes"] == evaluate.classes(loaded.scaling.encode(data.test), data.given["test"])
+    assert result["classes"] == evaluate.classes(
+        loaded.scaling.encode(data.test), data.given["test"]
+    )
     assert result["classes"]["accuracy"] > 0.9
     assert run(*command, "--extractor", "classifier", "--out", out) == 0
     assert json.loads(out.read_text()) == result
     told, by = capsys.readouterr().out, result["classes"]
     assert "FD-classifier" in told
-    assert f"accuracy {by['accuracy']:.3f} (real {by['accuracy_real']:.3f}), coverage {by['coverage']:.3f}" in told
-    assert f"features: classifier ({result['protocol']['digest'][:8]}); 300 samples against " in told
+    assert (
+        f"accuracy {by['accuracy']:.3f} (real {by['accuracy_real']:.3f}), coverage"
+        f" {by['coverage']:.3f}" in told
+    )
+    assert (
+        f"features: classifier ({result['protocol']['digest'][:8]}); 300 samples against " in told
+    )
     assert run(*command, "--json") == 0
-    assert json.loads(capsys.readouterr().out).keys() == result.keys() - {"classes", "kernel", "kernel_floor", "kernel_ratio"}
-    for labels, message in ((data.given["test"] + 1, "labels run from 1 to 3"), (data.given["test"][:-1], "for 300 samples")):
+    assert json.loads(capsys.readouterr().out).keys() == result.keys() - {
+        "classes",
+        "kernel",
+        "kernel_floor",
+        "kernel_ratio",
+    }
+    for labels, message in (
+        (data.given["test"] + 1, "labels run from 1 to 3"),
+        (data.given["test"][:-1], "for 300 samples"),
+    ):
         np.savez(samples, x=data.test, labels=labels)
         assert run(*command, "--extractor", "classifier") == 2
         error = capsys.readouterr().err
@@ -439,11 +574,14 @@ def test_evaluate_judges_classes_by_the_classifier(tmp_path: Path, capsys: pytes
 def test_an_extractor_of_ones_own_from_a_file(tmp_path: Path) -> None:
     data, file = load_data("moons"), tmp_path / "mine.py"
     file.write_text(
-        "import torch\ndef extractor(data):\n    net = torch.nn.Flatten()\n    net.num_features = data.shape[0]\n    return net\n"
+        "import torch\ndef extractor(data):\n    net = torch.nn.Flatten()\n    net.num_features ="
+        " data.shape[0]\n    return net\n"
     )
     x = data.real(200, 3, "train")
     result = Evaluator(data, extractor=load_extractor(str(file), data))(x)
-    assert result["frechet"] == pytest.approx(frechet_distance(x, data.real(200, 0, "test"), nn.Identity()), rel=1e-6)
+    assert result["frechet"] == pytest.approx(
+        frechet_distance(x, data.real(200, 0, "test"), nn.Identity()), rel=1e-6
+    )
     assert result["protocol"]["extractor"]
     for text, message in (
         ("def extractor(data): return 1", "made a int"),

@@ -1,7 +1,8 @@
-"""Processes that really die, disks that are full, folders in use: results are those of an undisturbed run, and a mistake is one line.
+"""Processes that really die, disks that are full, folders in use: results are those of an
+undisturbed run, and a mistake is one line.
 
-Every command runs in a process of its own, forked from a server that has everything loaded. ``make faults`` kills at random, 100 times.
-"""
+Every command runs in a process of its own, forked from a server that has everything loaded. ``make
+faults`` kills at random, 100 times."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ CONTEXT: Any = multiprocessing.get_context("forkserver")
 
 
 def child(arguments: list[str], log: str, kill_at: int, limit: int) -> None:
-    """Run a command; die at its ``kill_at``-th file, odd ones before it has its name and even ones after; write no file above ``limit``."""
+    """Run a command; die at its ``kill_at``-th file, odd ones before it has its name and even ones
+    after; write no file above ``limit``."""
     torch.set_num_threads(1)
     writer.SHARD_BYTES = 2_000  # several shards
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -63,7 +65,9 @@ def hold(folder: str, held: Any) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def _loaded() -> None:
-    CONTEXT.set_forkserver_preload(["bezierdistill.cli", "lightning_fabric", "torch.utils.tensorboard"])
+    CONTEXT.set_forkserver_preload(
+        ["bezierdistill.cli", "lightning_fabric", "torch.utils.tensorboard"]
+    )
 
 
 def run(arguments: list[str], out: Path, kill_at: int = 0, limit: int = 0) -> tuple[int, str]:
@@ -71,7 +75,9 @@ def run(arguments: list[str], out: Path, kill_at: int = 0, limit: int = 0) -> tu
     log = out.parent / "log"
     log.parent.mkdir(exist_ok=True)
     log.unlink(missing_ok=True)
-    process = CONTEXT.Process(target=child, args=([*arguments, "--out", str(out)], str(log), kill_at, limit))
+    process = CONTEXT.Process(
+        target=child, args=([*arguments, "--out", str(out)], str(log), kill_at, limit)
+    )
     process.start()
     process.join()
     return process.exitcode, log.read_text() if log.exists() else ""
@@ -82,12 +88,17 @@ def results(out: Path, names: tuple[str, ...]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in (path for name in names for path in sorted(out.glob(name))):
         own = path.read_bytes().replace(str(out).encode(), b"")
-        found[str(path.relative_to(out))] = sha256(own).hexdigest() if path.name != "arena.json" else timeless(json.loads(own))
+        found[str(path.relative_to(out))] = (
+            sha256(own).hexdigest() if path.name != "arena.json" else timeless(json.loads(own))
+        )
     return found
 
 
 def timeless(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{key: value for key, value in row.items() if key not in ("seconds", "peak_memory_mb")} for row in rows]
+    return [
+        {key: value for key, value in row.items() if key not in ("seconds", "peak_memory_mb")}
+        for row in rows
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -97,24 +108,66 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Command]:
     data = str(folder / "data.npz")
     np.savez(data, x=np.random.default_rng(0).standard_normal((300, 12)).astype(np.float32))
     train = ["train", "--data", data, "--steps", "6", *TINY, *NET]
-    simulate = ["simulate", "--teachers", str(folder / "teacher"), "--degree", "3", "--count", "60", "--batch", "16", "--steps", "4"]
+    simulate = [
+        "simulate",
+        "--teachers",
+        str(folder / "teacher"),
+        "--degree",
+        "3",
+        "--count",
+        "60",
+        "--batch",
+        "16",
+        "--steps",
+        "4",
+    ]
     for arguments, name in ((train, "teacher"), (simulate, "curves")):
         assert run(arguments, folder / name)[0] == 0
-    distill = ["distill", "--curves", str(folder / "curves"), "--steps", "4", "--align", "4", "--data", data, *TINY]
+    distill = [
+        "distill",
+        "--curves",
+        str(folder / "curves"),
+        "--steps",
+        "4",
+        "--align",
+        "4",
+        "--data",
+        data,
+        *TINY,
+    ]
     small = ["--data", data, *TINY, *NET]
     return {
         "train": (train, ("model.*",)),
         "simulate": (simulate, ("shard-*", "manifest*")),
         "distill": (distill, ("model.*",)),
         "sample": (["sample", "--model", str(folder / "teacher"), "--count", "200"], ("*.npz",)),
-        "arena": (["arena", "--budget", "12000", "--samples", "64", "--seeds", "1", "--methods", "rfd-2,rf-2", *small], ("arena.json",)),
+        "arena": (
+            [
+                "arena",
+                "--budget",
+                "12000",
+                "--samples",
+                "64",
+                "--seeds",
+                "1",
+                "--methods",
+                "rfd-2,rf-2",
+                *small,
+            ],
+            ("arena.json",),
+        ),
         "recipe": (["recipe", "--budget", "20000", *small], ("student/model.*",)),
-        "reflow": (["reflow", "--steps", "4", "--count", "60", "--solver_steps", "2", *small], ("rounds.json", "round-*/*/model.*")),
+        "reflow": (
+            ["reflow", "--steps", "4", "--count", "60", "--solver_steps", "2", *small],
+            ("rounds.json", "round-*/*/model.*"),
+        ),
     }
 
 
 @pytest.fixture(scope="module")
-def whole(commands: dict[str, Command], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
+def whole(
+    commands: dict[str, Command], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], dict[str, Any]]:
     """What a verb gives undisturbed, made once."""
     made: dict[str, dict[str, Any]] = {}
 
@@ -131,15 +184,25 @@ def whole(commands: dict[str, Command], tmp_path_factory: pytest.TempPathFactory
 
 
 def untidy(out: Path) -> list[Path]:
-    """What no run may leave: temporary files, half-removed folders, files that cannot be read, records of a finished store."""
+    """What no run may leave: temporary files, half-removed folders, files that cannot be read,
+    records of a finished store."""
     left = [path for pattern in (".*.tmp", ".*.gone") for path in out.rglob(pattern)]
     for path in out.rglob("*.safetensors"):
         with safe_open(path, framework="pt"):
             pass
-    return left + (list(out.glob("shard-*.json")) if (out / "manifest.json").exists() and CurveStore.open(out) else [])
+    return left + (
+        list(out.glob("shard-*.json"))
+        if (out / "manifest.json").exists() and CurveStore.open(out)
+        else []
+    )
 
 
-VERBS = ["train", "simulate", "distill", *(pytest.param(verb, marks=pytest.mark.slow) for verb in ("arena", "recipe", "reflow"))]
+VERBS = [
+    "train",
+    "simulate",
+    "distill",
+    *(pytest.param(verb, marks=pytest.mark.slow) for verb in ("arena", "recipe", "reflow")),
+]
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -158,9 +221,16 @@ def test_killed_at_one_file_after_the_other_the_result_is_the_same(
     assert not untidy(tmp_path / "out")
 
 
-@pytest.mark.parametrize(("verb", "limit"), [("train", 100), ("train", 4_000), ("simulate", 1_000), ("simulate", 2_200), ("sample", 1_000)])
+@pytest.mark.parametrize(
+    ("verb", "limit"),
+    [("train", 100), ("train", 4_000), ("simulate", 1_000), ("simulate", 2_200), ("sample", 1_000)],
+)
 def test_a_full_disk_is_one_line_and_the_run_goes_on_later(
-    verb: str, limit: int, commands: dict[str, Command], tmp_path: Path, whole: Callable[[str], dict[str, Any]]
+    verb: str,
+    limit: int,
+    commands: dict[str, Command],
+    tmp_path: Path,
+    whole: Callable[[str], dict[str, Any]],
 ) -> None:
     arguments, names = commands[verb]
     folder = tmp_path / "out"
@@ -179,7 +249,11 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(
 
 @pytest.mark.parametrize("verb", ["train", "simulate", "distill", "sample"])
 def test_a_folder_that_may_not_be_written_is_one_line(
-    verb: str, commands: dict[str, Command], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    verb: str,
+    commands: dict[str, Command],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def refuse(source: Any, target: Any) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(target))
@@ -193,7 +267,9 @@ def test_a_folder_that_may_not_be_written_is_one_line(
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_read_only_folder_is_one_line(commands: dict[str, Command], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_read_only_folder_is_one_line(
+    commands: dict[str, Command], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     tmp_path.chmod(0o500)
     assert main([*commands["train"][0], "--out", str(tmp_path / "out")]) == 2
     assert "Permission denied" in capsys.readouterr().err
@@ -214,7 +290,11 @@ def held(tmp_path: Path) -> Iterator[Any]:
 
 @pytest.mark.parametrize("verb", ["train", "simulate", "distill", "arena", "recipe", "reflow"])
 def test_one_process_at_a_time_writes_a_folder(
-    verb: str, held: Any, commands: dict[str, Command], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    verb: str,
+    held: Any,
+    commands: dict[str, Command],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     arguments = [*commands[verb][0], "--out", str(tmp_path / "out")]
     assert main(arguments) == 2

@@ -1,4 +1,5 @@
-"""Fields: the exact mixture field against quadrature and its own law, blends against manual sums."""
+"""Fields: the exact mixture field against quadrature and its own law, blends against manual
+sums."""
 
 import math
 
@@ -11,17 +12,29 @@ from bezierdistill.fields import Blend, Field, GaussianMixture, NetworkField, pa
 from bezierdistill.solvers import solve, time_grid
 from conftest import ConditionField, CountedField, Draw, close, gaussian
 
-WAVES: list[Field] = [CountedField(lambda x, t, k=k: torch.sin(k * x) * k, passes=k) for k in (1, 2, 3)]
-MATRIX = torch.tensor([[1.0, 1.5, 0.2], [0.25, -0.75, 0.3], [-0.25, 0.25, 0.5]], dtype=torch.float64)
+WAVES: list[Field] = [
+    CountedField(lambda x, t, k=k: torch.sin(k * x) * k, passes=k) for k in (1, 2, 3)
+]
+MATRIX = torch.tensor(
+    [[1.0, 1.5, 0.2], [0.25, -0.75, 0.3], [-0.25, 0.25, 0.5]], dtype=torch.float64
+)
 
 
 @pytest.mark.parametrize("how", ["flow", "sample"])
-def test_flow_and_samples_have_the_mixtures_moments(how: str, mixture: GaussianMixture, draw: Draw, generator: torch.Generator) -> None:
+def test_flow_and_samples_have_the_mixtures_moments(
+    how: str, mixture: GaussianMixture, draw: Draw, generator: torch.Generator
+) -> None:
     count = 20_000
-    x = solve(mixture, draw(count, 2), time_grid(48), "rk4").state if how == "flow" else mixture.sample(count, generator)
+    x = (
+        solve(mixture, draw(count, 2), time_grid(48), "rk4").state
+        if how == "flow"
+        else mixture.sample(count, generator)
+    )
     mean = mixture.weights @ mixture.means
     spread = mixture.means - mean
-    covariance = (spread.T * mixture.weights) @ spread + torch.diag(mixture.weights @ mixture.stds**2)
+    covariance = (spread.T * mixture.weights) @ spread + torch.diag(
+        mixture.weights @ mixture.stds**2
+    )
     products = (x - mean)[:, :, None] * (x - mean)[:, None]
     for sample, exact in [(x, mean), (products, covariance)]:
         assert ((sample.mean(0) - exact).abs() < 4 * sample.std(0) / math.sqrt(count)).all()
@@ -38,21 +51,32 @@ def test_single_gaussian_flow_has_the_closed_form(method: str, backwards: bool, 
 
     times = time_grid(40)[::-1] if backwards else time_grid(40)
     path: list[Tensor] = []
-    solve(field, exact(times[0]), times, method, observe=lambda k, x: path.append(x), tolerance=1e-9)
+    solve(
+        field, exact(times[0]), times, method, observe=lambda k, x: path.append(x), tolerance=1e-9
+    )
     for t, x in zip(times, path, strict=True):
         torch.testing.assert_close(x, exact(t), rtol=2e-6, atol=2e-6)
 
 
 @pytest.mark.parametrize("t", [0.0, 0.1, 0.5, 0.9, 0.99, 1.0])
 def test_mixture_field_is_the_conditional_expectation(t: float) -> None:
-    means, stds, weights = np.array([-1.0, 0.4, 2.0]), np.array([0.3, 0.7, 0.5]), np.array([0.2, 0.5, 0.3])
-    field = GaussianMixture(torch.from_numpy(means[:, None]), torch.from_numpy(stds[:, None]), torch.from_numpy(weights))
+    means, stds, weights = (
+        np.array([-1.0, 0.4, 2.0]),
+        np.array([0.3, 0.7, 0.5]),
+        np.array([0.2, 0.5, 0.3]),
+    )
+    field = GaussianMixture(
+        torch.from_numpy(means[:, None]), torch.from_numpy(stds[:, None]), torch.from_numpy(weights)
+    )
     x = np.linspace(-2.0, 2.5, 9)
-    # E[x1 - x0 | x_t = x] by the trapezoid rule over whichever end the other follows from, spectrally accurate for these densities.
+    # E[x1 - x0 | x_t = x] by the trapezoid rule over whichever end the other follows from,
+    # spectrally accurate for these densities.
     grid = np.linspace(-9, 9, 40_001)
     x1 = grid[:, None] if t < 0.5 else (x - (1 - t) * grid[:, None]) / t
     x0 = (x - t * x1) / (1 - t) if t < 0.5 else grid[:, None]
-    density = np.exp(-(x0**2) / 2) * (weights / stds * np.exp(-(((x1[..., None] - means) / stds) ** 2) / 2)).sum(-1)
+    density = np.exp(-(x0**2) / 2) * (
+        weights / stds * np.exp(-(((x1[..., None] - means) / stds) ** 2) / 2)
+    ).sum(-1)
     expected = ((x1 - x0) * density).sum(0) / density.sum(0)
     got = field(torch.from_numpy(x)[:, None], torch.full((9,), t, dtype=torch.float64))
     np.testing.assert_allclose(got[:, 0].numpy(), expected, rtol=1e-9, atol=1e-9)
@@ -74,10 +98,17 @@ def test_network_field_reads_the_diagonal(shape: tuple[int, ...], draw: Draw) ->
 @pytest.mark.parametrize("scalar", [True, False])
 def test_blend_is_the_manual_sum(shape: tuple[int, ...], scalar: bool, draw: Draw) -> None:
     x, blend = draw(*shape), Blend(WAVES, MATRIX)
-    t = torch.tensor(0.3, dtype=torch.float64) if scalar else torch.linspace(0, 1, shape[0], dtype=torch.float64)
+    t = (
+        torch.tensor(0.3, dtype=torch.float64)
+        if scalar
+        else torch.linspace(0, 1, shape[0], dtype=torch.float64)
+    )
     basis = torch.stack([(1 - t) ** 2, 2 * t * (1 - t), t**2])
     weights = torch.einsum("mj,j...->m...", MATRIX, basis)
-    manual = sum(w.reshape(-1, *[1] * (x.ndim - 1)) * torch.sin(k * x) * k for k, w in zip((1, 2, 3), weights, strict=True))
+    manual = sum(
+        w.reshape(-1, *[1] * (x.ndim - 1)) * torch.sin(k * x) * k
+        for k, w in zip((1, 2, 3), weights, strict=True)
+    )
     close(blend(x, t), torch.as_tensor(manual))
     assert blend.passes == 1 + 2 + 3
 
@@ -87,7 +118,9 @@ def test_blend_weights_sum_to_one_at_every_time(columns: int, draw: Draw) -> Non
     matrix = 3 * draw(4, columns)
     matrix[-1] += 1 - matrix.sum(0)
     weights = Blend([WAVES[0]] * 4, matrix).weight_at(torch.linspace(0, 1, 33, dtype=torch.float64))
-    torch.testing.assert_close(weights.sum(0), torch.ones(33, dtype=torch.float64), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        weights.sum(0), torch.ones(33, dtype=torch.float64), rtol=0, atol=1e-12
+    )
 
 
 def test_blend_of_guidance_form_and_of_one_teacher(draw: Draw) -> None:
@@ -95,14 +128,20 @@ def test_blend_of_guidance_form_and_of_one_teacher(draw: Draw) -> None:
     guided = Blend([strong, weak], [1.7, 1 - 1.7])  # pyright: ignore[reportArgumentType]
     close(guided(x, 0.4), weak(x, 0.4) + 1.7 * (strong(x, 0.4) - weak(x, 0.4)))
     assert torch.equal(Blend([strong], torch.ones(1))(x, 0.4), strong(x, 0.4))
-    first, last = Blend([strong, weak], [[1.0, 0.0], [0.0, 1.0]])(x, 0.0), Blend([strong, weak], [[1.0, 0.0], [0.0, 1.0]])(x, 1.0)
+    first, last = (
+        Blend([strong, weak], [[1.0, 0.0], [0.0, 1.0]])(x, 0.0),
+        Blend([strong, weak], [[1.0, 0.0], [0.0, 1.0]])(x, 1.0),
+    )
     assert torch.equal(first, strong(x, 0.0))
     assert torch.equal(last, weak(x, 1.0))
 
 
 def test_blend_hands_the_condition_to_every_teacher(draw: Draw) -> None:
     x, cond = draw(5, 3), torch.arange(5.0, dtype=torch.float64)
-    assert torch.equal(Blend([ConditionField()] * 2, torch.tensor([1.5, -0.5]))(x, 0.1, cond), cond[:, None].expand_as(x))
+    assert torch.equal(
+        Blend([ConditionField()] * 2, torch.tensor([1.5, -0.5]))(x, 0.1, cond),
+        cond[:, None].expand_as(x),
+    )
 
 
 @pytest.mark.parametrize(
@@ -124,6 +163,11 @@ def test_parse_weights() -> None:
     assert parse_weights("1").tolist() == [[1.0]]
     assert parse_weights("1.25, -0.25").tolist() == [[1.25], [-0.25]]
     assert parse_weights("1:1.5:2,0:-.5:-1").tolist() == [[1.0, 1.5, 2.0], [0.0, -0.5, -1.0]]
-    for text, message in [("", "expected numbers"), ("1,x", "'1,x', expected numbers"), ("1,", "expected"), ("1:2,3", r"\[2, 1\] coeff")]:
+    for text, message in [
+        ("", "expected numbers"),
+        ("1,x", "'1,x', expected numbers"),
+        ("1,", "expected"),
+        ("1:2,3", r"\[2, 1\] coeff"),
+    ]:
         with pytest.raises(ValueError, match=message):
             parse_weights(text)

@@ -1,4 +1,5 @@
-"""Flow map matching: exact maps, forward-mode derivatives, where gradient flows, a trained map, and the count of passes."""
+"""Flow map matching: exact maps, forward-mode derivatives, where gradient flows, a trained map, and
+the count of passes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -44,7 +45,8 @@ def conditioned(*shape: int) -> Batch:
 
 
 def mean_pairs(x: Tensor, time: Tensor, net: GaussianMap) -> tuple[Tensor, Tensor]:
-    """Ends of a line through ``x`` at ``time`` with the exact field's velocity: the pairs' mean given x, without their noise."""
+    """Ends of a line through ``x`` at ``time`` with the exact field's velocity: the pairs' mean
+    given x, without their noise."""
     v = NetworkField(net)(x, time).detach()
     time = expand_time(time, x)
     return x - time * v, x + (1 - time) * v
@@ -53,14 +55,19 @@ def mean_pairs(x: Tensor, time: Tensor, net: GaussianMap) -> tuple[Tensor, Tenso
 def random_net(kind: str) -> tuple[nn.Module, Tensor]:
     """A network with random weights in every layer, and eight states."""
     torch.manual_seed(0)
-    net, x = (MLP((3,), 256, 4), torch.randn(8, 3)) if kind == "mlp" else (DiT((1, 8, 8), 64, 3), torch.randn(8, 1, 8, 8))
+    net, x = (
+        (MLP((3,), 256, 4), torch.randn(8, 3))
+        if kind == "mlp"
+        else (DiT((1, 8, 8), 64, 3), torch.randn(8, 1, 8, 8))
+    )
     for parameter in net.parameters():
         nn.init.normal_(parameter, std=0.08)
     return net.double(), x.double()
 
 
 class Multiplications(TorchDispatchMode):
-    """Counts those of matrix products, except by the zero matrices that torch takes for the derivatives of weights."""
+    """Counts those of matrix products, except by the zero matrices that torch takes for the
+    derivatives of weights."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +80,9 @@ class Multiplications(TorchDispatchMode):
             left, right = args[-2:]
             self.count += out.numel() * left.shape[-1] * bool(left.any() and right.any())
         else:
-            assert not any(part in name for part in ("mm", "matmul", "linear", "attention")), f"{name} is not counted"
+            assert not any(part in name for part in ("mm", "matmul", "linear", "attention")), (
+                f"{name} is not counted"
+            )
         return out
 
 
@@ -108,7 +117,11 @@ def test_forward_derivative_is_that_of_finite_differences(kind: str) -> None:
 
 @pytest.mark.parametrize("affine", [False, True])
 def test_layer_norm_keeps_its_value_and_its_weights(affine: bool, draw: Draw) -> None:
-    norm, x, v = nn.LayerNorm([3, 4], eps=0.1, elementwise_affine=affine).double(), draw(5, 3, 4), draw(5, 3, 4)
+    norm, x, v = (
+        nn.LayerNorm([3, 4], eps=0.1, elementwise_affine=affine).double(),
+        draw(5, 3, 4),
+        draw(5, 3, 4),
+    )
     for parameter in norm.parameters():
         nn.init.normal_(parameter)
     value, slope = forward_derivative(norm, (x,), (v,))
@@ -118,7 +131,11 @@ def test_layer_norm_keeps_its_value_and_its_weights(affine: bool, draw: Draw) ->
 
 @pytest.mark.parametrize("affine", [False, True])
 def test_group_norm_keeps_its_value_and_its_weights(affine: bool, draw: Draw) -> None:
-    norm, x, v = nn.GroupNorm(2, 4, eps=0.1, affine=affine).double(), draw(5, 4, 3, 2), draw(5, 3, 2, 4).permute(0, 3, 1, 2)
+    norm, x, v = (
+        nn.GroupNorm(2, 4, eps=0.1, affine=affine).double(),
+        draw(5, 4, 3, 2),
+        draw(5, 3, 2, 4).permute(0, 3, 1, 2),
+    )
     for parameter in norm.parameters():
         nn.init.normal_(parameter)
     value, slope = forward_derivative(norm, (x,), (v,))
@@ -152,12 +169,18 @@ def test_gradient_flows_through_the_path_but_not_through_the_teacher(draw: Draw)
     net = GaussianMap(perturb=lambda x, s, t: expand_time(t - s, x) * x)  # its derivative in t is x
     net.theta.data.fill_(0.3)
     x0, x1 = draw(50, 2), draw(50, 2)
-    loss = LagrangianMap(NetworkField(teacher)).loss(net, (x0, x1, None), torch.Generator().manual_seed(5))
+    loss = LagrangianMap(NetworkField(teacher)).loss(
+        net, (x0, x1, None), torch.Generator().manual_seed(5)
+    )
     (gradient,) = torch.autograd.grad(loss, net.theta)
     s, t = torch.rand(2, 50, generator=torch.Generator().manual_seed(5)).double().aminmax(dim=0)
     x, gap = torch.lerp(x0, x1, s[:, None]), (t - s)[:, None]
     moved = flow_map(net, x, s, t)
-    error = NetworkField(teacher)(flow_map(teacher, x, s, t), t) + 0.3 * 2 * gap * x - NetworkField(teacher)(moved, t)
+    error = (
+        NetworkField(teacher)(flow_map(teacher, x, s, t), t)
+        + 0.3 * 2 * gap * x
+        - NetworkField(teacher)(moved, t)
+    )
     close(loss, error.square().mean())
     close(gradient, (2 * error * 2 * gap * x).mean())
 
@@ -180,7 +203,9 @@ def test_self_distillation_takes_its_own_frozen_field_as_teacher(draw: Draw) -> 
     mine, teachers = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
     count_rows(8, 1.0, teachers)
     own = torch.autograd.grad(LagrangianSelfDistillation(1.0).loss(net, batch, mine), weights)
-    taught = torch.autograd.grad(LagrangianMap(NetworkField(frozen)).loss(net, batch, teachers), weights)
+    taught = torch.autograd.grad(
+        LagrangianMap(NetworkField(frozen)).loss(net, batch, teachers), weights
+    )
     assert all(torch.equal(a, b) for a, b in zip(own, taught, strict=True))
     assert max(float(a.abs().max()) for a in own) > 1e-3
 
@@ -190,7 +215,10 @@ def test_every_row_keeps_its_condition(rows: tuple[int, ...]) -> None:
     batch = conditioned(*rows)
     for objective in (LagrangianMap(NetworkField(ConditionNet())), LagrangianSelfDistillation(0.4)):
         for seed in range(4):
-            assert float(objective.loss(ConditionNet(), batch, torch.Generator().manual_seed(seed))) < 1e-10
+            assert (
+                float(objective.loss(ConditionNet(), batch, torch.Generator().manual_seed(seed)))
+                < 1e-10
+            )
 
 
 def test_rows_are_shared_out_right_on_average(generator: torch.Generator) -> None:
@@ -198,21 +226,36 @@ def test_rows_are_shared_out_right_on_average(generator: torch.Generator) -> Non
     counts = torch.tensor([count_rows(3, 0.25, generator) for _ in range(4000)])
     assert set(counts.tolist()) == {0, 1}
     assert float(counts.double().mean()) == pytest.approx(0.75, abs=4 * (0.25 * 0.75 / 4000) ** 0.5)
-    (a, b, c), (d, e, f) = split_batch((torch.arange(5), torch.arange(5) + 10, torch.arange(5) + 20), 2)
+    (a, b, c), (d, e, f) = split_batch(
+        (torch.arange(5), torch.arange(5) + 10, torch.arange(5) + 20), 2
+    )
     assert c is not None
     assert f is not None
-    assert [part.tolist() for part in (a, b, c, d, e, f)] == [[0, 1], [10, 11], [20, 21], [2, 3, 4], [12, 13, 14], [22, 23, 24]]
+    assert [part.tolist() for part in (a, b, c, d, e, f)] == [
+        [0, 1],
+        [10, 11],
+        [20, 21],
+        [2, 3, 4],
+        [12, 13, 14],
+        [22, 23, 24],
+    ]
 
 
 def test_a_teacher_is_distilled_into_its_map(draw: Draw) -> None:
     teacher, net = GaussianMap(), MLP((2,), 32, 2)
-    objective, generator = LagrangianMap(NetworkField(teacher.requires_grad_(False))), torch.Generator().manual_seed(0)
+    objective, generator = (
+        LagrangianMap(NetworkField(teacher.requires_grad_(False))),
+        torch.Generator().manual_seed(0),
+    )
     optimizer = torch.optim.Adam(net.parameters(), 5e-3)
     x = draw(500, 2).float()
     exact = teacher.exact(x, 0.0, 1.0)
     before = float((flow_map(net, x, 0.0, 1.0) - exact).square().mean())
     for _ in range(300):
-        x0, x1 = torch.randn(128, 2, generator=generator), 0.7 + 0.5 * torch.randn(128, 2, generator=generator)
+        x0, x1 = (
+            torch.randn(128, 2, generator=generator),
+            0.7 + 0.5 * torch.randn(128, 2, generator=generator),
+        )
         optimizer.zero_grad()
         objective.loss(net, (x0, x1, None), generator).backward()
         optimizer.step()

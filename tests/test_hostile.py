@@ -1,4 +1,5 @@
-"""Hostile input: whatever a file or a command line holds, the answer is a result or one line, and nothing else happens."""
+"""Hostile input: whatever a file or a command line holds, the answer is a result or one line, and
+nothing else happens."""
 
 from __future__ import annotations
 
@@ -23,7 +24,9 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Hostile:
 def played(hostile: Hostile, cases: int, first: int) -> Counter[str]:
     """Play about so many cases, every format with its share; how many each had."""
     counts = Counter({name: -(-form.cases * cases // TOTAL) for name, form in FORMATS.items()})
-    outcomes = [hostile.case(name, first + seed) for name, count in counts.items() for seed in range(count)]
+    outcomes = [
+        hostile.case(name, first + seed) for name, count in counts.items() for seed in range(count)
+    ]
     wrong = [str(outcome) for outcome in outcomes if outcome.problem]
     assert not wrong, f"{len(wrong)} of {len(outcomes)} cases:\n" + "\n".join(wrong[:20])
     refused = Counter(outcome.format for outcome in outcomes if outcome.refused)
@@ -48,4 +51,7 @@ def test_two_thousand_hostile_inputs(hostile: Hostile, capsys: pytest.CaptureFix
     counts = played(hostile, 2000, 1000)
     assert counts.total() >= 2000
     with capsys.disabled():
-        print(f"\nhostile input: {counts.total():,} cases; {', '.join(f'{name} {count}' for name, count in counts.items())}")
+        print(
+            f"\nhostile input: {counts.total():,} cases;"
+            f" {', '.join(f'{name} {count}' for name, count in counts.items())}"
+        )

@@ -1,4 +1,5 @@
-"""Mean flow: the identity at the exact map, where gradient flows, the adaptive weight, the law of the times, and the count of passes."""
+"""Mean flow: the identity at the exact map, where gradient flows, the adaptive weight, the law of
+the times, and the count of passes."""
 
 import math
 
@@ -11,7 +12,13 @@ from bezierdistill.objectives.flow_map_matching import count_rows
 from bezierdistill.objectives.mean_flow import MeanFlow
 from conftest import Draw, close
 from gaussian_map import GaussianMap
-from test_flow_map_matching import ConditionNet, conditioned, mean_pairs, measured_passes, random_net
+from test_flow_map_matching import (
+    ConditionNet,
+    conditioned,
+    mean_pairs,
+    measured_passes,
+    random_net,
+)
 
 
 class Shift(nn.Module):
@@ -34,7 +41,9 @@ def drawn_times(objective: MeanFlow, rows: int, seed: int) -> tuple[Tensor, Tens
 
 
 @pytest.mark.parametrize("power", [0.0, 1.0])
-def test_the_identity_holds_at_the_exact_map(power: float, shape: tuple[int, ...], draw: Draw) -> None:
+def test_the_identity_holds_at_the_exact_map(
+    power: float, shape: tuple[int, ...], draw: Draw
+) -> None:
     objective, net = MeanFlow(share=1.0, power=power), GaussianMap()
     s, t = drawn_times(objective, shape[0], 3)
     assert (s < t).all()
@@ -46,11 +55,16 @@ def test_the_identity_holds_at_the_exact_map(power: float, shape: tuple[int, ...
 
 
 def test_the_exact_map_is_stationary_on_independent_pairs() -> None:
-    net, generator = GaussianMap(perturb=lambda x, s, t: x * expand_time(1 + t - s, x)), torch.Generator().manual_seed(0)
+    net, generator = (
+        GaussianMap(perturb=lambda x, s, t: x * expand_time(1 + t - s, x)),
+        torch.Generator().manual_seed(0),
+    )
     gradients = []
     for _ in range(80):
         x0, noise = torch.randn(2, 500, 2, generator=generator, dtype=torch.float64)
-        loss = MeanFlow(share=0.75, power=0.0).loss(net, (x0, net.mean + net.std * noise, None), generator)
+        loss = MeanFlow(share=0.75, power=0.0).loss(
+            net, (x0, net.mean + net.std * noise, None), generator
+        )
         gradients.append(torch.autograd.grad(loss, net.theta)[0])
     gradient = torch.stack(gradients)
     error = float(gradient.std()) / math.sqrt(80)
@@ -59,7 +73,9 @@ def test_the_exact_map_is_stationary_on_independent_pairs() -> None:
 
 def test_no_gradient_enters_the_target(draw: Draw) -> None:
     objective, exact = MeanFlow(share=1.0, power=0.0), GaussianMap()
-    net = GaussianMap(perturb=lambda x, s, t: expand_time(s, x) * x)  # along the path it changes by x + s v
+    net = GaussianMap(
+        perturb=lambda x, s, t: expand_time(s, x) * x
+    )  # along the path it changes by x + s v
     net.theta.data.fill_(0.3)
     s, t = drawn_times(objective, 50, 3)
     x, gap = draw(50, 2), (t - s)[:, None]
@@ -71,17 +87,23 @@ def test_no_gradient_enters_the_target(draw: Draw) -> None:
 
 
 @pytest.mark.parametrize(("power", "offset"), [(0.0, 1e-3), (0.5, 0.2), (1.0, 1e-3)])
-def test_rows_are_weighted_by_their_own_error_without_gradient(power: float, offset: float, shape: tuple[int, ...], draw: Draw) -> None:
+def test_rows_are_weighted_by_their_own_error_without_gradient(
+    power: float, offset: float, shape: tuple[int, ...], draw: Draw
+) -> None:
     net, x0, x1 = Shift(), draw(*shape), draw(*shape)
     error = (0.2 - (x1 - x0)).flatten(1)
     weight = (error.square().sum(1) + offset) ** -power
     for share in (0.0, 0.5, 1.0):
-        loss = MeanFlow(share=share, power=power, offset=offset).loss(net, (x0, x1, None), torch.Generator())
+        loss = MeanFlow(share=share, power=power, offset=offset).loss(
+            net, (x0, x1, None), torch.Generator()
+        )
         close(loss, (weight * error.square().sum(1)).mean())
         close(torch.autograd.grad(loss, net.theta)[0], (weight * 2 * error.sum(1)).mean())
 
 
-def test_times_are_ordered_logit_normal_draws_of_the_noise_share(generator: torch.Generator) -> None:
+def test_times_are_ordered_logit_normal_draws_of_the_noise_share(
+    generator: torch.Generator,
+) -> None:
     n = 20_000
     for mean, std in ((-0.4, 1.0), (-2.0, 2.0)):
         s, t = MeanFlow(logit_mean=mean, logit_std=std).times(n, generator)
@@ -104,7 +126,14 @@ def test_passes_are_measured_multiplications(kind: str) -> None:
 def test_every_row_keeps_its_condition(rows: tuple[int, ...]) -> None:
     batch = conditioned(*rows)
     for seed in range(4):
-        assert float(MeanFlow(share=0.4, power=0.0).loss(ConditionNet(), batch, torch.Generator().manual_seed(seed))) < 1e-10
+        assert (
+            float(
+                MeanFlow(share=0.4, power=0.0).loss(
+                    ConditionNet(), batch, torch.Generator().manual_seed(seed)
+                )
+            )
+            < 1e-10
+        )
 
 
 def test_bad_settings_are_refused() -> None:

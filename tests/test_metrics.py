@@ -37,7 +37,9 @@ def whitened(x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("metric", DISTANCES)
 @pytest.mark.parametrize("size", [(400, 3), (400, 1, 2, 2)], ids=str)
-def test_distances_are_symmetric_and_grow_with_a_shift(metric: Metric, size: tuple[int, ...], draw: Draw) -> None:
+def test_distances_are_symmetric_and_grow_with_a_shift(
+    metric: Metric, size: tuple[int, ...], draw: Draw
+) -> None:
     a, b = draw(*size).float(), draw(*size).float()
     values = [metric(a + shift, b) for shift in (0.0, 0.25, 0.5, 1.0)]
     assert values == sorted(values)
@@ -54,11 +56,15 @@ def test_distances_take_any_dtype_and_do_not_see_the_order(metric: Metric, draw:
     assert metric(a, b) == pytest.approx(value, rel=1e-4)
 
 
-@pytest.mark.parametrize(("std_a", "std_b"), [([1.0, 2.0, 0.5], [1.0, 2.0, 0.5]), ([1.0, 2.0, 0.5], [0.3, 1.5, 2.0])])
+@pytest.mark.parametrize(
+    ("std_a", "std_b"), [([1.0, 2.0, 0.5], [1.0, 2.0, 0.5]), ([1.0, 2.0, 0.5], [0.3, 1.5, 2.0])]
+)
 def test_frechet_of_commuting_gaussians(std_a: list[float], std_b: list[float], draw: Draw) -> None:
     mean = torch.tensor([0.3, -1.0, 2.0], dtype=torch.float64)
     p, q = torch.tensor(std_a, dtype=torch.float64), torch.tensor(std_b, dtype=torch.float64)
-    value = frechet_distance(whitened(draw(100, 3)) * p + mean, whitened(draw(80, 3)) * q, nn.Identity())
+    value = frechet_distance(
+        whitened(draw(100, 3)) * p + mean, whitened(draw(80, 3)) * q, nn.Identity()
+    )
     assert value == pytest.approx(float(mean.square().sum() + (p - q).square().sum()), abs=1e-10)
 
 
@@ -76,9 +82,14 @@ def test_random_features_are_fixed_and_tell_laws_of_equal_moments_apart(draw: Dr
     x = draw(50, 2, 3).float()
     assert torch.equal(RandomFeatures(6)(x), RandomFeatures(6)(x.flatten(1)))
     assert not torch.equal(RandomFeatures(6, seed=1)(x), RandomFeatures(6)(x))
-    normal, signs = whitened(draw(2000, 2)).float(), whitened(draw(2000, 2).sign() + 0.01 * draw(2000, 2)).float()
+    normal, signs = (
+        whitened(draw(2000, 2)).float(),
+        whitened(draw(2000, 2).sign() + 0.01 * draw(2000, 2)).float(),
+    )
     assert frechet_distance(normal, signs, nn.Identity()) < 1e-5
-    assert frechet_distance(normal, signs) > 10 * frechet_distance(normal, whitened(draw(2000, 2)).float())
+    assert frechet_distance(normal, signs) > 10 * frechet_distance(
+        normal, whitened(draw(2000, 2)).float()
+    )
 
 
 def test_energy_and_mmd_are_the_written_out_formulas(draw: Draw) -> None:
@@ -88,7 +99,9 @@ def test_energy_and_mmd_are_the_written_out_formulas(draw: Draw) -> None:
     assert energy_distance(x.float(), y.float()) == pytest.approx(energy, rel=1e-4)
     median, total = float(torch.pdist(y).median()), 0.0
     for width in (median / 2, median, 2 * median):
-        within_x, within_y, cross = (np.exp(-(d**2) / (2 * width**2)).mean() for d in (pdist(x), pdist(y), cdist(x, y)))
+        within_x, within_y, cross = (
+            np.exp(-(d**2) / (2 * width**2)).mean() for d in (pdist(x), pdist(y), cdist(x, y))
+        )
         total += within_x + within_y - 2 * cross
     assert mmd(x, y) == pytest.approx(total / 3, rel=1e-5)
 
@@ -103,11 +116,17 @@ def test_energy_and_mmd_are_unbiased(metric: Metric, draw: Draw) -> None:
 def test_sliced_wasserstein_closed_forms(draw: Draw) -> None:
     x, shift = draw(40, 3), torch.tensor([3.0, -4.0, 12.0], dtype=torch.float64)
     assert sliced_wasserstein(x[:, :1] + 2.5, x[:, :1]) == pytest.approx(2.5, rel=1e-6)
-    assert sliced_wasserstein(x + shift, x, projections=20_000) == pytest.approx(13 / math.sqrt(3), rel=0.02)
-    assert sliced_wasserstein(3 * x, 3 * x.flip(1)) == pytest.approx(3 * sliced_wasserstein(x, x.flip(1)), rel=1e-6)
+    assert sliced_wasserstein(x + shift, x, projections=20_000) == pytest.approx(
+        13 / math.sqrt(3), rel=0.02
+    )
+    assert sliced_wasserstein(3 * x, 3 * x.flip(1)) == pytest.approx(
+        3 * sliced_wasserstein(x, x.flip(1)), rel=1e-6
+    )
     line, other = draw(40, 1), draw(40, 1) * 2
     sorted_gap = line.sort(0).values - other.sort(0).values
-    assert sliced_wasserstein(line, other) == pytest.approx(float(sorted_gap.square().mean().sqrt()), rel=1e-6)
+    assert sliced_wasserstein(line, other) == pytest.approx(
+        float(sorted_gap.square().mean().sqrt()), rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("repeat", [1, 5])
@@ -116,7 +135,10 @@ def test_precision_recall_of_known_configurations(repeat: int, draw: Draw) -> No
     far = here + 100
     assert precision_recall(here, here.flip(0)) == (1.0, 1.0)
     assert precision_recall(here, far) == (0.0, 0.0)
-    assert precision_recall(here, torch.cat([here, far])) == (1.0, 0.5)  # half of the modes are missed
+    assert precision_recall(here, torch.cat([here, far])) == (
+        1.0,
+        0.5,
+    )  # half of the modes are missed
     assert precision_recall(torch.cat([here, far, far - 300]), here) == (pytest.approx(1 / 3), 1.0)
     collapsed = here[:1].expand(len(here), -1)
     assert precision_recall(collapsed, here)[0] == 1.0
@@ -125,7 +147,10 @@ def test_precision_recall_of_known_configurations(repeat: int, draw: Draw) -> No
 
 def test_precision_recall_radius_is_the_kth_neighbour() -> None:
     line = torch.arange(10.0)[:, None]
-    inside, outside = torch.full((10, 1), 10.99), torch.full((10, 1), 11.01)  # the last point reaches 2 for k=2
+    inside, outside = (
+        torch.full((10, 1), 10.99),
+        torch.full((10, 1), 11.01),
+    )  # the last point reaches 2 for k=2
     assert precision_recall(inside, line, k=2)[0] == 1.0
     assert precision_recall(outside, line, k=2)[0] == 0.0
     with pytest.raises(ValueError, match="got 3 and 10 samples, expected more than k=3"):
@@ -136,8 +161,12 @@ def test_straightness_closed_forms(shape: tuple[int, ...], draw: Draw) -> None:
     x0, slope = draw(*shape), draw(*shape)
     square = float(slope.square().mean())
     assert straightness(CountedField(lambda x, t: slope), x0) == pytest.approx(0, abs=1e-20)
-    assert straightness(CountedField(lambda x, t: 2 * float(t) * slope), x0) == pytest.approx(square / 3, rel=0.01)
-    assert straightness(CountedField(lambda x, t: 3 * float(t) ** 2 * slope), x0) == pytest.approx(0.8 * square, rel=0.01)
+    assert straightness(CountedField(lambda x, t: 2 * float(t) * slope), x0) == pytest.approx(
+        square / 3, rel=0.01
+    )
+    assert straightness(CountedField(lambda x, t: 3 * float(t) ** 2 * slope), x0) == pytest.approx(
+        0.8 * square, rel=0.01
+    )
 
 
 def test_straightness_of_the_gaussian_flow_is_its_integral(draw: Draw) -> None:
@@ -160,7 +189,12 @@ def test_curve_fit_error(shape: tuple[int, ...], draw: Draw) -> None:
 def test_evaluator_gives_real_data_its_floor_and_bad_data_more() -> None:
     data = load_data("manifold16")
     results = [Evaluator(data, seed)(data.real(800, 100 + seed, "train")) for seed in range(4)]
-    for name, bound in {"frechet": 0.33, "sliced_wasserstein": 0.21, "precision": 0.02, "recall": 0.025}.items():  # 4 standard errors
+    for name, bound in {
+        "frechet": 0.33,
+        "sliced_wasserstein": 0.21,
+        "precision": 0.02,
+        "recall": 0.025,
+    }.items():  # 4 standard errors
         assert sum(result[f"{name}_ratio"] for result in results) / 4 == pytest.approx(1, abs=bound)
     assert results[0] == Evaluator(data, 0)(data.real(800, 100, "train"))
     assert results[0]["count"] == 800

@@ -1,4 +1,5 @@
-"""Networks: what the zero interval weight promises, that rows do not see each other, and what a condition does."""
+"""Networks: what the zero interval weight promises, that rows do not see each other, and what a
+condition does."""
 
 from collections.abc import Callable
 from functools import partial
@@ -24,7 +25,14 @@ NETWORKS = [
 ]
 
 
-def train(net: nn.Module, steps: int, size: tuple[int, ...], draw: Draw, diagonal: bool, conditions: int = 0) -> None:
+def train(
+    net: nn.Module,
+    steps: int,
+    size: tuple[int, ...],
+    draw: Draw,
+    diagonal: bool,
+    conditions: int = 0,
+) -> None:
     """Regress noise: whatever the target, the diagonal must not move the interval weight."""
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2, weight_decay=0.0)
     for _ in range(steps):
@@ -42,7 +50,9 @@ def _seed() -> None:
 
 
 @pytest.mark.parametrize(("size", "make"), NETWORKS)
-def test_the_interval_has_no_effect_until_training_leaves_the_diagonal(size: tuple[int, ...], make: Make, draw: Draw) -> None:
+def test_the_interval_has_no_effect_until_training_leaves_the_diagonal(
+    size: tuple[int, ...], make: Make, draw: Draw
+) -> None:
     net, x = make().double(), draw(5, *size)
     interval = net.get_submodule("time.interval").weight
     s, t = torch.linspace(0, 0.6, 5).double(), torch.linspace(1, 0.7, 5).double()
@@ -50,7 +60,9 @@ def test_the_interval_has_no_effect_until_training_leaves_the_diagonal(size: tup
         train(net, steps, size, draw, diagonal=True)
         assert not torch.as_tensor(interval).any()
         assert torch.equal(net(x, s, t), net(x, s, s))
-    assert (net(x, s, s) - net(x, t, t)).abs().amax(dim=tuple(range(1, x.ndim))).min() > 1e-4  # the start matters, in every row
+    assert (net(x, s, s) - net(x, t, t)).abs().amax(
+        dim=tuple(range(1, x.ndim))
+    ).min() > 1e-4  # the start matters, in every row
     train(net, 1, size, draw, diagonal=False)
     moved = (net(x, s, t) - net(x, s, s)).abs().amax(dim=tuple(range(1, x.ndim)))
     assert moved.min() > 1e-4
@@ -58,7 +70,9 @@ def test_the_interval_has_no_effect_until_training_leaves_the_diagonal(size: tup
 
 @pytest.mark.parametrize(("size", "make"), NETWORKS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_rows_do_not_see_each_other(size: tuple[int, ...], make: Make, dtype: torch.dtype, draw: Draw) -> None:
+def test_rows_do_not_see_each_other(
+    size: tuple[int, ...], make: Make, dtype: torch.dtype, draw: Draw
+) -> None:
     net = make().double()
     train(net, 3, size, draw, diagonal=False)
     net, x = net.to(dtype), draw(6, *size).to(dtype)
@@ -83,8 +97,17 @@ def test_embedding_is_the_formula_and_its_interval_part_vanishes_on_the_diagonal
         gap = torch.cat([(t - s)[:, None], torch.sin(torch.outer(t - s, omega))], 1)
         return start(at) + gap @ embedding.interval.weight.T
 
-    torch.testing.assert_close(embedding(s, t), reference(s, t), rtol=1e-6, atol=1e-6)  # omega is made in float32
-    assert torch.equal(embedding(s, s), start(torch.cat([(s[:, None] * embedding.omega).cos(), (s[:, None] * embedding.omega).sin()], 1)))
+    torch.testing.assert_close(
+        embedding(s, t), reference(s, t), rtol=1e-6, atol=1e-6
+    )  # omega is made in float32
+    assert torch.equal(
+        embedding(s, s),
+        start(
+            torch.cat(
+                [(s[:, None] * embedding.omega).cos(), (s[:, None] * embedding.omega).sin()], 1
+            )
+        ),
+    )
     assert (embedding(s, t) - embedding(s, s)).norm(dim=1).min() > 0.1
 
 
@@ -98,21 +121,27 @@ def test_mlp_skip_scales_the_state(size: tuple[int, ...], draw: Draw) -> None:
 
 
 @pytest.mark.parametrize(("size", "make"), NETWORKS)
-def test_a_condition_of_zeros_is_none_and_labels_differ_once_trained(size: tuple[int, ...], make: Make, draw: Draw) -> None:
+def test_a_condition_of_zeros_is_none_and_labels_differ_once_trained(
+    size: tuple[int, ...], make: Make, draw: Draw
+) -> None:
     net, x = make(conditions=3).double(), draw(4, *size)
     s, t = torch.rand(2, 4).double()
     train(net, 2, size, draw, diagonal=False, conditions=3)
     assert torch.equal(net(x, s, t, torch.zeros(4, 3)), net(x, s, t))
     first, second = (net(x, s, t, torch.eye(3)[[label] * 4]) for label in (0, 1))
     assert (first - second).abs().amax(dim=tuple(range(1, x.ndim))).min() > 1e-4
-    with pytest.raises(ValueError, match=r"condition has shape \(4, 2\), the network expects \(B, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"condition has shape \(4, 2\), the network expects \(B, 3\)"
+    ):
         net(x, s, t, torch.zeros(4, 2))
     with pytest.raises(ValueError, match="the network expects none"):
         make().double()(x, s, t, torch.zeros(4, 3))
 
 
 @pytest.mark.parametrize(("kind", "width"), [("mlp", 16), ("unet", 8), ("dit", 32)])
-def test_a_seed_makes_the_same_weights_and_leaves_the_global_draws_alone(kind: Literal["mlp", "unet", "dit"], width: int) -> None:
+def test_a_seed_makes_the_same_weights_and_leaves_the_global_draws_alone(
+    kind: Literal["mlp", "unet", "dit"], width: int
+) -> None:
     config, state = NetworkConfig(kind, width, 1), torch.get_rng_state()
     first, again, other = (config.build(SQUARE, seed, 2).state_dict() for seed in (5, 5, 6))
     assert torch.equal(torch.get_rng_state(), state)
@@ -130,7 +159,9 @@ def test_checkpointing_changes_no_gradient(size: tuple[int, ...], make: Make, dr
     for _ in range(2):
         net.zero_grad()
         net(x, s, t).square().sum().backward()
-        grads.append([parameter.grad.clone() for parameter in net.parameters() if parameter.grad is not None])
+        grads.append(
+            [parameter.grad.clone() for parameter in net.parameters() if parameter.grad is not None]
+        )
         cast(UNet | DiT, net).checkpointing()
     assert len(grads[0]) == len(list(net.parameters()))
     for plain, made_anew in zip(*grads, strict=True):
@@ -138,10 +169,17 @@ def test_checkpointing_changes_no_gradient(size: tuple[int, ...], make: Make, dr
 
 
 @pytest.mark.parametrize(("size", "make"), NETWORKS[2:])
-def test_the_derivative_along_the_path_exists(size: tuple[int, ...], make: Make, draw: Draw) -> None:
+def test_the_derivative_along_the_path_exists(
+    size: tuple[int, ...], make: Make, draw: Draw
+) -> None:
     net, x = make().double(), draw(2, *size)
     train(net, 2, size, draw, diagonal=False)
-    s, t, v, h = torch.tensor([0.1, 0.3]).double(), torch.tensor([0.7, 0.9]).double(), draw(2, *size), 1e-5
+    s, t, v, h = (
+        torch.tensor([0.1, 0.3]).double(),
+        torch.tensor([0.7, 0.9]).double(),
+        draw(2, *size),
+        1e-5,
+    )
     u, slope = forward_derivative(lambda x, t: net(x, s, t), (x, t), (v, torch.ones_like(t)))
     close(u, net(x, s, t))
     close(slope, (net(x + h * v, s, t + h) - net(x - h * v, s, t - h)) / (2 * h), 1e-6)
@@ -155,18 +193,26 @@ def test_dit_starts_at_zero_and_its_patches_talk(draw: Draw) -> None:
     far = x.clone()
     far[..., -1, -1] += 1
     difference = (net(far, s, s) - net(x, s, s)).abs()
-    assert difference[..., :2, :2].max() > 1e-8  # attention carries one corner's change to the other
+    assert (
+        difference[..., :2, :2].max() > 1e-8
+    )  # attention carries one corner's change to the other
 
 
 def test_unet_sees_the_whole_image(draw: Draw) -> None:
-    net, x, s = UNet((1, 16, 16), width=8).double(), draw(1, 1, 16, 16), torch.full((1,), 0.3).double()
+    net, x, s = (
+        UNet((1, 16, 16), width=8).double(),
+        draw(1, 1, 16, 16),
+        torch.full((1,), 0.3).double(),
+    )
     train(net, 2, (1, 16, 16), draw, diagonal=True)
     far = x.clone()
     far[..., -1, -1] += 1
     assert (net(far, s, s) - net(x, s, s)).abs()[..., 0, 0].min() > 1e-12
 
 
-@pytest.mark.parametrize(("side", "levels"), [(28, 3), (8, 2), (7, 1), (16, 3), (32, 4), (64, 5), (4, 1)])
+@pytest.mark.parametrize(
+    ("side", "levels"), [(28, 3), (8, 2), (7, 1), (16, 3), (32, 4), (64, 5), (4, 1)]
+)
 def test_unet_levels(side: int, levels: int) -> None:
     assert count_levels((1, side, side)) == levels
 
@@ -183,7 +229,10 @@ def test_dit_rejects_shapes_that_patches_do_not_tile(size: tuple[int, ...]) -> N
         (lambda: DiT(SQUARE, width=48), "width is 48, expected a multiple of 32"),
         (lambda: UNet(SQUARE, width=12), "width is 12, expected a multiple of 8"),
         (lambda: UNet((4,)), r"shape \(4,\), a U-Net expects images"),
-        (lambda: UNet((3, 50, 50)), "images are 50x50, a U-Net expects sides that halve down to 16 or less"),
+        (
+            lambda: UNet((3, 50, 50)),
+            "images are 50x50, a U-Net expects sides that halve down to 16 or less",
+        ),
     ],
 )
 def test_mistakes(make: Callable[[], object], message: str) -> None:

@@ -1,4 +1,5 @@
-"""The notebooks run, are kept without outputs, and lead somewhere; every drawing is made by code and shown."""
+"""The notebooks run, are kept without outputs, and lead somewhere; every drawing is made by code
+and shown."""
 
 from __future__ import annotations
 
@@ -20,20 +21,29 @@ def cells(file: Path) -> list[dict[str, Any]]:
 
 
 def test_there_are_three() -> None:
-    assert [file.stem for file in NOTEBOOKS] == ["curves-and-blends", "distil-a-diffusers-model", "first-steps"]
+    assert [file.stem for file in NOTEBOOKS] == [
+        "curves-and-blends",
+        "distil-a-diffusers-model",
+        "first-steps",
+    ]
 
 
 @by_notebook
 def test_a_notebook_is_kept_without_outputs(file: Path) -> None:
     for cell in cells(file):
         assert cell["id"]
-        assert cell["cell_type"] == "markdown" or (cell["outputs"], cell["execution_count"]) == ([], None)
+        assert cell["cell_type"] == "markdown" or (cell["outputs"], cell["execution_count"]) == (
+            [],
+            None,
+        )
     assert re.fullmatch(r"# [^\n]+\n", "".join(cells(file)[0]["source"][:1]))
 
 
 @by_notebook
 def test_its_links_lead_somewhere(file: Path) -> None:
-    text = "".join(line for cell in cells(file) if cell["cell_type"] == "markdown" for line in cell["source"])
+    text = "".join(
+        line for cell in cells(file) if cell["cell_type"] == "markdown" for line in cell["source"]
+    )
     links = re.findall(r"\]\(([^)#]+)", text)
     assert links
     assert not [link for link in links if not (file.parent / link).exists()]
@@ -42,17 +52,30 @@ def test_its_links_lead_somewhere(file: Path) -> None:
 @pytest.mark.slow
 @by_notebook
 def test_a_notebook_runs_quietly(file: Path, tmp_path: Path) -> None:
-    nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed: pip install -e '.[docs]'")
+    nbclient = pytest.importorskip(
+        "nbclient", reason="nbclient is not installed: pip install -e '.[docs]'"
+    )
     import nbformat
 
     book = nbformat.read(file, 4)
-    nbclient.NotebookClient(book, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    nbclient.NotebookClient(
+        book, timeout=300, resources={"metadata": {"path": str(tmp_path)}}
+    ).execute()
     outputs = [output for cell in book.cells for output in cell.get("outputs", [])]
     assert any("image/png" in output.get("data", {}) for output in outputs)
-    assert not [output.text for output in outputs if output.output_type == "stream" and output.name == "stderr"]
+    assert not [
+        output.text
+        for output in outputs
+        if output.output_type == "stream" and output.name == "stderr"
+    ]
     text = "".join(output.get("text", "") for output in outputs)
-    figures = [float(value) for value in re.findall(r"^student, \d pass(?:es)? +.*excess +([\d.]+)", text, re.MULTILINE)]
-    assert len(figures) == (0 if file.stem == "curves-and-blends" else 2)  # which draws its figures instead
+    figures = [
+        float(value)
+        for value in re.findall(r"^student, \d pass(?:es)? +.*excess +([\d.]+)", text, re.MULTILINE)
+    ]
+    assert len(figures) == (
+        0 if file.stem == "curves-and-blends" else 2
+    )  # which draws its figures instead
     assert all(value < 1 for value in figures), figures  # nearer to real data than twice the floor
 
 

@@ -1,4 +1,5 @@
-"""Objectives: closed-form losses, minimisers at the exact field and map, draws, and the count of passes."""
+"""Objectives: closed-form losses, minimisers at the exact field and map, draws, and the count of
+passes."""
 
 import math
 from collections.abc import Sequence
@@ -45,11 +46,21 @@ def test_loss_weights_are_a_weight_a_row(huber: float, shape: tuple[int, ...], d
     close(Loss(huber)(a, b, torch.ones_like(weight)), Loss(huber)(a, b))
 
 
-def test_flow_matching_is_minimal_at_the_exact_field(mixture: GaussianMixture, generator: torch.Generator) -> None:
-    net = FieldNet(mixture, CountedField(lambda x, t: torch.ones_like(x)), CountedField(lambda x, t: x.sin() * expand_time(t, x)))
+def test_flow_matching_is_minimal_at_the_exact_field(
+    mixture: GaussianMixture, generator: torch.Generator
+) -> None:
+    net = FieldNet(
+        mixture,
+        CountedField(lambda x, t: torch.ones_like(x)),
+        CountedField(lambda x, t: x.sin() * expand_time(t, x)),
+    )
     gradients, excess, offset = [], [], torch.tensor([0.2, -0.3], dtype=F64)
     for _ in range(60):
-        batch = (torch.randn(500, 2, generator=generator, dtype=F64), mixture.sample(500, generator), None)
+        batch = (
+            torch.randn(500, 2, generator=generator, dtype=F64),
+            mixture.sample(500, generator),
+            None,
+        )
         state = generator.get_state()
         net.theta.data.zero_()
         loss = FlowMatching().loss(net, batch, generator)
@@ -63,8 +74,13 @@ def test_flow_matching_is_minimal_at_the_exact_field(mixture: GaussianMixture, g
     assert gain.mean() > 4 * gain.std() / math.sqrt(60)
 
 
-@pytest.mark.parametrize("coupling", [Independent(), MinibatchOT(), Teacher(gaussian([0.5, -1.0], [0.5, 2.0]), time_grid(3))])
-def test_flow_matching_regresses_the_line_of_its_coupling(coupling: Independent, draw: Draw) -> None:
+@pytest.mark.parametrize(
+    "coupling",
+    [Independent(), MinibatchOT(), Teacher(gaussian([0.5, -1.0], [0.5, 2.0]), time_grid(3))],
+)
+def test_flow_matching_regresses_the_line_of_its_coupling(
+    coupling: Independent, draw: Draw
+) -> None:
     x0, x1 = draw(16, 2), draw(16, 2)
     loss = FlowMatching(coupling).loss(Constant(0.25), (x0, x1, None), torch.Generator())
     pair = coupling(x0, x1)
@@ -82,7 +98,9 @@ class Constant(nn.Module):
 
 @pytest.mark.parametrize("draw_of", [*DRAWS, EndDraw(0.0), MapDraw(0.0), MapDraw(1.0)], ids=str)
 @pytest.mark.parametrize("huber", [0.0, 0.03])
-def test_curve_regression_of_an_exact_map_is_zero_for_every_draw(draw_of: VelocityDraw, huber: float, draw: Draw) -> None:
+def test_curve_regression_of_an_exact_map_is_zero_for_every_draw(
+    draw_of: VelocityDraw, huber: float, draw: Draw
+) -> None:
     x0 = draw(200, 2)
     path = torch.stack([x0 * math.exp(RATE * t) for t in time_grid(40)])
     curve = BezierCurve.fit(path, time_grid(40), 10)  # of the exact path, to 1e-11
@@ -98,11 +116,17 @@ def test_curve_regression_weighs_intervals_by_their_length(draw: Draw) -> None:
     s, t = (time.double() for time in draw_of(500, torch.Generator().manual_seed(4)))
     squared = (curve.point(t) - curve.point(s)).square().mean(1)
     for power in (0.0, 0.5, 2.0):
-        loss = CurveRegression(draw_of, power=power).loss(Constant(0.0), (curve, None), torch.Generator().manual_seed(4))
-        torch.testing.assert_close(loss, ((t - s).clamp_min(1e-3) ** -power * squared).mean(), rtol=1e-9, atol=0)
+        loss = CurveRegression(draw_of, power=power).loss(
+            Constant(0.0), (curve, None), torch.Generator().manual_seed(4)
+        )
+        torch.testing.assert_close(
+            loss, ((t - s).clamp_min(1e-3) ** -power * squared).mean(), rtol=1e-9, atol=0
+        )
 
 
-def test_velocity_on_lines_is_flow_matching_of_the_pairs(shape: tuple[int, ...], draw: Draw) -> None:
+def test_velocity_on_lines_is_flow_matching_of_the_pairs(
+    shape: tuple[int, ...], draw: Draw
+) -> None:
     x0, x1, net = draw(*shape), draw(*shape), MLP(shape[1:], width=16, depth=2).double()
     on_curves, on_pairs = (torch.Generator().manual_seed(3) for _ in range(2))
     reflow = CurveRegression(VelocityDraw()).loss(net, (BezierCurve.line(x0, x1), None), on_curves)
@@ -113,7 +137,9 @@ def test_draws_are_ordered_and_have_their_laws(generator: torch.Generator) -> No
     n = 20_000
 
     def share(hits: Tensor, expected: float) -> bool:
-        return abs(float(hits.double().mean()) - expected) < 4 * math.sqrt(expected * (1 - expected) / n)
+        return abs(float(hits.double().mean()) - expected) < 4 * math.sqrt(
+            expected * (1 - expected) / n
+        )
 
     for draw_of in DRAWS:
         s, t = draw_of(n, generator)
@@ -137,7 +163,8 @@ def test_draws_are_ordered_and_have_their_laws(generator: torch.Generator) -> No
 
 
 class Affine(nn.Module):
-    """The student ``F(x, s, t) = x + (t - s) (shift + (scale - 1) x)``: from 0 to 1, N(0, 1) becomes N(shift, scale^2)."""
+    """The student ``F(x, s, t) = x + (t - s) (shift + (scale - 1) x)``: from 0 to 1, N(0, 1)
+    becomes N(shift, scale^2)."""
 
     def __init__(self, shift: Sequence[float], scale: Sequence[float]) -> None:
         super().__init__()
@@ -151,11 +178,15 @@ MEAN, STD = [1.0, -2.0, 0.5], [0.8, 0.5, 1.5]
 REAL = torch.tensor(MEAN, dtype=F64), torch.tensor(STD, dtype=F64)
 
 
-def test_energy_is_the_distance_of_the_metric_up_to_the_real_term(shape: tuple[int, ...], draw: Draw) -> None:
+def test_energy_is_the_distance_of_the_metric_up_to_the_real_term(
+    shape: tuple[int, ...], draw: Draw
+) -> None:
     x, real = draw(9, *shape[1:]), draw(17, *shape[1:]) + 0.3
     among = torch.pdist(real.flatten(1)).mean()
     assert float(energy(x, real) - among) == pytest.approx(energy_distance(x, real), rel=1e-5)
-    assert float(energy(real, real[torch.arange(17)])) < float(among)  # the pairs of a state with itself pull the first term down
+    assert float(energy(real, real[torch.arange(17)])) < float(
+        among
+    )  # the pairs of a state with itself pull the first term down
     with pytest.raises(ValueError, match="got 1 sample, expected 2 or more"):
         energy(x[:1], real)
     for other in (real[:0], torch.zeros(4, 99)):
@@ -165,10 +196,15 @@ def test_energy_is_the_distance_of_the_metric_up_to_the_real_term(shape: tuple[i
 
 def test_energy_of_equal_states_has_a_finite_gradient() -> None:
     x = torch.zeros(4, 3, dtype=F64, requires_grad=True)
-    assert torch.equal(torch.autograd.grad(energy(x, torch.zeros(5, 3, dtype=F64)), x)[0], torch.zeros(4, 3, dtype=F64))
+    assert torch.equal(
+        torch.autograd.grad(energy(x, torch.zeros(5, 3, dtype=F64)), x)[0],
+        torch.zeros(4, 3, dtype=F64),
+    )
 
 
-def alignment_gradients(shift: Sequence[float], scale: Sequence[float], draw: Draw, count: int = 40) -> tuple[Tensor, Tensor]:
+def alignment_gradients(
+    shift: Sequence[float], scale: Sequence[float], draw: Draw, count: int = 40
+) -> tuple[Tensor, Tensor]:
     """Mean and standard error of the gradient in shift and scale ``(2, 3)``, over fresh batches."""
     student, objective = Affine(shift, scale), Alignment(((0.0, 1.0),), anchor=0.0)
     gradients = []
@@ -195,19 +231,24 @@ def test_alignment_moves_the_student_towards_the_data(sign: float, draw: Draw) -
 
 
 def test_energy_gradient_has_the_closed_form_in_one_dimension(draw: Draw) -> None:
-    # d/dx_i of 2 E|X - Y| - E|X - X'|: the signs towards the real states, against those towards the other samples
+    # d/dx_i of 2 E|X - Y| - E|X - X'|: the signs towards the real states, against those towards the
+    # other samples
     x, real = draw(30, 1).requires_grad_(), draw(50, 1)
     towards = (x - real.T).sign().mean(1) * 2 / 30
     apart = (x - x.T).sign().sum(1) * 2 / (30 * 29)
     gradient = torch.autograd.grad(energy(x, real), x)[0][:, 0]
-    torch.testing.assert_close(gradient, (towards - apart).detach(), rtol=1e-3, atol=1e-5)  # near pairs are smoothed
+    torch.testing.assert_close(
+        gradient, (towards - apart).detach(), rtol=1e-3, atol=1e-5
+    )  # near pairs are smoothed
 
 
 def test_alignment_compares_what_is_saved(draw: Draw) -> None:
     curve, real = BezierCurve(draw(3, 40, 3)), draw(80, 3).clamp(-0.5, 0.5)
     student = Affine([0.0, 0.0, 0.0], [1.0, 1.0, 1.0])
     objective = Alignment(((0.0, 1.0),), anchor=0.0, clamp=lambda x: x.clamp(-0.5, 0.5))
-    torch.testing.assert_close(objective.loss(student, (curve, None), real), energy(curve.source.clamp(-0.5, 0.5), real))
+    torch.testing.assert_close(
+        objective.loss(student, (curve, None), real), energy(curve.source.clamp(-0.5, 0.5), real)
+    )
 
 
 def test_alignment_anchor_is_the_regression_of_every_sampler(draw: Draw) -> None:
@@ -218,7 +259,9 @@ def test_alignment_anchor_is_the_regression_of_every_sampler(draw: Draw) -> None
         return Alignment(schedules, Loss(0.1), anchor).loss(net, (curve, None), real)
 
     expected = 2 * Loss(0.1)(curve.source + 0.5, curve.data)
-    torch.testing.assert_close(loss(3.0) - loss(0.0), torch.as_tensor(3 * expected), rtol=1e-10, atol=0)
+    torch.testing.assert_close(
+        loss(3.0) - loss(0.0), torch.as_tensor(3 * expected), rtol=1e-10, atol=0
+    )
     with pytest.raises(ValueError, match="anchor is -1"):
         Alignment(schedules, anchor=-1.0)
     with pytest.raises(ValueError, match="rise strictly from 0 to 1"):
@@ -227,7 +270,9 @@ def test_alignment_anchor_is_the_regression_of_every_sampler(draw: Draw) -> None
 
 def test_the_gradient_goes_through_the_last_jump_alone(draw: Draw) -> None:
     x0, real, student = draw(20, 3), draw(40, 3), Affine([0.1, 0.2, 0.3], [0.9, 1.1, 1.3])
-    loss = Alignment(((0.0, 0.4, 1.0),), anchor=0.0).loss(student, (BezierCurve.line(x0, x0), None), real)
+    loss = Alignment(((0.0, 0.4, 1.0),), anchor=0.0).loss(
+        student, (BezierCurve.line(x0, x0), None), real
+    )
     got = torch.autograd.grad(loss, student.shift)[0]
     middle = (x0 + 0.4 * student(x0, x0[:, 0], x0[:, 0])).detach()
     expected = energy(middle + 0.6 * student(middle, x0[:, 0], x0[:, 0]), real)
@@ -235,7 +280,9 @@ def test_the_gradient_goes_through_the_last_jump_alone(draw: Draw) -> None:
 
 
 @pytest.mark.parametrize("schedules", [SCHEDULES[:1], SCHEDULES[1:], SCHEDULES], ids=str)
-def test_passes_are_what_a_step_spends(schedules: tuple[tuple[float, ...], ...], draw: Draw, generator: torch.Generator) -> None:
+def test_passes_are_what_a_step_spends(
+    schedules: tuple[tuple[float, ...], ...], draw: Draw, generator: torch.Generator
+) -> None:
     student, curve = CountedNet(MLP((3,), width=8, depth=1).double()), BezierCurve(draw(3, 6, 3))
     alignment = Alignment(schedules)
     alignment.loss(student, (curve, None), draw(12, 3)).backward()

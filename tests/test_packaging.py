@@ -17,7 +17,11 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_what_is_public_is_listed_and_documented() -> None:
-    public = {name for name, value in vars(bezierdistill).items() if not name.startswith("_") and not isinstance(value, types.ModuleType)}
+    public = {
+        name
+        for name, value in vars(bezierdistill).items()
+        if not name.startswith("_") and not isinstance(value, types.ModuleType)
+    }
     assert public == set(bezierdistill.__all__)
     assert list(bezierdistill.__all__) == sorted(bezierdistill.__all__)
     for name in public:
@@ -27,18 +31,32 @@ def test_what_is_public_is_listed_and_documented() -> None:
 def test_the_version_is_semantic_and_everywhere_the_same() -> None:
     number = r"\d+\.\d+\.\d+(?:-[\w.]+)?"
     assert re.fullmatch(number, bezierdistill.__version__)
-    assert re.search(rf"^## \[({number})\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1] == bezierdistill.__version__  # type: ignore[index]
-    assert re.search(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)[1] == bezierdistill.__version__  # type: ignore[index]
+    assert (
+        re.search(rf"^## \[({number})\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1]
+        == bezierdistill.__version__
+    )  # type: ignore[index]
+    assert (
+        re.search(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)[1]
+        == bezierdistill.__version__
+    )  # type: ignore[index]
 
 
 @pytest.mark.slow
 def test_the_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(ROOT)], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(ROOT)],
+        check=True,
+        capture_output=True,
+    )
     (wheel,) = tmp_path.glob("*.whl")
     assert wheel.stat().st_size < 3_000_000
     with zipfile.ZipFile(wheel) as archive:
-        names = {name for name in archive.namelist() if not name.split("/")[0].endswith(".dist-info")}
-    tracked = subprocess.run(["git", "ls-files", "src"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
+        names = {
+            name for name in archive.namelist() if not name.split("/")[0].endswith(".dist-info")
+        }
+    tracked = subprocess.run(
+        ["git", "ls-files", "src"], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout.split()
     assert names == {name.removeprefix("src/") for name in tracked}
     assert "bezierdistill/py.typed" in names
     assert "bezierdistill/bundled/digits/model.safetensors" in names

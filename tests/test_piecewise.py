@@ -1,4 +1,5 @@
-"""Piecewise rectified flow: its straight field in closed form for a Gaussian, orders of the solver, windows, passes."""
+"""Piecewise rectified flow: its straight field in closed form for a Gaussian, orders of the solver,
+windows, passes."""
 
 import math
 
@@ -24,11 +25,12 @@ def seeded(seed: int = 5) -> torch.Generator:
 
 
 class StraightField(nn.Module):
-    r"""The piecewise rectified field of a Gaussian, plus ``theta`` times a perturbation, for the window that ends at t.
+    r"""The piecewise rectified field of a Gaussian, plus ``theta`` times a perturbation, for the
+    window that ends at t.
 
-    In the window [a, b] the exact map is :math:`x_a + (b-a)(m + \rho (x_a - a m))`; its straight path visits
-    :math:`x_t - t m = (1 + (t-a) \rho)(x_a - a m)`, which is inverted for the velocity as a function of :math:`x_t`.
-    """
+    In the window [a, b] the exact map is :math:`x_a + (b-a)(m + \rho (x_a - a m))`; its straight
+    path visits :math:`x_t - t m = (1 + (t-a) \rho)(x_a - a m)`, which is inverted for the velocity
+    as a function of :math:`x_t`."""
 
     def __init__(self, windows: int, shift: float = 0.0) -> None:
         super().__init__()
@@ -49,9 +51,18 @@ def data(draw: Draw, count: int) -> tuple[Tensor, Tensor, None]:
 
 @pytest.mark.parametrize("windows", [1, 2, 4])
 @pytest.mark.parametrize(("method", "order"), [("euler", 1), ("heun", 2)])
-def test_the_straight_field_of_a_gaussian_is_the_limit_in_the_solver_steps(windows: int, method: str, order: int, draw: Draw) -> None:
+def test_the_straight_field_of_a_gaussian_is_the_limit_in_the_solver_steps(
+    windows: int, method: str, order: int, draw: Draw
+) -> None:
     batch, steps = data(draw, 300), (8, 16, 32)
-    errors = [math.sqrt(float(Piecewise(FIELD, windows, n, method).loss(StraightField(windows), batch, seeded()))) for n in steps]
+    errors = [
+        math.sqrt(
+            float(
+                Piecewise(FIELD, windows, n, method).loss(StraightField(windows), batch, seeded())
+            )
+        )
+        for n in steps
+    ]
     assert math.log2(errors[1] / errors[2]) == pytest.approx(order, abs=0.25), errors
 
 
@@ -60,14 +71,24 @@ def test_the_straight_field_is_the_minimiser_and_a_shift_costs_its_square(draw: 
     net = StraightField(2)
     gradient = torch.autograd.grad(objective.loss(net, batch, seeded()), net.theta)[0]
     assert gradient.abs().max() < 1e-6
-    assert float(objective.loss(StraightField(2, 0.2), batch, seeded())) == pytest.approx(0.04, rel=1e-4)
-    assert float(objective.loss(StraightField(1), batch, seeded())) > 1e-4  # straight in another window, so wrong in these
+    assert float(objective.loss(StraightField(2, 0.2), batch, seeded())) == pytest.approx(
+        0.04, rel=1e-4
+    )
+    assert (
+        float(objective.loss(StraightField(1), batch, seeded())) > 1e-4
+    )  # straight in another window, so wrong in these
 
 
 @pytest.mark.parametrize("windows", [1, 2, 4])
-def test_one_euler_step_a_window_of_the_straight_field_is_the_exact_map(windows: int, draw: Draw) -> None:
+def test_one_euler_step_a_window_of_the_straight_field_is_the_exact_map(
+    windows: int, draw: Draw
+) -> None:
     x0 = draw(100, 1)
-    close(sample(StraightField(windows), x0, time_grid(windows)), GaussianMap(MEAN, STD).exact(x0, 0.0, 1.0), 1e-8)
+    close(
+        sample(StraightField(windows), x0, time_grid(windows)),
+        GaussianMap(MEAN, STD).exact(x0, 0.0, 1.0),
+        1e-8,
+    )
 
 
 class Recorder(nn.Module):
@@ -80,7 +101,9 @@ class Recorder(nn.Module):
         return torch.zeros_like(x)
 
 
-def test_times_are_uniform_and_the_teacher_starts_from_noised_data_at_its_window(draw: Draw) -> None:
+def test_times_are_uniform_and_the_teacher_starts_from_noised_data_at_its_window(
+    draw: Draw,
+) -> None:
     starts: list[tuple[Tensor, Tensor]] = []
 
     def still(x: Tensor, t: Time) -> Tensor:
@@ -98,17 +121,23 @@ def test_times_are_uniform_and_the_teacher_starts_from_noised_data_at_its_window
     assert (counts - 500).abs().max() < 4 * math.sqrt(4000 / 8 * 7 / 8)
 
 
-def test_a_stretched_field_moves_every_row_over_its_own_interval(shape: tuple[int, ...], draw: Draw) -> None:
+def test_a_stretched_field_moves_every_row_over_its_own_interval(
+    shape: tuple[int, ...], draw: Draw
+) -> None:
     x, net = draw(*shape), GaussianMap(MEAN, STD)
     a, b = torch.rand(2, shape[0], generator=seeded(), dtype=F64).aminmax(dim=0)
-    field = CountedField(lambda x, t: net(x, torch.as_tensor(t), torch.as_tensor(t)).detach(), passes=2)
+    field = CountedField(
+        lambda x, t: net(x, torch.as_tensor(t), torch.as_tensor(t)).detach(), passes=2
+    )
     end = solve(Stretched(field, a, b), x, time_grid(40), "rk4")
     close(end.state, x + expand_time(b - a, x) * net(x, a, b).detach(), 1e-6)
     assert end.passes == 40 * 4 * 2
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
-def test_a_straight_teacher_under_a_condition_is_its_own_student(dtype: torch.dtype, shape: tuple[int, ...], draw: Draw) -> None:
+def test_a_straight_teacher_under_a_condition_is_its_own_student(
+    dtype: torch.dtype, shape: tuple[int, ...], draw: Draw
+) -> None:
     class Copy(nn.Module):
         def forward(self, x: Tensor, s: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
             assert cond is not None
@@ -124,7 +153,9 @@ def test_a_straight_teacher_under_a_condition_is_its_own_student(dtype: torch.dt
     assert float(loss) < 1e3 * torch.finfo(dtype).eps ** 2
 
 
-@pytest.mark.parametrize(("method", "passes"), [("euler", 8 * 2 + 3), ("heun", 8 * 2 * 2 + 3), ("rk4", 8 * 4 * 2 + 3)])
+@pytest.mark.parametrize(
+    ("method", "passes"), [("euler", 8 * 2 + 3), ("heun", 8 * 2 * 2 + 3), ("rk4", 8 * 4 * 2 + 3)]
+)
 def test_passes_are_what_a_step_costs(method: str, passes: int, draw: Draw) -> None:
     teacher, net = CountedField(lambda x, t: x, passes=2), CountedNet(StraightField(4))
     objective = Piecewise(teacher, method=method)
@@ -144,6 +175,8 @@ def test_settings_are_checked() -> None:
         Piecewise(FIELD, windows=0)
     with pytest.raises(ValueError, match=r"steps is 0, expected 1 or more"):
         Piecewise(FIELD, steps=0)
-    with pytest.raises(ValueError, match=r"solver is 'dopri5', expected one with fixed steps: euler"):
+    with pytest.raises(
+        ValueError, match=r"solver is 'dopri5', expected one with fixed steps: euler"
+    ):
         Piecewise(FIELD, method="dopri5")
     assert [evaluations(method) for method in TABLEAUX] == [1, 2, 2, 4]

@@ -1,4 +1,5 @@
-"""Progressive distillation: the authors' loss in their own terms, rounds that compose a teacher's steps exactly, passes and grid."""
+"""Progressive distillation: the authors' loss in their own terms, rounds that compose a teacher's
+steps exactly, passes and grid."""
 
 import pytest
 import torch
@@ -20,7 +21,8 @@ def seeded(seed: int = 5) -> torch.Generator:
 
 
 class EulerNet(nn.Module):
-    """The exact field of N(0.7, 0.5^2) read at the start of the interval: a teacher whose interval is not trained."""
+    """The exact field of N(0.7, 0.5^2) read at the start of the interval: a teacher whose interval
+    is not trained."""
 
     def forward(self, x: Tensor, s: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
         return gaussian(0.7, 0.5)(x, s)
@@ -39,7 +41,8 @@ class Recorder(nn.Module):
 
 
 class StepTable(nn.Module):
-    """Affine velocity ``a_i x + b_i`` of the i-th of ``steps`` steps, linear in its parameters, so that a round has an exact minimiser."""
+    """Affine velocity ``a_i x + b_i`` of the i-th of ``steps`` steps, linear in its parameters, so
+    that a round has an exact minimiser."""
 
     def __init__(self, steps: int) -> None:
         super().__init__()
@@ -51,10 +54,15 @@ class StepTable(nn.Module):
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5])
-def test_the_loss_is_algorithm_2_in_data_prediction_under_truncated_snr(steps: int, shape: tuple[int, ...], draw: Draw) -> None:
+def test_the_loss_is_algorithm_2_in_data_prediction_under_truncated_snr(
+    steps: int, shape: tuple[int, ...], draw: Draw
+) -> None:
     x0, x1 = draw(*shape), draw(*shape)
     teacher, student = MLP(shape[1:], 16, 2).double(), MLP(shape[1:], 16, 2).double()
-    for net in (teacher, student):  # an interval that matters: without it the two half steps could not be told from two equal times
+    for net in (
+        teacher,
+        student,
+    ):  # an interval that matters: without it the two half steps could not be told from two equal times
         nn.init.normal_(net.time.interval.weight)
     i = torch.randint(steps, (shape[0],), generator=seeded()).double()
     noisy, half, clean = i / steps, (i + 0.5) / steps, (i + 1) / steps
@@ -86,9 +94,16 @@ def test_rounds_compose_the_teachers_steps_exactly(draw: Draw) -> None:
         student, objective = StepTable(steps), Progressive(teacher, steps)
         batch = (draw(600, 1), 0.7 + 0.5 * draw(600, 1), None)
 
-        loss = objective.loss(student, batch, seeded())  # quadratic in the table: one Newton step finds its minimiser
+        loss = objective.loss(
+            student, batch, seeded()
+        )  # quadratic in the table: one Newton step finds its minimiser
         gradient = torch.autograd.grad(loss, student.table, create_graph=True)[0].flatten()
-        hessian = torch.stack([torch.autograd.grad(g, student.table, retain_graph=True)[0].flatten() for g in gradient])
+        hessian = torch.stack(
+            [
+                torch.autograd.grad(g, student.table, retain_graph=True)[0].flatten()
+                for g in gradient
+            ]
+        )
         student.table.data -= torch.linalg.solve(hessian, gradient.detach()).reshape(2, steps)
         assert float(objective.loss(student, batch, seeded())) < 1e-20
         teacher = student
@@ -101,13 +116,13 @@ def test_the_student_sees_its_own_grid_and_the_teacher_both_halves_of_each_step(
     teacher, student, cond = Recorder(), Recorder(), draw(4000)
     x0, x1 = draw(4000, 1), draw(4000, 1)
     Progressive(teacher, 4).loss(student, (x0, x1, cond), seeded())
-    (x, s, t, seen) = student.calls[0]
+    x, s, t, seen = student.calls[0]
     close(t - s, torch.full_like(s, 0.25))
     close(x, (1 - s)[:, None] * x0 + s[:, None] * x1)
     counts = torch.bincount((s * 4).long(), minlength=4)
     assert len(counts) == 4
     assert (counts - 1000).abs().max() < 4 * (4000 * 0.25 * 0.75) ** 0.5
-    (first, second) = teacher.calls
+    first, second = teacher.calls
     close(first[1], s)
     close(first[2], s + 0.125)
     close(second[1], s + 0.125)
@@ -126,12 +141,16 @@ def test_passes_are_what_a_step_costs_and_no_gradient_reaches_the_teacher(draw: 
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
-def test_the_precision_of_the_states_is_kept(dtype: torch.dtype, shape: tuple[int, ...], draw: Draw) -> None:
+def test_the_precision_of_the_states_is_kept(
+    dtype: torch.dtype, shape: tuple[int, ...], draw: Draw
+) -> None:
     batch, exact = (draw(*shape).to(dtype), draw(*shape).to(dtype), None), Recorder(1.0)
     loss = Progressive(exact, 3).loss(Recorder(0.0), batch, seeded())
     i = torch.randint(3, (shape[0],), generator=seeded()).double()
     assert loss.dtype == dtype
-    assert float(loss) == pytest.approx(float(torch.maximum(i / 3, 1 - i / 3).square().mean()), rel=1e-5)
+    assert float(loss) == pytest.approx(
+        float(torch.maximum(i / 3, 1 - i / 3).square().mean()), rel=1e-5
+    )
 
 
 def test_step_numbers_are_checked_and_halved() -> None:

@@ -1,4 +1,5 @@
-"""Properties over generated input: text of a flag is a setting or one line, and what is packed, shuffled or drawn keeps its promise."""
+"""Properties over generated input: text of a flag is a setting or one line, and what is packed,
+shuffled or drawn keeps its promise."""
 
 from __future__ import annotations
 
@@ -22,7 +23,13 @@ from bezierdistill.store.codec import decode, pack
 from bezierdistill.store.order import shuffled
 from bezierdistill.training import SimulateConfig
 
-each = settings(deadline=None, derandomize=True, database=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+each = settings(
+    deadline=None,
+    derandomize=True,
+    database=None,
+    max_examples=60,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 FLAG = some.text(max_size=30) | some.from_regex(r"[-+0-9.,:einaf ]{0,24}", fullmatch=True)
 
 
@@ -84,21 +91,43 @@ def test_names_of_data_are_data_or_one_line(name: str) -> None:
 
 
 @each
-@given(some.sampled_from(["mlp", "unet", "dit", "x"]), some.integers(-2, 40), some.integers(-1, 2), some.integers(-1, 5))
-def test_networks_map_states_to_states_or_one_line(kind: str, width: int, depth: int, patch: int) -> None:
+@given(
+    some.sampled_from(["mlp", "unet", "dit", "x"]),
+    some.integers(-2, 40),
+    some.integers(-1, 2),
+    some.integers(-1, 5),
+)
+def test_networks_map_states_to_states_or_one_line(
+    kind: str, width: int, depth: int, patch: int
+) -> None:
     def work() -> None:
         net = NetworkConfig(kind, width, depth, patch).build((1, 8, 8), 0)  # pyright: ignore[reportArgumentType]
-        assert net(torch.zeros(1, 1, 8, 8), torch.zeros(1), torch.ones(1), None).shape == (1, 1, 8, 8)
+        assert net(torch.zeros(1, 1, 8, 8), torch.zeros(1), torch.ones(1), None).shape == (
+            1,
+            1,
+            8,
+            8,
+        )
 
     tried(work)
 
 
 @each
 @given(
-    some.integers(1, 5), some.integers(1, 4), some.integers(1, 9), some.floats(1e-30, 1e30), some.floats(-1e30, 1e30), some.integers(0, 9)
+    some.integers(1, 5),
+    some.integers(1, 4),
+    some.integers(1, 9),
+    some.floats(1e-30, 1e30),
+    some.floats(-1e30, 1e30),
+    some.integers(0, 9),
 )
-def test_bytes_are_off_by_half_a_step(rows: int, points: int, numbers: int, scale: float, shift: float, seed: int) -> None:
-    x = torch.randn(rows, points, numbers, generator=torch.Generator().manual_seed(seed)) * scale + shift
+def test_bytes_are_off_by_half_a_step(
+    rows: int, points: int, numbers: int, scale: float, shift: float, seed: int
+) -> None:
+    x = (
+        torch.randn(rows, points, numbers, generator=torch.Generator().manual_seed(seed)) * scale
+        + shift
+    )
     packed = pack(x, "uint8")
     read = decode(packed.tensors, None)
     step, largest = packed.tensors["step"].double()[..., None], x.double().abs().amax()
@@ -114,17 +143,29 @@ def test_an_epoch_is_a_permutation(count: int, seed: int, epoch: int) -> None:
 
 
 @each
-@given(some.lists(some.integers(0, 2**62), min_size=1, max_size=5), some.integers(0, 2**64 - 1), some.integers(1, 9))
-def test_noise_of_rows_does_not_depend_on_the_others(rows: list[int], seed: int, numbers: int) -> None:
+@given(
+    some.lists(some.integers(0, 2**62), min_size=1, max_size=5),
+    some.integers(0, 2**64 - 1),
+    some.integers(1, 9),
+)
+def test_noise_of_rows_does_not_depend_on_the_others(
+    rows: list[int], seed: int, numbers: int
+) -> None:
     together = row_noise(seed, np.array(rows), (numbers,))
     assert together.isfinite().all()
-    assert all(torch.equal(together[k], row_noise(seed, np.array([row]), (numbers,))[0]) for k, row in enumerate(rows))
+    assert all(
+        torch.equal(together[k], row_noise(seed, np.array([row]), (numbers,))[0])
+        for k, row in enumerate(rows)
+    )
 
 
 @each
 @given(some.integers(0, 5000), some.integers(1, 50), some.integers(0, 2**31))
 def test_noise_in_blocks_does_not_depend_on_the_window(start: int, count: int, seed: int) -> None:
-    assert torch.equal(noise(seed, start, count, (2,)), noise(seed, start - start % 7, count + start % 7, (2,))[start % 7 :])
+    assert torch.equal(
+        noise(seed, start, count, (2,)),
+        noise(seed, start - start % 7, count + start % 7, (2,))[start % 7 :],
+    )
 
 
 @each
@@ -132,4 +173,6 @@ def test_noise_in_blocks_does_not_depend_on_the_window(start: int, count: int, s
 def test_scaling_goes_there_and_back(shift: float, scale: float) -> None:
     x = np.linspace(-3, 3, 12, dtype=np.float32).reshape(6, 2) * scale + shift
     scaling = Scaling((shift,), (scale,))
-    assert np.allclose(scaling.decode(scaling.encode(x)), x, rtol=1e-4, atol=1e-3 * scale + 1e-4 * abs(shift))
+    assert np.allclose(
+        scaling.decode(scaling.encode(x)), x, rtol=1e-4, atol=1e-3 * scale + 1e-4 * abs(shift)
+    )

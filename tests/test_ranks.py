@@ -25,9 +25,22 @@ from ranks_child import STEPS
 
 
 def torchrun(*arguments: object, ranks: int = 2) -> subprocess.CompletedProcess[str]:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={ranks}",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
-    return subprocess.run([*launcher, *map(str, arguments)], capture_output=True, text=True, timeout=240, env=environment, check=False)
+    return subprocess.run(
+        [*launcher, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=environment,
+        check=False,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +64,11 @@ def assert_close(a: dict[str, Tensor], b: dict[str, Tensor], tolerance: float = 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 @pytest.mark.parametrize("more", [{}, {"clip": 0.01}, {"accumulate": 2}], ids=["", "clip", "sums"])
 def test_two_ranks_take_the_steps_of_one(
-    strategy: str, more: dict[str, Any], trained: Path, tmp_path: Path, request: pytest.FixtureRequest
+    strategy: str,
+    more: dict[str, Any],
+    trained: Path,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
 ) -> None:
     ranks_child.fitted(tmp_path, "alone", **more)
     suffix = {"clip": "-clip", "accumulate": "-sums"}.get(next(iter(more), ""), "")
@@ -60,21 +77,34 @@ def test_two_ranks_take_the_steps_of_one(
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 @pytest.mark.parametrize("network", ranks_child.NETWORKS)
-def test_gradients_of_every_network_are_those_of_one_rank(network: str, strategy: str, trained: Path, tmp_path: Path) -> None:
+def test_gradients_of_every_network_are_those_of_one_rank(
+    network: str, strategy: str, trained: Path, tmp_path: Path
+) -> None:
     ranks_child.fitted(tmp_path, "alone", network=network, steps=2)
-    states = [load_state(folder / "state-stage.safetensors", 2)[0] for folder in (trained / f"{strategy}-{network}", tmp_path / "alone")]
-    # Means of gradients, not weights: where a gradient is all rounding, Adam makes whole steps of it.
-    together, alone = ({name: moment for name, moment in state.items() if name.endswith("/exp_avg")} for state in states)
+    states = [
+        load_state(folder / "state-stage.safetensors", 2)[0]
+        for folder in (trained / f"{strategy}-{network}", tmp_path / "alone")
+    ]
+    # Means of gradients, not weights: where a gradient is all rounding, Adam makes whole steps of
+    # it.
+    together, alone = (
+        {name: moment for name, moment in state.items() if name.endswith("/exp_avg")}
+        for state in states
+    )
     assert max(float(moment.abs().max()) for moment in alone.values()) > 1e-3
     assert_close(together, alone, 1e-5)
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_a_stopped_run_of_two_ranks_ends_as_if_it_had_not_been(strategy: str, trained: Path, tmp_path: Path) -> None:
+def test_a_stopped_run_of_two_ranks_ends_as_if_it_had_not_been(
+    strategy: str, trained: Path, tmp_path: Path
+) -> None:
     whole, parts = weights(trained, f"{strategy}-own"), weights(trained, f"{strategy}-parts")
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
     ranks_child.fitted(tmp_path, "alone", own=True)
-    assert not torch.equal(next(iter(weights(tmp_path, "alone").values())), next(iter(whole.values())))  # ranks draw their own
+    assert not torch.equal(
+        next(iter(weights(tmp_path, "alone").values())), next(iter(whole.values()))
+    )  # ranks draw their own
 
 
 def test_a_state_goes_on_with_another_strategy_and_number_of_ranks(
@@ -89,24 +119,38 @@ def test_a_state_goes_on_with_another_strategy_and_number_of_ranks(
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_a_loss_that_is_not_finite_on_one_rank_stops_all_and_keeps_the_state(strategy: str, trained: Path) -> None:
+def test_a_loss_that_is_not_finite_on_one_rank_stops_all_and_keeps_the_state(
+    strategy: str, trained: Path
+) -> None:
     said = [(trained / f"{strategy}-nan-{rank}.txt").read_text() for rank in range(2)]
     assert said[0] == said[1]
-    assert said[0].startswith("loss of net is not finite at step 8: the state of step 4 is kept in ")
+    assert said[0].startswith(
+        "loss of net is not finite at step 8: the state of step 4 is kept in "
+    )
     assert load_state(trained / f"{strategy}-nan" / "state-stage.safetensors", STEPS)[1] == 4
 
 
-def test_only_the_first_rank_writes_and_losses_are_those_of_all(trained: Path, tmp_path: Path) -> None:
+def test_only_the_first_rank_writes_and_losses_are_those_of_all(
+    trained: Path, tmp_path: Path
+) -> None:
     ranks_child.fitted(tmp_path, "alone")
-    logs = [(folder / "log.jsonl").read_text().splitlines() for folder in (trained / "ddp", tmp_path / "alone")]
+    logs = [
+        (folder / "log.jsonl").read_text().splitlines()
+        for folder in (trained / "ddp", tmp_path / "alone")
+    ]
     assert len(logs[0]) == len(logs[1]) == 3
     for together, alone in zip(*logs, strict=True):
-        shared, single = (float(line.partition('"net": ')[2].partition("}")[0]) for line in (together, alone))
+        shared, single = (
+            float(line.partition('"net": ')[2].partition("}")[0]) for line in (together, alone)
+        )
         assert shared == pytest.approx(single, rel=1e-5)
 
 
 def test_streams_of_ranks_differ_and_one_rank_has_the_seed_itself() -> None:
-    draws = [torch.randn(3, generator=rank_generator(5, *place)).tolist() for place in ((0, 1), (0, 2), (1, 2), (0, 2, 4), (0, 1, 4))]
+    draws = [
+        torch.randn(3, generator=rank_generator(5, *place)).tolist()
+        for place in ((0, 1), (0, 2), (1, 2), (0, 2, 4), (0, 1, 4))
+    ]
     assert len({tuple(draw) for draw in draws}) == 5
     assert rank_generator(-1, 0, 2).initial_seed() != rank_generator(1, 0, 2).initial_seed()
     assert draws[0] == torch.randn(3, generator=torch.Generator().manual_seed(5)).tolist()
@@ -121,7 +165,16 @@ def test_the_chain_on_two_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert len(store) == 700
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    alone = simulate(SimulateConfig((tmp_path / "two" / "teacher",), tmp_path / "one", count=700, steps=4, batch=100, accelerator="cpu"))
+    alone = simulate(
+        SimulateConfig(
+            (tmp_path / "two" / "teacher",),
+            tmp_path / "one",
+            count=700,
+            steps=4,
+            batch=100,
+            accelerator="cpu",
+        )
+    )
     torch.set_num_threads(threads)
     for name in ("manifest.json", *(shard.file for shard in alone.shards)):
         assert (alone.folder / name).read_bytes() == (store.folder / name).read_bytes()
@@ -130,7 +183,19 @@ def test_the_chain_on_two_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         student = load_model(tmp_path / "two" / name)
         assert student.sample(5, 2).shape == (5, 16)
         assert student.card["passes"]["curves"] == store.manifest["passes"]
-    again = torchrun("-m", "bezierdistill.cli", "train", "--data", "manifold", "--batch", 33, "--steps", 2, "--out", tmp_path / "odd")
+    again = torchrun(
+        "-m",
+        "bezierdistill.cli",
+        "train",
+        "--data",
+        "manifold",
+        "--batch",
+        33,
+        "--steps",
+        2,
+        "--out",
+        tmp_path / "odd",
+    )
     assert again.returncode != 0
     assert "a batch of 33 rows on 2 ranks, expected a multiple of 2" in again.stderr
     assert "Traceback" not in again.stderr.split("torch/distributed", maxsplit=1)[0]

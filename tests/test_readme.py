@@ -47,27 +47,67 @@ def test_commands(capsys: pytest.CaptureFixture[str]) -> None:
     smaller = {
         "demo": ["--fast"],
         "recipe": ["--budget", "240000", "--batch", "128", *net],
-        "arena": ["--methods", "teacher-euler,rfd-1", "--seeds", "1", "--budget", "12000", "--batch", "32", "--samples", "64", *net],
+        "arena": [
+            "--methods",
+            "teacher-euler,rfd-1",
+            "--seeds",
+            "1",
+            "--budget",
+            "12000",
+            "--batch",
+            "32",
+            "--samples",
+            "64",
+            *net,
+        ],
         "train": ["--steps", "3"],
         "simulate": ["--count", "90"],
         "distill": ["--steps", "3"],
         "sample": ["--count", "500"],
         "reflow": ["--steps", "150", "--count", "300", "--batch", "16", *net],
     }
-    commands = [shlex.split(line, comments=True) for line in re.findall(r"^    (bezierdistill .*)$", README, re.MULTILINE)]
+    commands = [
+        shlex.split(line, comments=True)
+        for line in re.findall(r"^    (bezierdistill .*)$", README, re.MULTILINE)
+    ]
     np.save("threes.npy", np.zeros((3, 8, 8), np.float32))
     unet = UNet2DModel(
-        8, 3, 3, block_out_channels=(8,), down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",), norm_num_groups=4
+        8,
+        3,
+        3,
+        block_out_channels=(8,),
+        down_block_types=("DownBlock2D",),
+        up_block_types=("UpBlock2D",),
+        norm_num_groups=4,
     )
     DDPMPipeline(unet, DDPMScheduler()).save_pretrained("ddpm")
-    commands = [[{"THREES": "threes.npy", "DDPM": "ddpm"}.get(part, part) for part in command] for command in commands]
-    stages = {"train", "simulate", "distill", "sample", "evaluate", "report", "reflow", "translate", "import", "export", "store"}
-    commands = [command for command in commands if command[1] != "app"]  # which serves until it is stopped: tests/test_browser.py
+    commands = [
+        [{"THREES": "threes.npy", "DDPM": "ddpm"}.get(part, part) for part in command]
+        for command in commands
+    ]
+    stages = {
+        "train",
+        "simulate",
+        "distill",
+        "sample",
+        "evaluate",
+        "report",
+        "reflow",
+        "translate",
+        "import",
+        "export",
+        "store",
+    }
+    commands = [
+        command for command in commands if command[1] != "app"
+    ]  # which serves until it is stopped: tests/test_browser.py
     assert stages <= {command[1] for command in commands} <= VERBS.keys() | {"store"}
     assert {command[2] for command in commands if command[1] == "store"} == STORE.keys()
     for command in commands:
         align = ["--align", "2"] if "--align" in command else []
-        assert main([*command[1:], *smaller.get(command[1], []), *align]) == 0, capsys.readouterr().err
+        assert main([*command[1:], *smaller.get(command[1], []), *align]) == 0, (
+            capsys.readouterr().err
+        )
     assert Path("runs/one.png").exists()
     assert Path("runs/student/report.html").exists()
 

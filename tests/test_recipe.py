@@ -1,4 +1,5 @@
-"""The recipe: its budget holds everything, it goes on where it stopped, and its search finds the blend that is exact."""
+"""The recipe: its budget holds everything, it goes on where it stopped, and its search finds the
+blend that is exact."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -32,7 +33,10 @@ BUDGET, BATCH = 240_000, 128
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> str:
     file = tmp_path_factory.mktemp("data") / "data.npz"
-    np.savez(file, x=(np.random.default_rng(0).standard_normal((500, 3)) * [1, 2, 3] + 7).astype(np.float32))
+    np.savez(
+        file,
+        x=(np.random.default_rng(0).standard_normal((500, 3)) * [1, 2, 3] + 7).astype(np.float32),
+    )
     return str(file)
 
 
@@ -57,7 +61,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_budget_holds_every_pass(variant: str, data: str, tmp_path: Path, account: Account) -> None:
+def test_the_budget_holds_every_pass(
+    variant: str, data: str, tmp_path: Path, account: Account
+) -> None:
     config = small(data, tmp_path / "run", **VARIANTS[variant])
     student = run_recipe(config)
     assert student.spent == account.passes
@@ -66,17 +72,27 @@ def test_the_budget_holds_every_pass(variant: str, data: str, tmp_path: Path, ac
     assert passes.keys() == {"training", "curves", "teachers", "search", "total"}
     assert passes["total"] == sum(passes.values()) - passes["total"]
     store = CurveStore.open(tmp_path / "run" / "curves")
-    assert passes["curves"] == store.manifest["passes"] == pytest.approx(config.curves_share * BUDGET, rel=0.01)
-    steps = [int(share * BUDGET) // (3 * BATCH) for share in (config.strong_share, config.weak_share)]
+    assert (
+        passes["curves"]
+        == store.manifest["passes"]
+        == pytest.approx(config.curves_share * BUDGET, rel=0.01)
+    )
+    steps = [
+        int(share * BUDGET) // (3 * BATCH) for share in (config.strong_share, config.weak_share)
+    ]
     assert passes["teachers"] == 3 * BATCH * sum(steps)
     assert passes["search"] == 8 * 4 * 4 * (int(config.search_share * BUDGET) // (8 * 4 * 4))
-    assert student.card["config"]["align"] == int(config.align_share * BUDGET) // (BATCH * (3 + (1 + 3)))
+    assert student.card["config"]["align"] == int(config.align_share * BUDGET) // (
+        BATCH * (3 + (1 + 3))
+    )
     assert store.recipe["degree"] == config.degree
     assert len(store.recipe["teachers"]) == teachers
     assert set(student.knots) == {1, 2}
 
 
-def test_the_best_blend_of_the_search_is_what_is_simulated(data: str, tmp_path: Path, whole: Model) -> None:
+def test_the_best_blend_of_the_search_is_what_is_simulated(
+    data: str, tmp_path: Path, whole: Model
+) -> None:
     assert whole.card["weights"] == [[1.25], [-0.25]]  # without a search
     found = run_recipe(small(data, tmp_path / "run", search_share=0.03))
     searched = recipe_module.read_json(tmp_path / "run" / "search.json", "search")
@@ -84,12 +100,19 @@ def test_the_best_blend_of_the_search_is_what_is_simulated(data: str, tmp_path: 
     assert float(best) == searched["best"]
     assert len(searched["scores"]) == searched["trials"] == len(GUIDANCE) + len(FINER)
     weights = torch.tensor(found.card["weights"]).flatten()
-    torch.testing.assert_close(weights, torch.tensor([searched["best"], 1 - searched["best"]]), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        weights, torch.tensor([searched["best"], 1 - searched["best"]]), rtol=0, atol=1e-6
+    )
 
 
-def test_a_run_stopped_in_every_stage_gives_the_same_weights(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_stopped_in_every_stage_gives_the_same_weights(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = run_recipe(small(data, tmp_path / "whole", search_share=0.03))
-    config, stages = small(data, tmp_path / "run", search_share=0.03), ("train", "choose_blend", "simulate", "distill", "save_model")
+    config, stages = (
+        small(data, tmp_path / "run", search_share=0.03),
+        ("train", "choose_blend", "simulate", "distill", "save_model"),
+    )
     for stage in stages:
         own: Callable[..., Any] = getattr(recipe_module, stage)
 
@@ -108,13 +131,22 @@ def test_a_run_stopped_in_every_stage_gives_the_same_weights(data: str, tmp_path
     assert student.card["passes"] == whole.card["passes"]
     with monkeypatch.context() as patch:  # a finished one is only read
         for stage in stages:
-            patch.setattr(recipe_module, stage, lambda *arguments: pytest.fail("a finished stage was run again"))
+            patch.setattr(
+                recipe_module,
+                stage,
+                lambda *arguments: pytest.fail("a finished stage was run again"),
+            )
         assert run_recipe(config).card == student.card
 
 
 @pytest.mark.parametrize(("objective", "call"), [(CurveRegression, 7), (Alignment, 12)])
 def test_a_student_stopped_at_work_gives_the_same_weights(
-    objective: Any, call: int, data: str, tmp_path: Path, whole: Model, monkeypatch: pytest.MonkeyPatch
+    objective: Any,
+    call: int,
+    data: str,
+    tmp_path: Path,
+    whole: Model,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     loop = LoopConfig(accelerator="cpu", save_every=5)
     true, calls = objective.loss, iter(range(1, 10_000))
@@ -128,14 +160,22 @@ def test_a_student_stopped_at_work_gives_the_same_weights(
         patch.setattr(objective, "loss", loss)
         with pytest.raises(KeyboardInterrupt):
             run_recipe(small(data, tmp_path / "run", loop=loop))
-    assert run_recipe(small(data, tmp_path / "run", loop=loop)).card["digest"] == whole.card["digest"]
+    assert (
+        run_recipe(small(data, tmp_path / "run", loop=loop)).card["digest"] == whole.card["digest"]
+    )
 
 
-def test_alignment_gets_clamped_samples_many_real_rows_and_its_own_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_alignment_gets_clamped_samples_many_real_rows_and_its_own_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rates, rows, true, trainer = [], [], Alignment.loss, distillation.Trainer
 
-    def recorded(objective: Alignment, net: Any, batch: Any, real: Tensor, cond: Tensor | None) -> Tensor:
-        assert float(objective.clamp(torch.full((1, 1, 8, 8), 9.0)).max()) == 1.0  # the digits' own range is 0 to 16
+    def recorded(
+        objective: Alignment, net: Any, batch: Any, real: Tensor, cond: Tensor | None
+    ) -> Tensor:
+        assert (
+            float(objective.clamp(torch.full((1, 1, 8, 8), 9.0)).max()) == 1.0
+        )  # the digits' own range is 0 to 16
         rows.append(len(real))
         return true(objective, net, batch, real, cond)
 
@@ -162,19 +202,37 @@ def test_a_folder_of_another_recipe_is_refused(data: str, whole: Model, tmp_path
     assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_given_teachers_are_used_and_charged(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_given_teachers_are_used_and_charged(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     teachers = [
         train(TrainConfig(data, tmp_path / name, steps, BATCH, seed, network=NET, loop=LOOP))
         for name, steps, seed in (("good", 300, 5), ("poor", 20, 6))
     ]
-    monkeypatch.setattr(recipe_module, "train", lambda *arguments: pytest.fail("a teacher was trained"))
-    student = run_recipe(small(data, tmp_path / "run", strong=tmp_path / "good", weak=tmp_path / "poor"))
-    assert [entry["digest"] for entry in student.card["teachers"]] == [teacher.card["digest"] for teacher in teachers]
+    monkeypatch.setattr(
+        recipe_module, "train", lambda *arguments: pytest.fail("a teacher was trained")
+    )
+    student = run_recipe(
+        small(data, tmp_path / "run", strong=tmp_path / "good", weak=tmp_path / "poor")
+    )
+    assert [entry["digest"] for entry in student.card["teachers"]] == [
+        teacher.card["digest"] for teacher in teachers
+    ]
     assert student.card["passes"]["teachers"] == 3 * BATCH * 320
     assert 0.95 * BUDGET <= student.spent <= BUDGET
     assert not (tmp_path / "run" / "strong").exists()
-    with pytest.raises(ValueError, match="for the student: expected 384 or more"):  # what is given may cost more than all there is
-        run_recipe(small(data, tmp_path / "other", strong=tmp_path / "good", weak=tmp_path / "poor", budget=100_000))
+    with pytest.raises(
+        ValueError, match="for the student: expected 384 or more"
+    ):  # what is given may cost more than all there is
+        run_recipe(
+            small(
+                data,
+                tmp_path / "other",
+                strong=tmp_path / "good",
+                weak=tmp_path / "poor",
+                budget=100_000,
+            )
+        )
 
 
 @pytest.mark.parametrize(
@@ -197,14 +255,23 @@ def test_given_teachers_are_used_and_charged(data: str, tmp_path: Path, monkeypa
         ({"weak_share": 0.0, "weak": Path("weak")}, "leave one of them out"),
     ],
 )
-def test_settings_are_checked_before_anything_is_trained(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_settings_are_checked_before_anything_is_trained(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
     with pytest.raises(ValueError, match=message):
         small("moons", tmp_path / "run", **changes)
 
 
-@pytest.mark.parametrize(("budget", "what"), [(300, "the strong teacher"), (3000, "the weak teacher")])
-def test_a_budget_that_is_too_small_is_named(budget: int, what: str, data: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=f"budget is {budget} passes, which leaves .* for {what}: expected 384 or more"):
+@pytest.mark.parametrize(
+    ("budget", "what"), [(300, "the strong teacher"), (3000, "the weak teacher")]
+)
+def test_a_budget_that_is_too_small_is_named(
+    budget: int, what: str, data: str, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        ValueError,
+        match=f"budget is {budget} passes, which leaves .* for {what}: expected 384 or more",
+    ):
         run_recipe(small(data, tmp_path / "run", budget=budget))
 
 
@@ -228,12 +295,16 @@ def model(field: Field) -> Model:
 
 
 def law_data() -> EndlessData:
-    return EndlessData("law", (2,), Scaling(), lambda count, generator: LAW.sample(count, generator).float())
+    return EndlessData(
+        "law", (2,), Scaling(), lambda count, generator: LAW.sample(count, generator).float()
+    )
 
 
 @pytest.mark.parametrize("true", [1.0, 1.35, 1.6, 2.15])
 def test_the_search_finds_the_blend_that_is_exact(true: float) -> None:
-    strong, weak = (0.0, 1.0) if true == 1 else (1.0, true / (true - 1))  # g strong + (1 - g) weak is no wind where g is the true one
+    strong, weak = (
+        (0.0, 1.0) if true == 1 else (1.0, true / (true - 1))
+    )  # g strong + (1 - g) weak is no wind where g is the true one
     teachers = [model(Beside(LAW, amount)) for amount in (strong, weak)]
     asked = 400_000
     found = choose_blend(teachers[0], teachers[1], law_data(), 0, asked)
@@ -253,7 +324,9 @@ def test_a_blend_of_a_teacher_with_itself_is_that_teacher() -> None:
 
 def test_the_recipe_file_is_the_default() -> None:
     file = Path(__file__).parents[1] / "recipes" / "bezier.yaml"
-    parsed = build_parser().parse_args(["recipe", "--config", str(file), "--data", "digits", "--out", "x"])
+    parsed = build_parser().parse_args(
+        ["recipe", "--config", str(file), "--data", "digits", "--out", "x"]
+    )
     assert parsed.verb == "recipe"  # the parser takes it
     written, default = yaml.safe_load(file.read_text()), asdict(RecipeConfig("digits", Path("x")))
     assert written.keys() <= default.keys()
@@ -263,21 +336,43 @@ def test_the_recipe_file_is_the_default() -> None:
         else:
             assert value == default[key], key
     assert default.keys() - written.keys() == {
-        *("data", "out", "seed", "strong", "weak", "conditional", "source", "through", "coupling", "align_batch", "network")
+        *(
+            "data",
+            "out",
+            "seed",
+            "strong",
+            "weak",
+            "conditional",
+            "source",
+            "through",
+            "coupling",
+            "align_batch",
+            "network",
+        )
     }
     config = parsed.recipe
     assert all(getattr(config, key) == default[key] for key in written if key != "loop")
 
 
-def test_the_command_runs_it_and_reports_it(data: str, whole: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sizes = [f"--budget={BUDGET}", f"--batch={BATCH}", "--network.width=16", "--network.depth=2", "--loop.accelerator=cpu"]
+def test_the_command_runs_it_and_reports_it(
+    data: str, whole: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = [
+        f"--budget={BUDGET}",
+        f"--batch={BATCH}",
+        "--network.width=16",
+        "--network.depth=2",
+        "--loop.accelerator=cpu",
+    ]
     command = ["recipe", "--data", data, "--out", str(tmp_path / "run"), *sizes]
     assert main(command) == 0
     assert f"{whole.spent:,} network passes spent in all" in capsys.readouterr().out
     assert load_model(tmp_path / "run" / "student").card["digest"] == whole.card["digest"]
     assert main(["report", "--run", str(tmp_path / "run")]) == 0
     page = (tmp_path / "run" / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 12  # samples: real, and three models twice; curves; losses of four stages
+    assert (
+        page.count("data:image/png;base64,") == 12
+    )  # samples: real, and three models twice; curves; losses of four stages
     assert "http" not in page
     capsys.readouterr()
     for more, message in (
@@ -291,7 +386,11 @@ def test_the_command_runs_it_and_reports_it(data: str, whole: Model, tmp_path: P
         assert message in error
 
 
-@pytest.mark.parametrize("file", sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml")), ids=lambda file: file.stem)
+@pytest.mark.parametrize(
+    "file",
+    sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml")),
+    ids=lambda file: file.stem,
+)
 def test_every_recipe_file_is_taken_and_says_how_it_is_run(file: Path) -> None:
     head = file.read_text()
     assert f"--config recipes/{file.name}" in head
@@ -318,7 +417,9 @@ def test_settings_that_do_not_go_together_are_refused_before_anything_is_made(
     assert not (tmp_path / "r").exists()
 
 
-def test_teachers_that_do_not_fit_are_refused_before_others_are_trained(data: str, whole: Model, tmp_path: Path) -> None:
+def test_teachers_that_do_not_fit_are_refused_before_others_are_trained(
+    data: str, whole: Model, tmp_path: Path
+) -> None:
     assert whole.folder is not None
     with pytest.raises(ValueError, match="is no flow of moons to states"):
         run_recipe(small(data, tmp_path / "a", source="moons", through=whole.folder))
@@ -330,7 +431,9 @@ def test_teachers_that_do_not_fit_are_refused_before_others_are_trained(data: st
 def test_alignment_has_a_batch_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, true = [], Alignment.loss
 
-    def recorded(objective: Alignment, net: Any, batch: Any, real: Tensor, cond: Tensor | None) -> Tensor:
+    def recorded(
+        objective: Alignment, net: Any, batch: Any, real: Tensor, cond: Tensor | None
+    ) -> Tensor:
         rows.append((batch[0].points.shape[1], len(real)))
         return true(objective, net, batch, real, cond)
 

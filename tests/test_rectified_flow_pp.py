@@ -1,4 +1,5 @@
-"""2-rectified flow++: the law of the times, the scale of the distance, and the minimiser on pairs of an exact flow."""
+"""2-rectified flow++: the law of the times, the scale of the distance, and the minimiser on pairs
+of an exact flow."""
 
 import math
 
@@ -43,7 +44,8 @@ def test_times_have_the_density_of_the_paper(steepness: float) -> None:
     assert torch.equal(s, t)
     assert ((t >= 0) & (t <= 1)).all()
     edges = torch.linspace(0, 1, 21, dtype=F64)
-    # The density exp(a t) + exp(a (1 - t)) integrated over every bin, and normalised over all of them.
+    # The density exp(a t) + exp(a (1 - t)) integrated over every bin, and normalised over all of
+    # them.
     primitive = (steepness * edges).exp() - (steepness * (1 - edges)).exp()
     share = primitive.diff() / (primitive[-1] - primitive[0])
     counts = torch.histc(t.double(), 20, 0, 1)
@@ -52,12 +54,19 @@ def test_times_have_the_density_of_the_paper(steepness: float) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
-def test_distance_is_the_papers_up_to_the_root_of_the_dimension(dtype: torch.dtype, shape: tuple[int, ...], draw: Draw) -> None:
+def test_distance_is_the_papers_up_to_the_root_of_the_dimension(
+    dtype: torch.dtype, shape: tuple[int, ...], draw: Draw
+) -> None:
     a, b, size = draw(*shape).to(dtype), draw(*shape).to(dtype), math.prod(shape[1:])
     for scale in (0.00054, 0.1):
         c = scale * size
         paper = ((a - b).double().square().flatten(1).sum(1) + c**2).sqrt() - c
-        torch.testing.assert_close(pseudo_huber(a, scale)(a, b).double(), paper.mean() / math.sqrt(size), rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(
+            pseudo_huber(a, scale)(a, b).double(),
+            paper.mean() / math.sqrt(size),
+            rtol=1e-5,
+            atol=1e-7,
+        )
     assert pseudo_huber(a, 0.0) == Loss(0.0)
     assert pseudo_huber(torch.zeros(1, 3, 32, 32), 0.00054).huber == pytest.approx(0.0299, abs=1e-4)
 
@@ -67,25 +76,58 @@ def test_loss_is_the_regression_at_u_shaped_times(shape: tuple[int, ...], draw: 
     seeds = [torch.Generator().manual_seed(5) for _ in range(3)]
     loss = RectifiedFlowPP().loss(net, batch, seeds[0])
     t = UShapedDraw(4.0)(shape[0], seeds[1])[0].double()
-    close(loss, Loss(0.00054 * math.sqrt(math.prod(shape[1:])))(net(batch[0].point(t), t, t), batch[0].data - batch[0].source))
+    close(
+        loss,
+        Loss(0.00054 * math.sqrt(math.prod(shape[1:])))(
+            net(batch[0].point(t), t, t), batch[0].data - batch[0].source
+        ),
+    )
     assert abs(float(loss - CurveRegression(VelocityDraw()).loss(net, batch, seeds[2]))) > 1e-3
 
 
-def test_straight_flow_is_the_minimiser_and_samples_in_one_pass(shape: tuple[int, ...], draw: Draw) -> None:
+def test_straight_flow_is_the_minimiser_and_samples_in_one_pass(
+    shape: tuple[int, ...], draw: Draw
+) -> None:
     batch, net = pairs(draw(*shape)), Straight()
     for huber in (0.0, 0.00054):
-        assert abs(float(RectifiedFlowPP(huber=huber).loss(net, batch, torch.Generator().manual_seed(1)).detach())) < 1e-12
+        assert (
+            abs(
+                float(
+                    RectifiedFlowPP(huber=huber)
+                    .loss(net, batch, torch.Generator().manual_seed(1))
+                    .detach()
+                )
+            )
+            < 1e-12
+        )
         net.theta.data.fill_(0.1)
-        expected = 0.01 if not huber else Loss(huber * math.sqrt(math.prod(shape[1:])))(torch.full((1, *shape[1:]), 0.1), torch.zeros(1))
-        assert float(RectifiedFlowPP(huber=huber).loss(net, batch, torch.Generator()).detach()) == pytest.approx(float(expected), rel=1e-6)
+        expected = (
+            0.01
+            if not huber
+            else Loss(huber * math.sqrt(math.prod(shape[1:])))(
+                torch.full((1, *shape[1:]), 0.1), torch.zeros(1)
+            )
+        )
+        assert float(
+            RectifiedFlowPP(huber=huber).loss(net, batch, torch.Generator()).detach()
+        ) == pytest.approx(float(expected), rel=1e-6)
         net.theta.data.zero_()
     for knots in ((0.0, 1.0), (0.0, 0.4, 1.0)):
         close(sample(net, batch[0].source, knots).detach(), batch[0].data)
     # The teacher's own field bends, so it is not the minimiser.
-    assert float(RectifiedFlowPP(huber=0.0).loss(GaussianMap(MEAN, STD), pairs(draw(64, 2)), torch.Generator()).detach()) > 1e-3
+    assert (
+        float(
+            RectifiedFlowPP(huber=0.0)
+            .loss(GaussianMap(MEAN, STD), pairs(draw(64, 2)), torch.Generator())
+            .detach()
+        )
+        > 1e-3
+    )
 
 
-def test_conditions_reach_the_network_and_passes_are_counted(draw: Draw, generator: torch.Generator) -> None:
+def test_conditions_reach_the_network_and_passes_are_counted(
+    draw: Draw, generator: torch.Generator
+) -> None:
     class Condition(nn.Module):
         def __init__(self) -> None:
             super().__init__()

@@ -1,4 +1,5 @@
-"""Reports: one file that asks for nothing else, whose every word is escaped, in colours that everyone can tell apart."""
+"""Reports: one file that asks for nothing else, whose every word is escaped, in colours that
+everyone can tell apart."""
 
 from __future__ import annotations
 
@@ -34,7 +35,16 @@ from bezierdistill.training.config import LoopConfig
 
 NET, LOOP = NetworkConfig(width=16, depth=2), LoopConfig(accelerator="cpu", warmup=1)
 EVIL = "<img src=x onerror=alert(1)>&\"'"
-KINDS = ("recipe", "recipe/student", "recipe/strong", "recipe/curves", "arena", "reflow", "vectors", "translation")
+KINDS = (
+    "recipe",
+    "recipe/student",
+    "recipe/strong",
+    "recipe/curves",
+    "arena",
+    "reflow",
+    "vectors",
+    "translation",
+)
 
 
 class Checked(HTMLParser):
@@ -92,9 +102,39 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sizes: dict[str, Any] = {"batch": 32, "network": NET, "loop": LOOP}
     run_recipe(RecipeConfig(names["images"], folder / "recipe", 60_000, **sizes))
     run_recipe(RecipeConfig(names["vectors"], folder / "vectors", 60_000, degree=1, **sizes))
-    run_recipe(RecipeConfig(names["images"], folder / "translation", 60_000, source=names["others"], coupling="ot", **sizes))
-    arena(ArenaConfig(names["images"], folder / "arena", "bezier,rf-2", 60_000, 2, samples=50, keep_samples=True, **sizes))
-    reflow(ReflowConfig(names["vectors"], folder / "reflow", report=True, steps=200, count=200, solver_steps=2, **sizes))
+    run_recipe(
+        RecipeConfig(
+            names["images"],
+            folder / "translation",
+            60_000,
+            source=names["others"],
+            coupling="ot",
+            **sizes,
+        )
+    )
+    arena(
+        ArenaConfig(
+            names["images"],
+            folder / "arena",
+            "bezier,rf-2",
+            60_000,
+            2,
+            samples=50,
+            keep_samples=True,
+            **sizes,
+        )
+    )
+    reflow(
+        ReflowConfig(
+            names["vectors"],
+            folder / "reflow",
+            report=True,
+            steps=200,
+            count=200,
+            solver_steps=2,
+            **sizes,
+        )
+    )
     return folder
 
 
@@ -106,41 +146,87 @@ def pages(root: Path) -> dict[str, str]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_page_is_well_formed_and_asks_for_nothing(kind: str, pages: dict[str, str]) -> None:
     read = Checked(pages[kind])
-    links = [value for _, attributes in read.found for name, value in attributes.items() if name in ("src", "href", "action", "data")]
+    links = [
+        value
+        for _, attributes in read.found
+        for name, value in attributes.items()
+        if name in ("src", "href", "action", "data")
+    ]
     assert all(link is not None and re.match(r"data:|#part-\d+$", link) for link in links)
     assert "http" not in pages[kind]
     assert not re.search(r"url\(|@import", read.texts["style"])
-    assert {tag for tag, _ in read.found} >= {"header", "main", "section", "footer", "figure", "title", "h1"}
+    assert {tag for tag, _ in read.found} >= {
+        "header",
+        "main",
+        "section",
+        "footer",
+        "figure",
+        "title",
+        "h1",
+    }
     assert not {tag for tag, _ in read.found} & {"script", "iframe", "object", "base", "form"}
-    assert not [name for _, attributes in read.found for name in attributes if name.startswith("on")]
+    assert not [
+        name for _, attributes in read.found for name in attributes if name.startswith("on")
+    ]
     assert read.all("html") == [{"lang": "en"}]
-    assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in read.all("meta")
+    assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in read.all(
+        "meta"
+    )
     assert len(pages[kind]) < 2_000_000
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_links_lead_to_sections_and_pictures_say_what_one_sees(kind: str, pages: dict[str, str]) -> None:
+def test_links_lead_to_sections_and_pictures_say_what_one_sees(
+    kind: str, pages: dict[str, str]
+) -> None:
     read = Checked(pages[kind])
     marks = [section["id"] for section in read.all("section")]
     assert len(marks) == len(set(marks))
     assert [str(link["href"])[1:] for link in read.all("a")] == (marks if len(marks) > 4 else [])
-    assert all(len(image["alt"] or "") > 20 and int(image["width"] or 0) > 60 for image in read.all("img"))
+    assert all(
+        len(image["alt"] or "") > 20 and int(image["width"] or 0) > 60 for image in read.all("img")
+    )
     assert all("scope" in head for head in read.all("th"))
-    assert pages[kind].count("<table>") == pages[kind].count('<figure class="table">')  # each with its caption
+    assert pages[kind].count("<table>") == pages[kind].count(
+        '<figure class="table">'
+    )  # each with its caption
     assert pages[kind].count("<figure") == pages[kind].count("</figure>")
 
 
 @pytest.mark.parametrize(
     ("kind", "titles"),
     [
-        ("recipe", ["Samples", "Account of passes", "Curves", "Losses", "What was run", "Settings"]),
+        (
+            "recipe",
+            ["Samples", "Account of passes", "Curves", "Losses", "What was run", "Settings"],
+        ),
         ("recipe/curves", ["Curves", "What was run", "Settings"]),
-        ("translation", ["Translations", "Account of passes", "Curves", "Losses", "What was run", "Settings"]),
+        (
+            "translation",
+            ["Translations", "Account of passes", "Curves", "Losses", "What was run", "Settings"],
+        ),
         (
             "arena",
-            ["Results", "Quality against passes", "Quality against cost", "Samples at 1 pass", "Samples at 2 passes", "What was run"],
+            [
+                "Results",
+                "Quality against passes",
+                "Quality against cost",
+                "Samples at 1 pass",
+                "Samples at 2 passes",
+                "What was run",
+            ],
         ),
-        ("reflow", ["Reflow rounds", "Curves: round-1/ours/curves", "Curves: round-2/ours/curves", "Losses", "What was run", "Settings"]),
+        (
+            "reflow",
+            [
+                "Reflow rounds",
+                "Curves: round-1/ours/curves",
+                "Curves: round-2/ours/curves",
+                "Losses",
+                "What was run",
+                "Settings",
+            ],
+        ),
         ("vectors", ["Samples", "Account of passes", "Losses", "What was run", "Settings"]),
     ],
 )
@@ -153,7 +239,9 @@ def test_the_command_on_the_page_is_the_run(root: Path, pages: dict[str, str]) -
     words = shlex.split(first)
     data = str(root / f"images {EVIL}.npz")
     assert words[:2] == ["bezierdistill", "recipe"]
-    assert parse(words[1:]).config == RecipeConfig(data, root / "recipe", 60_000, batch=32, network=NET, loop=LOOP)
+    assert parse(words[1:]).config == RecipeConfig(
+        data, root / "recipe", 60_000, batch=32, network=NET, loop=LOOP
+    )
 
 
 def test_every_stage_has_its_command_passes_and_seconds(root: Path, pages: dict[str, str]) -> None:
@@ -188,7 +276,10 @@ def test_teachers_are_shown_while_they_are_at_hand(root: Path, tmp_path: Path) -
 
 def test_real_data_stand_beside_the_samples_however_few_are_held_out(pages: dict[str, str]) -> None:
     for kind, count in (("recipe", 36), ("vectors", 75)):
-        assert f"<b>real data, held out</b> {count} of {kind.replace('recipe', 'images')} {html.escape(EVIL)}.npz" in pages[kind]
+        assert (
+            f"<b>real data, held out</b> {count} of {kind.replace('recipe', 'images')}"
+            f" {html.escape(EVIL)}.npz" in pages[kind]
+        )
 
 
 def test_what_a_run_says_of_itself_is_text(pages: dict[str, str]) -> None:
@@ -205,18 +296,32 @@ def test_the_same_run_gives_the_same_page(root: Path, pages: dict[str, str]) -> 
         assert write_report(root / kind).read_text() == pages[kind]
 
 
-@pytest.mark.parametrize("name", ["recipe.json", "made.json", "student/model.json", "curves/manifest.json", "strong/made.json"])
+@pytest.mark.parametrize(
+    "name",
+    ["recipe.json", "made.json", "student/model.json", "curves/manifest.json", "strong/made.json"],
+)
 @pytest.mark.parametrize("damage", ["[]", "{", '{"data": 3, "machine": {"cores": []}}'])
-def test_a_damaged_file_is_one_clear_error(name: str, damage: str, root: Path, tmp_path: Path) -> None:
+def test_a_damaged_file_is_one_clear_error(
+    name: str, damage: str, root: Path, tmp_path: Path
+) -> None:
     shutil.copytree(root / "recipe", tmp_path / "r")
     (tmp_path / "r" / name).write_text(damage)
     with pytest.raises(ValueError, match=re.escape(str(tmp_path / "r"))):
         write_report(tmp_path / "r")
-    assert not (tmp_path / "r" / "report.html").exists() or (root / "recipe" / "report.html").exists()
+    assert (
+        not (tmp_path / "r" / "report.html").exists() or (root / "recipe" / "report.html").exists()
+    )
 
 
-def test_columns_of_numbers_stand_right_and_ours_is_told_by_more_than_colour(pages: dict[str, str]) -> None:
-    made = table("words", ["name", "figure", "mixed"], [["a", "1,200", "x"], ["b", "0.5 ± 0.1", "3"], ["c", "9 (12 %)", ""]], ours=[1])
+def test_columns_of_numbers_stand_right_and_ours_is_told_by_more_than_colour(
+    pages: dict[str, str],
+) -> None:
+    made = table(
+        "words",
+        ["name", "figure", "mixed"],
+        [["a", "1,200", "x"], ["b", "0.5 ± 0.1", "3"], ["c", "9 (12 %)", ""]],
+        ours=[1],
+    )
     assert made.count('class="n"') == 4
     assert '<tr class="ours"><th scope="row">b</th>' in made
     assert "bezier (ours)" in pages["arena"]
@@ -233,7 +338,9 @@ def linear(colour: str) -> np.ndarray:
 
 def contrast(a: str, b: str) -> float:
     """WCAG 2: ratio of relative luminances."""
-    light, dark = sorted((float(linear(c) @ [0.2126, 0.7152, 0.0722]) for c in (a, b)), reverse=True)
+    light, dark = sorted(
+        (float(linear(c) @ [0.2126, 0.7152, 0.0722]) for c in (a, b)), reverse=True
+    )
     return (light + 0.05) / (dark + 0.05)
 
 
@@ -259,16 +366,22 @@ SIGHT = {
 
 def lab(rgb: np.ndarray) -> np.ndarray:
     """CIE Lab of linear sRGB under D65."""
-    xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]) @ rgb.clip(0, 1)
+    xyz = np.array(
+        [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    ) @ rgb.clip(0, 1)
     f = np.cbrt(xyz / [0.9505, 1.0, 1.089])
-    f = np.where(xyz / [0.9505, 1.0, 1.089] > 0.008856, f, 7.787 * xyz / [0.9505, 1.0, 1.089] + 16 / 116)
+    f = np.where(
+        xyz / [0.9505, 1.0, 1.089] > 0.008856, f, 7.787 * xyz / [0.9505, 1.0, 1.089] + 16 / 116
+    )
     return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
 
 
 @pytest.mark.parametrize("sight", SIGHT)
 def test_colours_are_told_apart(sight: str) -> None:
     seen = [lab(np.array(SIGHT[sight]) @ linear(colour)) for colour in plots.COLOURS[:7]]
-    assert min(float(np.linalg.norm(a - b)) for a, b in combinations(seen, 2)) > 15  # a just noticeable difference is 2.3
+    assert (
+        min(float(np.linalg.norm(a - b)) for a, b in combinations(seen, 2)) > 15
+    )  # a just noticeable difference is 2.3
 
 
 def entry(k: int, passes: int) -> Entry:
@@ -277,8 +390,16 @@ def entry(k: int, passes: int) -> Entry:
 
 def figures() -> dict[str, Figure]:
     laws = {name: {"frechet_ratio": 2.0} for name in ("flow", "distilled, 1 pass")}
-    errors = {"straightness": 0.1, "drift": 0.0, "reconstruction_real": 1e-3, "reconstruction_generated": 1e-8}
-    rounds = [{"round": k, "samplers": laws, "ours": {"ours, 1 pass": {"frechet_ratio": 1.5}}, **errors} for k in (1, 2)]
+    errors = {
+        "straightness": 0.1,
+        "drift": 0.0,
+        "reconstruction_real": 1e-3,
+        "reconstruction_generated": 1e-8,
+    }
+    rounds = [
+        {"round": k, "samplers": laws, "ours": {"ours, 1 pass": {"frechet_ratio": 1.5}}, **errors}
+        for k in (1, 2)
+    ]
     entries = [entry(k, passes) for passes in (1, 2) for k in range(12)]
     return {
         "passes": plots.arena_figure(entries, "passes"),
@@ -287,7 +408,9 @@ def figures() -> dict[str, Figure]:
         "lines": plots.curves_figure(BezierCurve(torch.randn(2, 9, 1, 2, 2))),
         "law": plots.law_figure(rounds),
         "errors": plots.errors_figure(rounds),
-        "loss": plots.loss_figure("student: curves", {"student": [(1, 0.5), (2, 0.1)], "critic": [(1, 0.5), (2, 0.2)]}),
+        "loss": plots.loss_figure(
+            "student: curves", {"student": [(1, 0.5), (2, 0.1)], "critic": [(1, 0.5), (2, 0.2)]}
+        ),
     }
 
 
@@ -298,7 +421,12 @@ def test_figures_have_titles_labels_and_letters_for_a_phone(name: str) -> None:
         assert axes.get_title()
         assert axes.get_xlabel()
         assert axes.get_ylabel()
-        letters = [*axes.get_xticklabels(), *axes.get_yticklabels(), axes.xaxis.label, axes.yaxis.label]
+        letters = [
+            *axes.get_xticklabels(),
+            *axes.get_yticklabels(),
+            axes.xaxis.label,
+            axes.yaxis.label,
+        ]
         assert min(float(label.get_fontsize()) for label in letters) >= 8
     assert figure.get_figwidth() <= 6
     lines = [line for axes in figure.axes for line in axes.get_lines()]

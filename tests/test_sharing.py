@@ -1,4 +1,5 @@
-"""Curves in and out: the same after export and import, whatever the format; what cannot be read is named."""
+"""Curves in and out: the same after export and import, whatever the format; what cannot be read is
+named."""
 
 from __future__ import annotations
 
@@ -35,7 +36,10 @@ def teacher(folder: Path, conditions: int = 0) -> Model:
     net = network.build((3,), 0, conditions)
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, 0.0, 0.2, torch.Generator().manual_seed(parameter.numel()))
-    return save_model(folder, Model(net.eval(), network, (3,), Scaling((1.0,), (2.0,)), card=card, conditions=conditions))
+    return save_model(
+        folder,
+        Model(net.eval(), network, (3,), Scaling((1.0,), (2.0,)), card=card, conditions=conditions),
+    )
 
 
 def curves(folder: Path, out: str, conditions: int = 0, **more: Any) -> CurveStore:
@@ -56,8 +60,12 @@ def read(store: CurveStore) -> tuple[Tensor, Tensor | None]:
 
 
 @pytest.mark.parametrize("conditions", [0, 4])
-@pytest.mark.parametrize("more", [{}, {"points": "uint8", "noise": "seed"}], ids=["plain", "packed"])
-def test_an_exported_npz_holds_every_curve(conditions: int, more: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "more", [{}, {"points": "uint8", "noise": "seed"}], ids=["plain", "packed"]
+)
+def test_an_exported_npz_holds_every_curve(
+    conditions: int, more: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("bezierdistill.sharing.CHUNK", 32)
     store = curves(tmp_path, "c", conditions, **more)
     (file,) = export_curves(store, tmp_path / "c.npz", "npz")
@@ -71,23 +79,33 @@ def test_an_exported_npz_holds_every_curve(conditions: int, more: dict[str, Any]
 
 
 @pytest.mark.parametrize("conditions", [0, 4])
-def test_webdataset_and_back_is_the_same_store(conditions: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_webdataset_and_back_is_the_same_store(
+    conditions: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("bezierdistill.sharing.ARCHIVE_ROWS", 40)
     store = curves(tmp_path, "c", conditions)
     files = export_curves(store, tmp_path / "tars", "webdataset")
-    assert [file.name for file in files] == ["curves-000000.tar", "curves-000001.tar", "curves-000002.tar"]
+    assert [file.name for file in files] == [
+        "curves-000000.tar",
+        "curves-000001.tar",
+        "curves-000002.tar",
+    ]
     again = import_curves(tmp_path / "tars", tmp_path / "teacher", tmp_path / "again", passes=8)
     assert again.manifest["passes"] == 8 * COUNT
     for a, b in zip(read(again), read(store), strict=True):
         assert (a is None and b is None) or (a is not None and b is not None and torch.equal(a, b))
-    student = distill(DistillConfig(again.folder, tmp_path / "student", steps=2, batch=8, loop=LOOP))
+    student = distill(
+        DistillConfig(again.folder, tmp_path / "student", steps=2, batch=8, loop=LOOP)
+    )
     assert student.card["passes"]["curves"] == 8 * COUNT
     assert student.card["passes"]["teachers"] == 5
     assert student.sample(3, 1).shape == (3, 3)
 
 
 @pytest.mark.parametrize("units", ["model", "data"])
-def test_pairs_of_arrays_become_straight_lines(units: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pairs_of_arrays_become_straight_lines(
+    units: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("bezierdistill.sharing.SHARD_BYTES", 24 * 30)
     model = teacher(tmp_path / "teacher")
     z0, z1 = np.random.default_rng(0).normal(size=(2, COUNT, 3)).astype(np.float32)
@@ -97,21 +115,30 @@ def test_pairs_of_arrays_become_straight_lines(units: Any, tmp_path: Path, monke
     store = import_curves(tmp_path / "pairs", tmp_path / "teacher", tmp_path / "store", units=units)
     points, _ = read(store)
     assert len(store.shards) == 3
-    expected = [torch.from_numpy(z) if units == "model" else model.scaling.encode(z) for z in (z0, z1)]
+    expected = [
+        torch.from_numpy(z) if units == "model" else model.scaling.encode(z) for z in (z0, z1)
+    ]
     assert torch.equal(points, torch.stack(expected))
 
 
-@pytest.mark.parametrize("more", [{}, {"points": "uint8", "noise": "seed"}], ids=["plain", "packed"])
+@pytest.mark.parametrize(
+    "more", [{}, {"points": "uint8", "noise": "seed"}], ids=["plain", "packed"]
+)
 def test_merged_stores_hold_the_rows_of_all(more: dict[str, Any], tmp_path: Path) -> None:
     parts = [curves(tmp_path, f"c{seed}", seed=seed, **more) for seed in (3, 1, 2)]
     whole = merge(tuple(part.folder for part in parts), tmp_path / "all")
     assert list(whole.verify()) == []
-    assert (len(whole), whole.manifest["passes"]) == (3 * COUNT, sum(part.manifest["passes"] for part in parts))
+    assert (len(whole), whole.manifest["passes"]) == (
+        3 * COUNT,
+        sum(part.manifest["passes"] for part in parts),
+    )
     assert torch.equal(read(whole)[0], torch.cat([read(part)[0] for part in parts], 1))
     (whole.folder / "manifest.json").unlink()  # killed between the two
     (whole.folder / whole.shards[0].file).unlink()
     for _ in range(2):  # goes on, and is left alone
-        assert merge(tuple(part.folder for part in parts), tmp_path / "all").manifest == whole.manifest
+        assert (
+            merge(tuple(part.folder for part in parts), tmp_path / "all").manifest == whole.manifest
+        )
     with pytest.raises(ValueError, match="holds another store"):
         merge(tuple(part.folder for part in parts[:2]), tmp_path / "all")
     with pytest.raises(ValueError, match="is not empty"):
@@ -162,19 +189,32 @@ ROW = np.zeros((2, 3), np.float32)
         ([("a.points.npy", "/etc/passwd")], "no plain file"),
         ([("a.points.npy", np.array([object()]))], "objects"),
         ([("a.points.npy", b"\x93NUMPY")], "a.points.npy"),
-        ([("a.points.npy", np.zeros((2, 4), np.float32))], r"points of shape \(2, 4\), expected \(2, 3\)"),
-        ([("a.points.npy", ROW), ("b.points.npy", np.zeros((3, 3), np.float32))], "expected one shape"),
+        (
+            [("a.points.npy", np.zeros((2, 4), np.float32))],
+            r"points of shape \(2, 4\), expected \(2, 3\)",
+        ),
+        (
+            [("a.points.npy", ROW), ("b.points.npy", np.zeros((3, 3), np.float32))],
+            "expected one shape",
+        ),
         ([("a.points.npy", ROW * np.nan)], "NaN or infinite"),
         ([("a.z0.npy", ROW[0])], r"expected points\.npy, or z0\.npy and z1\.npy"),
         ([("a.z0.npy", ROW[0]), ("a.z1.npy", ROW[0, :2])], "expected one shape"),
-        ([("a.points.npy", ROW), ("a.cond.npy", ROW[0])], "conditions of 3 numbers, the teacher takes 0"),
+        (
+            [("a.points.npy", ROW), ("a.cond.npy", ROW[0])],
+            "conditions of 3 numbers, the teacher takes 0",
+        ),
         ([("readme.txt", b"hello")], "holds no pair"),
     ],
 )
-def test_archives_that_are_no_pairs_are_refused(members: list[tuple[str, Any]], message: str, tmp_path: Path) -> None:
+def test_archives_that_are_no_pairs_are_refused(
+    members: list[tuple[str, Any]], message: str, tmp_path: Path
+) -> None:
     teacher(tmp_path / "teacher")
     with pytest.raises(ValueError, match=message):
-        import_curves(archive(tmp_path / "a.tar", *members), tmp_path / "teacher", tmp_path / "store")
+        import_curves(
+            archive(tmp_path / "a.tar", *members), tmp_path / "teacher", tmp_path / "store"
+        )
     assert not (tmp_path / "store").exists() or not list((tmp_path / "store").glob("*.safetensors"))
 
 
@@ -203,13 +243,33 @@ def test_the_store_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         return capsys.readouterr().out
 
     facts = json.loads(run("info", store.folder, "--json"))
-    assert (facts["rows"], facts["points"], facts["noise"], facts["seeds"]) == (COUNT, "uint8", "seed", [0])
-    assert facts["bytes a curve"] == pytest.approx(sum(shard.bytes for shard in store.shards) / COUNT, abs=0.1)
+    assert (facts["rows"], facts["points"], facts["noise"], facts["seeds"]) == (
+        COUNT,
+        "uint8",
+        "seed",
+        [0],
+    )
+    assert facts["bytes a curve"] == pytest.approx(
+        sum(shard.bytes for shard in store.shards) / COUNT, abs=0.1
+    )
     assert f"rows  {COUNT}" in run("info", store.folder)
     assert "shards are whole" in run("verify", store.folder)
-    assert f"{2 * COUNT} curves of 2 stores" in run("merge", store.folder, tmp_path / "d", "--out", tmp_path / "all")
-    assert "tars/curves-000000.tar" in run("export", tmp_path / "all", "--to", "webdataset", "--out", tmp_path / "tars")
-    imported = run("import", tmp_path / "tars", "--teacher", tmp_path / "teacher", "--out", tmp_path / "again", "--points", "bfloat16")
+    assert f"{2 * COUNT} curves of 2 stores" in run(
+        "merge", store.folder, tmp_path / "d", "--out", tmp_path / "all"
+    )
+    assert "tars/curves-000000.tar" in run(
+        "export", tmp_path / "all", "--to", "webdataset", "--out", tmp_path / "tars"
+    )
+    imported = run(
+        "import",
+        tmp_path / "tars",
+        "--teacher",
+        tmp_path / "teacher",
+        "--out",
+        tmp_path / "again",
+        "--points",
+        "bfloat16",
+    )
     assert f"{2 * COUNT} curves of degree 4" in imported
     path = store.folder / store.shards[0].file
     path.write_bytes(path.read_bytes()[:-1] + b"\x07")
@@ -234,9 +294,17 @@ def test_damaged_curves_are_not_trained_on_and_mended(tmp_path: Path) -> None:
 
 def test_a_rerun_of_a_finished_simulation_changes_nothing(tmp_path: Path) -> None:
     store = curves(tmp_path, "c")
-    before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in store.folder.iterdir() if path.name != ".lock"}
+    before = {
+        path.name: (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in store.folder.iterdir()
+        if path.name != ".lock"
+    }
     curves(tmp_path, "c")
-    assert {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in store.folder.iterdir() if path.name != ".lock"} == before
+    assert {
+        path.name: (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in store.folder.iterdir()
+        if path.name != ".lock"
+    } == before
     with pytest.raises(ValueError, match="made with other points"):
         curves(tmp_path, "c", points="uint8")
 
@@ -249,6 +317,8 @@ def test_a_rerun_of_a_finished_simulation_changes_nothing(tmp_path: Path) -> Non
         ({"noise": "seed", "data": "digits"}, "noise is 'seed' and curves start from digits"),
     ],
 )
-def test_ways_of_keeping_curves_that_cannot_be_are_refused(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_ways_of_keeping_curves_that_cannot_be_are_refused(
+    settings: dict[str, Any], message: str, tmp_path: Path
+) -> None:
     with pytest.raises(ValueError, match=message):
         SimulateConfig((tmp_path,), tmp_path, **settings)

@@ -1,4 +1,5 @@
-"""Shortcut models: the exact map on the grid, the order of its error, which steps are drawn, the target, and the count of passes."""
+"""Shortcut models: the exact map on the grid, the order of its error, which steps are drawn, the
+target, and the count of passes."""
 
 import math
 from itertools import pairwise
@@ -12,7 +13,13 @@ from bezierdistill.objectives.flow_map_matching import count_rows
 from bezierdistill.objectives.shortcut import Shortcut
 from conftest import Draw, close
 from gaussian_map import GaussianMap
-from test_flow_map_matching import ConditionNet, conditioned, mean_pairs, measured_passes, random_net
+from test_flow_map_matching import (
+    ConditionNet,
+    conditioned,
+    mean_pairs,
+    measured_passes,
+    random_net,
+)
 
 
 class Recorder(nn.Module):
@@ -51,8 +58,13 @@ def test_steps_of_the_exact_map_agree(halvings: int, shape: tuple[int, ...], dra
 
 def test_the_smallest_step_is_read_on_the_diagonal_with_first_order_error(draw: Draw) -> None:
     net, batch = GaussianMap(), (draw(20_000, 1), 0.7 + 0.5 * draw(20_000, 1), None)
-    errors = [math.sqrt(h * float(Shortcut(1.0, h).loss(net, batch, torch.Generator().manual_seed(h)))) for h in (5, 6, 7, 8)]
-    orders = [math.log2(a / b) for a, b in pairwise(errors)]  # a share 1/h of the rows has the smallest step
+    errors = [
+        math.sqrt(h * float(Shortcut(1.0, h).loss(net, batch, torch.Generator().manual_seed(h))))
+        for h in (5, 6, 7, 8)
+    ]
+    orders = [
+        math.log2(a / b) for a, b in pairwise(errors)
+    ]  # a share 1/h of the rows has the smallest step
     assert orders == pytest.approx([1.0] * 3, abs=0.08)
 
 
@@ -61,15 +73,22 @@ def test_one_halving_is_the_mean_of_two_euler_steps(draw: Draw) -> None:
     net.theta.data.fill_(0.2)
     v, x0 = NetworkField(net), draw(30, 2)
     first = v(x0, 0.0)
-    error = net(x0, torch.zeros(30).double(), torch.ones(30).double()) - (first + v(x0 + first / 2, 0.5)) / 2
+    error = (
+        net(x0, torch.zeros(30).double(), torch.ones(30).double())
+        - (first + v(x0 + first / 2, 0.5)) / 2
+    )
     loss = Shortcut(1.0, 1).loss(net, (x0, draw(30, 2), None), torch.Generator())
     close(loss, error.square().mean())
-    close(torch.autograd.grad(loss, net.theta)[0], (2 * error).mean())  # d error / d theta is 1: none through the target
+    close(
+        torch.autograd.grad(loss, net.theta)[0], (2 * error).mean()
+    )  # d error / d theta is 1: none through the target
 
 
 def test_steps_and_starts_are_on_their_grids(draw: Draw) -> None:
     net, target, n = Recorder(GaussianMap()), Recorder(GaussianMap()), 28_000
-    Shortcut(0.5, target=target).loss(net, (draw(n, 1), draw(n, 1), None), torch.Generator().manual_seed(0))
+    Shortcut(0.5, target=target).loss(
+        net, (draw(n, 1), draw(n, 1), None), torch.Generator().manual_seed(0)
+    )
     (s, t, graded), (flow_s, flow_t, _) = net.calls
     (first_s, first_t, graded1), (second_s, second_t, graded2) = target.calls
     assert graded
@@ -80,11 +99,18 @@ def test_steps_and_starts_are_on_their_grids(draw: Draw) -> None:
     assert sorted(set(size.tolist()), reverse=True) == levels
     for level in levels:
         here = size == level
-        assert float(here.double().mean()) == pytest.approx(1 / 7, abs=4 * math.sqrt(6 / 49 / (n / 2)))
+        assert float(here.double().mean()) == pytest.approx(
+            1 / 7, abs=4 * math.sqrt(6 / 49 / (n / 2))
+        )
         assert set((s[here] / level).tolist()) == set(range(round(1 / level)))
     half = size / 2
     read = torch.where(size == levels[-1], 0.0, half)
-    for asked, expected in ((first_s, s), (first_t, s + read), (second_s, s + half), (second_t, s + half + read)):
+    for asked, expected in (
+        (first_s, s),
+        (first_t, s + read),
+        (second_s, s + half),
+        (second_t, s + half + read),
+    ):
         assert torch.equal(asked, expected)
     assert torch.equal(flow_s, flow_t)
     assert set((flow_s * 128).tolist()) == set(range(128))
@@ -98,7 +124,12 @@ def test_the_other_rows_learn_the_field(draw: Draw) -> None:
     x0, x1 = mean_pairs(draw(20, 2), recorder.calls[-1][0], net)
     batch = (torch.cat([batch[0][:20], x0]), torch.cat([batch[1][:20], x1]), None)
     assert float(objective.loss(net, batch, torch.Generator().manual_seed(2))) < 1e-24
-    assert float(objective.loss(net, (batch[0], batch[1] + 0.1, None), torch.Generator().manual_seed(2))) > 1e-3
+    assert (
+        float(
+            objective.loss(net, (batch[0], batch[1] + 0.1, None), torch.Generator().manual_seed(2))
+        )
+        > 1e-3
+    )
 
 
 def test_a_target_network_bootstraps_and_gets_no_gradient(draw: Draw) -> None:
@@ -133,7 +164,10 @@ def test_every_row_keeps_its_condition(rows: tuple[int, ...]) -> None:
     counts = set()
     for seed in range(8):
         counts.add(count_rows(rows[0], 0.4, torch.Generator().manual_seed(seed)))
-        assert float(Shortcut(0.4).loss(ConditionNet(), batch, torch.Generator().manual_seed(seed))) < 1e-10
+        assert (
+            float(Shortcut(0.4).loss(ConditionNet(), batch, torch.Generator().manual_seed(seed)))
+            < 1e-10
+        )
     assert counts >= ({0, 1} if rows[0] == 1 else {2})
 
 

@@ -1,4 +1,5 @@
-"""Any velocity field as a teacher: the same curves as a teacher's own, and a student from scratch that follows them."""
+"""Any velocity field as a teacher: the same curves as a teacher's own, and a student from scratch
+that follows them."""
 
 from __future__ import annotations
 
@@ -21,19 +22,36 @@ FIELD, STD = gaussian([1.0, -2.0], [0.5, 1.5]), torch.tensor([0.5, 1.5])
 
 
 def simulated(out: Path, **more: Any) -> bd.CurveStore:
-    return bd.simulate_field(FIELD, (2,), bd.SimulateConfig((), out, count=2000, accelerator="cpu"), network=NET, **more)
+    return bd.simulate_field(
+        FIELD, (2,), bd.SimulateConfig((), out, count=2000, accelerator="cpu"), network=NET, **more
+    )
 
 
 def shards(store: bd.CurveStore) -> list[Path]:
     return sorted(store.folder.glob("shard-*.safetensors"))
 
 
-@pytest.mark.parametrize("settings", [{}, {"points": "uint8", "noise": "seed"}, {"guides": "hermite", "degree": 3, "seed": 4}])
-def test_a_teachers_own_field_gives_the_teachers_own_shards(tmp_path: Path, settings: dict[str, Any]) -> None:
-    teacher = bd.train(bd.TrainConfig("moons", tmp_path / "teacher", steps=5, network=NET, loop=LOOP))
-    config = bd.SimulateConfig((tmp_path / "teacher",), tmp_path / "its", count=300, accelerator="cpu", **settings)
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"points": "uint8", "noise": "seed"}, {"guides": "hermite", "degree": 3, "seed": 4}],
+)
+def test_a_teachers_own_field_gives_the_teachers_own_shards(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    teacher = bd.train(
+        bd.TrainConfig("moons", tmp_path / "teacher", steps=5, network=NET, loop=LOOP)
+    )
+    config = bd.SimulateConfig(
+        (tmp_path / "teacher",), tmp_path / "its", count=300, accelerator="cpu", **settings
+    )
     own = bd.simulate(config)
-    other = bd.simulate_field(teacher.field, (2,), replace(config, teachers=(), out=tmp_path / "field"), teacher.scaling, NET)
+    other = bd.simulate_field(
+        teacher.field,
+        (2,),
+        replace(config, teachers=(), out=tmp_path / "field"),
+        teacher.scaling,
+        NET,
+    )
     assert [digest(file) for file in shards(own)] == [digest(file) for file in shards(other)]
     assert own.manifest["passes"] == other.manifest["passes"]
 
@@ -42,9 +60,16 @@ def test_a_student_from_scratch_learns_the_exact_map(tmp_path: Path) -> None:
     """Between a standard normal and a normal law the flow is affine: x1 = mean + std x0."""
     scaling = bd.load_data("moons").scaling
     simulated(tmp_path / "curves", scaling=scaling)
-    config = bd.DistillConfig(tmp_path / "curves", tmp_path / "student", steps=300, batch=256, init="scratch", loop=LOOP)
+    config = bd.DistillConfig(
+        tmp_path / "curves", tmp_path / "student", steps=300, batch=256, init="scratch", loop=LOOP
+    )
     student = bd.distill(config)
-    assert (student.network, student.shape, student.scaling, student.conditions) == (NET, (2,), scaling, 0)
+    assert (student.network, student.shape, student.scaling, student.conditions) == (
+        NET,
+        (2,),
+        scaling,
+        0,
+    )
     assert student.spent == 2000 * 16 + student.card["passes"]["training"]
     x0 = torch.randn(500, 2, generator=torch.Generator().manual_seed(1))
     exact = torch.tensor([1.0, -2.0]) + STD * x0
@@ -57,7 +82,16 @@ def test_a_student_from_scratch_learns_the_exact_map(tmp_path: Path) -> None:
 
 def test_alignment_needs_the_fields_own_units(tmp_path: Path) -> None:
     simulated(tmp_path / "curves")
-    config = bd.DistillConfig(tmp_path / "curves", tmp_path / "student", init="scratch", align=2, data="moons", steps=2, batch=8, loop=LOOP)
+    config = bd.DistillConfig(
+        tmp_path / "curves",
+        tmp_path / "student",
+        init="scratch",
+        align=2,
+        data="moons",
+        steps=2,
+        batch=8,
+        loop=LOOP,
+    )
     with pytest.raises(ValueError, match="not what the teachers"):
         bd.distill(config)
     simulated(tmp_path / "scaled", scaling=bd.load_data("moons").scaling)
@@ -79,7 +113,9 @@ def test_the_curves_end_where_the_field_does(tmp_path: Path) -> None:
         ({"guides": "hermite", "degree": 2}, "expected 3 or more"),
     ],
 )
-def test_what_is_for_teachers_is_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+def test_what_is_for_teachers_is_refused(
+    tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
     config = bd.SimulateConfig(**({"teachers": (), "out": tmp_path / "curves"} | settings))
     with pytest.raises(ValueError, match=message):
         bd.simulate_field(FIELD, (2,), config)
@@ -92,14 +128,31 @@ def test_what_is_for_teachers_is_refused(tmp_path: Path, settings: dict[str, Any
         (FIELD, (3,), NET, "cannot be asked at states of shape"),
         (FIELD, (2, 2), NET, r"expected \(D,\)"),
         (FIELD, (2,), bd.NetworkConfig("unet", 32), "shape"),
-        (bd.ForeignField(lambda y, t: y[:, :1], "velocity", bd.LinearSchedule("up")), (2,), NET, "expected finite velocities"),
-        (bd.ForeignField(lambda y, t: y / 0, "velocity", bd.LinearSchedule("up")), (2,), NET, "expected finite velocities"),
+        (
+            bd.ForeignField(lambda y, t: y[:, :1], "velocity", bd.LinearSchedule("up")),
+            (2,),
+            NET,
+            "expected finite velocities",
+        ),
+        (
+            bd.ForeignField(lambda y, t: y / 0, "velocity", bd.LinearSchedule("up")),
+            (2,),
+            NET,
+            "expected finite velocities",
+        ),
         (lambda x, t, cond=None: x, (2,), NET, "without passes"),
     ],
 )
-def test_a_misfit_is_found_before_anything_is_written(tmp_path: Path, field: Any, shape: Any, network: Any, message: str) -> None:
+def test_a_misfit_is_found_before_anything_is_written(
+    tmp_path: Path, field: Any, shape: Any, network: Any, message: str
+) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
-        bd.simulate_field(field, shape, bd.SimulateConfig((), tmp_path / "curves", count=10, accelerator="cpu"), network=network)
+        bd.simulate_field(
+            field,
+            shape,
+            bd.SimulateConfig((), tmp_path / "curves", count=10, accelerator="cpu"),
+            network=network,
+        )
     assert not (tmp_path / "curves").exists()
 
 
@@ -112,17 +165,35 @@ def test_without_teachers_there_are_no_weights_to_start_from(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "network", [[], {}, {"width": 2**20}, {"depth": 10**9}, {"kind": 3}, {"width": "wide"}, {"width": True}, {"kind": "mlq"}]
+    "network",
+    [
+        [],
+        {},
+        {"width": 2**20},
+        {"depth": 10**9},
+        {"kind": 3},
+        {"width": "wide"},
+        {"width": True},
+        {"kind": "mlq"},
+    ],
 )
 def test_a_network_that_nobody_has_is_refused(tmp_path: Path, network: Any) -> None:
     store = simulated(tmp_path / "curves")
     manifest = json.loads((store.folder / "manifest.json").read_text())
     del manifest["seal"]
-    manifest["recipe"]["network"] = network if network == [] else ({} if network == {} else manifest["recipe"]["network"] | network)
+    manifest["recipe"]["network"] = (
+        network
+        if network == []
+        else ({} if network == {} else manifest["recipe"]["network"] | network)
+    )
     write_sealed(store.folder / "manifest.json", manifest)
     write_sealed(store.folder / "manifest.copy.json", manifest)
     with pytest.raises(ValueError, match=r"network|depth|width|kind"):
-        bd.distill(bd.DistillConfig(store.folder, tmp_path / "student", init="scratch", steps=1, batch=8, loop=LOOP))
+        bd.distill(
+            bd.DistillConfig(
+                store.folder, tmp_path / "student", init="scratch", steps=1, batch=8, loop=LOOP
+            )
+        )
 
 
 def test_a_users_file_may_have_dataclasses(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ UNEVEN = (0.0, 0.1, 0.15, 0.5, 0.7, 1.0)
 
 
 def riccati(x: Tensor, t: Time) -> Tensor:
-    """``dx/dt = x^2 cos(2t)``, nonlinear in x and dependent on t: it tells every order condition up to 4 apart."""
+    """``dx/dt = x^2 cos(2t)``, nonlinear in x and dependent on t: it tells every order condition up
+    to 4 apart."""
     return x**2 * torch.cos(2 * torch.as_tensor(t, dtype=x.dtype))
 
 
@@ -31,18 +32,36 @@ def test_convergence_order(method: str, backwards: bool) -> None:
     start, end = (1.0, 0.0) if backwards else (0.0, 1.0)
     counts, errors = [16, 32, 64, 128], []
     for steps in counts:
-        got = solve(CountedField(riccati), riccati_solution(x0, start), time_grid(steps, start, end), method).state
+        got = solve(
+            CountedField(riccati), riccati_solution(x0, start), time_grid(steps, start, end), method
+        ).state
         errors.append(float((got - riccati_solution(x0, end)).square().mean().sqrt()))
-    log_steps, log_errors = torch.tensor(counts, dtype=torch.float64).log(), torch.tensor(errors, dtype=torch.float64).log()
-    slope = torch.linalg.lstsq(torch.stack([log_steps, torch.ones(4)], 1).double(), log_errors[:, None]).solution[0]
+    log_steps, log_errors = (
+        torch.tensor(counts, dtype=torch.float64).log(),
+        torch.tensor(errors, dtype=torch.float64).log(),
+    )
+    slope = torch.linalg.lstsq(
+        torch.stack([log_steps, torch.ones(4)], 1).double(), log_errors[:, None]
+    ).solution[0]
     assert -float(slope) == pytest.approx(TABLEAUX[method].order, abs=0.15)
 
 
-@pytest.mark.parametrize("times", [(0.0, 1.0), (1.0, 0.0), UNEVEN, UNEVEN[::-1], (0.2, 0.9)], ids=str)
+@pytest.mark.parametrize(
+    "times", [(0.0, 1.0), (1.0, 0.0), UNEVEN, UNEVEN[::-1], (0.2, 0.9)], ids=str
+)
 @pytest.mark.parametrize("tolerance", [1e-4, 1e-9])
-def test_dopri5_hits_the_closed_form_at_every_time(times: tuple[float, ...], tolerance: float) -> None:
+def test_dopri5_hits_the_closed_form_at_every_time(
+    times: tuple[float, ...], tolerance: float
+) -> None:
     x0, path = torch.linspace(0.6, 1.2, 5, dtype=torch.float64)[:, None], dict[int, Tensor]()
-    solution = solve(CountedField(riccati), riccati_solution(x0, times[0]), times, "dopri5", observe=path.__setitem__, tolerance=tolerance)
+    solution = solve(
+        CountedField(riccati),
+        riccati_solution(x0, times[0]),
+        times,
+        "dopri5",
+        observe=path.__setitem__,
+        tolerance=tolerance,
+    )
     assert path[len(times) - 1].equal(solution.state)
     for k, t in enumerate(times):
         torch.testing.assert_close(path[k], riccati_solution(x0, t), rtol=10 * tolerance, atol=0)
@@ -50,14 +69,19 @@ def test_dopri5_hits_the_closed_form_at_every_time(times: tuple[float, ...], tol
 
 @pytest.mark.parametrize("method", [*TABLEAUX, "dopri5"])
 @pytest.mark.parametrize("passes", [1, 3])
-def test_passes_are_the_calls_times_the_cost_of_a_call(method: str, passes: int, draw: Draw) -> None:
+def test_passes_are_the_calls_times_the_cost_of_a_call(
+    method: str, passes: int, draw: Draw
+) -> None:
     field = CountedField(riccati, passes)
     solution = solve(field, draw(4, 3).abs() / 4, UNEVEN, method)
     assert solution.passes == field.calls * passes
     if method in TABLEAUX:
         assert field.calls == len(TABLEAUX[method].b) * 5
     one, two = CountedField(riccati, 1), CountedField(riccati, 2)
-    assert solve(Blend([one, two], torch.tensor([0.5, 0.5])), draw(1, 2) / 9, UNEVEN, method).passes == one.calls + 2 * two.calls
+    assert (
+        solve(Blend([one, two], torch.tensor([0.5, 0.5])), draw(1, 2) / 9, UNEVEN, method).passes
+        == one.calls + 2 * two.calls
+    )
 
 
 @pytest.mark.parametrize("times", [UNEVEN, UNEVEN[::-1]], ids=["forwards", "backwards"])
@@ -74,9 +98,15 @@ def test_euler_on_an_uneven_grid_is_the_written_out_loop_and_is_observed(
     close(end, x)
 
 
-@pytest.mark.parametrize(("method", "degree"), [("euler", 0), ("midpoint", 1), ("heun", 1), ("rk4", 3)])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-14), (torch.bfloat16, 2e-2)])
-def test_polynomial_quadrature_is_exact_in_every_dtype(method: str, degree: int, dtype: torch.dtype, tolerance: float) -> None:
+@pytest.mark.parametrize(
+    ("method", "degree"), [("euler", 0), ("midpoint", 1), ("heun", 1), ("rk4", 3)]
+)
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-14), (torch.bfloat16, 2e-2)]
+)
+def test_polynomial_quadrature_is_exact_in_every_dtype(
+    method: str, degree: int, dtype: torch.dtype, tolerance: float
+) -> None:
     field = CountedField(lambda x, t: torch.full_like(x, (degree + 1) * float(t) ** degree))
     end = solve(field, torch.zeros(2, 3, dtype=dtype), (0.0, 0.3, 1.0), method).state
     assert end.dtype == dtype
@@ -99,7 +129,11 @@ def test_time_grid() -> None:
             time_grid(steps)
 
 
-@pytest.mark.parametrize("times", [(), (0.0,), (0.0, 0.0), (0.0, 0.5, 0.5, 1.0), (0.0, 0.6, 0.4, 1.0), (0.0, math.nan, 1.0)], ids=str)
+@pytest.mark.parametrize(
+    "times",
+    [(), (0.0,), (0.0, 0.0), (0.0, 0.5, 0.5, 1.0), (0.0, 0.6, 0.4, 1.0), (0.0, math.nan, 1.0)],
+    ids=str,
+)
 @pytest.mark.parametrize("method", ["euler", "dopri5"])
 def test_grids_that_are_not_monotone_are_rejected(times: tuple[float, ...], method: str) -> None:
     with pytest.raises(ValueError, match="strictly rising or strictly falling"):
@@ -107,7 +141,9 @@ def test_grids_that_are_not_monotone_are_rejected(times: tuple[float, ...], meth
 
 
 def test_unknown_methods_are_rejected_and_the_known_are_named() -> None:
-    with pytest.raises(ValueError, match="'rk5', expected one of euler, midpoint, heun, rk4, dopri5"):
+    with pytest.raises(
+        ValueError, match="'rk5', expected one of euler, midpoint, heun, rk4, dopri5"
+    ):
         check_method("rk5")
     with pytest.raises(ValueError, match="solver is"):
         solve(CountedField(riccati), torch.zeros(1, 1), (0.0, 1.0), "RK4")

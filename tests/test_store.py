@@ -1,4 +1,5 @@
-"""Stores and simulation: rows that depend on nothing but their index, files that are whole or rejected."""
+"""Stores and simulation: rows that depend on nothing but their index, files that are whole or
+rejected."""
 
 import itertools
 import math
@@ -39,7 +40,11 @@ def draw_starts(start: int, rows: int) -> tuple[Tensor, None]:
 
 
 def simulate(
-    folder: Path, field: Field, batch: int = 50, draw: Callable[[int, int], tuple[Tensor, None]] = draw_starts, **more: Any
+    folder: Path,
+    field: Field,
+    batch: int = 50,
+    draw: Callable[[int, int], tuple[Tensor, None]] = draw_starts,
+    **more: Any,
 ) -> CurveStore:
     writer = CurveWriter(folder, RECIPE | more)
     plans = writer.plan(COUNT, batch)
@@ -52,9 +57,13 @@ def everything(store: CurveStore) -> Tensor:
     return store.curves(torch.arange(len(store))).points
 
 
-def written(folder: Path, control: Tensor, batch: int = 7, cond: Tensor | None = None, **more: Any) -> CurveStore:
+def written(
+    folder: Path, control: Tensor, batch: int = 7, cond: Tensor | None = None, **more: Any
+) -> CurveStore:
     """A store of given control points ``(degree + 1, rows, *shape)``."""
-    writer = CurveWriter(folder, {"degree": len(control) - 1, "shape": list(control.shape[2:]), **more})
+    writer = CurveWriter(
+        folder, {"degree": len(control) - 1, "shape": list(control.shape[2:]), **more}
+    )
     plans = writer.plan(control.shape[1], batch)
     for plan in plans:
         rows = slice(plan.first, plan.first + plan.rows)
@@ -77,7 +86,9 @@ def store(tmp_path: Path, mixture: GaussianMixture) -> CurveStore:
 
 @pytest.mark.parametrize("size", [(3,), (2, 4, 4)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_what_is_written_is_read(size: tuple[int, ...], dtype: torch.dtype, tmp_path: Path, generator: torch.Generator) -> None:
+def test_what_is_written_is_read(
+    size: tuple[int, ...], dtype: torch.dtype, tmp_path: Path, generator: torch.Generator
+) -> None:
     points = torch.randn(4, 101, *size, generator=generator, dtype=torch.float64).to(dtype)
     store = written(tmp_path, points)
     assert len(store.shards) > 1
@@ -90,7 +101,9 @@ def test_what_is_written_is_read(size: tuple[int, ...], dtype: torch.dtype, tmp_
     batch, cond = store.batch(5000, torch.Generator().manual_seed(1))
     assert cond is None
     assert torch.equal(batch.points, store.batch(5000, torch.Generator().manual_seed(1))[0].points)
-    assert set(batch.source[:, 0].flatten().tolist()) == set(points[0, :, 0].float().flatten().tolist())  # every row, no other
+    assert set(batch.source[:, 0].flatten().tolist()) == set(
+        points[0, :, 0].float().flatten().tolist()
+    )  # every row, no other
 
 
 @pytest.mark.parametrize("bad", [COUNT, -COUNT - 1, -1])
@@ -100,7 +113,9 @@ def test_rows_outside_the_store_are_rejected(store: CurveStore, bad: int) -> Non
 
 
 @pytest.mark.parametrize("batch", [1, 17, 64, 1000])
-def test_rows_are_the_same_whatever_the_batch(batch: int, store: CurveStore, mixture: GaussianMixture, tmp_path: Path) -> None:
+def test_rows_are_the_same_whatever_the_batch(
+    batch: int, store: CurveStore, mixture: GaussianMixture, tmp_path: Path
+) -> None:
     other = simulate(tmp_path / "other", mixture, batch)
     assert len(other) == COUNT
     assert torch.equal(everything(other)[0], everything(store)[0])
@@ -126,25 +141,36 @@ def test_a_stopped_simulation_is_not_read_and_continues_to_the_same_store(
     resumed = simulate(folder, field)
     assert field.calls == 2 * 16  # rows 150..230 only
     assert resumed.manifest == store.manifest  # checksums and passes too
-    assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in store.folder.iterdir())
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        path.name for path in store.folder.iterdir()
+    )
     again = CountedField(mixture)
     simulate(folder, again)
     assert again.calls == 0
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 7])
-def test_any_number_of_ranks_writes_the_same_files(ranks: int, store: CurveStore, mixture: GaussianMixture, tmp_path: Path) -> None:
+def test_any_number_of_ranks_writes_the_same_files(
+    ranks: int, store: CurveStore, mixture: GaussianMixture, tmp_path: Path
+) -> None:
     writers = [CurveWriter(tmp_path / "other", RECIPE) for _ in range(ranks)]
     plans = writers[0].plan(COUNT, 50)
     for rank in reversed(range(ranks)):
-        simulate_shards(Simulation(mixture), draw_starts, plans[rank::ranks], writers[rank], 50, seed=7)
+        simulate_shards(
+            Simulation(mixture), draw_starts, plans[rank::ranks], writers[rank], 50, seed=7
+        )
     writers[0].close(plans)
     names = sorted(path.name for path in (tmp_path / "other").iterdir())
     assert names == sorted(path.name for path in store.folder.iterdir())
-    assert all((tmp_path / "other" / name).read_bytes() == (store.folder / name).read_bytes() for name in names)
+    assert all(
+        (tmp_path / "other" / name).read_bytes() == (store.folder / name).read_bytes()
+        for name in names
+    )
 
 
-def test_a_store_is_not_closed_before_every_shard_is_there(mixture: GaussianMixture, tmp_path: Path) -> None:
+def test_a_store_is_not_closed_before_every_shard_is_there(
+    mixture: GaussianMixture, tmp_path: Path
+) -> None:
     writer = CurveWriter(tmp_path, RECIPE)
     plans = writer.plan(COUNT, 50)
     simulate_shards(Simulation(mixture), draw_starts, plans[::2], writer, 50)
@@ -158,7 +184,9 @@ def test_progress_and_passes_are_counted(tmp_path: Path, mixture: GaussianMixtur
     done: list[int] = []
     field = CountedField(mixture, passes=3)
     writer = CurveWriter(tmp_path, RECIPE)
-    simulate_shards(Simulation(field, steps=5), draw_starts, writer.plan(120, 50), writer, 50, done.append)
+    simulate_shards(
+        Simulation(field, steps=5), draw_starts, writer.plan(120, 50), writer, 50, done.append
+    )
     writer.close(writer.plan(120, 50))
     assert done == [50, 50, 20]
     assert field.calls == 3 * 10
@@ -176,7 +204,9 @@ def spoilt(*bad: int) -> Callable[[int, int], tuple[Tensor, None]]:
     return draw
 
 
-def test_nan_states_stop_the_simulation_and_name_their_rows(tmp_path: Path, mixture: GaussianMixture) -> None:
+def test_nan_states_stop_the_simulation_and_name_their_rows(
+    tmp_path: Path, mixture: GaussianMixture
+) -> None:
     with pytest.raises(ValueError, match=r"in 20 rows so far \(130, 131, .*139, \.\.\.\)"):
         simulate(tmp_path, mixture, draw=spoilt(*range(130, 150)))
     with pytest.raises(ValueError, match="not complete"):
@@ -195,7 +225,11 @@ def test_a_few_nan_rows_are_left_out_and_the_rest_keep_their_rows(
     noise_kept: str, tmp_path: Path, mixture: GaussianMixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer_module, "SHARD_BYTES", 10**9)
-    monkeypatch.setattr(sys.modules[__name__], "draw_rows", lambda start, rows: row_noise(7, np.arange(start, start + rows), (2,)))
+    monkeypatch.setattr(
+        sys.modules[__name__],
+        "draw_rows",
+        lambda start, rows: row_noise(7, np.arange(start, start + rows), (2,)),
+    )
     store = simulate(tmp_path / "a", mixture, draw=spoilt(3, 229), noise=noise_kept)
     whole = simulate(tmp_path / "b", mixture, noise=noise_kept)
     kept = [row for row in range(COUNT) if row not in (3, 229)]
@@ -212,7 +246,10 @@ def test_damaged_shards_are_found(index: int, store: CurveStore) -> None:
     assert list(CurveStore.open(store.folder).verify()) == [f"{path} differs from its checksum"]
     for cut in (content[:-8], b"", None):
         path.unlink() if cut is None else path.write_bytes(cut)
-        with pytest.raises(ValueError, match=f"{path.name} (is missing|has [0-9,]+ bytes, its record says .*): .* --repair"):
+        with pytest.raises(
+            ValueError,
+            match=f"{path.name} (is missing|has [0-9,]+ bytes, its record says .*): .* --repair",
+        ):
             CurveStore.open(store.folder)
 
 
@@ -226,7 +263,9 @@ def test_every_single_flipped_bit_is_found(store: CurveStore) -> None:
         flipped[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
         path.write_bytes(flipped)
         try:
-            assert list(CurveStore.open(store.folder).verify()) == [f"{path} differs from its checksum"]
+            assert list(CurveStore.open(store.folder).verify()) == [
+                f"{path} differs from its checksum"
+            ]
         except ValueError as error:
             assert path.name == MANIFEST, error  # noqa: PT017
         path.write_bytes(content)
@@ -234,7 +273,9 @@ def test_every_single_flipped_bit_is_found(store: CurveStore) -> None:
 
 
 @pytest.mark.parametrize("lost", [[0], [1, 3], [MANIFEST], [0, MANIFEST]], ids=str)
-def test_repair_makes_just_the_damaged_shards_again(lost: list[Any], store: CurveStore, mixture: GaussianMixture) -> None:
+def test_repair_makes_just_the_damaged_shards_again(
+    lost: list[Any], store: CurveStore, mixture: GaussianMixture
+) -> None:
     before = {path.name: path.read_bytes() for path in store.folder.iterdir()}
     names = [name if name == MANIFEST else store.shards[name].file for name in lost]
     for name in names:
@@ -253,7 +294,9 @@ def test_repair_refuses_another_store(store: CurveStore) -> None:
         repair(store.folder / "nowhere", RECIPE)
 
 
-def test_a_damaged_record_of_a_stopped_store_is_made_again(store: CurveStore, mixture: GaussianMixture, tmp_path: Path) -> None:
+def test_a_damaged_record_of_a_stopped_store_is_made_again(
+    store: CurveStore, mixture: GaussianMixture, tmp_path: Path
+) -> None:
     writer = CurveWriter(tmp_path, RECIPE)
     plans = writer.plan(COUNT, 50)
     simulate_shards(Simulation(mixture), draw_starts, plans, writer, 50, seed=7)
@@ -283,16 +326,23 @@ def test_a_byte_a_number_is_off_by_a_510th_of_the_range(
     assert torch.equal(read[:, 7], points[:, 7])
 
 
-def test_images_of_bytes_are_kept_exactly_by_bytes(tmp_path: Path, generator: torch.Generator) -> None:
+def test_images_of_bytes_are_kept_exactly_by_bytes(
+    tmp_path: Path, generator: torch.Generator
+) -> None:
     images = torch.randint(0, 256, (2, 20, 1, 8, 8), generator=generator) / 127.5 - 1
     images[:, :, 0, 0, :2] = torch.tensor([-1.0, 1.0])  # the whole range
     store = written(tmp_path, images, points="uint8")
     assert store.error < 1e-6
 
 
-@pytest.mark.parametrize("more", [{}, {"points": "uint8", "noise": "seed", "conditions": 2}], ids=["plain", "packed"])
+@pytest.mark.parametrize(
+    "more", [{}, {"points": "uint8", "noise": "seed", "conditions": 2}], ids=["plain", "packed"]
+)
 def test_a_small_store_is_read_once_and_gives_the_same_rows(
-    more: dict[str, Any], tmp_path: Path, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+    more: dict[str, Any],
+    tmp_path: Path,
+    generator: torch.Generator,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cond = torch.randn(130, 2, generator=generator) if more else None
     large = written(tmp_path, torch.randn(4, 130, 3, generator=generator), cond=cond, **more)
@@ -314,7 +364,9 @@ def test_bfloat16_keeps_eight_bits(tmp_path: Path, generator: torch.Generator) -
     assert store.error == pytest.approx(float((points.bfloat16().float() - points).abs().max()))
 
 
-def test_noise_comes_back_from_its_seed_bit_for_bit(tmp_path: Path, generator: torch.Generator) -> None:
+def test_noise_comes_back_from_its_seed_bit_for_bit(
+    tmp_path: Path, generator: torch.Generator
+) -> None:
     x0 = row_noise(7, np.arange(130), (2,))
     points = torch.stack([x0, *torch.randn(4, 130, 2, generator=generator)])
     store = written(tmp_path, points, noise="seed")
@@ -324,14 +376,25 @@ def test_noise_comes_back_from_its_seed_bit_for_bit(tmp_path: Path, generator: t
     assert torch.equal(store.curves(rows).points, points[:, rows])
 
 
-def test_a_cifar_curve_takes_9300_bytes(tmp_path: Path, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cifar_curve_takes_9300_bytes(
+    tmp_path: Path, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(writer_module, "SHARD_BYTES", 10**7)
-    store = written(tmp_path, torch.randn(4, 256, 3, 32, 32, generator=generator), 256, points="uint8", noise="seed")
+    store = written(
+        tmp_path,
+        torch.randn(4, 256, 3, 32, 32, generator=generator),
+        256,
+        points="uint8",
+        noise="seed",
+    )
     assert stored_bytes(store) <= 9300
 
 
 def test_conditions_are_read_with_their_rows(tmp_path: Path, generator: torch.Generator) -> None:
-    points, cond = torch.randn(2, 200, 3, generator=generator), torch.randn(200, 5, generator=generator)
+    points, cond = (
+        torch.randn(2, 200, 3, generator=generator),
+        torch.randn(200, 5, generator=generator),
+    )
     store = written(tmp_path, points, cond=cond, conditions=5, points="uint8")
     rows = torch.tensor([199, 0, 55, 56, 0])
     given = store.conditions(rows)
@@ -341,7 +404,9 @@ def test_conditions_are_read_with_their_rows(tmp_path: Path, generator: torch.Ge
 
 @pytest.mark.parametrize("count", [1, 2, 3, 16, 17, 1000, 4097])
 def test_the_order_of_an_epoch_is_a_permutation(count: int) -> None:
-    first, second, other = (shuffled(np.arange(count), count, seed, epoch) for seed, epoch in ((5, 0), (5, 1), (6, 0)))
+    first, second, other = (
+        shuffled(np.arange(count), count, seed, epoch) for seed, epoch in ((5, 0), (5, 1), (6, 0))
+    )
     assert sorted(first) == sorted(second) == sorted(other) == list(range(count))
     if count > 16:
         assert not (first == second).all()
@@ -359,7 +424,9 @@ def test_the_order_of_an_epoch_looks_random() -> None:
 
 def test_epochs_read_every_row_once_and_continue_anywhere(store: CurveStore) -> None:
     def sources(start: int, batches: int, part: slice = slice(None)) -> list[Tensor]:
-        return [curve.source for curve, _ in itertools.islice(store.epochs(46, 3, start, part), batches)]
+        return [
+            curve.source for curve, _ in itertools.islice(store.epochs(46, 3, start, part), batches)
+        ]
 
     read = sources(0, 10)
     first = torch.cat(read[:5])
@@ -368,7 +435,9 @@ def test_epochs_read_every_row_once_and_continue_anywhere(store: CurveStore) -> 
     assert not torch.equal(torch.cat(read[5:]), first)
     assert all(torch.equal(a, b) for a, b in zip(sources(7, 3), read[7:], strict=True))
     halves = zip(sources(0, 10, slice(0, 23)), sources(0, 10, slice(23, 46)), strict=True)
-    assert all(torch.equal(torch.cat(parts), whole) for parts, whole in zip(halves, read, strict=True))
+    assert all(
+        torch.equal(torch.cat(parts), whole) for parts, whole in zip(halves, read, strict=True)
+    )
 
 
 def test_philox_gives_the_words_of_its_authors() -> None:
@@ -383,14 +452,18 @@ def test_philox_gives_the_words_of_its_authors() -> None:
         ),
     ]
     for counter, (low, high), words in answers:
-        assert [int(word) for word in philox([np.uint64(c) for c in counter], low | high << 32)] == words
+        assert [
+            int(word) for word in philox([np.uint64(c) for c in counter], low | high << 32)
+        ] == words
 
 
 @pytest.mark.parametrize("size", [(1,), (2, 3), (3, 32, 32)], ids=str)
 def test_noise_of_any_row_is_the_same_alone_and_among_others(size: tuple[int, ...]) -> None:
     rows = np.array([5, 10**12, 0, 5, 2**33])
     together = row_noise(11, rows, size)
-    assert torch.equal(together, torch.cat([row_noise(11, rows[k : k + 1], size) for k in range(5)]))
+    assert torch.equal(
+        together, torch.cat([row_noise(11, rows[k : k + 1], size) for k in range(5)])
+    )
     assert torch.equal(together[0], together[3])
     assert not torch.equal(together[0], together[1])
     assert not torch.equal(together, row_noise(12, rows, size))
@@ -402,18 +475,29 @@ def test_noise_of_rows_is_standard_normal_and_independent() -> None:
     for power, moment, variance in [(1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)]:
         assert ((x**power).mean(0) - moment).abs().max() < 4 * math.sqrt(variance / n)
     assert kstest(x.flatten().numpy(), "norm").pvalue > 1e-3
-    for a, b in ((x[:, 0], x[:, 1]), (x[:, 0], x[:, 2]), (x[:-1, 0], x[1:, 0]), (x[:, 0] ** 2 - 1, x[:, 1] ** 2 - 1)):
+    for a, b in (
+        (x[:, 0], x[:, 1]),
+        (x[:, 0], x[:, 2]),
+        (x[:-1, 0], x[1:, 0]),
+        (x[:, 0] ** 2 - 1, x[:, 1] ** 2 - 1),
+    ):
         assert abs(float((a * b).mean())) < 4 * 2 / math.sqrt(n)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"version": 3}, "'bezierdistill-curves' version 3, expected .* version 2: update bezierdistill"),
+        (
+            {"version": 3},
+            "'bezierdistill-curves' version 3, expected .* version 2: update bezierdistill",
+        ),
         ({"version": 1}, "version 1, expected .* version 2: simulate again"),
         ({"format": "parquet"}, "'parquet' version 2, expected"),
         ({"recipe": {"degree": 4}}, "lacks shape"),
-        ({"recipe": RECIPE | {"degree": 3}}, r"shape \(50, 5, 2\), its manifest says torch.float32, \(50, 4, 2\)"),
+        (
+            {"recipe": RECIPE | {"degree": 3}},
+            r"shape \(50, 5, 2\), its manifest says torch.float32, \(50, 4, 2\)",
+        ),
         ({"recipe": RECIPE | {"shape": [10**9, 10**9]}}, "degree is 4 and shape"),
         ({"recipe": RECIPE | {"points": "float8"}}, "points are kept as 'float8', expected one of"),
         ({"shards": [], "rows": 0, "passes": 0}, "holds no curve"),
@@ -421,7 +505,9 @@ def test_noise_of_rows_is_standard_normal_and_independent() -> None:
         ({"rows": 231}, "rows are not those of its shards"),
     ],
 )
-def test_manifests_that_do_not_fit_are_rejected(changes: dict[str, Any], message: str, store: CurveStore) -> None:
+def test_manifests_that_do_not_fit_are_rejected(
+    changes: dict[str, Any], message: str, store: CurveStore
+) -> None:
     write_sealed(store.folder / MANIFEST, store.manifest | changes)
     with pytest.raises(ValueError, match=message):
         CurveStore.open(store.folder).curves(torch.arange(4))
@@ -435,7 +521,10 @@ def test_a_manifest_that_was_changed_by_hand_is_rejected(store: CurveStore) -> N
 
 
 def test_a_shard_cannot_claim_a_file_outside_its_folder(store: CurveStore) -> None:
-    shards = [dict(store.manifest["shards"][0], file="../outside.safetensors"), *store.manifest["shards"][1:]]
+    shards = [
+        dict(store.manifest["shards"][0], file="../outside.safetensors"),
+        *store.manifest["shards"][1:],
+    ]
     write_sealed(store.folder / MANIFEST, store.manifest | {"shards": shards})
     with pytest.raises(ValueError, match="a record of a shard cannot be read"):
         CurveStore.open(store.folder)
@@ -446,7 +535,11 @@ def test_what_is_no_store_is_rejected(store: CurveStore, tmp_path: Path) -> None
         CurveStore.open(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="curve store"):
         CurveStore.open(store.folder / MANIFEST)  # a file, not a folder
-    for text, message in [("{", "is no valid JSON"), ("[]", "holds a list, expected a JSON object"), ("{}", "is None version None")]:
+    for text, message in [
+        ("{", "is no valid JSON"),
+        ("[]", "holds a list, expected a JSON object"),
+        ("{}", "is None version None"),
+    ]:
         (store.folder / MANIFEST).write_text(text)
         with pytest.raises(ValueError, match=message):
             CurveStore.open(store.folder)
@@ -472,7 +565,9 @@ def test_the_higher_the_degree_the_nearer_the_fit_is_to_the_path(mixture: Gaussi
 
 
 @pytest.mark.parametrize("backwards", [False, True])
-def test_hermite_guides_have_the_field_at_both_ends(backwards: bool, mixture: GaussianMixture) -> None:
+def test_hermite_guides_have_the_field_at_both_ends(
+    backwards: bool, mixture: GaussianMixture
+) -> None:
     field = CountedField(mixture, passes=2)
     simulation = Simulation(field, 3, "hermite", steps=6, backwards=backwards)
     curve, passes = simulation.curves(draw_rows(0, 9).double())
@@ -488,8 +583,12 @@ def test_endpoint_guides_are_where_each_teacher_ends() -> None:
     curve, passes = Simulation(blend, 3, "endpoints", teachers, steps=40).curves(x0)
     assert torch.equal(curve.source, x0)
     for guide, law in zip(curve.points[1:-1], laws, strict=True):
-        torch.testing.assert_close(guide, law.means + law.stds * x0, rtol=1e-3, atol=1e-3)  # Heun on 40 steps
-    assert torch.equal(curve.data, solve(Blend(laws, torch.tensor([1.25, -0.25])), x0, time_grid(40)).state)
+        torch.testing.assert_close(
+            guide, law.means + law.stds * x0, rtol=1e-3, atol=1e-3
+        )  # Heun on 40 steps
+    assert torch.equal(
+        curve.data, solve(Blend(laws, torch.tensor([1.25, -0.25])), x0, time_grid(40)).state
+    )
     assert passes == sum(teacher.calls for teacher in teachers) == 2 * 80 + 2 * 80
 
 
@@ -509,7 +608,10 @@ def test_a_higher_degree_than_the_guides_give_is_the_same_curve() -> None:
         ({"degree": 0}, "degree is 0"),
         ({"degree": 4, "steps": 3}, "a fit of degree 4 needs 3 or more distinct inner times"),
         ({"degree": 2, "guides": "hermite"}, "expected 3 or more: a cubic"),
-        ({"degree": 1, "guides": "endpoints", "teachers": (gaussian(0.0, 1.0),)}, "expected 2 or more: one guide for each of 1 teachers"),
+        (
+            {"degree": 1, "guides": "endpoints", "teachers": (gaussian(0.0, 1.0),)},
+            "expected 2 or more: one guide for each of 1 teachers",
+        ),
         ({"steps": 0}, "steps is 0"),
         ({"guides": "spline"}, "guides"),
     ],
@@ -522,7 +624,9 @@ def test_simulations_that_cannot_be_are_rejected(settings: dict[str, Any], messa
 def test_noise_rows_do_not_depend_on_the_chunks() -> None:
     whole = noise(3, 0, 3000, (2, 2))
     for chunk in (1, 700, BLOCK, 2999):
-        parts = [noise(3, start, min(chunk, 3000 - start), (2, 2)) for start in range(0, 3000, chunk)][: 3000 // chunk + 1]
+        parts = [
+            noise(3, start, min(chunk, 3000 - start), (2, 2)) for start in range(0, 3000, chunk)
+        ][: 3000 // chunk + 1]
         assert torch.equal(torch.cat(parts), whole)
     torch.manual_seed(9)
     assert torch.equal(noise(3, 1000, 100, (2, 2)), whole[1000:1100])
@@ -538,5 +642,7 @@ def test_noise_is_standard_normal_and_blocks_are_independent() -> None:
     assert kstest(x.flatten().numpy(), "norm").pvalue > 1e-3
     assert abs(float((x[:, 0] * x[:, 1]).mean())) < 4 / math.sqrt(n)
     assert abs(float((x[:-BLOCK] * x[BLOCK:]).mean())) < 4 / math.sqrt(2 * n)
-    seeds = [block_generator(seed, block).initial_seed() for seed in range(30) for block in range(30)]
+    seeds = [
+        block_generator(seed, block).initial_seed() for seed in range(30) for block in range(30)
+    ]
     assert len(set(seeds)) == 900

@@ -1,4 +1,5 @@
-"""Translation between two domains: Gaussians, whose flows have closed forms, and the commands on small image files."""
+"""Translation between two domains: Gaussians, whose flows have closed forms, and the commands on
+small image files."""
 
 from __future__ import annotations
 
@@ -47,9 +48,21 @@ def domains(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, Path]:
 def direct(domains: tuple[str, str, Path]) -> Model:
     """A flow from A to B, and its student of two passes, by the pipeline."""
     a, b, folder = domains
-    train(TrainConfig(b, folder / "flow", steps=150, batch=64, source=a, coupling="ot", network=NET, loop=CPU))
-    simulate(SimulateConfig((folder / "flow",), folder / "curves", source=a, count=200, steps=4, accelerator="cpu"))
-    return distill(DistillConfig(folder / "curves", folder / "student", steps=60, batch=64, align=10, data=b, loop=CPU))
+    train(
+        TrainConfig(
+            b, folder / "flow", steps=150, batch=64, source=a, coupling="ot", network=NET, loop=CPU
+        )
+    )
+    simulate(
+        SimulateConfig(
+            (folder / "flow",), folder / "curves", source=a, count=200, steps=4, accelerator="cpu"
+        )
+    )
+    return distill(
+        DistillConfig(
+            folder / "curves", folder / "student", steps=60, batch=64, align=10, data=b, loop=CPU
+        )
+    )
 
 
 def run(*arguments: object) -> int:
@@ -72,7 +85,9 @@ def test_a_path_through_noise_is_the_way_back_and_forth(draw: Draw) -> None:
     close(curve.source, x)
     close(curve.data, expected, 1e-4)
     assert passes == 2 * 60 * 4
-    assert float((curve.point(0.5) - (x - a.means) / a.stds).abs().mean()) < 0.2  # the noise, up to the fit
+    assert (
+        float((curve.point(0.5) - (x - a.means) / a.stds).abs().mean()) < 0.2
+    )  # the noise, up to the fit
 
 
 def test_the_fit_sees_both_halves_as_one_path(draw: Draw) -> None:
@@ -112,13 +127,17 @@ def test_relative_distance_is_zero_for_copies_and_one_for_strangers(draw: Draw) 
     x, other = draw(2000, 3), draw(2000, 3)
     assert relative_distance(x, x) == 0.0
     assert relative_distance(x, other) == pytest.approx(1.0, abs=0.03)
-    assert relative_distance(x, x + 0.1 * other) == pytest.approx(0.1 / 1.0025**0.5 / 2**0.5, rel=0.05)
+    assert relative_distance(x, x + 0.1 * other) == pytest.approx(
+        0.1 / 1.0025**0.5 / 2**0.5, rel=0.05
+    )
     assert relative_distance(7 * x, 7 * other) == pytest.approx(relative_distance(x, other))
     with pytest.raises(ValueError, match="expected equal ones"):
         relative_distance(x, other[:5])
 
 
-def test_a_student_translates_in_the_units_of_both_domains(direct: Model, domains: tuple[str, str, Path]) -> None:
+def test_a_student_translates_in_the_units_of_both_domains(
+    direct: Model, domains: tuple[str, str, Path]
+) -> None:
     x = np.load(domains[0])["x"]
     for passes in (1, 2):
         y = direct.translate(x, passes)
@@ -129,7 +148,9 @@ def test_a_student_translates_in_the_units_of_both_domains(direct: Model, domain
     assert np.array_equal(again.translate(x, 1), direct.translate(x, 1))
     with pytest.raises(ValueError, match="expected translate, not sample"):
         direct.sample(3)
-    with pytest.raises(ValueError, match=r"shape \(5, 5\), the model translates states of shape \(1, 6, 6\)"):
+    with pytest.raises(
+        ValueError, match=r"shape \(5, 5\), the model translates states of shape \(1, 6, 6\)"
+    ):
         direct.translate(np.zeros((2, 5, 5), np.uint8))
 
 
@@ -138,12 +159,22 @@ def test_the_path_through_noise_is_distilled(domains: tuple[str, str, Path]) -> 
     for name, data in (("flow-a", a), ("flow-b", b)):
         train(TrainConfig(data, folder / name, steps=150, batch=64, network=NET, loop=CPU))
     config = SimulateConfig(
-        (folder / "flow-b",), folder / "both", source=a, through=folder / "flow-a", count=100, steps=4, accelerator="cpu"
+        (folder / "flow-b",),
+        folder / "both",
+        source=a,
+        through=folder / "flow-a",
+        count=100,
+        steps=4,
+        accelerator="cpu",
     )
     store = simulate(config)
     assert store.manifest["passes"] == 100 * 2 * 2 * 4
     assert store.recipe["teacher_passes"] == 2 * 150 * 64 * 3
-    student = distill(DistillConfig(folder / "both", folder / "both-student", steps=40, batch=64, passes=1, loop=CPU))
+    student = distill(
+        DistillConfig(
+            folder / "both", folder / "both-student", steps=40, batch=64, passes=1, loop=CPU
+        )
+    )
     assert student.translate(np.load(a)["x"])[:, 2:4, 2:4].mean() > 150
 
 
@@ -158,15 +189,37 @@ def test_files_in_files_out(direct: Model, domains: tuple[str, str, Path], tmp_p
     assert np.array_equal(expected, direct.translate(x))
     assert run(*translate, "--input", tmp_path / "in", "--out", tmp_path / "out") == 0
     assert run(*translate, "--input", tmp_path / "in" / "0.png", "--out", tmp_path / "one") == 0
-    for file, row in (("out/0.png", 0), ("out/deep/1.png", 1), ("out/deep/2.png", 2), ("one/0.png", 0)):
+    for file, row in (
+        ("out/0.png", 0),
+        ("out/deep/1.png", 1),
+        ("out/deep/2.png", 2),
+        ("one/0.png", 0),
+    ):
         got = np.asarray(Image.open(tmp_path / file)).astype(int)
         assert np.abs(got - expected[row]).max() <= 1  # batches of other sizes round differently
     Image.fromarray(np.kron(x[0], np.ones((2, 2), np.uint8))).save(tmp_path / "large.png")
-    assert run(*translate, "--input", tmp_path / "large.png", "--out", tmp_path / "small", "--resize", "--passes", 2) == 0
+    assert (
+        run(
+            *translate,
+            "--input",
+            tmp_path / "large.png",
+            "--out",
+            tmp_path / "small",
+            "--resize",
+            "--passes",
+            2,
+        )
+        == 0
+    )
     assert Image.open(tmp_path / "small" / "large.png").size == (6, 6)
 
 
-def test_mistakes(direct: Model, domains: tuple[str, str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes(
+    direct: Model,
+    domains: tuple[str, str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     a, b, folder = domains
     translate = ["translate", "--model", direct.folder, "--out", tmp_path / "out"]
     assert "expected a path ending in .npz" in fails(capsys, *translate, "--input", a)
@@ -175,7 +228,9 @@ def test_mistakes(direct: Model, domains: tuple[str, str, Path], tmp_path: Path,
     Image.fromarray(np.zeros((6, 6, 3), np.uint8)).save(tmp_path / "colour.png")
     assert "are in colour" in fails(capsys, *translate, "--input", tmp_path / "colour.png")
     (tmp_path / "text.png").write_text("no image")
-    assert "cannot be read as an image" in fails(capsys, *translate, "--input", tmp_path / "text.png")
+    assert "cannot be read as an image" in fails(
+        capsys, *translate, "--input", tmp_path / "text.png"
+    )
     np.savez(tmp_path / "colour.npz", x=np.zeros((3, 6, 6, 3), np.uint8))
     into = ["translate", "--model", direct.folder, "--out", tmp_path / "y.npz", "--input"]
     for more in ([], ["--resize"]):
@@ -189,15 +244,43 @@ def test_mistakes(direct: Model, domains: tuple[str, str, Path], tmp_path: Path,
     assert not (tmp_path / "out").exists()
     plain = ["train", "--data", b, "--steps", 2, "--out", tmp_path / "plain", *TINY]
     assert run(*plain) == 0
-    assert "starts from noise" in fails(capsys, "translate", "--model", tmp_path / "plain", "--input", a, "--out", tmp_path / "y.npz")
+    assert "starts from noise" in fails(
+        capsys,
+        "translate",
+        "--model",
+        tmp_path / "plain",
+        "--input",
+        a,
+        "--out",
+        tmp_path / "y.npz",
+    )
     new = ["simulate", "--count", 8, "--out", tmp_path / "c", "--accelerator", "cpu", "--teachers"]
     assert "teachers start from noise" in fails(capsys, *new, tmp_path / "plain", "--source", a)
     assert "teachers start from another domain" in fails(capsys, *new, folder / "flow")
-    assert "expected one of them" in fails(capsys, *new, folder / "flow", "--source", a, "--data", b)
-    assert "expected --source" in fails(capsys, *new, tmp_path / "plain", "--through", tmp_path / "plain")
-    assert "expected teachers that start from noise" in fails(capsys, *new, folder / "flow", "--source", a, "--through", tmp_path / "plain")
-    assert "is not the data that the first flow was trained on" in fails(capsys, *new, folder / "flow", "--source", "moons")
-    other = ["train", "--data", b, "--source", "moons", "--steps", 2, "--out", tmp_path / "t", *TINY]
+    assert "expected one of them" in fails(
+        capsys, *new, folder / "flow", "--source", a, "--data", b
+    )
+    assert "expected --source" in fails(
+        capsys, *new, tmp_path / "plain", "--through", tmp_path / "plain"
+    )
+    assert "expected teachers that start from noise" in fails(
+        capsys, *new, folder / "flow", "--source", a, "--through", tmp_path / "plain"
+    )
+    assert "is not the data that the first flow was trained on" in fails(
+        capsys, *new, folder / "flow", "--source", "moons"
+    )
+    other = [
+        "train",
+        "--data",
+        b,
+        "--source",
+        "moons",
+        "--steps",
+        2,
+        "--out",
+        tmp_path / "t",
+        *TINY,
+    ]
     assert "expected one, resize by" in fails(capsys, *other)
     assert not (tmp_path / "c").exists()
 

@@ -40,7 +40,9 @@ def test_views_follow_each_other(tmp_path: Path) -> None:
     assert data.classes == data.condition_size == 0
     rows = np.concatenate([data.train, data.valid, data.test])
     assert rows.dtype == np.uint8
-    assert sorted(rows[:, 0, 0].tolist()) == [k for k in range(200) if k % 4 == 1]  # a constant middle stays what it is
+    assert sorted(rows[:, 0, 0].tolist()) == [
+        k for k in range(200) if k % 4 == 1
+    ]  # a constant middle stays what it is
     assert (rows == rows[:, :1, :1]).all()
 
 
@@ -70,7 +72,9 @@ def test_arrays_by_name_and_their_held_out_rows(tmp_path: Path) -> None:
     data = load_data(f"{tmp_path / 'pair.npz'}@key=a")
     assert isinstance(data, ArrayData)
     assert np.array_equal(data.test, a[held])
-    assert load_data(f"{tmp_path / 'pair.npz'}@key=b").real(20, 0, "test").unique().tolist() == [-1.0]
+    assert load_data(f"{tmp_path / 'pair.npz'}@key=b").real(20, 0, "test").unique().tolist() == [
+        -1.0
+    ]
     with pytest.raises(ValueError, match="no array 'c', expected one of a, b, is_test, names"):
         load_data(f"{tmp_path / 'pair.npz'}@key=c")
 
@@ -88,7 +92,12 @@ def test_packed_image_files(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (4, 4, 3)).astype(np.uint8) for _ in range(160)]
     train, test = packed(images[:100]), packed(images[100:])
-    arrays: dict[str, Any] = {"train_jpeg": train[0], "train_offsets": train[1], "test_jpeg": test[0], "test_offsets": test[1]}
+    arrays: dict[str, Any] = {
+        "train_jpeg": train[0],
+        "train_offsets": train[1],
+        "test_jpeg": test[0],
+        "test_offsets": test[1],
+    }
     labels: dict[str, Any] = {"train_labels": np.arange(100) % 2, "test_labels": np.arange(60) % 2}
     np.savez(tmp_path / "p.npz", **arrays, **labels)
     data = load_data(str(tmp_path / "p.npz"))

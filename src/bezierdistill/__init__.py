@@ -1,6 +1,8 @@
-"""bezierdistill: flow models distilled along Bezier curves, from several teachers, into generators of one or two network passes.
+"""bezierdistill: flow models distilled along Bezier curves, from several teachers, into generators
+of one or two network passes.
 
-    data -> flow matching -> teacher fields -> blend -> simulate -> Bezier curves -> curve store -> distil -> student -> sample -> evaluate
+    data -> flow matching -> teacher fields -> blend -> simulate -> Bezier curves -> curve store ->
+    distil -> student -> sample -> evaluate
 
 Time runs from t=0 (source) to t=1 (data) everywhere; ``docs/notation.md`` has the symbols.
 """

@@ -1,8 +1,10 @@
-r"""Arrays of numbers from ``.npy`` and ``.npz`` files that nobody vouches for: what a header claims is compared with what is there first.
+r"""Arrays of numbers from ``.npy`` and ``.npz`` files that nobody vouches for: what a header claims
+is compared with what is there first.
 
-``numpy.load`` takes the memory that a header claims before it reads a row. Here a claim must agree with the file, to the byte, and fit in
-memory; a member of an archive may not claim more than its packed bytes can hold (deflate packs 1032 bytes in one at most). There are no
-objects, so nothing can be unpickled, and no structured types.
+``numpy.load`` takes the memory that a header claims before it reads a row. Here a claim must agree
+with the file, to the byte, and fit in memory; a member of an archive may not claim more than its
+packed bytes can hold (deflate packs 1032 bytes in one at most). There are no objects, so nothing
+can be unpickled, and no structured types.
 
 Source: the format, https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
 """
@@ -26,16 +28,29 @@ from typing import BinaryIO, Literal, cast
 
 import numpy as np
 
+from bezierdistill.errors import UserError
+
 MAGIC, ZIP = b"\x93NUMPY", (b"PK\x03\x04", b"PK\x05\x06")
 NUMBER = re.compile(r"[<>|=]?(b1|[iu][1248]|f2|f4|f8|f12|f16)")
 MOST_HEADER, MOST_AXES, CHUNK = 10_000, 32, 2**20
 MOST_NUMBERS = 2**56
 MEMORY_SHARE, MOST_PACKED = 0.8, 1032
-DAMAGED = (OSError, EOFError, ValueError, RuntimeError, OverflowError, struct.error, zipfile.BadZipFile, zlib.error)
+DAMAGED = (
+    OSError,
+    EOFError,
+    ValueError,
+    RuntimeError,
+    OverflowError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def memory() -> int:
-    """Bytes of memory that this process may have: the machine's, its container's, or what its address space may still grow by."""
+    """Bytes of memory that this process may have: the machine's, its container's, or what its
+    address space may still grow by.
+    """
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     with suppress(OSError, ValueError):  # no container, or one without a limit ("max")
         limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
@@ -44,7 +59,10 @@ def memory() -> int:
 
         most = resource.getrlimit(resource.RLIMIT_AS)[0]
         if most != resource.RLIM_INFINITY:
-            limits.append(most - os.sysconf("SC_PAGE_SIZE") * int(Path("/proc/self/statm").read_text().split()[0]))
+            limits.append(
+                most
+                - os.sysconf("SC_PAGE_SIZE") * int(Path("/proc/self/statm").read_text().split()[0])
+            )
     return min(limits)
 
 
@@ -56,16 +74,21 @@ def check_memory(size: int, what: str) -> None:
         what: what it is, the subject of the message: ``"50 samples of shape (3,)"``.
 
     Raises:
-        ValueError: if it has more than four fifths of the memory that this process may have.
+        UserError: if it has more than four fifths of the memory that this process may have.
     """
     most = int(MEMORY_SHARE * memory())
     if size > most:
-        raise ValueError(f"{what} would take {size / 2**30:,.1f} GiB of memory, expected {most / 2**30:,.1f} or less: ask for fewer")
+        raise UserError(
+            f"{what} would take {size / 2**30:,.1f} GiB of memory, expected {most / 2**30:,.1f} or"
+            " less: ask for fewer"
+        )
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What a ``.npy`` header claims: number type, shape, order, and how many bytes the header itself has."""
+    """What a ``.npy`` header claims: number type, shape, order, and how many bytes the header
+    itself has.
+    """
 
     dtype: np.dtype
     shape: tuple[int, ...]
@@ -78,17 +101,24 @@ class Claim:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def read_npy(source: str | Path | bytes | BinaryIO, held: int | None = None, name: str = "array", mmap: bool = False) -> np.ndarray:
+def read_npy(
+    source: str | Path | bytes | BinaryIO,
+    held: int | None = None,
+    name: str = "array",
+    mmap: bool = False,
+) -> np.ndarray:
     """The array of a ``.npy`` file.
 
     Args:
         source: a path, the file's bytes, or an open file at its start.
-        held: bytes that an open file has, for one that cannot tell without being read (a member of an archive).
+        held: bytes that an open file has, for one that cannot tell without being read (a member of
+            an archive).
         name: what to call it in messages, if it is no path.
         mmap: map a path's numbers instead of reading them; they cannot be written.
 
     Raises:
-        ValueError: if it holds no numbers (objects, text, structures), is cut off or longer than it claims, or would not fit in memory.
+        UserError: if it holds no numbers (objects, text, structures), is cut off or longer than it
+            claims, or would not fit in memory.
     """
     if isinstance(source, str | Path):
         try:
@@ -97,7 +127,7 @@ def read_npy(source: str | Path | bytes | BinaryIO, held: int | None = None, nam
                     return read_npy(file, None, str(source))
                 claim = _checked_claim(file, os.fstat(file.fileno()).st_size, str(source))
         except OSError as error:
-            raise ValueError(f"{source} cannot be read: {error.strerror}") from None
+            raise UserError(f"{source} cannot be read: {error.strerror}") from None
         if not claim.size:
             return np.empty(claim.shape, claim.dtype)  # an empty file cannot be mapped
         return np.memmap(source, claim.dtype, "r", claim.start, claim.shape, claim.order)
@@ -117,9 +147,10 @@ def _count_bytes(file: BinaryIO) -> int:
 def _checked_claim(file: BinaryIO, held: int, name: str) -> Claim:
     claim = _read_claim(file, name)
     if claim.start + claim.size != held:
-        raise ValueError(
-            f"{name} cannot be read: it claims shape {claim.shape} of {claim.dtype}, {claim.size:,} bytes, and has "
-            f"{max(0, held - claim.start):,}; it is cut off or damaged, restore it or make it again"
+        raise UserError(
+            f"{name} cannot be read: it claims shape {claim.shape} of {claim.dtype}, {claim.size:,}"
+            f" bytes, and has {max(0, held - claim.start):,}; it is cut off or damaged, restore it"
+            " or make it again"
         )
     return claim
 
@@ -128,28 +159,48 @@ def _read_claim(file: BinaryIO, name: str) -> Claim:
     """The header, read without trust: no more of it than a header of numbers can have."""
     start = file.read(8)
     if len(start) < 8 or start[:6] != MAGIC or start[6] not in (1, 2):
-        raise ValueError(f"{name} does not start as a .npy of numbers does, expected version 1 or 2 of that format")
+        raise UserError(
+            f"{name} does not start as a .npy of numbers does, expected version 1 or 2 of that"
+            " format"
+        )
     width = 2 if start[6] == 1 else 4
     length = int.from_bytes(file.read(width), "little")
     if length > MOST_HEADER:
-        raise ValueError(f"{name} claims a .npy header of {length:,} bytes, expected {MOST_HEADER:,} or fewer")
+        raise UserError(
+            f"{name} claims a .npy header of {length:,} bytes, expected {MOST_HEADER:,} or fewer"
+        )
     try:
         header = ast.literal_eval(file.read(length).decode("latin1").strip())
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
         header = None
     if not isinstance(header, dict) or header.keys() != {"descr", "fortran_order", "shape"}:
-        raise ValueError(f"{name} has a damaged .npy header: restore it or make it again")
+        raise UserError(f"{name} has a damaged .npy header: restore it or make it again")
     kind, shape = header["descr"], header["shape"]
     if not isinstance(kind, str) or not NUMBER.fullmatch(kind):
-        raise ValueError(f"{name} holds {str(kind)[:80]!r}, expected integers or floats: objects, text and structures are not read")
-    if not isinstance(shape, tuple) or len(shape) > MOST_AXES or any(type(n) is not int or n < 0 for n in shape):
-        raise ValueError(f"{name} claims shape {str(shape)[:80]}, expected whole numbers from 0 up, {MOST_AXES} at most")
+        raise UserError(
+            f"{name} holds {str(kind)[:80]!r}, expected integers or floats: objects, text and"
+            " structures are not read"
+        )
+    if (
+        not isinstance(shape, tuple)
+        or len(shape) > MOST_AXES
+        or any(type(n) is not int or n < 0 for n in shape)
+    ):
+        raise UserError(
+            f"{name} claims shape {str(shape)[:80]}, expected whole numbers from 0 up, {MOST_AXES}"
+            " at most"
+        )
     if math.prod(n for n in shape if n) > MOST_NUMBERS:
-        raise ValueError(f"{name} claims shape {str(shape)[:80]}, more numbers than any file holds: it is damaged")
+        raise UserError(
+            f"{name} claims shape {str(shape)[:80]}, more numbers than any file holds: it is"
+            " damaged"
+        )
     try:
         dtype = np.dtype(kind)
     except TypeError:  # long doubles have other sizes on other machines
-        raise ValueError(f"{name} holds {kind!r}, which this machine does not have: save it as '<f8'") from None
+        raise UserError(
+            f"{name} holds {kind!r}, which this machine does not have: save it as '<f8'"
+        ) from None
     return Claim(dtype, shape, "F" if header["fortran_order"] is True else "C", 8 + width + length)
 
 
@@ -160,11 +211,18 @@ def _read_numbers(file: BinaryIO, claim: Claim, name: str) -> np.ndarray:
     while done < len(view):
         part = file.read(min(CHUNK, len(view) - done))
         if not part:
-            raise ValueError(f"{name} ends after {done:,} of {len(view):,} bytes: it is cut off, restore it or make it again")
+            raise UserError(
+                f"{name} ends after {done:,} of {len(view):,} bytes: it is cut off, restore it or"
+                " make it again"
+            )
         view[done : done + len(part)] = part
         done += len(part)
-    if claim.dtype == bool and flat.size and flat.view(np.uint8).max() > 1:  # numpy counts on 0 and 1 when it sizes a selection
-        raise ValueError(f"{name} has bytes that are no booleans: it is damaged, restore it or make it again")
+    if (
+        claim.dtype == bool and flat.size and flat.view(np.uint8).max() > 1
+    ):  # numpy counts on 0 and 1 when it sizes a selection
+        raise UserError(
+            f"{name} has bytes that are no booleans: it is damaged, restore it or make it again"
+        )
     return flat.reshape(claim.shape, order=claim.order)
 
 
@@ -175,7 +233,8 @@ class Archive(Mapping[str, np.ndarray]):
         path: the file.
 
     Raises:
-        ValueError: if it is no zip archive, is damaged, or names a member twice or outside of itself; on reading, see :func:`read_npy`.
+        UserError: if it is no zip archive, is damaged, or names a member twice or outside of
+            itself; on reading, see :func:`read_npy`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -183,28 +242,35 @@ class Archive(Mapping[str, np.ndarray]):
         try:
             self.archive = zipfile.ZipFile(path)
         except DAMAGED as error:
-            raise ValueError(f"{path} cannot be read as .npz: {error}") from None
+            raise UserError(f"{path} cannot be read as .npz: {error}") from None
         entries = self.archive.infolist()
         _check_names(path, [entry.filename for entry in entries])
-        self.entries = {entry.filename.removesuffix(".npy"): entry for entry in entries if entry.filename.endswith(".npy")}
+        self.entries = {
+            entry.filename.removesuffix(".npy"): entry
+            for entry in entries
+            if entry.filename.endswith(".npy")
+        }
 
     def __getitem__(self, key: str) -> np.ndarray:
         """An array.
 
         Raises:
-            ValueError: if it claims more than is there, is damaged, or does not fit in memory with those read before.
+            UserError: if it claims more than is there, is damaged, or does not fit in memory with
+                those read before.
         """
         entry, name = self.entries[key], f"{self.path} ({key})"
         _check_entry(entry, name)
         self.taken += entry.file_size
-        check_memory(self.taken, name if self.taken == entry.file_size else f"{self.path} up to {key}")
+        check_memory(
+            self.taken, name if self.taken == entry.file_size else f"{self.path} up to {key}"
+        )
         try:
             with self.archive.open(entry) as member:
                 return read_npy(cast(BinaryIO, member), entry.file_size, name)
         except DAMAGED as error:
             if str(error).startswith(str(self.path)):
                 raise
-            raise ValueError(f"{name} is damaged ({error}): restore it or make it again") from None
+            raise UserError(f"{name} is damaged ({error}): restore it or make it again") from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.entries)
@@ -222,7 +288,7 @@ class Archive(Mapping[str, np.ndarray]):
 def _check_names(path: Path, names: list[str]) -> None:
     twice = [name for name, times in Counter(names).items() if times > 1]
     if twice:
-        raise ValueError(f"{path} has two members {twice[0][:80]!r}, expected each name once")
+        raise UserError(f"{path} has two members {twice[0][:80]!r}, expected each name once")
     for name in names:
         check_member(path, name)
 
@@ -231,34 +297,51 @@ def check_member(archive: str | Path, name: str) -> None:
     """Refuse a member of an archive whose name leads out of it.
 
     Raises:
-        ValueError: if the name is absolute, empty, has ``..`` as a part, or a backslash, drive or control character.
+        UserError: if the name is absolute, empty, has ``..`` as a part, or a backslash, drive or
+            control character.
     """
-    if not name or name.startswith("/") or ".." in name.split("/") or not name.isprintable() or re.search(r"\\|^[A-Za-z]:", name):
-        raise ValueError(f"{archive} has a member {name[:80]!r}, expected names inside the archive alone")
+    if (
+        not name
+        or name.startswith("/")
+        or ".." in name.split("/")
+        or not name.isprintable()
+        or re.search(r"\\|^[A-Za-z]:", name)
+    ):
+        raise UserError(
+            f"{archive} has a member {name[:80]!r}, expected names inside the archive alone"
+        )
 
 
 def _check_entry(entry: zipfile.ZipInfo, name: str) -> None:
     """Whether a member's packed bytes can hold what it claims, in a way that is read here."""
     if entry.flag_bits & 1 or entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ValueError(f"{name} is encrypted or packed otherwise than numpy does, expected numpy.savez or savez_compressed")
+        raise UserError(
+            f"{name} is encrypted or packed otherwise than numpy does, expected numpy.savez or"
+            " savez_compressed"
+        )
     most = entry.compress_size * (MOST_PACKED if entry.compress_type == zipfile.ZIP_DEFLATED else 1)
     if entry.file_size > most:
-        raise ValueError(f"{name} claims {entry.file_size:,} bytes and can hold {most:,} at most: it is damaged")
+        raise UserError(
+            f"{name} claims {entry.file_size:,} bytes and can hold {most:,} at most: it is damaged"
+        )
 
 
 def read_arrays(path: Path) -> Archive | np.ndarray:
     """A ``.npz`` as an :class:`Archive`, or the array of a ``.npy``, whichever the file is.
 
     Raises:
-        ValueError: if it is neither; else see both.
+        UserError: if it is neither; else see both.
     """
     try:
         with open(path, "rb") as file:
             start = file.read(len(MAGIC))
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
     if start == MAGIC:
         return read_npy(path)
     if start[:4] in ZIP:
         return Archive(path)
-    raise ValueError(f"{path} cannot be read as .npz or .npy of numbers: expected a file of numpy.savez or numpy.save")
+    raise UserError(
+        f"{path} cannot be read as .npz or .npy of numbers: expected a file of numpy.savez or"
+        " numpy.save"
+    )

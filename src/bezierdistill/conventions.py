@@ -1,14 +1,18 @@
-r"""A model of another library as a velocity field, whatever it predicts, however it counts time and adds noise.
+r"""A model of another library as a velocity field, whatever it predicts, however it counts time and
+adds noise.
 
-Every Gaussian path is :math:`y = \alpha x_1 + \sigma \epsilon`. Divided by :math:`\alpha + \sigma` such a state is one of ours,
+Every Gaussian path is :math:`y = \alpha x_1 + \sigma \epsilon`. Divided by :math:`\alpha + \sigma`
+such a state is one of ours,
 
 .. math:: x = \frac{y}{\alpha + \sigma} = (1 - t)\, x_0 + t\, x_1, \qquad x_0 = \epsilon, \quad t = \frac{\alpha}{\alpha + \sigma},
 
-so a model that knows the noise or the data in y knows the velocity :math:`v(x, t) = E[x_1 - x_0 \mid x]`. The conversion is exact; there is
-nothing to choose but what the model predicts (:data:`Prediction`) and its schedule, and neither is ever guessed.
+so a model that knows the noise or the data in y knows the velocity :math:`v(x, t) = E[x_1 - x_0
+\mid x]`. The conversion is exact; there is nothing to choose but what the model predicts
+(:data:`Prediction`) and its schedule, and neither is ever guessed.
 
-Source: Lipman et al. 2024, *Flow matching guide and code* (arXiv 2412.06264), section 4.8, for the change of path; Salimans & Ho 2022
-(arXiv 2202.00512), appendix D, for v-prediction; Karras et al. 2022 (arXiv 2206.00364) for denoisers over sigma.
+Source: Lipman et al. 2024, *Flow matching guide and code* (arXiv 2412.06264), section 4.8, for the
+change of path; Salimans & Ho 2022 (arXiv 2202.00512), appendix D, for v-prediction; Karras et al.
+2022 (arXiv 2206.00364) for denoisers over sigma.
 """
 
 from __future__ import annotations
@@ -22,12 +26,15 @@ import torch
 from torch import Tensor
 
 from bezierdistill.curves import Time, expand_time, match_time
+from bezierdistill.errors import UserError
 
 Prediction = Literal["velocity", "flow", "epsilon", "sample", "v_prediction"]
 
 
 class Schedule(Protocol):
-    """Noise levels over our time t in [0, 1], from noise to data, and the number that the model is told for a time."""
+    """Noise levels over our time t in [0, 1], from noise to data, and the number that the model is
+    told for a time.
+    """
 
     @property
     def span(self) -> tuple[float, float]:
@@ -45,12 +52,14 @@ class LinearSchedule:
 
     Args:
         time: ``up`` if the model's time is 0 at the noise, ``down`` if it is 0 at the data.
-        scale: what its time is multiplied by before it is told (999 for RectifiedFlow, 1000 for diffusers' transformers).
+        scale: what its time is multiplied by before it is told (999 for RectifiedFlow, 1000 for
+            diffusers' transformers).
         low: least time of ours, in [0, 1).
         high: greatest time of ours, in (low, 1].
 
     Raises:
-        ValueError: on another word for ``time``, a scale that is not positive, or a span that is none.
+        UserError: on another word for ``time``, a scale that is not positive, or a span that is
+            none.
     """
 
     time: Literal["up", "down"]
@@ -60,11 +69,15 @@ class LinearSchedule:
 
     def __post_init__(self) -> None:
         if self.time not in ("up", "down"):
-            raise ValueError(f"time is {self.time!r}, expected 'up' (0 is noise) or 'down' (0 is data)")
+            raise UserError(
+                f"time is {self.time!r}, expected 'up' (0 is noise) or 'down' (0 is data)"
+            )
         if self.scale <= 0:
-            raise ValueError(f"scale is {self.scale}, expected a positive number")
+            raise UserError(f"scale is {self.scale}, expected a positive number")
         if not 0 <= self.low < self.high <= 1:
-            raise ValueError(f"low and high are {self.low} and {self.high}, expected 0 <= low < high <= 1")
+            raise UserError(
+                f"low and high are {self.low} and {self.high}, expected 0 <= low < high <= 1"
+            )
 
     @property
     def span(self) -> tuple[float, float]:
@@ -86,7 +99,7 @@ class SigmaSchedule:
         most: greatest sigma.
 
     Raises:
-        ValueError: unless ``0 < least < most``.
+        UserError: unless ``0 < least < most``.
     """
 
     least: float = 0.002
@@ -94,7 +107,9 @@ class SigmaSchedule:
 
     def __post_init__(self) -> None:
         if not 0 < self.least < self.most:
-            raise ValueError(f"sigma runs from {self.least} to {self.most}, expected 0 < least < most")
+            raise UserError(
+                f"sigma runs from {self.least} to {self.most}, expected 0 < least < most"
+            )
 
     @property
     def span(self) -> tuple[float, float]:
@@ -109,23 +124,34 @@ class SigmaSchedule:
 
 @dataclass(frozen=True)
 class StepSchedule:
-    r"""DDPM and most of diffusers: steps 0 (data) to N - 1 (noise) with :math:`\alpha^2 + \sigma^2 = 1`.
+    r"""DDPM and most of diffusers: steps 0 (data) to N - 1 (noise) with :math:`\alpha^2 + \sigma^2
+    = 1`.
 
-    Between two steps the model is told a fraction, found linearly in :math:`\log (\sigma / \alpha)`.
+    Between two steps the model is told a fraction, found linearly in :math:`\log (\sigma /
+    \alpha)`.
 
     Args:
-        alphas_cumprod: ``(N,)`` products of ``1 - beta``, falling, each in (0, 1): the attribute of that name of a diffusers scheduler.
+        alphas_cumprod: ``(N,)`` products of ``1 - beta``, falling, each in (0, 1): the attribute of
+            that name of a diffusers scheduler.
 
     Raises:
-        ValueError: on numbers that are no such products.
+        UserError: on numbers that are no such products.
     """
 
     alphas_cumprod: Tensor
 
     def __post_init__(self) -> None:
         a = self.alphas_cumprod
-        if a.ndim != 1 or len(a) < 2 or not bool(((a > 0) & (a < 1)).all()) or not bool((a[1:] < a[:-1]).all()):
-            raise ValueError("alphas_cumprod must be two or more falling numbers in (0, 1), as a diffusers scheduler has them")
+        if (
+            a.ndim != 1
+            or len(a) < 2
+            or not bool(((a > 0) & (a < 1)).all())
+            or not bool((a[1:] < a[:-1]).all())
+        ):
+            raise UserError(
+                "alphas_cumprod must be two or more falling numbers in (0, 1), as a diffusers"
+                " scheduler has them"
+            )
 
     @cached_property
     def _levels(self) -> Tensor:
@@ -141,7 +167,12 @@ class StepSchedule:
     def at(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See :class:`Schedule`."""
         levels = self._levels.to(t.device)
-        level = (1 / t.double().clamp(1e-12, 1) - 1).clamp_min(1e-300).log().clamp(levels[0], levels[-1])
+        level = (
+            (1 / t.double().clamp(1e-12, 1) - 1)
+            .clamp_min(1e-300)
+            .log()
+            .clamp(levels[0], levels[-1])
+        )
         above = torch.searchsorted(levels, level.contiguous()).clamp(1, len(levels) - 1)
         low, high = levels[above - 1], levels[above]
         step = above - 1 + (level - low) / (high - low)
@@ -153,16 +184,19 @@ class ForeignField:
     """The velocity field of a model that predicts something else, or in another time.
 
     Args:
-        model: called as ``model(y, time)``, its state and its time ``(B,)``, unless ``call`` says otherwise.
-        prediction: ``velocity`` (data minus noise), ``flow`` (noise minus data: diffusers' flow matching), ``epsilon`` (the noise),
-            ``sample`` (the data, a denoiser), ``v_prediction`` (``alpha noise - sigma data``).
+        model: called as ``model(y, time)``, its state and its time ``(B,)``, unless ``call`` says
+            otherwise.
+        prediction: ``velocity`` (data minus noise), ``flow`` (noise minus data: diffusers' flow
+            matching), ``epsilon`` (the noise), ``sample`` (the data, a denoiser), ``v_prediction``
+            (``alpha noise - sigma data``).
         schedule: its noise levels and times.
-        call: ``call(model, y, time, cond)`` where the order or the names of its arguments differ (torchcfm has the time first).
+        call: ``call(model, y, time, cond)`` where the order or the names of its arguments differ
+            (torchcfm has the time first).
         passes: network passes of one call.
 
     Raises:
-        ValueError: on another prediction, or one that says nothing at an end of the schedule's span (the noise at pure noise, the data at
-            pure data): shorten the span.
+        UserError: on another prediction, or one that says nothing at an end of the schedule's span
+            (the noise at pure noise, the data at pure data): shorten the span.
 
     Example:
         >>> from bezierdistill.fields import GaussianMixture
@@ -183,14 +217,23 @@ class ForeignField:
         passes: int = 1,
     ) -> None:
         if prediction not in get_args(Prediction):
-            raise ValueError(f"prediction is {prediction!r}, expected one of {', '.join(get_args(Prediction))}")
+            raise UserError(
+                f"prediction is {prediction!r}, expected one of {', '.join(get_args(Prediction))}"
+            )
         low, high = schedule.span
         if (prediction == "epsilon" and low <= 0) or (prediction == "sample" and high >= 1):
             edge = "pure noise (low > 0)" if prediction == "epsilon" else "pure data (high < 1)"
-            raise ValueError(
-                f"the schedule spans {low:g} to {high:g}, a model that predicts {prediction} needs a span that ends before {edge}"
+            raise UserError(
+                f"the schedule spans {low:g} to {high:g}, a model that predicts {prediction} needs"
+                f" a span that ends before {edge}"
             )
-        self.model, self.prediction, self.schedule, self.call, self.passes = model, prediction, schedule, call, passes
+        self.model, self.prediction, self.schedule, self.call, self.passes = (
+            model,
+            prediction,
+            schedule,
+            call,
+            passes,
+        )
 
     def __call__(self, x: Tensor, t: Time, cond: Tensor | None = None) -> Tensor:
         """Velocity ``(B, ...)``; see :class:`~bezierdistill.fields.Field`."""

@@ -1,12 +1,14 @@
 """Couplings: which source state is joined to which data state.
 
-Every coupling takes an independent draw of both sides and returns a coupled :class:`Pair`, so flow matching, reflow and simulation
-differ in nothing else:
+Every coupling takes an independent draw of both sides and returns a coupled :class:`Pair`, so flow
+matching, reflow and simulation differ in nothing else:
 
 * :class:`Independent`: as drawn (flow matching, Lipman et al. 2022);
-* :class:`MinibatchOT`: the exact optimal assignment within the batch (Pooladian et al. 2023; Tong et al. 2023), by POT;
+* :class:`MinibatchOT`: the exact optimal assignment within the batch (Pooladian et al. 2023; Tong
+  et al. 2023), by POT;
 * :class:`Teacher`: sources moved forwards by a field (reflow, Liu et al. 2022);
-* :class:`Inversion`: data moved backwards by a field (Balanced Conic Rectified Flow, arXiv 2510.25229).
+* :class:`Inversion`: data moved backwards by a field (Balanced Conic Rectified Flow, arXiv
+2510.25229).
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ from bezierdistill.solvers import Observer, solve
 
 @dataclass(frozen=True)
 class Pair:
-    """Coupled states ``x0`` and ``x1`` of shape ``(B, ...)``, and the network ``passes`` each row cost."""
+    """Coupled states ``x0`` and ``x1`` of shape ``(B, ...)``, and the network ``passes`` each row
+    cost.
+    """
 
     x0: Tensor
     x1: Tensor
@@ -49,7 +53,9 @@ class Independent:
 
 @dataclass(frozen=True)
 class MinibatchOT:
-    """The assignment within the batch that minimises the total squared distance; the data keep their order (and conditions)."""
+    """The assignment within the batch that minimises the total squared distance; the data keep
+    their order (and conditions).
+    """
 
     def __call__(self, x0: Tensor, x1: Tensor, cond: Tensor | None = None) -> Pair:
         """Couple a batch; see :class:`Coupling`."""
@@ -84,7 +90,9 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Inversion:
-    """Data carried backwards to the source by a field; the drawn sources are not used. Arguments as :class:`Teacher`, grid from 1 to 0."""
+    """Data carried backwards to the source by a field; the drawn sources are not used. Arguments as
+    :class:`Teacher`, grid from 1 to 0.
+    """
 
     field: Field
     times: tuple[float, ...]

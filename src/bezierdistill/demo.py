@@ -1,4 +1,6 @@
-"""The demo: the arena with one seed and the methods that ours replaces, its samples and models kept for the report."""
+"""The demo: the arena with one seed and the methods that ours replaces, its samples and models kept
+for the report.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,7 @@ def demo(config: DemoConfig) -> list[dict[str, Any]]:
     """Run the comparison; see :func:`bezierdistill.arena.runner.arena` for its rows.
 
     Raises:
-        ValueError: on bad data or settings, or a folder that holds another run.
+        UserError: on bad data or settings, or a folder that holds another run.
     """
     return arena(
         ArenaConfig(

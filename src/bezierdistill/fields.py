@@ -1,14 +1,19 @@
-r"""Velocity fields :math:`v(x, t)` of :math:`dx/dt = v`, with t=0 at the source and t=1 at the data.
+r"""Velocity fields :math:`v(x, t)` of :math:`dx/dt = v`, with t=0 at the source and t=1 at the
+data.
 
-* :class:`NetworkField`: a trained network, read on the diagonal ``s = t`` of its average velocity ``u(x, s, t)``.
-* :class:`Blend`: several teachers as one field, :math:`v = \sum_i w_i(t)\, v_i` with Bernstein weights
-  :math:`w_i(t) = \sum_j W_{ij}\, b_{j,m}(t)` and :math:`\sum_i W_{ij} = 1`, so that the weights sum to one at every time.
-* :class:`Guided`: one teacher with and without its condition, weights (g, 1-g): classifier-free guidance. Each row may have its own g.
+* :class:`NetworkField`: a trained network, read on the diagonal ``s = t`` of its average velocity
+  ``u(x, s, t)``.
+* :class:`Blend`: several teachers as one field, :math:`v = \sum_i w_i(t)\, v_i` with Bernstein
+  weights :math:`w_i(t) = \sum_j W_{ij}\, b_{j,m}(t)` and :math:`\sum_i W_{ij} = 1`, so that the
+  weights sum to one at every time.
+* :class:`Guided`: one teacher with and without its condition, weights (g, 1-g): classifier-free
+  guidance. Each row may have its own g.
 * :class:`Stretched`: a field between two times, another two for every row, as a field over [0, 1].
-* :class:`GaussianMixture`: the exact field between a standard normal and a mixture, the ground truth of the tests.
+* :class:`GaussianMixture`: the exact field between a standard normal and a mixture, the ground
+  truth of the tests.
 
-Source: Liu et al. 2022 (arXiv 2209.03003); Ho & Salimans 2022 (arXiv 2207.12598) and Karras et al. 2024 (arXiv 2406.02507) are blends
-with weights (g, 1-g).
+Source: Liu et al. 2022 (arXiv 2209.03003); Ho & Salimans 2022 (arXiv 2207.12598) and Karras et al.
+2024 (arXiv 2406.02507) are blends with weights (g, 1-g).
 """
 
 from __future__ import annotations
@@ -21,11 +26,14 @@ import torch
 from torch import Tensor, nn
 
 from bezierdistill.curves import Time, bernstein, expand_time, match_time
+from bezierdistill.errors import UserError
 
 
 @runtime_checkable
 class Field(Protocol):
-    """A velocity field: ``field(x, t, cond)`` gives ``dx/dt``; ``passes`` is the number of network passes one evaluation costs."""
+    """A velocity field: ``field(x, t, cond)`` gives ``dx/dt``; ``passes`` is the number of network
+    passes one evaluation costs.
+    """
 
     @property
     def passes(self) -> int:
@@ -33,12 +41,15 @@ class Field(Protocol):
         ...
 
     def __call__(self, x: Tensor, t: Time, cond: Tensor | None = None) -> Tensor:
-        """Velocity ``(B, ...)`` of states ``x`` ``(B, ...)`` at a scalar time or one time a row ``(B,)``."""
+        """Velocity ``(B, ...)`` of states ``x`` ``(B, ...)`` at a scalar time or one time a row
+        ``(B,)``.
+        """
         ...
 
 
 class NetworkField:
-    """The field of a network ``net(x, s, t, cond)`` that predicts average velocities: its diagonal ``v(x, t) = u(x, t, t)``.
+    """The field of a network ``net(x, s, t, cond)`` that predicts average velocities: its diagonal
+    ``v(x, t) = u(x, t, t)``.
 
     Args:
         net: the network; called with one time a row.
@@ -56,14 +67,17 @@ class NetworkField:
 
 
 class Blend:
-    """Several fields as one, with weights that change over time as Bernstein polynomials and always sum to one.
+    """Several fields as one, with weights that change over time as Bernstein polynomials and always
+    sum to one.
 
     Args:
         fields: one or more teachers over the same states.
-        weights: ``(M, m + 1)``: a row of Bernstein coefficients a teacher. ``(M,)`` or one column: constant. Negative allowed.
+        weights: ``(M, m + 1)``: a row of Bernstein coefficients a teacher. ``(M,)`` or one column:
+            constant. Negative allowed.
 
     Raises:
-        ValueError: if the number of rows differs from the number of fields, or a column does not sum to one (the sums are shown).
+        UserError: if the number of rows differs from the number of fields, or a column does not
+            sum to one (the sums are shown).
 
     Example:
         >>> zero, one = (lambda x, t, cond=None: 0 * x), (lambda x, t, cond=None: 0 * x + 1)
@@ -71,17 +85,23 @@ class Blend:
         0.25
     """
 
-    def __init__(self, fields: Sequence[Field], weights: Tensor | Sequence[Sequence[float]]) -> None:
+    def __init__(
+        self, fields: Sequence[Field], weights: Tensor | Sequence[Sequence[float]]
+    ) -> None:
         matrix = torch.as_tensor(weights, dtype=torch.float64)
         self.weights = matrix[:, None] if matrix.ndim == 1 else matrix
         self.fields = tuple(fields)
         if self.weights.ndim != 2 or len(self.weights) != len(self.fields):
-            raise ValueError(
-                f"weights have shape {tuple(matrix.shape)} for {len(self.fields)} fields, expected a row of Bernstein coefficients a field"
+            raise UserError(
+                f"weights have shape {tuple(matrix.shape)} for {len(self.fields)} fields, expected"
+                " a row of Bernstein coefficients a field"
             )
         sums = self.weights.sum(0)
         if not torch.allclose(sums, torch.ones_like(sums), atol=1e-6):
-            raise ValueError(f"blend weights sum to {[round(s, 6) for s in sums.tolist()]} a column, expected 1 in every column")
+            raise UserError(
+                f"blend weights sum to {[round(s, 6) for s in sums.tolist()]} a column, expected 1"
+                " in every column"
+            )
 
     @property
     def passes(self) -> int:
@@ -104,13 +124,16 @@ class Blend:
 
 @dataclass(frozen=True)
 class Guided:
-    """Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598): ``g v(x, t, c) + (1 - g) v(x, t, none)``.
+    """Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598): ``g v(x, t, c) + (1 - g)
+    v(x, t, none)``.
 
-    For a constant g this is :class:`Blend` of a teacher with its condition and the same teacher without, weights (g, 1 - g).
+    For a constant g this is :class:`Blend` of a teacher with its condition and the same teacher
+    without, weights (g, 1 - g).
 
     Args:
         field: a conditional teacher.
-        strength: g; without it the last number of every row's condition is its g, and the teacher gets the numbers before it.
+        strength: g; without it the last number of every row's condition is its g, and the teacher
+            gets the numbers before it.
     """
 
     field: Field
@@ -125,10 +148,13 @@ class Guided:
         """Velocity ``(B, ...)``; see :class:`Field`.
 
         Raises:
-            ValueError: without a condition.
+            UserError: without a condition.
         """
         if cond is None:
-            raise ValueError("guidance got no condition, expected one a row: a teacher without conditions cannot be guided")
+            raise UserError(
+                "guidance got no condition, expected one a row: a teacher without conditions cannot"
+                " be guided"
+            )
         own = cond if self.strength is not None else cond[:, :-1]
         strength = self.strength if self.strength is not None else expand_time(cond[:, -1], x).to(x)
         return torch.lerp(self.field(x, t, None), self.field(x, t, own), strength)
@@ -136,7 +162,8 @@ class Guided:
 
 @dataclass(frozen=True)
 class Stretched:
-    r"""A field between two times that differ from row to row, as a field over [0, 1]: :math:`dx/d\tau = (b - a)\, v(x, a + \tau (b - a))`.
+    r"""A field between two times that differ from row to row, as a field over [0, 1]:
+    :math:`dx/d\tau = (b - a)\, v(x, a + \tau (b - a))`.
 
     One solver grid then serves rows in different windows.
 
@@ -156,7 +183,9 @@ class Stretched:
         return self.field.passes
 
     def __call__(self, x: Tensor, t: Time, cond: Tensor | None = None) -> Tensor:
-        """Velocity ``(B, ...)`` per unit of the stretched time; see :class:`~bezierdistill.fields.Field`."""
+        """Velocity ``(B, ...)`` per unit of the stretched time; see
+        :class:`~bezierdistill.fields.Field`.
+        """
         time = torch.lerp(self.start, self.end, match_time(t, x))
         return expand_time(self.end - self.start, x) * self.field(x, time, cond)
 
@@ -168,7 +197,7 @@ def parse_weights(text: str) -> Tensor:
         Float64 tensor ``(M, m + 1)``.
 
     Raises:
-        ValueError: if an entry is no number or the teachers have different numbers of coefficients.
+        UserError: if an entry is no number or the teachers have different numbers of coefficients.
 
     Example:
         >>> parse_weights("1.0:1.5,0.0:-0.5").tolist()
@@ -177,9 +206,14 @@ def parse_weights(text: str) -> Tensor:
     try:
         rows = [[float(number) for number in row.split(":")] for row in text.split(",")]
     except ValueError:
-        raise ValueError(f'weights are {text!r}, expected numbers such as "1.25,-0.25" or "1.0:1.5,0.0:-0.5"') from None
+        raise UserError(
+            f'weights are {text!r}, expected numbers such as "1.25,-0.25" or "1.0:1.5,0.0:-0.5"'
+        ) from None
     if len({len(row) for row in rows}) != 1:
-        raise ValueError(f"weights {text!r} have {[len(row) for row in rows]} coefficients a teacher, expected equally many")
+        raise UserError(
+            f"weights {text!r} have {[len(row) for row in rows]} coefficients a teacher, expected"
+            " equally many"
+        )
     return torch.tensor(rows, dtype=torch.float64)
 
 
@@ -188,8 +222,9 @@ class GaussianMixture:
     r"""Exact velocity of rectified flow from a standard normal to a mixture of diagonal Gaussians.
 
     For component k, :math:`x_t = (1-t)x_0 + t x_1` is normal with mean :math:`t\mu_k` and variance
-    :math:`q_k = (1-t)^2 + t^2\sigma_k^2`, and :math:`E[x_1 - x_0 \mid x_t] = \mu_k + \frac{t\sigma_k^2 - (1-t)}{q_k}(x_t - t\mu_k)`;
-    the field is the average of these under the posterior of k.
+    :math:`q_k = (1-t)^2 + t^2\sigma_k^2`, and :math:`E[x_1 - x_0 \mid x_t] = \mu_k +
+    \frac{t\sigma_k^2 - (1-t)}{q_k}(x_t - t\mu_k)`; the field is the average of these under the
+    posterior of k.
 
     Args:
         means: ``(K, D)``.

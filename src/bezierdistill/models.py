@@ -1,10 +1,11 @@
-"""A model folder: weights, and a JSON card that says how to build the network, how to use it, and where it comes from.
+"""A model folder: weights, and a JSON card that says how to build the network, how to use it, and
+where it comes from.
 
-    model.json          kind, network, shape, scaling, knots, passes spent, config, seed, step, package version, weights' digest
-    model.safetensors   the averaged weights
+    model.json          kind, network, shape, scaling, knots, passes spent, config, seed, step,
+    package version, weights' digest model.safetensors   the averaged weights
 
-Teachers and students are the same thing here: a network ``u(x, s, t)``. A teacher's knots are evenly spaced, which makes sampling with K
-passes K Euler steps of its velocity.
+Teachers and students are the same thing here: a network ``u(x, s, t)``. A teacher's knots are
+evenly spaced, which makes sampling with K passes K Euler steps of its velocity.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from bezierdistill.arrays import check_memory
 from bezierdistill.cards import check_card, check_weights
 from bezierdistill.data import Scaling, one_hot
+from bezierdistill.errors import UserError
 from bezierdistill.fields import Guided, NetworkField
 from bezierdistill.files import digest, read_json, read_tensors, write_json, write_tensors
 from bezierdistill.networks import MLP, DiT, ForeignConfig, UNet
@@ -42,10 +44,13 @@ class NetworkConfig:
     """Which network, and how large.
 
     Args:
-        kind: ``mlp`` (vectors and small images), ``unet`` (images) or ``dit`` (square images, a diffusion transformer).
-        width: hidden width; channels of a U-Net at full resolution (a multiple of 8); token width (a multiple of 32).
+        kind: ``mlp`` (vectors and small images), ``unet`` (images) or ``dit`` (square images, a
+            diffusion transformer).
+        width: hidden width; channels of a U-Net at full resolution (a multiple of 8); token width
+            (a multiple of 32).
         depth: hidden layers; residual layers of a U-Net's blocks; blocks of a transformer.
-        patch: side of a U-Net's or transformer's square patches in pixels; 1 is none. The MLP has none.
+        patch: side of a U-Net's or transformer's square patches in pixels; 1 is none. The MLP has
+            none.
     """
 
     kind: Literal["mlp", "unet", "dit"] = "mlp"
@@ -54,17 +59,24 @@ class NetworkConfig:
     patch: int = 2
 
     def build(self, shape: tuple[int, ...], seed: int, conditions: int = 0) -> nn.Module:
-        """A new network for states of ``shape`` and condition vectors of ``conditions`` numbers, its weights a function of the seed.
+        """A new network for states of ``shape`` and condition vectors of ``conditions`` numbers,
+        its weights a function of the seed.
 
         Raises:
-            ValueError: on another kind, sizes below 1, or what the network itself rejects.
+            UserError: on another kind, sizes below 1, or what the network itself rejects.
         """
         if self.kind not in ("mlp", "unet", "dit"):
-            raise ValueError(f"network is {self.kind!r}, expected mlp, unet or dit")
+            raise UserError(f"network is {self.kind!r}, expected mlp, unet or dit")
         if not all(type(size) is int for size in (self.width, self.depth, self.patch)):
-            raise ValueError(f"network has width {self.width!r}, depth {self.depth!r}, patch {self.patch!r}, expected whole numbers")
+            raise UserError(
+                f"network has width {self.width!r}, depth {self.depth!r}, patch {self.patch!r},"
+                " expected whole numbers"
+            )
         if min(self.width, self.depth, self.patch) < 1:
-            raise ValueError(f"network has width {self.width}, depth {self.depth}, patch {self.patch}, expected 1 or more of each")
+            raise UserError(
+                f"network has width {self.width}, depth {self.depth}, patch {self.patch}, expected"
+                " 1 or more of each"
+            )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             if self.kind == "mlp":
@@ -87,7 +99,8 @@ class Model:
         card: the rest of ``model.json``.
         folder: where it lies; None if not saved.
         conditions: numbers of a condition that the network takes; 0 is none.
-        source: the way to the own units of the domain that it translates from; None if it starts from noise.
+        source: the way to the own units of the domain that it translates from; None if it starts
+            from noise.
     """
 
     net: nn.Module
@@ -114,31 +127,45 @@ class Model:
         """Knots of a sampler with a number of passes: those trained for, or evenly spaced.
 
         Raises:
-            ValueError: if ``passes < 1``, or more than any sampler makes.
+            UserError: if ``passes < 1``, or more than any sampler makes.
         """
         if not 1 <= passes <= MOST_PASSES:
-            raise ValueError(f"passes is {passes}, expected 1 {'or more' if passes < 1 else f'to {MOST_PASSES:,}'}")
+            raise UserError(
+                f"passes is {passes}, expected 1"
+                f" {'or more' if passes < 1 else f'to {MOST_PASSES:,}'}"
+            )
         return self.knots.get(passes) or time_grid(passes)
 
     @property
     def guidance(self) -> tuple[float, float] | None:
-        """The range of guidance that is an input of the network (the last number of a condition); None if it is none."""
+        """The range of guidance that is an input of the network (the last number of a condition);
+        None if it is none.
+        """
         low_high = self.card.get("guidance")
         return None if low_high is None else (float(low_high[0]), float(low_high[1]))
 
     def strength(self, asked: float | None = None) -> float | None:
-        """The guidance that its teachers need for the same samples: the one asked for where it is an input, else the one it has learnt."""
+        """The guidance that its teachers need for the same samples: the one asked for where it is
+        an input, else the one it has learnt.
+        """
         ends = self.guidance
         if ends is not None:
             return (ends[0] + ends[1]) / 2 if asked is None else asked
         learnt = self.card.get("guided")
-        if not isinstance(learnt, list) or len(learnt) != 1 or type(learnt[0]) not in (int, float) or learnt[0] == 1:
+        if (
+            not isinstance(learnt, list)
+            or len(learnt) != 1
+            or type(learnt[0]) not in (int, float)
+            or learnt[0] == 1
+        ):
             return None
         return float(learnt[0])
 
     @property
     def frequencies(self) -> list[float] | None:
-        """How often each class occurs in the training data; None if conditions are no class labels."""
+        """How often each class occurs in the training data; None if conditions are no class
+        labels.
+        """
         return self.card.get("classes")
 
     def condition(
@@ -154,57 +181,87 @@ class Model:
         Args:
             rows: which rows.
             seed: seed of drawn labels.
-            labels: class labels, repeated over the rows in turn; without them they are drawn as often as in the training data, row by row
-                from the seed.
+            labels: class labels, repeated over the rows in turn; without them they are drawn as
+                often as in the training data, row by row from the seed.
             vectors: condition vectors instead, one a row from row 0, for a model that takes these.
-            guidance: strength for a network that takes it as an input; None is the middle of its range.
+            guidance: strength for a network that takes it as an input; None is the middle of its
+                range.
 
         Raises:
-            ValueError: on labels out of range, labels or vectors that the model does not take, or guidance out of its range.
+            UserError: on labels out of range, labels or vectors that the model does not take, or
+                guidance out of its range.
         """
         if labels is not None and vectors is not None:
-            raise ValueError("labels and conditions are both given, expected one of them")
+            raise UserError("labels and conditions are both given, expected one of them")
         if not self.conditions:
             if labels is not None or vectors is not None or guidance is not None:
-                raise ValueError("labels, conditions or guidance are given, the model was trained without conditions: expected none")
+                raise UserError(
+                    "labels, conditions or guidance are given, the model was trained without"
+                    " conditions: expected none"
+                )
             return None
         size = self.conditions - (self.guidance is not None)
         if vectors is not None:
             if vectors.ndim != 2 or vectors.shape[1] != size or len(vectors) < rows.stop:
-                raise ValueError(f"conditions have shape {vectors.shape}, expected ({rows.stop}, {size})")
+                raise UserError(
+                    f"conditions have shape {vectors.shape}, expected ({rows.stop}, {size})"
+                )
             cond = torch.as_tensor(vectors[rows.start : rows.stop], dtype=torch.float32)
         elif self.frequencies is None:
-            raise ValueError("labels are given or nothing is, the model takes vectors as conditions: give --conditions")
+            raise UserError(
+                "labels are given or nothing is, the model takes vectors as conditions: give"
+                " --conditions"
+            )
         elif labels is None:
             cond = one_hot(draw_labels(seed, rows.start, len(rows), self.frequencies), size)
         else:
-            cond = one_hot(torch.as_tensor(labels).flatten()[torch.arange(rows.start, rows.stop) % len(labels)], size)
+            cond = one_hot(
+                torch.as_tensor(labels).flatten()[
+                    torch.arange(rows.start, rows.stop) % len(labels)
+                ],
+                size,
+            )
         return self._with_guidance(cond, guidance)
 
     def _with_guidance(self, cond: Tensor, guidance: float | None) -> Tensor:
         if self.guidance is None:
             if guidance is not None:
-                raise ValueError(f"guidance is {guidance:g}, the model takes none as an input: expected none")
+                raise UserError(
+                    f"guidance is {guidance:g}, the model takes none as an input: expected none"
+                )
             return cond
         low, high = self.guidance
         strength = (low + high) / 2 if guidance is None else guidance
         if not low <= strength <= high:
-            raise ValueError(f"guidance is {strength:g}, the student was distilled for {low:g} to {high:g}")
+            raise UserError(
+                f"guidance is {strength:g}, the student was distilled for {low:g} to {high:g}"
+            )
         return torch.cat([cond, torch.full((len(cond), 1), strength)], 1)
 
     @torch.no_grad()
-    def generate(self, x0: Tensor, passes: int, solver: str = "euler", cond: Tensor | None = None, guidance: float | None = None) -> Tensor:
-        """Model states ``(B, *shape)`` from sources ``x0``, by jumps (``euler``) or by an ODE solver on the velocity.
+    def generate(
+        self,
+        x0: Tensor,
+        passes: int,
+        solver: str = "euler",
+        cond: Tensor | None = None,
+        guidance: float | None = None,
+    ) -> Tensor:
+        """Model states ``(B, *shape)`` from sources ``x0``, by jumps (``euler``) or by an ODE
+        solver on the velocity.
 
         Args:
             x0: sources.
-            passes: network passes a row; a multiple of the solver's stages (twice as many with ``guidance``).
-            solver: ``euler`` jumps from knot to knot; ``midpoint``, ``heun`` and ``rk4`` integrate ``v(x, t)``.
+            passes: network passes a row; a multiple of the solver's stages (twice as many with
+                ``guidance``).
+            solver: ``euler`` jumps from knot to knot; ``midpoint``, ``heun`` and ``rk4`` integrate
+                ``v(x, t)``.
             cond: conditions ``(B, conditions)``.
-            guidance: classifier-free guidance of a teacher, g of :class:`~bezierdistill.fields.Guided`.
+            guidance: classifier-free guidance of a teacher, g of
+                :class:`~bezierdistill.fields.Guided`.
 
         Raises:
-            ValueError: on passes that the solver cannot spend evenly, or an adaptive solver.
+            UserError: on passes that the solver cannot spend evenly, or an adaptive solver.
         """
         if solver == "euler" and guidance is None:
             return sample(self.net, x0, self.schedule(passes), cond)
@@ -212,8 +269,9 @@ class Model:
         cost = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4}.get(solver, 0) * field.passes
         if not cost or not 1 <= passes <= MOST_PASSES or passes % cost:
             twice = " and twice that with guidance" if guidance is not None else ""
-            raise ValueError(
-                f"{passes} passes with solver {solver!r}, expected euler, or midpoint/heun with a multiple of 2, rk4 of 4{twice}"
+            raise UserError(
+                f"{passes} passes with solver {solver!r}, expected euler, or midpoint/heun with a"
+                f" multiple of 2, rk4 of 4{twice}"
             )
         return solve(field, x0, time_grid(passes // cost), solver, cond).state
 
@@ -228,7 +286,8 @@ class Model:
         conditions: np.ndarray | None = None,
         guidance: float | None = None,
     ) -> np.ndarray:
-        """Draw samples in the data's own units and layout, ``(count, ...)``; row i depends on the seed, its condition and i alone.
+        """Draw samples in the data's own units and layout, ``(count, ...)``; row i depends on the
+        seed, its condition and i alone.
 
         Args:
             count: number of samples.
@@ -237,59 +296,97 @@ class Model:
             solver: see :meth:`generate`.
             batch: samples made at once.
             labels: class labels, repeated in turn; see :meth:`condition`.
-            conditions: condition vectors ``(count, conditions)`` instead, for a model that takes these.
-            guidance: strength of guidance: of a student that was distilled for a range, or of a conditional teacher.
+            conditions: condition vectors ``(count, conditions)`` instead, for a model that takes
+                these.
+            guidance: strength of guidance: of a student that was distilled for a range, or of a
+                conditional teacher.
 
         Raises:
-            ValueError: if ``count < 1``, or the model translates; else see :meth:`generate` and :meth:`condition`.
+            UserError: if ``count < 1``, or the model translates; else see :meth:`generate` and
+                :meth:`condition`.
         """
         if count < 1:
-            raise ValueError(f"count is {count}, expected 1 or more")
-        check_memory(8 * count * (math.prod(self.shape) + self.conditions), f"{count:,} samples of shape {self.shape}")  # parts and whole
+            raise UserError(f"count is {count}, expected 1 or more")
+        check_memory(
+            8 * count * (math.prod(self.shape) + self.conditions),
+            f"{count:,} samples of shape {self.shape}",
+        )  # parts and whole
         if self.source is not None:
-            raise ValueError("the model translates from another domain and does not start from noise: expected translate, not sample")
+            raise UserError(
+                "the model translates from another domain and does not start from noise: expected"
+                " translate, not sample"
+            )
         device = next(self.net.parameters()).device
-        own, teachers = (guidance, None) if self.guidance is not None or not self.conditions else (None, guidance)
+        own, teachers = (
+            (guidance, None)
+            if self.guidance is not None or not self.conditions
+            else (None, guidance)
+        )
         if teachers is not None and self.card.get("kind") == "student":
-            raise ValueError(f"guidance is {guidance:g}, the student was distilled without a range of it: simulate with --guidance 1,3")
+            raise UserError(
+                f"guidance is {guidance:g}, the student was distilled without a range of it:"
+                " simulate with --guidance 1,3"
+            )
         parts = []
         for start in range(0, count, batch):
             rows = range(start, min(start + batch, count))
             cond = self.condition(rows, seed, labels, conditions, own)
             x0 = noise(seed, start, len(rows), self.shape).to(device)
-            x = self.generate(x0, passes, solver, None if cond is None else cond.to(device), teachers)
+            x = self.generate(
+                x0, passes, solver, None if cond is None else cond.to(device), teachers
+            )
             parts.append(self.scaling.decode(finite(x)))
         return np.concatenate(parts)
 
-    def translate(self, x: np.ndarray, passes: int = 1, solver: str = "euler", batch: int = 4096) -> np.ndarray:
-        """Carry samples ``(N, ...)`` of the source domain, in its own units, to the target domain, in the target's own units.
+    def translate(
+        self, x: np.ndarray, passes: int = 1, solver: str = "euler", batch: int = 4096
+    ) -> np.ndarray:
+        """Carry samples ``(N, ...)`` of the source domain, in its own units, to the target domain,
+        in the target's own units.
 
         Raises:
-            ValueError: if the model starts from noise, or the samples have another shape; else see :meth:`generate`.
+            UserError: if the model starts from noise, or the samples have another shape; else see
+                :meth:`generate`.
         """
         if self.source is None:
-            raise ValueError("the model starts from noise, expected one that was trained or simulated with --source to translate")
+            raise UserError(
+                "the model starts from noise, expected one that was trained or simulated with"
+                " --source to translate"
+            )
         fits = x.ndim == {"flat": 2, "hw": 3}.get(self.source.layout, 4)
         states = self.source.encode(x) if fits else None
         if states is None or tuple(states.shape[1:]) != self.shape:
-            raise ValueError(f"input has shape {x.shape[1:]}, the model translates states of shape {self.shape}: convert or resize it")
+            raise UserError(
+                f"input has shape {x.shape[1:]}, the model translates states of shape {self.shape}:"
+                " convert or resize it"
+            )
         device = next(self.net.parameters()).device
-        return np.concatenate([self.scaling.decode(finite(self.generate(part.to(device), passes, solver))) for part in states.split(batch)])
+        return np.concatenate(
+            [
+                self.scaling.decode(finite(self.generate(part.to(device), passes, solver)))
+                for part in states.split(batch)
+            ]
+        )
 
 
 def finite(x: Tensor) -> Tensor:
     """The states that a model has made.
 
     Raises:
-        ValueError: if some are NaN or infinite.
+        UserError: if some are NaN or infinite.
     """
     if not bool(x.isfinite().all()):
-        raise ValueError("the model makes NaN or infinite numbers of these inputs: its weights are damaged, or its training has diverged")
+        raise UserError(
+            "the model makes NaN or infinite numbers of these inputs: its weights are damaged, or"
+            " its training has diverged"
+        )
     return x
 
 
 def find_teacher(entry: Mapping[str, Any]) -> Model | None:
-    """The teacher that a student's card names by path and digest; None if it is not there any more, or another."""
+    """The teacher that a student's card names by path and digest; None if it is not there any more,
+    or another.
+    """
     with suppress(ValueError, OSError):
         teacher = load_model(str(entry.get("path")))
         return teacher if teacher.card["digest"] == entry["digest"] else None
@@ -305,7 +402,7 @@ def save_model(folder: Path, model: Model) -> Model:
     """Write a model folder; returns the model with its folder and digest.
 
     Raises:
-        ValueError: if what its card says does not agree with itself; nothing is written then.
+        UserError: if what its card says does not agree with itself; nothing is written then.
     """
     card = {
         "format": FORMAT,
@@ -328,24 +425,39 @@ def load_model(folder: str | Path) -> Model:
     """Read a model folder.
 
     Raises:
-        ValueError: if it is missing, of another format, or its weights are cut off, damaged or of another network.
+        UserError: if it is missing, of another format, or its weights are cut off, damaged or of
+            another network.
     """
     folder = Path(folder)
     card = read_json(folder / CARD, "model")
     if card.get("format") != FORMAT or card.get("version") != VERSION:
         got = f"{card.get('format')!r} version {card.get('version')!r}"
-        raise ValueError(f"{folder / CARD} is {got[:200]}, expected {FORMAT!r} version {VERSION}")
+        raise UserError(f"{folder / CARD} is {got[:200]}, expected {FORMAT!r} version {VERSION}")
     weights = read_tensors(folder / WEIGHTS)[0]
     if digest(folder / WEIGHTS) != card.get("digest"):
-        raise ValueError(f"{folder / WEIGHTS} differs from the digest in {CARD}: the file was changed or damaged")
+        raise UserError(
+            f"{folder / WEIGHTS} differs from the digest in {CARD}: the file was changed or damaged"
+        )
     try:
         return _model(folder, card, weights)
-    except (LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError, ValueError) as error:
-        raise ValueError(f"{folder} does not describe the network of its weights: {' '.join(str(error).split())[:500]}") from None
+    except (
+        LookupError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        ArithmeticError,
+        ValueError,
+    ) as error:
+        raise UserError(
+            f"{folder} does not describe the network of its weights:"
+            f" {' '.join(str(error).split())[:500]}"
+        ) from None
 
 
 def _model(folder: Path, card: dict[str, Any], weights: dict[str, Tensor]) -> Model:
-    """The model of a card: everything in it is checked, and nothing is built that the weights do not fill."""
+    """The model of a card: everything in it is checked, and nothing is built that the weights do
+    not fill.
+    """
     check_card(card)
     network = read_network(card["network"])
     shape, scaling = tuple(card["shape"]), Scaling.from_json(card["scaling"], card["shape"])
@@ -355,4 +467,14 @@ def _model(folder: Path, card: dict[str, Any], weights: dict[str, Tensor]) -> Mo
     check_weights(network, shape, conditions, weights, trial=isinstance(network, ForeignConfig))
     net = network.build(shape, 0, conditions)
     net.load_state_dict(weights)
-    return Model(net.eval().requires_grad_(False), network, shape, scaling, knots, card, folder, conditions, source)
+    return Model(
+        net.eval().requires_grad_(False),
+        network,
+        shape,
+        scaling,
+        knots,
+        card,
+        folder,
+        conditions,
+        source,
+    )

@@ -1,9 +1,11 @@
-"""Where a folder comes from: the command that makes it, the machine that did, and a ``README.txt`` that says what is in it.
+"""Where a folder comes from: the command that makes it, the machine that did, and a ``README.txt``
+that says what is in it.
 
     made.json    command, machine, when it was started, seconds, sessions, whether it has finished
     README.txt   the same for people, and what each file is
 
-The command is worked out from the settings, so a run from Python has one too. Both files hold times: of two runs alike they differ.
+The command is worked out from the settings, so a run from Python has one too. Both files hold
+times: of two runs alike they differ.
 """
 
 from __future__ import annotations
@@ -23,15 +25,25 @@ from typing import Any
 import torch
 
 from bezierdistill import __version__
+from bezierdistill.errors import UserError
 from bezierdistill.files import check_entries, read_json, write_atomically, write_json
 from bezierdistill.progress import follows
 
 MADE, README = "made.json", "README.txt"
 PACKAGES = ("torch", "diffusers", "numpy", "safetensors", "lightning-fabric")
-MADE_ENTRIES = {"command": str, "machine": dict, "started": str, "seconds": (int, float), "sessions": int, "finished": bool}
+MADE_ENTRIES = {
+    "command": str,
+    "machine": dict,
+    "started": str,
+    "seconds": (int, float),
+    "sessions": int,
+    "finished": bool,
+}
 MODEL = {
     "model.json": "the model's card: network, shape, units, knots, network passes spent, settings",
-    "model.safetensors": "its averaged weights; bezierdistill sample --model {out} and other verbs read both",
+    "model.safetensors": (
+        "its averaged weights; bezierdistill sample --model {out} and other verbs read both"
+    ),
 }
 TRAINING = {
     "run.json": "the settings; the folder belongs to a run with these",
@@ -40,8 +52,12 @@ TRAINING = {
     "tensorboard/": "the same for: tensorboard --logdir {out}",
 }
 STORE = {
-    "manifest.json": "what made the curves, and the checksums of the shards; manifest.copy.json is its copy",
-    "shard-*.safetensors": "control points and conditions; bezierdistill distill --curves {out} reads them",
+    "manifest.json": (
+        "what made the curves, and the checksums of the shards; manifest.copy.json is its copy"
+    ),
+    "shard-*.safetensors": (
+        "control points and conditions; bezierdistill distill --curves {out} reads them"
+    ),
 }
 ARENA = {
     "run.json": "the settings, and the machine of the first session",
@@ -62,7 +78,10 @@ FOLDERS: dict[str, tuple[str, dict[str, str]]] = {
             "recipe.json": "the settings; the folder belongs to a recipe with these",
             "strong/, weak/": "the teachers",
             "curves/": "their curves",
-            "student/": "the student: bezierdistill sample --model {out}/student --passes 1 --out samples.npz",
+            "student/": (
+                "the student: bezierdistill sample --model {out}/student --passes 1 --out"
+                " samples.npz"
+            ),
             "search.json": "the search of the blend, where there was one",
         },
     ),
@@ -136,7 +155,10 @@ def command(verb: str, config: Any) -> str:
 def _flags(config: Any, usual: Any, group: str) -> Iterator[str]:
     """The flags of what differs from ``usual``, or from the defaults."""
     for field in fields(config):
-        value, default = getattr(config, field.name), _default(field) if usual is None else getattr(usual, field.name)
+        value, default = (
+            getattr(config, field.name),
+            _default(field) if usual is None else getattr(usual, field.name),
+        )
         if is_dataclass(value):
             yield from _flags(value, default, f"{group}{field.name}.")
         elif value != default:
@@ -161,9 +183,11 @@ def _default(field: Field[Any]) -> Any:
 
 @contextmanager
 def recorded(out: Path, verb: str, config: Any) -> Iterator[None]:
-    """Write down what is done in a folder while it is done: ``made.json`` and ``README.txt``, by the first rank.
+    """Write down what is done in a folder while it is done: ``made.json`` and ``README.txt``, by
+    the first rank.
 
-    A finished run that is started again is left alone. A damaged ``made.json`` is begun anew: it must not stop the run that it is about.
+    A finished run that is started again is left alone. A damaged ``made.json`` is begun anew: it
+    must not stop the run that it is about.
 
     Args:
         out: the folder, which belongs to the run already.
@@ -176,14 +200,18 @@ def recorded(out: Path, verb: str, config: Any) -> Iterator[None]:
     line = command(verb, config)
     made = _before(out) or Made(line, {}, _now())
     known = line in made.command.split("\n")
-    if made.finished and (known or verb not in EXTENDED):  # the same settings: another spelling of the folder, at most
+    if made.finished and (
+        known or verb not in EXTENDED
+    ):  # the same settings: another spelling of the folder, at most
         yield
         return
     if not known:
         made = replace(made, command=f"{made.command}\n{line}")
     made = replace(made, machine=machine(), sessions=made.sessions + 1, finished=False)
     write_json(out / MADE, asdict(made))
-    write_atomically(out / README, lambda path: path.write_text(_readme(out, verb, made), encoding="utf-8"))
+    write_atomically(
+        out / README, lambda path: path.write_text(_readme(out, verb, made), encoding="utf-8")
+    )
     started = time.perf_counter()
     try:
         yield
@@ -201,12 +229,16 @@ def _close(out: Path, made: Made, started: float, finished: bool) -> None:
 
 @contextmanager
 def noted(out: Path, verb: str, config: Any) -> Iterator[None]:
-    """The same for a folder that is made whole in one step, such as an imported model: both files are written when it is there."""
+    """The same for a folder that is made whole in one step, such as an imported model: both files
+    are written when it is there.
+    """
     line, now, started = command(verb, config), _now(), time.perf_counter()
     yield
     if not (out / MADE).exists():
         made = Made(line, machine(), now, sessions=1)
-        write_atomically(out / README, lambda path: path.write_text(_readme(out, verb, made), encoding="utf-8"))
+        write_atomically(
+            out / README, lambda path: path.write_text(_readme(out, verb, made), encoding="utf-8")
+        )
         _close(out, made, started, finished=True)
 
 
@@ -224,7 +256,7 @@ def read_made(folder: Path) -> Made | None:
     """What a folder's ``made.json`` says; None if there is none.
 
     Raises:
-        ValueError: if it is damaged.
+        UserError: if it is damaged.
     """
     path = folder / MADE
     if not path.exists():
@@ -237,22 +269,40 @@ def read_made(folder: Path) -> Made | None:
     )
     for name, value in entries["machine"].items():
         if type(value) not in (str, int, type(None)):
-            raise ValueError(f"{path} has machine {name[:80]} {str(value)[:80]!r}, expected text or a whole number")
+            raise UserError(
+                f"{path} has machine {name[:80]} {str(value)[:80]!r}, expected text or a whole"
+                " number"
+            )
     if entries["seconds"] < 0 or entries["sessions"] < 1:
-        raise ValueError(f"{path} has {entries['sessions']} sessions of {entries['seconds']} seconds, expected one or more of 0 or more")
+        raise UserError(
+            f"{path} has {entries['sessions']} sessions of {entries['seconds']} seconds, expected"
+            " one or more of 0 or more"
+        )
     return Made(**{name: entries[name] for name in MADE_ENTRIES})
 
 
 def _readme(out: Path, verb: str, made: Made) -> str:
     what, names = FOLDERS[verb]
-    names = names | {MADE: "the command, the machine and the working time", "report.html": "pictures and tables, once they are asked for"}
+    names = names | {
+        MADE: "the command, the machine and the working time",
+        "report.html": "pictures and tables, once they are asked for",
+    }
     where = shlex.quote(str(out))
     files = "\n".join(f"  {name:<20} {line.format(out=where)}" for name, line in names.items())
-    versions = ", ".join(f"{name} {made.machine[name]}" for name in ("python", "bezierdistill", *PACKAGES))
-    place = "{system}, {processor}, cores {cores}, threads {threads}, {device}".format(**made.machine)
+    versions = ", ".join(
+        f"{name} {made.machine[name]}" for name in ("python", "bezierdistill", *PACKAGES)
+    )
+    place = "{system}, {processor}, cores {cores}, threads {threads}, {device}".format(
+        **made.machine
+    )
     commands = "\n".join(f"  {line}" for line in made.command.split("\n"))
     again = (
-        "" if verb == "import" else "The same command again continues it where it was stopped, and leaves it alone once it is finished.\n\n"
+        ""
+        if verb == "import"
+        else (
+            "The same command again continues it where it was stopped, and leaves it alone once it"
+            " is finished.\n\n"
+        )
     )
     return f"""This folder holds {what}.
 

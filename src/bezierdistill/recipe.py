@@ -1,10 +1,11 @@
 """The default recipe: from data and a budget of network passes to a student of one and two passes.
 
-    two teachers -> blend -> curves -> student: regression along the curves, then alignment of its samples' law with real data
+    two teachers -> blend -> curves -> student: regression along the curves, then alignment of its
+    samples' law with real data
 
-The budget holds everything: both teachers, the curves, the student, and the search of the blend if there is one. Every stage gets a share
-of it, the same shares for all data. Taking one ingredient away is a change of one setting (``weak_share``, ``degree``, ``huber``,
-``align_share``).
+The budget holds everything: both teachers, the curves, the student, and the search of the blend if
+there is one. Every stage gets a share of it, the same shares for all data. Taking one ingredient
+away is a change of one setting (``weak_share``, ``degree``, ``huber``, ``align_share``).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 
 from bezierdistill.curves import fit_weights
 from bezierdistill.data import Data, load_data
+from bezierdistill.errors import UserError
 from bezierdistill.fields import Blend
 from bezierdistill.files import claim, locked, read_json, write_json
 from bezierdistill.metrics import frechet_distance
@@ -71,9 +73,11 @@ class RecipeConfig:
         strong_share: share of the budget that the strong teacher's training gets.
         weak_share: the same for the weak teacher; 0 is a single teacher and no blend.
         curves_share: share for simulating the curves.
-        align_share: share for law alignment with real data; 0 is none. What is left trains the student along the curves.
+        align_share: share for law alignment with real data; 0 is none. What is left trains the
+            student along the curves.
         align_batch: samples of a sampler a step of alignment; without it as many as rows a step.
-        guidance: weight g of the strong teacher in the blend, the weak one has 1 - g; 1 is the strong teacher alone.
+        guidance: weight g of the strong teacher in the blend, the weak one has 1 - g; 1 is the
+            strong teacher alone.
         search_share: share for choosing g on validation data instead; 0 is no search.
         degree: degree of the curves; 1 is a straight line.
         solver_steps: Heun steps a curve.
@@ -83,8 +87,10 @@ class RecipeConfig:
         anchor: weight of the ends of the curves during alignment.
         conditional: condition on the data's class labels or condition vectors.
         source: data of another domain to start from instead of noise: the student translates.
-        through: a model of that domain; the curves go back to noise by it and forwards by teachers that start from noise.
-        coupling: how source and data are joined when teachers are trained: independent, or optimal transport within the batch.
+        through: a model of that domain; the curves go back to noise by it and forwards by teachers
+            that start from noise.
+        coupling: how source and data are joined when teachers are trained: independent, or optimal
+            transport within the batch.
         network: the network of every teacher and student.
         loop: how weights are updated.
     """
@@ -120,23 +126,44 @@ class RecipeConfig:
         as_paths(self, "out")
         check_seed(self.seed)
         check_counts(budget=self.budget, batch=self.batch, solver_steps=self.solver_steps)
-        shares = [self.strong_share, self.weak_share, self.curves_share, self.align_share, self.search_share]
+        shares = [
+            self.strong_share,
+            self.weak_share,
+            self.curves_share,
+            self.align_share,
+            self.search_share,
+        ]
         if min(shares) < 0 or sum(shares) >= 1:
-            raise ValueError(f"shares of the budget are {shares}, expected none below 0 and a sum below 1: the rest trains the student")
+            raise UserError(
+                f"shares of the budget are {shares}, expected none below 0 and a sum below 1: the"
+                " rest trains the student"
+            )
         if self.weak is not None and not self.weak_share:
-            raise ValueError(f"weak is {self.weak} and weak_share is 0, which is a single teacher: leave one of them out")
+            raise UserError(
+                f"weak is {self.weak} and weak_share is 0, which is a single teacher: leave one of"
+                " them out"
+            )
         if self.search_share and not self.weak_share:
-            raise ValueError(f"search_share is {self.search_share} and weak_share is 0: there is no blend to search, leave one of them out")
+            raise UserError(
+                f"search_share is {self.search_share} and weak_share is 0: there is no blend to"
+                " search, leave one of them out"
+            )
         if self.search_share and (self.conditional or self.source is not None):
-            raise ValueError("search_share is for flows from noise without conditions: expected 0 with --conditional or --source")
+            raise UserError(
+                "search_share is for flows from noise without conditions: expected 0 with"
+                " --conditional or --source"
+            )
         check_conditional(self.conditional, self.source, self.coupling)
         check_whole_batches(self.loop)
         if not math.isfinite(self.guidance):
-            raise ValueError(f"guidance is {self.guidance}, expected a number")
+            raise UserError(f"guidance is {self.guidance}, expected a number")
         if self.through is not None:
             as_paths(self, "through")
             if self.source is None:
-                raise ValueError(f"through is {self.through} and source None: expected --source, the data of that model's domain")
+                raise UserError(
+                    f"through is {self.through} and source None: expected --source, the data of"
+                    " that model's domain"
+                )
         # The stages' own checks, before a teacher is trained.
         fit_weights(self.degree, time_grid(self.solver_steps))
         self.student(Path(), steps=1, align=int(self.align_share > 0))
@@ -172,28 +199,47 @@ def run_recipe(config: RecipeConfig) -> Model:
         The student, in ``OUT/student``; its card counts every pass, the search among them.
 
     Raises:
-        ValueError: on bad data or settings, a budget too small for the stages, or a folder that holds something else.
+        UserError: on bad data or settings, a budget too small for the stages, or a folder that
+            holds something else.
     """
     data, out = load_data(config.data), config.out
     with locked(out):
-        claim(out / SETTINGS, {key: value for key, value in asdict(config).items() if key != "out"}, "recipe")
+        claim(
+            out / SETTINGS,
+            {key: value for key, value in asdict(config).items() if key != "out"},
+            "recipe",
+        )
         with recorded(out, "recipe", config):
             return _stages(config, data)
 
 
 def _stages(config: RecipeConfig, data: Data) -> Model:
     out = config.out
-    if (out / "student" / CARD).exists() and "search" in (finished := load_model(out / "student")).card["passes"]:
+    if (out / "student" / CARD).exists() and "search" in (
+        finished := load_model(out / "student")
+    ).card["passes"]:
         return finished
     if config.through is not None:
         through, source = load_model(config.through), load_data(str(config.source))
-        if source.shape != data.shape or through.shape != data.shape or through.scaling != source.scaling or through.conditions:
-            raise ValueError(f"through {config.through} is no flow of {config.source} to states of the shape {data.shape} of {config.data}")
+        if (
+            source.shape != data.shape
+            or through.shape != data.shape
+            or through.scaling != source.scaling
+            or through.conditions
+        ):
+            raise UserError(
+                f"through {config.through} is no flow of {config.source} to states of the shape"
+                f" {data.shape} of {config.data}"
+            )
     teachers = [_teacher(config, config.strong, "strong", config.strong_share, config.seed)]
     searched: dict[str, Any] = {"best": 1.0, "passes": 0}
     if config.weak_share:
         teachers.append(_teacher(config, config.weak, "weak", config.weak_share, config.seed + 1))
-        searched = _search(config, teachers, data) if config.search_share else {"best": config.guidance, "passes": 0}
+        searched = (
+            _search(config, teachers, data)
+            if config.search_share
+            else {"best": config.guidance, "passes": 0}
+        )
     g = searched["best"]
     weights = [g, 1 - g][: len(teachers)]
     announce(f"{out}: its curves")
@@ -212,7 +258,10 @@ def _teacher(config: RecipeConfig, given: Path | None, name: str, share: float, 
         teacher = load_model(folder)
         if bool(teacher.conditions) != config.conditional:
             takes = f"takes {teacher.conditions or 'no'} numbers as condition"
-            raise ValueError(f"the {name} teacher {folder} {takes} and conditional is {config.conditional}: expected both or neither")
+            raise UserError(
+                f"the {name} teacher {folder} {takes} and conditional is {config.conditional}:"
+                " expected both or neither"
+            )
         return teacher
     steps = _steps(config, config.part(share), FlowMatching.passes, f"the {name} teacher")
     return train(
@@ -234,7 +283,10 @@ def _teacher(config: RecipeConfig, given: Path | None, name: str, share: float, 
 def _steps(config: RecipeConfig, passes: int, cost: int, what: str) -> int:
     steps = passes // (cost * config.batch)
     if steps < 1:
-        raise ValueError(f"budget is {config.budget} passes, which leaves {passes} for {what}: expected {cost * config.batch} or more")
+        raise UserError(
+            f"budget is {config.budget} passes, which leaves {passes} for {what}: expected"
+            f" {cost * config.batch} or more"
+        )
     return steps
 
 
@@ -242,13 +294,26 @@ def _search(config: RecipeConfig, teachers: list[Model], data: Data) -> dict[str
     file = config.out / SEARCH
     if not file.exists():
         strong, weak = teachers
-        write_json(file, choose_blend(strong, weak, data, config.seed, config.part(config.search_share), config.solver_steps))
+        write_json(
+            file,
+            choose_blend(
+                strong,
+                weak,
+                data,
+                config.seed,
+                config.part(config.search_share),
+                config.solver_steps,
+            ),
+        )
     return read_json(file, "search of the blend")
 
 
 @torch.no_grad()
-def choose_blend(strong: Model, weak: Model, data: Data, seed: int, passes: int, steps: int = 6) -> dict[str, Any]:
-    """Choose the weight g of the strong teacher (the weak one has 1 - g) by the Frechet distance to validation data.
+def choose_blend(
+    strong: Model, weak: Model, data: Data, seed: int, passes: int, steps: int = 6
+) -> dict[str, Any]:
+    """Choose the weight g of the strong teacher (the weak one has 1 - g) by the Frechet distance to
+    validation data.
 
     Args:
         strong: the better teacher.
@@ -259,7 +324,8 @@ def choose_blend(strong: Model, weak: Model, data: Data, seed: int, passes: int,
         steps: Heun steps a sample.
 
     Returns:
-        The record of the search: metric, number of trials, samples a trial, scores, the best g, passes spent.
+        The record of the search: metric, number of trials, samples a trial, scores, the best g,
+            passes spent.
     """
     trials = len(GUIDANCE) + len(FINER)
     samples = max(8, passes // (trials * 4 * steps))
@@ -287,7 +353,9 @@ def choose_blend(strong: Model, weak: Model, data: Data, seed: int, passes: int,
     }
 
 
-def _simulation(config: RecipeConfig, teachers: list[Model], weights: list[float]) -> SimulateConfig:
+def _simulation(
+    config: RecipeConfig, teachers: list[Model], weights: list[float]
+) -> SimulateConfig:
     folders = tuple(teacher.folder for teacher in teachers if teacher.folder)
     networks = len(teachers) + (config.through is not None)
     return SimulateConfig(
@@ -308,6 +376,10 @@ def _distillation(config: RecipeConfig, curves: CurveStore, searched: int) -> Di
     """Settings of the student: its regression gets what everything else leaves of the budget."""
     cost = (config.align_batch or config.batch) * Alignment(((0.0, 1.0), (0.0, 0.5, 1.0))).passes
     align = config.part(config.align_share) // cost
-    fixed = curves.recipe["teacher_passes"] + curves.manifest["passes"] + searched + knots_cost(curves)
-    steps = _steps(config, config.budget - fixed - align * cost, CurveRegression.passes, "the student")
+    fixed = (
+        curves.recipe["teacher_passes"] + curves.manifest["passes"] + searched + knots_cost(curves)
+    )
+    steps = _steps(
+        config, config.budget - fixed - align * cost, CurveRegression.passes, "the student"
+    )
     return config.student(curves.folder, steps, align)

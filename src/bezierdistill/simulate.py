@@ -1,11 +1,12 @@
-"""Simulation: a field moves sources (or real data, backwards), and the paths become Bezier curves in a store.
+"""Simulation: a field moves sources (or real data, backwards), and the paths become Bezier curves
+in a store.
 
 The inner control points, the *guides*, come from the teachers in one of three ways:
 
 * ``fit``: least squares along the solver's path, as running sums; any degree, no further pass;
 * ``hermite``: a cubic from the velocities at both ends, two further evaluations;
-* ``endpoints``: the paper's guiding distributions (arXiv 2503.16562): guide i is where teacher i alone carries the same source; M teachers
-  give degree M + 1.
+* ``endpoints``: the paper's guiding distributions (arXiv 2503.16562): guide i is where teacher i
+  alone carries the same source; M teachers give degree M + 1.
 
 A higher degree than the guides give is the same curve, elevated.
 """
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from bezierdistill.couplings import Inversion, Teacher
 from bezierdistill.curves import BezierCurve, CurveFit, check_degree, fit_weights
+from bezierdistill.errors import UserError
 from bezierdistill.fields import Field
 from bezierdistill.solvers import solve, time_grid
 from bezierdistill.sources import BLOCK
@@ -44,11 +46,11 @@ class Simulation:
         steps: solver steps.
         method: fixed-step solver.
         backwards: start from real data and solve from t=1 to t=0.
-        through: the flow of another domain: states of that domain are carried back to noise by it first, in as many steps, then forwards
-            by ``field``; the curve spans both halves.
+        through: the flow of another domain: states of that domain are carried back to noise by it
+            first, in as many steps, then forwards by ``field``; the curve spans both halves.
 
     Raises:
-        ValueError: on a degree that the guides cannot have, or too few steps for a fit.
+        UserError: on a degree that the guides cannot have, or too few steps for a fit.
     """
 
     field: Field
@@ -63,16 +65,26 @@ class Simulation:
     def __post_init__(self) -> None:
         check_degree(self.degree)
         if self.guides not in get_args(Guides):
-            raise ValueError(f"guides are {self.guides!r}, expected one of {', '.join(get_args(Guides))}")
+            raise UserError(
+                f"guides are {self.guides!r}, expected one of {', '.join(get_args(Guides))}"
+            )
         if self.guides == "fit":
             fit_weights(self.degree, self.fit_times)
         if self.through is not None and (self.backwards or self.guides != "fit"):
-            raise ValueError(
-                "a path through another domain's noise runs forwards and its guides are fitted: expected --guides fit, no --data"
+            raise UserError(
+                "a path through another domain's noise runs forwards and its guides are fitted:"
+                " expected --guides fit, no --data"
             )
         if self.degree < self._least_degree:
-            why = "a cubic" if self.guides == "hermite" else f"one guide for each of {len(self.teachers)} teachers"
-            raise ValueError(f"degree is {self.degree} with guides {self.guides!r}, expected {self._least_degree} or more: {why}")
+            why = (
+                "a cubic"
+                if self.guides == "hermite"
+                else f"one guide for each of {len(self.teachers)} teachers"
+            )
+            raise UserError(
+                f"degree is {self.degree} with guides {self.guides!r}, expected"
+                f" {self._least_degree} or more: {why}"
+            )
 
     @property
     def _least_degree(self) -> int:
@@ -85,12 +97,16 @@ class Simulation:
 
     @property
     def fit_times(self) -> tuple[float, ...]:
-        """The times of the states that a fit sees: two grids, end to end, on a path through another domain's noise."""
+        """The times of the states that a fit sees: two grids, end to end, on a path through another
+        domain's noise.
+        """
         return self.times if self.through is None else time_grid(2 * self.steps)
 
     @torch.no_grad()
     def curves(self, start: Tensor, cond: Tensor | None = None) -> tuple[BezierCurve, int]:
-        """Curves from states ``(B, ...)`` at the first time with conditions ``(B, C)``, and the network passes a row."""
+        """Curves from states ``(B, ...)`` at the first time with conditions ``(B, C)``, and the
+        network passes a row.
+        """
         fit = CurveFit(self.degree, self.fit_times) if self.guides == "fit" else None
         if self.through is not None and fit is not None:
             return self._through(self.through, start, cond, fit)
@@ -102,13 +118,23 @@ class Simulation:
             return fit.curve(), pair.passes
         if self.guides == "hermite":
             v0, v1 = self.field(pair.x0, 0.0, cond), self.field(pair.x1, 1.0, cond)
-            return self._elevated(BezierCurve.hermite(pair.x0, pair.x1, v0, v1)), pair.passes + 2 * self.field.passes
-        ends = [solve(teacher, pair.x0, time_grid(self.steps), self.method, cond) for teacher in self.teachers]
+            return (
+                self._elevated(BezierCurve.hermite(pair.x0, pair.x1, v0, v1)),
+                pair.passes + 2 * self.field.passes,
+            )
+        ends = [
+            solve(teacher, pair.x0, time_grid(self.steps), self.method, cond)
+            for teacher in self.teachers
+        ]
         curve = BezierCurve.from_guides(pair.x0, [end.state for end in ends], pair.x1)
         return self._elevated(curve), pair.passes + sum(end.passes for end in ends)
 
-    def _through(self, through: Field, start: Tensor, cond: Tensor | None, fit: CurveFit) -> tuple[BezierCurve, int]:
-        """Back to noise by one flow, forwards by the other; the noise where they meet is seen by the fit once."""
+    def _through(
+        self, through: Field, start: Tensor, cond: Tensor | None, fit: CurveFit
+    ) -> tuple[BezierCurve, int]:
+        """Back to noise by one flow, forwards by the other; the noise where they meet is seen by
+        the fit once.
+        """
         back = solve(through, start, time_grid(self.steps, 1.0, 0.0), self.method, cond, fit)
 
         def observe(k: int, x: Tensor) -> None:
@@ -137,16 +163,19 @@ def simulate_shards(
 
     Args:
         simulation: how curves are made.
-        draw: ``draw(start, rows)`` gives the start states of rows ``start .. start + rows`` and their conditions, or None.
-        plans: the shards to make, of :meth:`~bezierdistill.store.CurveWriter.plan`: all, or a part if others are made elsewhere.
+        draw: ``draw(start, rows)`` gives the start states of rows ``start .. start + rows`` and
+            their conditions, or None.
+        plans: the shards to make, of :meth:`~bezierdistill.store.CurveWriter.plan`: all, or a part
+            if others are made elsewhere.
         writer: the store.
-        batch: rows simulated at once; shards are whole batches, so every batch is the same whoever makes it.
+        batch: rows simulated at once; shards are whole batches, so every batch is the same whoever
+            makes it.
         advance: called with the number of rows done.
         seed: seed of the table that the rows start from, for the records of the shards.
 
     Raises:
-        ValueError: if the teachers give NaN or infinite states in more than one row of a hundred of a shard (the rows are named; fewer are
-            left out).
+        UserError: if the teachers give NaN or infinite states in more than one row of a hundred of
+            a shard (the rows are named; fewer are left out).
     """
     for plan in plans:
         if writer.complete or writer.finished(plan):
@@ -163,7 +192,9 @@ def _simulated(
     batch: int,
     advance: Callable[[int], None],
 ) -> tuple[list[Packed], int, list[int]]:
-    """The curves of a shard, packed, the network passes spent, and the indices of the rows that are left out."""
+    """The curves of a shard, packed, the network passes spent, and the indices of the rows that are
+    left out.
+    """
     parts: list[Packed] = []
     skipped: list[int] = []
     spent = 0
@@ -175,8 +206,13 @@ def _simulated(
         skipped += (start - plan.first + (~finite).nonzero().flatten()).tolist()
         if len(skipped) > MOST_SKIPPED * plan.rows:
             rows = ", ".join(str(plan.first + row) for row in skipped[:10])
-            raise ValueError(f"the teachers gave NaN or infinite states in {len(skipped)} rows so far ({rows}, ...): check their training")
-        parts.append(writer.pack(BezierCurve(made[:, finite]), None if cond is None else cond.cpu()[finite]))
+            raise UserError(
+                f"the teachers gave NaN or infinite states in {len(skipped)} rows so far ({rows},"
+                " ...): check their training"
+            )
+        parts.append(
+            writer.pack(BezierCurve(made[:, finite]), None if cond is None else cond.cpu()[finite])
+        )
         spent += passes * len(finite)
         advance(len(finite))
     return parts, spent, skipped

@@ -1,7 +1,9 @@
-r"""Solving :math:`dx/dt = v(x, t)` on a time grid, in either direction, with the network passes counted.
+r"""Solving :math:`dx/dt = v(x, t)` on a time grid, in either direction, with the network passes
+counted.
 
-A fixed-step explicit Runge-Kutta method is its Butcher tableau: stages :math:`k_i = v(x + h \sum_j a_{ij} k_j,\; t + c_i h)` and
-update :math:`x + h \sum_i b_i k_i`. The adaptive Dormand-Prince method comes from torchdiffeq.
+A fixed-step explicit Runge-Kutta method is its Butcher tableau: stages :math:`k_i = v(x + h \sum_j
+a_{ij} k_j,\; t + c_i h)` and update :math:`x + h \sum_i b_i k_i`. The adaptive Dormand-Prince
+method comes from torchdiffeq.
 
 Source: Hairer, Norsett & Wanner, *Solving Ordinary Differential Equations I*, ch. II.1.
 """
@@ -15,6 +17,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from bezierdistill.errors import UserError
 from bezierdistill.fields import Field
 
 Observer = Callable[[int, Tensor], None]
@@ -22,7 +25,9 @@ Observer = Callable[[int, Tensor], None]
 
 @dataclass(frozen=True)
 class Tableau:
-    """Butcher tableau of an explicit method: ``a`` (rows below the diagonal), weights ``b``, nodes ``c``, convergence ``order``."""
+    """Butcher tableau of an explicit method: ``a`` (rows below the diagonal), weights ``b``, nodes
+    ``c``, convergence ``order``.
+    """
 
     a: tuple[tuple[float, ...], ...]
     b: tuple[float, ...]
@@ -34,13 +39,20 @@ TABLEAUX = {
     "euler": Tableau(((),), (1.0,), (0.0,), 1),
     "midpoint": Tableau(((), (0.5,)), (0.0, 1.0), (0.0, 0.5), 2),
     "heun": Tableau(((), (1.0,)), (0.5, 0.5), (0.0, 1.0), 2),
-    "rk4": Tableau(((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6), (0.0, 0.5, 0.5, 1.0), 4),
+    "rk4": Tableau(
+        ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)),
+        (1 / 6, 1 / 3, 1 / 3, 1 / 6),
+        (0.0, 0.5, 0.5, 1.0),
+        4,
+    ),
 }
 
 
 @dataclass(frozen=True)
 class Solution:
-    """End of a solve: ``state`` ``(B, ...)`` at the last time, and the network ``passes`` each row cost."""
+    """End of a solve: ``state`` ``(B, ...)`` at the last time, and the network ``passes`` each row
+    cost.
+    """
 
     state: Tensor
     passes: int
@@ -50,27 +62,29 @@ def time_grid(steps: int, start: float = 0.0, end: float = 1.0) -> tuple[float, 
     """``steps + 1`` equally spaced times from ``start`` to ``end`` (either direction).
 
     Raises:
-        ValueError: if ``steps < 1``.
+        UserError: if ``steps < 1``.
     """
     if steps < 1:
-        raise ValueError(f"steps is {steps}, expected 1 or more")
+        raise UserError(f"steps is {steps}, expected 1 or more")
     return (*(start + (end - start) * k / steps for k in range(steps)), end)
 
 
 def check_method(method: str) -> None:
-    """Raise ``ValueError`` unless ``method`` names a fixed-step solver or ``dopri5``."""
+    """Raise ``UserError`` unless ``method`` names a fixed-step solver or ``dopri5``."""
     if method not in TABLEAUX and method != "dopri5":
-        raise ValueError(f"solver is {method!r}, expected one of {', '.join([*TABLEAUX, 'dopri5'])}")
+        raise UserError(f"solver is {method!r}, expected one of {', '.join([*TABLEAUX, 'dopri5'])}")
 
 
 def evaluations(method: str) -> int:
     """Field evaluations that one step of a fixed-step method costs.
 
     Raises:
-        ValueError: if the method has no fixed number of them.
+        UserError: if the method has no fixed number of them.
     """
     if method not in TABLEAUX:
-        raise ValueError(f"solver is {method!r}, expected one with fixed steps: {', '.join(TABLEAUX)}")
+        raise UserError(
+            f"solver is {method!r}, expected one with fixed steps: {', '.join(TABLEAUX)}"
+        )
     return len(TABLEAUX[method].b)
 
 
@@ -89,21 +103,25 @@ def solve(
         field: the velocity field.
         x: states ``(B, ...)`` at ``times[0]``.
         times: two or more times in [0, 1], strictly rising or strictly falling.
-        method: ``euler``, ``midpoint``, ``heun``, ``rk4`` (one step between neighbouring times) or ``dopri5`` (adaptive).
+        method: ``euler``, ``midpoint``, ``heun``, ``rk4`` (one step between neighbouring times) or
+            ``dopri5`` (adaptive).
         cond: condition a row, handed to the field.
-        observe: called as ``observe(k, x_k)`` with the state at every ``times[k]``, the first and the last included.
+        observe: called as ``observe(k, x_k)`` with the state at every ``times[k]``, the first and
+            the last included.
         tolerance: relative and absolute tolerance of ``dopri5``; the fixed-step methods have none.
 
     Returns:
         The final states and the passes spent a row (evaluations times ``field.passes``).
 
     Raises:
-        ValueError: on an unknown method or a grid that is not monotone.
+        UserError: on an unknown method or a grid that is not monotone.
     """
     check_method(method)
     steps = [b - a for a, b in pairwise(times)]
     if not steps or not (all(h > 0 for h in steps) or all(h < 0 for h in steps)):
-        raise ValueError(f"times are {list(times)}, expected two or more, strictly rising or strictly falling")
+        raise UserError(
+            f"times are {list(times)}, expected two or more, strictly rising or strictly falling"
+        )
     observe = observe or (lambda k, state: None)
     if method == "dopri5":
         return _solve_adaptive(field, x, times, cond, observe, tolerance)
@@ -115,7 +133,9 @@ def solve(
     return Solution(x, len(steps) * len(tableau.b) * field.passes)
 
 
-def _step(field: Field, x: Tensor, t: float, h: float, tableau: Tableau, cond: Tensor | None) -> Tensor:
+def _step(
+    field: Field, x: Tensor, t: float, h: float, tableau: Tableau, cond: Tensor | None
+) -> Tensor:
     slopes: list[Tensor] = []
     for row, node in zip(tableau.a, tableau.c, strict=True):
         slopes.append(field(_advance(x, h, row, slopes), t + node * h, cond))
@@ -129,8 +149,17 @@ def _advance(x: Tensor, h: float, weights: Sequence[float], slopes: Sequence[Ten
     return x
 
 
-def _solve_adaptive(field: Field, x: Tensor, times: Sequence[float], cond: Tensor | None, observe: Observer, tolerance: float) -> Solution:
-    from torchdiffeq import odeint  # imported here: it pulls in scipy, which nothing else on this path needs
+def _solve_adaptive(
+    field: Field,
+    x: Tensor,
+    times: Sequence[float],
+    cond: Tensor | None,
+    observe: Observer,
+    tolerance: float,
+) -> Solution:
+    from torchdiffeq import (
+        odeint,
+    )  # imported here: it pulls in scipy, which nothing else on this path needs
 
     evaluations = 0
 

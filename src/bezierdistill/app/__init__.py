@@ -1,6 +1,8 @@
-"""The web page: curves in the plane, a student at work, translations if the run has any, and an arena's result, in tabs (Gradio).
+"""The web page: curves in the plane, a student at work, translations if the run has any, and an
+arena's result, in tabs (Gradio).
 
-It shows what a run's folder holds, or the small run that ships with the package, which ``benchmarks/bundled.py`` makes.
+It shows what a run's folder holds, or the small run that ships with the package, which
+``benchmarks/bundled.py`` makes.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from bezierdistill.errors import UserError
 from bezierdistill.training.config import as_paths
 
 MOST_WAITING, MOST_AT_ONCE, LARGEST_UPLOAD = 32, 2, "8mb"
@@ -26,7 +29,8 @@ class AppConfig:
 
     Args:
         run: folder of a run; without it the page shows the small run that ships with the package.
-        host: address (IPv4) or name to listen on; 0.0.0.0 lets other machines in, and there is no password.
+        host: address (IPv4) or name to listen on; 0.0.0.0 lets other machines in, and there is no
+            password.
         port: port to listen on.
         browser: open the page in the browser.
     """
@@ -40,23 +44,31 @@ class AppConfig:
         if self.run is not None:
             as_paths(self, "run")
         if not 1 <= self.port <= 65535:
-            raise ValueError(f"port is {self.port}, expected 1 to 65535")
+            raise UserError(f"port is {self.port}, expected 1 to 65535")
 
 
 def serve(config: AppConfig) -> None:
     """Serve the page until it is interrupted.
 
     Raises:
-        ValueError: if the extra ``app`` is not installed, the folder holds no run, or the address cannot be listened on.
+        UserError: if the extra ``app`` is not installed, the folder holds no run, or the address
+            cannot be listened on.
     """
     if find_spec("gradio") is None:
-        raise ValueError('gradio is not installed, which the page needs: pip install "bezierdistill[app]"')
+        raise UserError(
+            'gradio is not installed, which the page needs: pip install "bezierdistill[app]"'
+        )
     from bezierdistill.app.page import build, look
     from bezierdistill.app.run import open_run
 
     _check_address(config.host, config.port)
-    for name in ("NO_PROXY", "no_proxy"):  # Gradio asks its own address once, which no proxy is to see
-        os.environ[name] = ",".join([*filter(None, [os.environ.get(name)]), config.host, "127.0.0.1", "localhost"])
+    for name in (
+        "NO_PROXY",
+        "no_proxy",
+    ):  # Gradio asks its own address once, which no proxy is to see
+        os.environ[name] = ",".join(
+            [*filter(None, [os.environ.get(name)]), config.host, "127.0.0.1", "localhost"]
+        )
     page = build(open_run(config.run))
     page.queue(max_size=MOST_WAITING, default_concurrency_limit=MOST_AT_ONCE)
     page.launch(
@@ -75,12 +87,18 @@ def serve(config: AppConfig) -> None:
 
 def _check_address(host: str, port: int) -> None:
     with socket.socket() as trial:
-        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: a page that has just ended does not count
+        trial.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # as servers do: a page that has just ended does not count
         try:
             trial.bind((host, port))
         except socket.gaierror:
-            raise ValueError(f"host is {host!r}, expected an IPv4 address or a name of this machine, such as 127.0.0.1") from None
+            raise UserError(
+                f"host is {host!r}, expected an IPv4 address or a name of this machine, such as"
+                " 127.0.0.1"
+            ) from None
         except OSError as error:
-            raise ValueError(
-                f"{host}:{port} cannot be listened on ({error.strerror}): is another page open? Choose another --port"
+            raise UserError(
+                f"{host}:{port} cannot be listened on ({error.strerror}): is another page open?"
+                " Choose another --port"
             ) from None

@@ -14,18 +14,26 @@ from torch import Tensor
 
 from bezierdistill.reporting.plots import scatter_figures, sheet
 
-LIVE: dict[str, Any] = {"show_progress": "minimal", "trigger_mode": "always_last"}  # of what follows a slider while it is moved
+LIVE: dict[str, Any] = {
+    "show_progress": "minimal",
+    "trigger_mode": "always_last",
+}  # of what follows a slider while it is moved
 
 
 def answered(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, with what is wrong with its arguments, or with the files they name, as a message on the page."""
+    """The function, with what is wrong with its arguments, or with the files they name, as a
+    message on the page.
+    """
 
     @functools.wraps(function)
     def wrapper(*args: Any) -> Any:
         try:
             return function(*args)
         except (ValueError, TypeError, OverflowError, OSError, MemoryError) as error:
-            raise gr.Error(" ".join(str(error).split()) or "not enough memory: ask for fewer", print_exception=False) from None
+            raise gr.Error(
+                " ".join(str(error).split()) or "not enough memory: ask for fewer",
+                print_exception=False,
+            ) from None
 
     return wrapper
 
@@ -39,14 +47,28 @@ def drawn(figure: Figure, dpi: int = 110) -> np.ndarray:
 
 
 def shown(x: Tensor, columns: int, least: int = 64) -> np.ndarray:
-    """States as pixels: images in a grid, magnified without blur, vectors as points on the axes in which they vary most."""
+    """States as pixels: images in a grid, magnified without blur, vectors as points on the axes in
+    which they vary most.
+    """
     if x.ndim != 4:
         return drawn(scatter_figures({"samples": x})["samples"], 150)
     pixels = sheet(x, columns, least)
-    line = pixels.shape[0] // (-(-len(x) // columns) * (x.shape[2] + 1))  # the white one that ends a sheet as it parts its images
+    line = pixels.shape[0] // (
+        -(-len(x) // columns) * (x.shape[2] + 1)
+    )  # the white one that ends a sheet as it parts its images
     return (255 * pixels[:-line, :-line]).round().astype(np.uint8)
 
 
 def image(what: str, name: str) -> gr.Image:
-    """The component of a picture that cannot be changed by hand; ``what`` is read to those who cannot see it."""
-    return gr.Image(alt_text=what, label=what, show_label=False, elem_id=name, interactive=False, format="png", buttons=[])
+    """The component of a picture that cannot be changed by hand; ``what`` is read to those who
+    cannot see it.
+    """
+    return gr.Image(
+        alt_text=what,
+        label=what,
+        show_label=False,
+        elem_id=name,
+        interactive=False,
+        format="png",
+        buttons=[],
+    )

@@ -1,4 +1,6 @@
-"""The fourth tab: an arena's result as a table to sort, and quality against passes and against cost."""
+"""The fourth tab: an arena's result as a table to sort, and quality against passes and against
+cost.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,14 @@ import numpy as np
 from bezierdistill.app.answers import LIVE, answered, drawn, image
 from bezierdistill.app.run import Shown
 from bezierdistill.arena.summary import summarise
+from bezierdistill.errors import UserError
 from bezierdistill.reporting.plots import arena_figure
 
-METRICS = {"Frechet distance": "frechet", "sliced Wasserstein": "sliced_wasserstein", "energy distance": "energy"}
+METRICS = {
+    "Frechet distance": "frechet",
+    "sliced Wasserstein": "sliced_wasserstein",
+    "energy distance": "energy",
+}
 HEADINGS = ["passes", "rank", "method", "excess", "± error", "seeds", "passes spent", "seconds"]
 TEXT = """Every method has the same network and optimizer and may spend the same **total of network passes** on everything (*bezier-half*
 half of it; *bezier-teacher* is our strong teacher alone). *Excess* is the distance over its floor (real against real), minus one:
@@ -23,7 +30,10 @@ half of it; *bezier-teacher* is our strong teacher alone). *Excess* is the dista
 def compare_tab(page: gr.Blocks, run: Shown) -> None:
     """Fill the tab."""
     if not run.rows:
-        gr.Markdown("This run holds no arena. One is made by `bezierdistill arena --data digits --out runs/arena`, or `make demo`.")
+        gr.Markdown(
+            "This run holds no arena. One is made by `bezierdistill arena --data digits --out"
+            " runs/arena`, or `make demo`."
+        )
         return
     passes = sorted({row["passes"] for row in run.rows if "error" not in row})
     for row in run.rows:
@@ -33,9 +43,19 @@ def compare_tab(page: gr.Blocks, run: Shown) -> None:
         return
     gr.Markdown(TEXT)
     with gr.Row():
-        metric = gr.Radio(list(METRICS), value=next(iter(METRICS)), label="judged by", elem_id="compare-metric")
-        chosen = gr.CheckboxGroup(passes, value=passes, label="passes a sample", elem_id="compare-passes")
-        order = gr.Dropdown(HEADINGS, value=["passes", "rank"], multiselect=True, label="sorted by", elem_id="compare-order")
+        metric = gr.Radio(
+            list(METRICS), value=next(iter(METRICS)), label="judged by", elem_id="compare-metric"
+        )
+        chosen = gr.CheckboxGroup(
+            passes, value=passes, label="passes a sample", elem_id="compare-passes"
+        )
+        order = gr.Dropdown(
+            HEADINGS,
+            value=["passes", "rank"],
+            multiselect=True,
+            label="sorted by",
+            elem_id="compare-order",
+        )
         falling = gr.Checkbox(False, label="largest first", elem_id="compare-falling")
     table = gr.Dataframe(
         headers=HEADINGS,
@@ -49,7 +69,9 @@ def compare_tab(page: gr.Blocks, run: Shown) -> None:
         cost = image("quality against seconds of training", "compare-cost")
 
     @answered
-    def table_of(metric: str, chosen: list[int], order: list[str], falling: bool) -> list[list[Any]]:
+    def table_of(
+        metric: str, chosen: list[int], order: list[str], falling: bool
+    ) -> list[list[Any]]:
         keys = [HEADINGS.index(heading) for heading in order or () if heading in HEADINGS]
         lines = _lines(_rows(run, metric, chosen), METRICS[metric])
         return sorted(lines, key=lambda line: [line[key] for key in keys], reverse=bool(falling))
@@ -60,14 +82,22 @@ def compare_tab(page: gr.Blocks, run: Shown) -> None:
 
     ordered = [metric, chosen, order, falling]
     gr.on([page.load, *(part.change for part in ordered)], table_of, ordered, table, **LIVE)
-    gr.on([page.load, metric.change, chosen.change], pictures, [metric, chosen], [quality, cost], **LIVE)
+    gr.on(
+        [page.load, metric.change, chosen.change],
+        pictures,
+        [metric, chosen],
+        [quality, cost],
+        **LIVE,
+    )
 
 
 def _rows(run: Shown, metric: str, chosen: list[int]) -> list[Mapping[str, Any]]:
-    """The rows of some numbers of passes; calls can be made without the page, so what is asked is checked again."""
+    """The rows of some numbers of passes; calls can be made without the page, so what is asked is
+    checked again.
+    """
     rows = [row for row in run.rows if "error" not in row and row["passes"] in chosen]
     if metric not in METRICS or not rows:
-        raise ValueError("nothing is chosen: expected a distance and one number of passes or more")
+        raise UserError("nothing is chosen: expected a distance and one number of passes or more")
     return rows
 
 
@@ -89,5 +119,7 @@ def _lines(rows: Sequence[Mapping[str, Any]], metric: str) -> list[list[Any]]:
 
 def _pictures(rows: Sequence[Mapping[str, Any]], metric: str) -> tuple[np.ndarray, np.ndarray]:
     entries = summarise(rows, METRICS[metric])
-    by_passes, by_cost = (arena_figure(entries, axis, distance=metric) for axis in ("passes", "seconds"))
+    by_passes, by_cost = (
+        arena_figure(entries, axis, distance=metric) for axis in ("passes", "seconds")
+    )
     return drawn(by_passes, 140), drawn(by_cost, 140)

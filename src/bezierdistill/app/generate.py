@@ -11,6 +11,7 @@ import numpy as np
 
 from bezierdistill.app.answers import LIVE, answered, image, shown
 from bezierdistill.app.run import Shown
+from bezierdistill.errors import UserError
 from bezierdistill.models import Model
 from bezierdistill.reporting.runs import counted
 
@@ -33,26 +34,49 @@ class Draw:
     many: int
 
     @classmethod
-    def of(cls, run: Shown, name: str, seed: float, passes: float, count: float, labels: list[int], guidance: float, many: float) -> Draw:
+    def of(
+        cls,
+        run: Shown,
+        name: str,
+        seed: float,
+        passes: float,
+        count: float,
+        labels: list[int],
+        guidance: float,
+        many: float,
+    ) -> Draw:
         """Read the controls.
 
         Raises:
-            ValueError: if they say what no control says.
+            UserError: if they say what no control says.
         """
         models = run.generators
         if name not in models:
-            raise ValueError(f"model is {str(name)[:60]!r}, expected one of {', '.join(models)}")
+            raise UserError(f"model is {str(name)[:60]!r}, expected one of {', '.join(models)}")
         if seed is None or not 0 <= seed < MOST_SEED:
-            raise ValueError(f"seed is {seed}, expected a whole number from 0 to {MOST_SEED - 1:,}")
-        if not 1 <= count <= MOST_SAMPLES or not 1 <= passes <= MOST_PASSES or not 1 <= many <= MOST_PASSES:
-            raise ValueError(f"samples are {count}, passes {passes} and {many}: expected up to {MOST_SAMPLES}, and up to {MOST_PASSES}")
+            raise UserError(f"seed is {seed}, expected a whole number from 0 to {MOST_SEED - 1:,}")
+        if (
+            not 1 <= count <= MOST_SAMPLES
+            or not 1 <= passes <= MOST_PASSES
+            or not 1 <= many <= MOST_PASSES
+        ):
+            raise UserError(
+                f"samples are {count}, passes {passes} and {many}: expected up to {MOST_SAMPLES},"
+                f" and up to {MOST_PASSES}"
+            )
         return cls(models[name], int(seed), int(passes), int(count), labels, guidance, int(many))
 
     def sampled(self, model: Model, passes: int, solver: str) -> tuple[np.ndarray, str, float]:
         """Its samples as a picture, what it cost in words, and the seconds."""
-        asked: dict[str, Any] = {"labels": self.labels or None} if model.frequencies is not None else {}
+        asked: dict[str, Any] = (
+            {"labels": self.labels or None} if model.frequencies is not None else {}
+        )
         strength = self.model.strength(self.guidance)
-        if strength is not None and model.conditions and (model is not self.model or self.model.guidance is not None):
+        if (
+            strength is not None
+            and model.conditions
+            and (model is not self.model or self.model.guidance is not None)
+        ):
             asked["guidance"] = strength
         seconds, x = [], np.empty(0)
         for _ in range(REPEATS):
@@ -60,7 +84,10 @@ class Draw:
             x = model.sample(self.count, passes, self.seed, solver, **asked)
             seconds.append(time.perf_counter() - started)
         guided = f", guidance {strength:g}" if strength is not None else ""
-        words = f"{counted(passes, 'pass')}, {self.count} samples in {1000 * min(seconds):.1f} ms{guided}"
+        words = (
+            f"{counted(passes, 'pass')}, {self.count} samples in {1000 * min(seconds):.1f}"
+            f" ms{guided}"
+        )
         return shown(model.scaling.encode(x), COLUMNS), words, min(seconds)
 
 
@@ -68,7 +95,10 @@ def generate_tab(page: gr.Blocks, run: Shown) -> None:
     """Fill the tab."""
     models = run.generators
     if not models:
-        gr.Markdown("This run holds no model that starts from noise and takes labels or nothing as conditions.")
+        gr.Markdown(
+            "This run holds no model that starts from noise and takes labels or nothing as"
+            " conditions."
+        )
         return
     first = next(iter(models))
     gr.Markdown(TEXT)
@@ -77,9 +107,13 @@ def generate_tab(page: gr.Blocks, run: Shown) -> None:
             name = gr.Dropdown(list(models), value=first, label="model", elem_id="generate-model")
             seed = gr.Number(0, precision=0, label="seed", elem_id="generate-seed")
             passes = gr.Slider(1, 8, 1, step=1, label="its passes", elem_id="generate-passes")
-            count = gr.Slider(COLUMNS, MOST_SAMPLES, 64, step=COLUMNS, label="samples", elem_id="generate-count")
+            count = gr.Slider(
+                COLUMNS, MOST_SAMPLES, 64, step=COLUMNS, label="samples", elem_id="generate-count"
+            )
             labels, guidance = _asked(models[first])
-            many = gr.Slider(4, MOST_PASSES, 40, step=4, label="passes of the teacher", elem_id="generate-many")
+            many = gr.Slider(
+                4, MOST_PASSES, 40, step=4, label="passes of the teacher", elem_id="generate-many"
+            )
         with gr.Column(scale=3, min_width=300):
             own = image("samples of the model", "generate-ours")
             own_words = gr.Markdown(elem_id="generate-words")
@@ -95,13 +129,38 @@ def generate_tab(page: gr.Blocks, run: Shown) -> None:
         left = f"**The {kind}**: {words}."
         source = run.teacher(asked.model)
         if source is None:
-            return left, picture, "It is a teacher itself." if kind == "teacher" else "Its teacher is not in this run.", None
+            return (
+                left,
+                picture,
+                (
+                    "It is a teacher itself."
+                    if kind == "teacher"
+                    else "Its teacher is not in this run."
+                ),
+                None,
+            )
         beside, told, longer = asked.sampled(source, asked.many, "heun")
-        return left, picture, f"**Its teacher**: {told} (Heun), **{longer / seconds:.0f} times** as long.", beside
+        return (
+            left,
+            picture,
+            f"**Its teacher**: {told} (Heun), **{longer / seconds:.0f} times** as long.",
+            beside,
+        )
 
     given = [name, seed, passes, count, labels, guidance, many]
-    name.change(answered(lambda name: list(_asked(models[name]))), name, [labels, guidance], show_progress="hidden")
-    gr.on([page.load, *(part.change for part in given)], draw, given, [own_words, own, teacher_words, teacher], **LIVE)
+    name.change(
+        answered(lambda name: list(_asked(models[name]))),
+        name,
+        [labels, guidance],
+        show_progress="hidden",
+    )
+    gr.on(
+        [page.load, *(part.change for part in given)],
+        draw,
+        given,
+        [own_words, own, teacher_words, teacher],
+        **LIVE,
+    )
 
 
 def _asked(model: Model) -> tuple[gr.CheckboxGroup, gr.Slider]:
@@ -110,8 +169,16 @@ def _asked(model: Model) -> tuple[gr.CheckboxGroup, gr.Slider]:
     label = "labels (none chosen: as frequent as in the data)"
     low, high = model.guidance or (1.0, 2.0)
     return (
-        gr.CheckboxGroup(classes, value=[], label=label, visible=bool(classes), elem_id="generate-labels"),
+        gr.CheckboxGroup(
+            classes, value=[], label=label, visible=bool(classes), elem_id="generate-labels"
+        ),
         gr.Slider(
-            low, high, (low + high) / 2, step=0.05, label="guidance", visible=model.guidance is not None, elem_id="generate-guidance"
+            low,
+            high,
+            (low + high) / 2,
+            step=0.05,
+            label="guidance",
+            visible=model.guidance is not None,
+            elem_id="generate-guidance",
         ),
     )

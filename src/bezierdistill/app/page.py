@@ -14,15 +14,23 @@ from bezierdistill.app.generate import generate_tab
 from bezierdistill.app.run import Shown
 from bezierdistill.app.translate import translate_tab
 
-FONTS = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")  # the machine's own: nothing is asked of other hosts
+FONTS = (
+    ("system-ui", "sans-serif"),
+    ("ui-monospace", "monospace"),
+)  # the machine's own: nothing is asked of other hosts
 STYLE = "footer {display: none !important}"
 KEPT = 3600  # seconds that pictures and uploads stay on disk
 
 
 def build(run: Shown) -> gr.Blocks:
     """The page of a run."""
-    with gr.Blocks(title="bezierdistill", analytics_enabled=False, delete_cache=(KEPT, KEPT)) as page:
-        gr.Markdown(f"# bezierdistill\nFlow models in one or two network passes. Showing **{run.name}**. Version {__version__}.")
+    with gr.Blocks(
+        title="bezierdistill", analytics_enabled=False, delete_cache=(KEPT, KEPT)
+    ) as page:
+        gr.Markdown(
+            f"# bezierdistill\nFlow models in one or two network passes. Showing **{run.name}**."
+            f" Version {__version__}."
+        )
         with gr.Tab("Curves", id="curves"):
             curves_tab(page)
         with gr.Tab("Generate", id="generate"):

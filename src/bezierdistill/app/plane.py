@@ -1,7 +1,9 @@
-"""Two dimensions, live: two exact teachers, their blend, its curves, and a student that is trained while one waits.
+"""Two dimensions, live: two exact teachers, their blend, its curves, and a student that is trained
+while one waits.
 
-The teachers are Gaussian mixtures around the same points of a made-up law, one sharp and one blurred, so their velocity fields are known in
-closed form and nothing has to be trained before there is something to see.
+The teachers are Gaussian mixtures around the same points of a made-up law, one sharp and one
+blurred, so their velocity fields are known in closed form and nothing has to be trained before
+there is something to see.
 """
 
 from __future__ import annotations
@@ -35,7 +37,11 @@ from bezierdistill.training import LoopConfig
 from bezierdistill.training.loop import Trainer
 
 TASKS = tuple(TOYS)
-CENTRES, SHARP, BLURRED = 256, 0.3, 0.6  # points a mixture, and the standard deviation around each, in model units
+CENTRES, SHARP, BLURRED = (
+    256,
+    0.3,
+    0.6,
+)  # points a mixture, and the standard deviation around each, in model units
 STEPS, SHOWN, JUDGED, HELD_OUT, LEARNT = 12, 8, 1000, 8000, 8000
 MOST_DEGREE = 6
 MOST = 2.5  # model units shown on each axis
@@ -44,7 +50,9 @@ SCHEDULES = ((0.0, 1.0), (0.0, 0.5, 1.0))
 
 @dataclass(frozen=True)
 class Plane:
-    """A task: real points ``(HELD_OUT, 2)`` to judge by, others to learn from, and two exact teachers."""
+    """A task: real points ``(HELD_OUT, 2)`` to judge by, others to learn from, and two exact
+    teachers.
+    """
 
     real: Tensor
     learnt: Tensor
@@ -58,7 +66,8 @@ class Setting:
 
     Args:
         task: name of the made-up law.
-        weights: Bernstein coefficients of the strong teacher's weight over time; the weak one has one minus that.
+        weights: Bernstein coefficients of the strong teacher's weight over time; the weak one has
+            one minus that.
         degree: degree of the curves.
         guides: how the guides are made.
     """
@@ -90,7 +99,8 @@ def open_plane(task: str) -> Plane:
     data = load_data(task)
     centres = data.real(CENTRES, 1, "train")
     strong, weak = (
-        GaussianMixture(centres, torch.full_like(centres, std), torch.full((CENTRES,), 1 / CENTRES)) for std in (SHARP, BLURRED)
+        GaussianMixture(centres, torch.full_like(centres, std), torch.full((CENTRES,), 1 / CENTRES))
+        for std in (SHARP, BLURRED)
     )
     return Plane(data.real(HELD_OUT, 0, "test"), data.real(LEARNT, 0, "train"), strong, weak)
 
@@ -116,7 +126,9 @@ def _straightness(setting: Setting) -> float:
 
 
 def excess(task: str, x: Tensor) -> float:
-    """Frechet distance of ``JUDGED`` samples to real points, by fixed random features, over its floor, minus one."""
+    """Frechet distance of ``JUDGED`` samples to real points, by fixed random features, over its
+    floor, minus one.
+    """
     return frechet_distance(x, open_plane(task).real) / _floor(task) - 1
 
 
@@ -128,13 +140,21 @@ def _floor(task: str) -> float:
 
 
 def measures(setting: Setting) -> list[list[str | float]]:
-    """A row each for the strong teacher, the weak one and the blend: straightness, and the excess at 1, 2 and 50 Euler steps."""
+    """A row each for the strong teacher, the weak one and the blend: straightness, and the excess
+    at 1, 2 and 50 Euler steps.
+    """
     ones = (1.0,) * len(setting.weights)
     fields = {"strong": (1.0, *ones[1:]), "weak": (0.0,) * len(ones), "blend": setting.weights}
     rows: list[list[str | float]] = []
     for name, weights in fields.items():
         own = Setting(setting.task, tuple(weights))
-        rows.append([name, round(_straightness(own), 3), *(round(_excess_of(own, steps), 2) for steps in (1, 2, 50))])
+        rows.append(
+            [
+                name,
+                round(_straightness(own), 3),
+                *(round(_excess_of(own, steps), 2) for steps in (1, 2, 50)),
+            ]
+        )
     return rows
 
 
@@ -146,8 +166,12 @@ def moved(curve: BezierCurve, row: int, guide: int, shift: tuple[float, float]) 
     return BezierCurve(points)
 
 
-def paths_figure(setting: Setting, row: int, guide: int, shift: tuple[float, float]) -> tuple[Figure, str]:
-    """Teacher paths and curves, one of them with its guides; and what was measured of it in words."""
+def paths_figure(
+    setting: Setting, row: int, guide: int, shift: tuple[float, float]
+) -> tuple[Figure, str]:
+    """Teacher paths and curves, one of them with its guides; and what was measured of it in
+    words.
+    """
     x0, times = sources(SHOWN), time_grid(48)
     path: list[Tensor] = []
     solve(setting.blend, x0, times, "heun", observe=lambda k, x: path.append(x))
@@ -159,30 +183,73 @@ def paths_figure(setting: Setting, row: int, guide: int, shift: tuple[float, flo
     axes.plot(real[:, 0], real[:, 1], ".", color=GREY, ms=2, alpha=0.4, label="real data")
     for k in range(SHOWN):
         first = k == 0
-        axes.plot(states[:, k, 0], states[:, k, 1], "--", color=COLOURS[6], lw=1, label="path of the blend" if first else None)
-        axes.plot(line[:, k, 0], line[:, k, 1], color=COLOURS[0], lw=1.6, label="Bezier curve" if first else None)
+        axes.plot(
+            states[:, k, 0],
+            states[:, k, 1],
+            "--",
+            color=COLOURS[6],
+            lw=1,
+            label="path of the blend" if first else None,
+        )
+        axes.plot(
+            line[:, k, 0],
+            line[:, k, 1],
+            color=COLOURS[0],
+            lw=1.6,
+            label="Bezier curve" if first else None,
+        )
     points = curve.points[:, row]
     axes.plot(points[:, 0], points[:, 1], ":", color=COLOURS[1], lw=1)
     axes.plot(line[:, row, 0], line[:, row, 1], color=COLOURS[1], lw=2.6, label=f"curve {row + 1}")
-    axes.plot(points[1:-1, 0], points[1:-1, 1], "D", color=COLOURS[1], mfc="white", ms=8, label="its guides")
+    axes.plot(
+        points[1:-1, 0],
+        points[1:-1, 1],
+        "D",
+        color=COLOURS[1],
+        mfc="white",
+        ms=8,
+        label="its guides",
+    )
     for k, place in enumerate(points.tolist()):
-        axes.annotate(f"P{k}", place, (-20 if k % 2 else 8, -3), textcoords="offset points", fontsize=9, color=COLOURS[1])
+        axes.annotate(
+            f"P{k}",
+            place,
+            (-20 if k % 2 else 8, -3),
+            textcoords="offset points",
+            fontsize=9,
+            color=COLOURS[1],
+        )
     axes.plot(x0[:, 0], x0[:, 1], "o", color=COLOURS[6], ms=4, label="source, t=0")
     reach = max(MOST, float(curve.points.abs().max()) * 1.05)
     axes.set(
-        xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel="first number of a state", ylabel="second number of a state"
+        xlim=(-reach, reach),
+        ylim=(-reach, reach),
+        aspect="equal",
+        xlabel="first number of a state",
+        ylabel="second number of a state",
     )
     axes.set_title(f"Paths of the blend and curves of degree {setting.degree}")
     axes.legend(fontsize=7, loc="upper left")
     length, chord = float(curve.arc_length()[row]), float((points[-1] - points[0]).norm())
     gap = curve_fit_error(curve, states, times)
-    words = f"Curve {row + 1}: length {length:.2f}, chord {chord:.2f}, **{length / chord:.3f}** times as long as straight. "
-    return figure, words + f"All curves stay within **{gap:.3f}** (root mean square, model units) of the paths."
+    words = (
+        f"Curve {row + 1}: length {length:.2f}, chord {chord:.2f}, **{length / chord:.3f}** times"
+        " as long as straight. "
+    )
+    return (
+        figure,
+        words
+        + f"All curves stay within **{gap:.3f}** (root mean square, model units) of the paths.",
+    )
 
 
 def samples_figure(setting: Setting, student: Sequence[Tensor] | None = None) -> Figure:
-    """Real points, the blend at 1, 2 and 50 Euler steps, and a student's samples at one and two passes, if there is one."""
-    panels: dict[str, tuple[Tensor, str]] = {"real points": (open_plane(setting.task).real[:JUDGED], GREY)}
+    """Real points, the blend at 1, 2 and 50 Euler steps, and a student's samples at one and two
+    passes, if there is one.
+    """
+    panels: dict[str, tuple[Tensor, str]] = {
+        "real points": (open_plane(setting.task).real[:JUDGED], GREY)
+    }
     for steps in (1, 2, 50):
         title = f"blend, {counted(steps, 'step')}: excess {_excess_of(setting, steps):.2f}"
         panels[title] = (_flow(setting, steps), COLOURS[0])
@@ -193,19 +260,27 @@ def samples_figure(setting: Setting, student: Sequence[Tensor] | None = None) ->
             title += f": excess {excess(setting.task, x):.2f}"
         panels[title] = (x, COLOURS[1])
     figure = Figure(figsize=(9, 6.4), layout="constrained")
-    for axes, (title, (x, colour)) in zip(figure.subplots(2, 3, sharex=True, sharey=True).flatten(), panels.items(), strict=True):
+    for axes, (title, (x, colour)) in zip(
+        figure.subplots(2, 3, sharex=True, sharey=True).flatten(), panels.items(), strict=True
+    ):
         axes.plot(x[:, 0], x[:, 1], ".", color=colour, ms=2.5, alpha=0.6)
         axes.set(xlim=(-MOST, MOST), ylim=(-MOST, MOST), aspect="equal")
         axes.set_title(title, fontsize=10)
         if not len(x):
-            axes.text(0, 0, "not trained\non these curves yet", ha="center", va="center", color=GREY)
+            axes.text(
+                0, 0, "not trained\non these curves yet", ha="center", va="center", color=GREY
+            )
     figure.supxlabel("first number of a state (model units)", fontsize=9)
     figure.supylabel("second number of a state (model units)", fontsize=9)
     return figure
 
 
-def distil(setting: Setting, steps: int = 500, align: int = 150, batch: int = 256) -> tuple[Tensor, ...]:
-    """Train a small student on the curves of a setting; its samples at one and two passes from the noise that all are judged on."""
+def distil(
+    setting: Setting, steps: int = 500, align: int = 150, batch: int = 256
+) -> tuple[Tensor, ...]:
+    """Train a small student on the curves of a setting; its samples at one and two passes from the
+    noise that all are judged on.
+    """
     curves = setting.curves(sources(LEARNT, start=JUDGED))
     real, metric = open_plane(setting.task).learnt, Loss(0.03)
     regression, alignment = CurveRegression(MapDraw(), metric, 1.0), Alignment(SCHEDULES, metric)
@@ -213,18 +288,27 @@ def distil(setting: Setting, steps: int = 500, align: int = 150, batch: int = 25
     def some(states: Tensor, count: int, generator: torch.Generator) -> Tensor:
         return states[..., torch.randint(LEARNT, (count,), generator=generator), :]
 
-    def regress(nets: Mapping[str, nn.Module], generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
+    def regress(
+        nets: Mapping[str, nn.Module], generator: torch.Generator
+    ) -> Iterator[tuple[str, Tensor]]:
         batch_of = BezierCurve(some(curves.points, batch, generator))
         yield "student", regression.loss(nets["student"], (batch_of, None), generator)
 
-    def match(nets: Mapping[str, nn.Module], generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
+    def match(
+        nets: Mapping[str, nn.Module], generator: torch.Generator
+    ) -> Iterator[tuple[str, Tensor]]:
         batch_of = BezierCurve(some(curves.points, batch, generator))
-        yield "student", alignment.loss(nets["student"], (batch_of, None), some(real, 4 * batch, generator))
+        yield (
+            "student",
+            alignment.loss(nets["student"], (batch_of, None), some(real, 4 * batch, generator)),
+        )
 
     net: nn.Module = NetworkConfig("mlp", 64, 3).build((2,), 0)
     with TemporaryDirectory() as folder:
         loop = LoopConfig(accelerator="cpu", ema=0.99)
         net = Trainer({"student": net}, loop, Path(folder), "curves").fit(regress, steps, 0)
-        net = Trainer({"student": net}, loop, Path(folder), "alignment", {"student": 5e-4}).fit(match, align, 1)
+        net = Trainer({"student": net}, loop, Path(folder), "alignment", {"student": 5e-4}).fit(
+            match, align, 1
+        )
     with torch.no_grad():
         return tuple(sample(net, sources(JUDGED), knots) for knots in SCHEDULES)

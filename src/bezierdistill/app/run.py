@@ -30,8 +30,16 @@ class Shown:
     @property
     def generators(self) -> dict[str, Model]:
         """The models that start from noise, with class labels as conditions or none."""
-        vectors = {name for name, model in self.models.items() if model.conditions and model.frequencies is None}
-        return {name: model for name, model in self.models.items() if model.source is None and name not in vectors}
+        vectors = {
+            name
+            for name, model in self.models.items()
+            if model.conditions and model.frequencies is None
+        }
+        return {
+            name: model
+            for name, model in self.models.items()
+            if model.source is None and name not in vectors
+        }
 
     @property
     def translators(self) -> dict[str, Model]:
@@ -39,7 +47,9 @@ class Shown:
         return {name: model for name, model in self.models.items() if model.source is not None}
 
     def teacher(self, student: Model) -> Model | None:
-        """The first of a student's teachers, wherever in the run it lies now, or where it was; None if it is not there."""
+        """The first of a student's teachers, wherever in the run it lies now, or where it was; None
+        if it is not there.
+        """
         for entry in student.card.get("teachers", [])[:1]:
             for model in self.models.values():
                 if model.card["digest"] == entry["digest"]:
@@ -52,9 +62,11 @@ def open_run(folder: Path | None) -> Shown:
     """Read a run's folder, or the one that ships with the package.
 
     Raises:
-        ValueError: if it holds no run, or something in it is damaged.
+        UserError: if it holds no run, or something in it is damaged.
     """
     run = Run.open(BUNDLED if folder is None else folder)
-    students_first = sorted(run.models.items(), key=lambda entry: entry[1].card.get("kind") != "student")
+    students_first = sorted(
+        run.models.items(), key=lambda entry: entry[1].card.get("kind") != "student"
+    )
     name = "the run that ships with the package" if folder is None else str(folder)
     return Shown(name, dict(students_first), run.rows)

@@ -1,4 +1,6 @@
-"""The third tab: an image, and what one and two passes of a translation model make of it. Shown only when the run has one."""
+"""The third tab: an image, and what one and two passes of a translation model make of it. Shown
+only when the run has one.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,7 @@ from bezierdistill.app.answers import LIVE, answered, shown
 from bezierdistill.app.run import Shown
 from bezierdistill.data import load_data
 from bezierdistill.data.reading import check_size, read_images
+from bezierdistill.errors import UserError
 from bezierdistill.models import Model
 from bezierdistill.reporting.runs import counted
 from bezierdistill.translation import from_pixels, resized
@@ -27,9 +30,18 @@ def translate_tab(page: gr.Blocks, run: Shown) -> None:
     gr.Markdown(TEXT)
     with gr.Row():
         with gr.Column(scale=1, min_width=260):
-            name = gr.Dropdown(list(models), value=next(iter(models)), label="model", elem_id="translate-model")
-            file = gr.File(label="an image (PNG, JPEG, BMP, WebP)", height=150, elem_id="translate-file")
-            number = gr.Number(0, precision=0, label="or a held-out image, by its number", elem_id="translate-number")
+            name = gr.Dropdown(
+                list(models), value=next(iter(models)), label="model", elem_id="translate-model"
+            )
+            file = gr.File(
+                label="an image (PNG, JPEG, BMP, WebP)", height=150, elem_id="translate-file"
+            )
+            number = gr.Number(
+                0,
+                precision=0,
+                label="or a held-out image, by its number",
+                elem_id="translate-number",
+            )
         with gr.Column(scale=3, min_width=300):
             gallery = gr.Gallery(
                 label="the input and its translations",
@@ -44,9 +56,11 @@ def translate_tab(page: gr.Blocks, run: Shown) -> None:
             )
 
     @answered
-    def translate(name: str, file: str | None, number: float | None) -> list[tuple[np.ndarray, str]]:
+    def translate(
+        name: str, file: str | None, number: float | None
+    ) -> list[tuple[np.ndarray, str]]:
         if name not in models:
-            raise ValueError(f"model is {str(name)[:60]!r}, expected one of {', '.join(models)}")
+            raise UserError(f"model is {str(name)[:60]!r}, expected one of {', '.join(models)}")
         model = models[name]
         x, what = (_uploaded(Path(file), model), "your image") if file else _held_out(model, number)
         assert model.source is not None
@@ -57,13 +71,20 @@ def translate_tab(page: gr.Blocks, run: Shown) -> None:
 
 
 def _translations(run: Shown, model: Model, x: np.ndarray) -> list[tuple[np.ndarray, str]]:
-    """A student's at one and two passes, and those of the flow that it was distilled from (or that the model itself is)."""
+    """A student's at one and two passes, and those of the flow that it was distilled from (or that
+    the model itself is).
+    """
     is_student = model.card.get("kind") == "student"
-    made = [(passes, model.translate(x, passes), "student") for passes in ((1, 2) if is_student else ())]
+    made = [
+        (passes, model.translate(x, passes), "student") for passes in ((1, 2) if is_student else ())
+    ]
     flow = run.teacher(model) if is_student else model
     if flow is not None and flow.source is not None:
         made.append((FLOW_PASSES, flow.translate(x, FLOW_PASSES, "heun"), "flow"))
-    return [(shown(model.scaling.encode(y), 1, WIDTH), f"{kind}, {counted(passes, 'pass')}") for passes, y, kind in made]
+    return [
+        (shown(model.scaling.encode(y), 1, WIDTH), f"{kind}, {counted(passes, 'pass')}")
+        for passes, y, kind in made
+    ]
 
 
 def _uploaded(file: Path, model: Model) -> np.ndarray:
@@ -73,7 +94,7 @@ def _uploaded(file: Path, model: Model) -> np.ndarray:
         check_size(file, MOST_PIXELS)
         pixels = read_images(file)[1]
     except ValueError as error:  # by its own name, without the folders of this machine
-        raise ValueError(str(error).replace(str(file), file.name)) from None
+        raise UserError(str(error).replace(str(file), file.name)) from None
     return resized(from_pixels(pixels, model.source, grey=True), model)
 
 
@@ -82,5 +103,8 @@ def _held_out(model: Model, number: Any) -> tuple[np.ndarray, str]:
     data = load_data(str(model.card.get("source_data")))
     count = min(data.count("test") or MOST_HELD_OUT, MOST_HELD_OUT)
     if number is None or not 0 <= number < count:
-        raise ValueError(f"number is {number}, expected 0 to {count - 1}")
-    return data.scaling.decode(data.real(count, 0, "test")[int(number) : int(number) + 1]), f"held-out image {number:.0f}"
+        raise UserError(f"number is {number}, expected 0 to {count - 1}")
+    return (
+        data.scaling.decode(data.real(count, 0, "test")[int(number) : int(number) + 1]),
+        f"held-out image {number:.0f}",
+    )

@@ -1,7 +1,8 @@
 """What a method may use in one cell of the arena, and the account of the network passes it spends.
 
-A method is a function ``method(bench)`` that trains within ``bench.left`` passes and returns its samplers: ``{passes: sampler}``, a
-sampler taking noise ``(N, *shape)`` to states, in a conditional cell with the keyword ``cond`` ``(N, C)``.
+A method is a function ``method(bench)`` that trains within ``bench.left`` passes and returns its
+samplers: ``{passes: sampler}``, a sampler taking noise ``(N, *shape)`` to states, in a conditional
+cell with the keyword ``cond`` ``(N, C)``.
 
 Teachers and pairs that several methods need are made once for a seed and charged to each.
 """
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from bezierdistill.curves import BezierCurve
 from bezierdistill.data import Data
+from bezierdistill.errors import UserError
 from bezierdistill.files import read_json, write_json
 from bezierdistill.models import CARD, Model, NetworkConfig, load_model
 from bezierdistill.objectives import CurveRegression, FlowMatching
@@ -70,41 +72,62 @@ class Bench:
         """Count network passes.
 
         Raises:
-            ValueError: if the budget does not hold them.
+            UserError: if the budget does not hold them.
         """
         self.spent += passes
         if self.spent > self.budget:
-            raise ValueError(f"a method spent {self.spent:,} network passes, the budget is {self.budget:,}")
+            raise UserError(
+                f"a method spent {self.spent:,} network passes, the budget is {self.budget:,}"
+            )
 
     def steps(self, cost: float, passes: int | None = None) -> int:
-        """Optimizer steps of ``cost`` passes a row that ``passes`` (by default all that are left) pay for.
+        """Optimizer steps of ``cost`` passes a row that ``passes`` (by default all that are left)
+        pay for.
 
         Raises:
-            ValueError: if that is not a single step.
+            UserError: if that is not a single step.
         """
         passes = self.left if passes is None else passes
         steps = int(passes // (cost * self.batch))
         if steps < 1:
-            raise ValueError(f"{passes:,} network passes are left, a step costs {int(cost * self.batch):,}: raise --budget")
+            raise UserError(
+                f"{passes:,} network passes are left, a step costs {int(cost * self.batch):,}:"
+                " raise --budget"
+            )
         return steps
 
     def teacher(self, share: float, weak: bool = False) -> Model:
-        """A flow-matching teacher trained with a share of the budget; the weak one has another seed."""
+        """A flow-matching teacher trained with a share of the budget; the weak one has another
+        seed.
+        """
         steps, seed = self.steps(FlowMatching.passes, int(share * self.budget)), self.seed + weak
         folder = self.shared / f"teacher-{steps}-{seed}"
         conditional = self.conditional
-        config = TrainConfig(self.data.name, folder, steps, self.batch, seed, conditional=conditional, network=self.network, loop=self.loop)
+        config = TrainConfig(
+            self.data.name,
+            folder,
+            steps,
+            self.batch,
+            seed,
+            conditional=conditional,
+            network=self.network,
+            loop=self.loop,
+        )
         model = self._made(folder, CARD, lambda: train(config), lambda: load_model(folder))
         self.charge(model.spent)
         return model
 
     def pairs(self, teacher: Model, share: float = 0.1, backwards: bool = False) -> CurveStore:
-        """Pairs of a teacher, as straight lines, as many as a share of the budget pays for: from noise, or backwards from real data."""
+        """Pairs of a teacher, as straight lines, as many as a share of the budget pays for: from
+        noise, or backwards from real data.
+        """
         assert teacher.folder is not None
         count = max(1, int(share * self.budget) // (2 * PAIR_STEPS))
         data = self.data.name if backwards else None
         digest = sha256(f"{teacher.card['digest']} {count} {data}".encode()).hexdigest()[:12]
-        folder = (self.shared if teacher.folder.parent == self.shared else self.folder) / f"pairs-{digest}"
+        folder = (
+            self.shared if teacher.folder.parent == self.shared else self.folder
+        ) / f"pairs-{digest}"
         config = SimulateConfig(
             (teacher.folder,),
             folder,
@@ -115,11 +138,15 @@ class Bench:
             steps=PAIR_STEPS,
             accelerator=self.loop.accelerator,
         )
-        store = self._made(folder, "seconds.json", lambda: simulate(config), lambda: CurveStore.open(folder))
+        store = self._made(
+            folder, "seconds.json", lambda: simulate(config), lambda: CurveStore.open(folder)
+        )
         self.charge(store.manifest["passes"])
         return store
 
-    def _made(self, folder: Path, mark: str, make: Callable[[], Any], load: Callable[[], Any]) -> Any:
+    def _made(
+        self, folder: Path, mark: str, make: Callable[[], Any], load: Callable[[], Any]
+    ) -> Any:
         """Make what is shared, or load it; its time counts for every method that uses it."""
         clock = folder / "seconds.json"
         if not (folder / mark).exists() or not clock.exists():
@@ -130,32 +157,63 @@ class Bench:
         self.seconds += read_json(clock, "clock")["seconds"]
         return load()
 
-    def distill(self, store: CurveStore, name: str, spend: int | None = None, **settings: Any) -> Model:
-        """Train a student (or the next flow) on stored pairs with ``spend`` passes, by default all that are left."""
+    def distill(
+        self, store: CurveStore, name: str, spend: int | None = None, **settings: Any
+    ) -> Model:
+        """Train a student (or the next flow) on stored pairs with ``spend`` passes, by default all
+        that are left.
+        """
         steps = self.steps(CurveRegression.passes, spend)
         self.charge(steps * self.batch * CurveRegression.passes)
         out = self.folder / name
-        return distill(DistillConfig(store.folder, out, steps=steps, batch=self.batch, seed=self.seed, loop=self.loop, **settings))
+        return distill(
+            DistillConfig(
+                store.folder,
+                out,
+                steps=steps,
+                batch=self.batch,
+                seed=self.seed,
+                loop=self.loop,
+                **settings,
+            )
+        )
 
     def build(self, shape: tuple[int, ...] | None = None) -> nn.Module:
         """A new network, for states of the data's shape unless another is given."""
-        return self.network.build(shape or self.data.shape, self.seed, self.data.condition_size if self.conditional else 0)
+        return self.network.build(
+            shape or self.data.shape, self.seed, self.data.condition_size if self.conditional else 0
+        )
 
     def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor | None]:
-        """A batch of independent noise and data, and the data's conditions if the cell is conditional."""
+        """A batch of independent noise and data, and the data's conditions if the cell is
+        conditional.
+        """
         x1, cond = self.data.batch(self.batch, generator)
         return torch.randn(x1.shape, generator=generator), x1, cond if self.conditional else None
 
-    def fit(self, net: nn.Module, objective: Any, name: str = "student", spend: int | None = None) -> nn.Module:
-        """Train a network by an objective on noise and data with ``spend`` passes, by default all that are left."""
+    def fit(
+        self, net: nn.Module, objective: Any, name: str = "student", spend: int | None = None
+    ) -> nn.Module:
+        """Train a network by an objective on noise and data with ``spend`` passes, by default all
+        that are left.
+        """
 
         def step(nets: Mapping[str, nn.Module], generator: torch.Generator) -> Any:
             yield "student", objective.loss(nets["student"], self.draw(generator), generator)
 
         return self.run({"student": net}, step, objective.passes, name, spend)
 
-    def run(self, nets: Mapping[str, nn.Module], step: Step, cost: float, name: str, spend: int | None = None, **rates: float) -> nn.Module:
-        """Train networks by a step of :class:`~bezierdistill.training.loop.Trainer` that costs ``cost`` passes a row.
+    def run(
+        self,
+        nets: Mapping[str, nn.Module],
+        step: Step,
+        cost: float,
+        name: str,
+        spend: int | None = None,
+        **rates: float,
+    ) -> nn.Module:
+        """Train networks by a step of :class:`~bezierdistill.training.loop.Trainer` that costs
+        ``cost`` passes a row.
 
         Returns:
             The first network with averaged weights.
@@ -164,6 +222,8 @@ class Bench:
         self.charge(int(steps * self.batch * cost))
         return Trainer(nets, self.loop, self.folder / name, name, rates).fit(step, steps, self.seed)
 
-    def lines(self, store: CurveStore, generator: torch.Generator) -> tuple[BezierCurve, Tensor | None]:
+    def lines(
+        self, store: CurveStore, generator: torch.Generator
+    ) -> tuple[BezierCurve, Tensor | None]:
         """A batch of stored pairs and their conditions."""
         return store.batch(self.batch, generator)

@@ -1,6 +1,8 @@
-"""Every method of the arena by name: how its budget is spent, and how it is sampled. The objectives are in ``objectives/``, one a file.
+"""Every method of the arena by name: how its budget is spent, and how it is sampled. The objectives
+are in ``objectives/``, one a file.
 
-Settings are keyword arguments; their defaults came out of a search of four trials or more for every method (``benchmarks/search.py``).
+Settings are keyword arguments; their defaults came out of a search of four trials or more for every
+method (``benchmarks/search.py``).
 """
 
 from __future__ import annotations
@@ -47,12 +49,16 @@ from bezierdistill.students import cheapest_knots, interval_errors, sample
 OURS = "bezier"
 Nets = Mapping[str, nn.Module]
 Losses = Iterator[tuple[str, Tensor]]
-MIDDLE = noise_time(0.821)  # where the second pass of a consistency model starts (Geng et al. 2024; EDM's scale)
+MIDDLE = noise_time(
+    0.821
+)  # where the second pass of a consistency model starts (Geng et al. 2024; EDM's scale)
 TEACHER = 0.4  # share of the budget that a rival's teacher gets, unless its search said otherwise
 
 
 def bezier(bench: Bench, **changes: float) -> Mapping[int, Sampler]:
-    """Ours: the default recipe (:mod:`bezierdistill.recipe`), or the same with some settings changed."""
+    """Ours: the default recipe (:mod:`bezierdistill.recipe`), or the same with some settings
+    changed.
+    """
     config = RecipeConfig(
         bench.data.name,
         bench.folder,
@@ -77,26 +83,36 @@ def half_budget(bench: Bench) -> Mapping[int, Sampler]:
     return bezier(bench)
 
 
-def teacher(bench: Bench, share: float = 1.0, solver: str = "euler", passes: tuple[int, ...] = (1, 2, 4)) -> Mapping[int, Sampler]:
+def teacher(
+    bench: Bench, share: float = 1.0, solver: str = "euler", passes: tuple[int, ...] = (1, 2, 4)
+) -> Mapping[int, Sampler]:
     """A teacher trained with a share of the budget, sampled by an ODE solver."""
     model = bench.teacher(share)
     return {k: partial(model.generate, passes=k, solver=solver) for k in passes}
 
 
 def teacher_knots(bench: Bench, share: float = 0.95) -> Mapping[int, Sampler]:
-    """A teacher's Euler steps between the knots that dynamic programming finds on its own paths, with what the teacher has left."""
+    """A teacher's Euler steps between the knots that dynamic programming finds on its own paths,
+    with what the teacher has left.
+    """
     model, grid = bench.teacher(share), time_grid(20)
     cost = 2 * PAIR_STEPS + len(grid) * (len(grid) - 1) // 2
     curves = min(bench.left // cost, 2048)
     cond = model.condition(range(curves), bench.seed)
-    line, _ = Simulation(model.field, steps=PAIR_STEPS).curves(noise(bench.seed, 0, curves, bench.data.shape), cond)
+    line, _ = Simulation(model.field, steps=PAIR_STEPS).curves(
+        noise(bench.seed, 0, curves, bench.data.shape), cond
+    )
     costs = interval_errors(model.net, line, grid, cond)
     bench.charge(curves * cost)
     return {k: partial(sample, model.net, knots=cheapest_knots(costs, grid, k)) for k in (2, 4)}
 
 
-def rectified_flow(bench: Bench, rounds: int, share: float = TEACHER, **settings: Any) -> Mapping[int, Sampler]:
-    """k-rectified flow (Liu et al. 2022): a teacher, then ``rounds - 1`` flows on the pairs of the one before."""
+def rectified_flow(
+    bench: Bench, rounds: int, share: float = TEACHER, **settings: Any
+) -> Mapping[int, Sampler]:
+    """k-rectified flow (Liu et al. 2022): a teacher, then ``rounds - 1`` flows on the pairs of the
+    one before.
+    """
     return _jumps(_reflow(bench, bench.teacher(share), rounds - 1, rounds - 1, **settings), 1, 2)
 
 
@@ -106,12 +122,22 @@ def rectified_flow_distillation(
     """The same, and the last flow's pairs distilled into one pass (or two even ones)."""
     flow = _reflow(bench, bench.teacher(share), rounds - 1, rounds)
     knots = ",".join(f"{k / passes:g}" for k in range(1, passes))
-    student = bench.distill(bench.pairs(flow), "student", objective="knots", passes=passes, knots=knots, huber=huber, power=0.0)
+    student = bench.distill(
+        bench.pairs(flow),
+        "student",
+        objective="knots",
+        passes=passes,
+        knots=knots,
+        huber=huber,
+        power=0.0,
+    )
     return _jumps(student, passes)
 
 
 def _reflow(bench: Bench, flow: Model, rounds: int, trainings: int, huber: float = 0.0) -> Model:
-    """Reflow some rounds; what is left of the budget is shared evenly among all trainings to come."""
+    """Reflow some rounds; what is left of the budget is shared evenly among all trainings to
+    come.
+    """
     for k in range(rounds):
         before = bench.left
         store = bench.pairs(flow)
@@ -121,19 +147,29 @@ def _reflow(bench: Bench, flow: Model, rounds: int, trainings: int, huber: float
     return flow
 
 
-def rectified_flow_pp(bench: Bench, share: float = TEACHER, huber: float = 0.0, **settings: float) -> Mapping[int, Sampler]:
-    """2-rectified flow++ (Lee et al. 2024): reflow with U-shaped times and the pseudo-Huber distance."""
+def rectified_flow_pp(
+    bench: Bench, share: float = TEACHER, huber: float = 0.0, **settings: float
+) -> Mapping[int, Sampler]:
+    """2-rectified flow++ (Lee et al. 2024): reflow with U-shaped times and the pseudo-Huber
+    distance.
+    """
     model = bench.teacher(share)
     store, objective = bench.pairs(model), RectifiedFlowPP(huber=huber, **settings)
 
     def step(nets: Nets, generator: torch.Generator) -> Losses:
         yield "student", objective.loss(nets["student"], bench.lines(store, generator), generator)
 
-    return _steps(bench.run({"student": copy.deepcopy(model.net)}, step, objective.passes, "student"), 1, 2)
+    return _steps(
+        bench.run({"student": copy.deepcopy(model.net)}, step, objective.passes, "student"), 1, 2
+    )
 
 
-def conic(bench: Bench, share: float = TEACHER, zeta: float = 0.05, real: float = 0.5) -> Mapping[int, Sampler]:
-    """Balanced conic rectified flow (Kim et al. 2025): real pairs take part in the first half of the training, as the authors do."""
+def conic(
+    bench: Bench, share: float = TEACHER, zeta: float = 0.05, real: float = 0.5
+) -> Mapping[int, Sampler]:
+    """Balanced conic rectified flow (Kim et al. 2025): real pairs take part in the first half of
+    the training, as the authors do.
+    """
     model = bench.teacher(share)
     generated, inverted = bench.pairs(model, 0.05), bench.pairs(model, 0.05, backwards=True)
     net = copy.deepcopy(model.net)
@@ -144,25 +180,37 @@ def conic(bench: Bench, share: float = TEACHER, zeta: float = 0.05, real: float 
             batch = (bench.lines(generated, generator), bench.lines(inverted, generator))
             yield "student", objective.loss(nets["student"], batch, generator)
 
-        net = bench.run({"student": net}, step, objective.passes, f"half-{half + 1}", bench.left // (2 - half))
+        net = bench.run(
+            {"student": net}, step, objective.passes, f"half-{half + 1}", bench.left // (2 - half)
+        )
     return _steps(net, 1, 2)
 
 
 def progressive(bench: Bench, share: float = TEACHER, steps: int = 64) -> Mapping[int, Sampler]:
-    """Progressive distillation (Salimans & Ho 2022) from ``steps`` teacher steps down to one, each round with an equal part."""
+    """Progressive distillation (Salimans & Ho 2022) from ``steps`` teacher steps down to one, each
+    round with an equal part.
+    """
     net, samplers = bench.teacher(share).net, {}
     rounds = halvings(steps)
     for k, number in enumerate(rounds):
         objective = Progressive(copy.deepcopy(net), number)
-        net = bench.fit(copy.deepcopy(net), objective, f"steps-{number}", bench.left // (len(rounds) - k))
+        net = bench.fit(
+            copy.deepcopy(net), objective, f"steps-{number}", bench.left // (len(rounds) - k)
+        )
         samplers |= _steps(net, number)
     return {k: samplers[k] for k in (1, 2)}
 
 
 def consistency_distillation(
-    bench: Bench, share: float = TEACHER, even: bool = True, huber: float = 0.03, middle: float = MIDDLE
+    bench: Bench,
+    share: float = TEACHER,
+    even: bool = True,
+    huber: float = 0.03,
+    middle: float = MIDDLE,
 ) -> Mapping[int, Sampler]:
-    """Consistency distillation (Song et al. 2023) with Heun steps of the teacher, between the authors' 18 times or as many even ones."""
+    """Consistency distillation (Song et al. 2023) with Heun steps of the teacher, between the
+    authors' 18 times or as many even ones.
+    """
     model = bench.teacher(share)
     times = time_grid(17) if even else karras_times()
     objective = ConsistencyDistillation(model.field, times, metric=Loss(huber))
@@ -170,54 +218,101 @@ def consistency_distillation(
 
 
 def consistency_training(
-    bench: Bench, share: float = TEACHER, huber: float = 0.001, middle: float = MIDDLE, lr: float | None = None, **settings: float
+    bench: Bench,
+    share: float = TEACHER,
+    huber: float = 0.001,
+    middle: float = MIDDLE,
+    lr: float | None = None,
+    **settings: float,
 ) -> Mapping[int, Sampler]:
-    """Easy consistency tuning (Geng et al. 2024) of a teacher; with ``share=0`` consistency training from scratch (iCT)."""
+    """Easy consistency tuning (Geng et al. 2024) of a teacher; with ``share=0`` consistency
+    training from scratch (iCT).
+    """
     net = copy.deepcopy(bench.teacher(share).net) if share else bench.build()
     objective = ConsistencyTraining(metric=Loss(huber), **settings)  # pyright: ignore[reportArgumentType]
     steps, done = bench.steps(objective.passes), itertools.count()
 
     def step(nets: Nets, generator: torch.Generator) -> Losses:
-        yield "student", objective.loss(nets["student"], bench.draw(generator), generator, next(done) / steps)
+        yield (
+            "student",
+            objective.loss(nets["student"], bench.draw(generator), generator, next(done) / steps),
+        )
 
-    return _renoised(bench, bench.run({"student": net}, step, objective.passes, "student", student=lr or bench.loop.lr), middle)
+    return _renoised(
+        bench,
+        bench.run({"student": net}, step, objective.passes, "student", student=lr or bench.loop.lr),
+        middle,
+    )
 
 
-def piecewise(bench: Bench, share: float = TEACHER, windows: int = 2, steps: int = 4, solver: str = "heun") -> Mapping[int, Sampler]:
+def piecewise(
+    bench: Bench, share: float = TEACHER, windows: int = 2, steps: int = 4, solver: str = "heun"
+) -> Mapping[int, Sampler]:
     """Piecewise rectified flow (Yan et al. 2024): one Euler step a window."""
     model = bench.teacher(share)
-    return _steps(bench.fit(copy.deepcopy(model.net), Piecewise(model.field, windows, steps, solver)), windows)
+    return _steps(
+        bench.fit(copy.deepcopy(model.net), Piecewise(model.field, windows, steps, solver)), windows
+    )
 
 
-def constant_acceleration(bench: Bench, share: float = TEACHER, h: float = 1.0, velocity: float = 0.5) -> Mapping[int, Sampler]:
+def constant_acceleration(
+    bench: Bench, share: float = TEACHER, h: float = 1.0, velocity: float = 0.5
+) -> Mapping[int, Sampler]:
     """Constant acceleration flow (Park et al. 2024): one step of its two networks is two passes."""
     model = bench.teacher(share)
     store, objective = bench.pairs(model), ConstantAcceleration(h)
 
     def first(nets: Nets, generator: torch.Generator) -> Losses:
-        yield "student", objective.velocity_loss(nets["student"], bench.lines(store, generator), generator)
+        yield (
+            "student",
+            objective.velocity_loss(nets["student"], bench.lines(store, generator), generator),
+        )
 
     def second(nets: Nets, generator: torch.Generator) -> Losses:
-        yield "student", objective.acceleration_loss(nets["student"], net_v, bench.lines(store, generator), generator)
+        yield (
+            "student",
+            objective.acceleration_loss(
+                nets["student"], net_v, bench.lines(store, generator), generator
+            ),
+        )
 
     spend = int(velocity * bench.left)
-    net_v = bench.run({"student": copy.deepcopy(model.net)}, first, objective.velocity_passes, "velocity", spend)
+    net_v = bench.run(
+        {"student": copy.deepcopy(model.net)}, first, objective.velocity_passes, "velocity", spend
+    )
     shape = (2 * bench.data.shape[0], *bench.data.shape[1:])
-    net_a = bench.run({"student": bench.build(shape)}, second, objective.acceleration_passes, "acceleration")
+    net_a = bench.run(
+        {"student": bench.build(shape)}, second, objective.acceleration_passes, "acceleration"
+    )
     return {2: partial(acceleration_sample, net_v, net_a)}
 
 
-def moment_matching(bench: Bench, share: float = 0.0, lr: float | None = None) -> Mapping[int, Sampler]:
-    """Generative moment matching (Li et al. 2015) by the energy distance, from scratch or a teacher: our law alignment without curves."""
+def moment_matching(
+    bench: Bench, share: float = 0.0, lr: float | None = None
+) -> Mapping[int, Sampler]:
+    """Generative moment matching (Li et al. 2015) by the energy distance, from scratch or a
+    teacher: our law alignment without curves.
+    """
     net = copy.deepcopy(bench.teacher(share).net) if share else bench.build()
     objective = Alignment(((0.0, 1.0),), anchor=0.0, clamp=bench.data.scaling.clamp)
 
     def step(nets: Nets, generator: torch.Generator) -> Losses:
         x0, x1, cond = bench.draw(generator)
         real, real_cond = bench.data.batch(REAL_ROWS * bench.batch, generator)
-        yield "student", objective.loss(nets["student"], (BezierCurve.line(x0, x1), cond), real, real_cond if bench.conditional else None)
+        yield (
+            "student",
+            objective.loss(
+                nets["student"],
+                (BezierCurve.line(x0, x1), cond),
+                real,
+                real_cond if bench.conditional else None,
+            ),
+        )
 
-    return _steps(bench.run({"student": net}, step, objective.passes, "student", student=lr or bench.loop.lr), 1)
+    return _steps(
+        bench.run({"student": net}, step, objective.passes, "student", student=lr or bench.loop.lr),
+        1,
+    )
 
 
 def distribution_matching(
@@ -247,7 +342,11 @@ def shortcut(bench: Bench, share: float = 0.75) -> Mapping[int, Sampler]:
 
 
 def mean_flow(
-    bench: Bench, share: float = 0.5, power: float = 0.5, logit_mean: float = -0.4, logit_std: float = 2.0
+    bench: Bench,
+    share: float = 0.5,
+    power: float = 0.5,
+    logit_mean: float = -0.4,
+    logit_std: float = 2.0,
 ) -> Mapping[int, Sampler]:
     """Mean flow (Geng et al. 2025), from scratch."""
     return _steps(bench.fit(bench.build(), MeanFlow(share, power, logit_mean, logit_std)), 1, 2)
@@ -260,12 +359,16 @@ def flow_map_matching(bench: Bench, share: float = TEACHER) -> Mapping[int, Samp
 
 
 def flow_map_self_distillation(bench: Bench, share: float = 0.5) -> Mapping[int, Sampler]:
-    """Lagrangian self-distillation (Boffi et al. 2025), from scratch; ``share`` is that of the rows that learn the map."""
+    """Lagrangian self-distillation (Boffi et al. 2025), from scratch; ``share`` is that of the rows
+    that learn the map.
+    """
     return _steps(bench.fit(bench.build(), LagrangianSelfDistillation(share)), 1, 2)
 
 
 def _renoised(bench: Bench, net: nn.Module, middle: float) -> dict[int, Sampler]:
-    """Samplers of a consistency model: the second pass starts from the first one's end, noised anew to the time ``middle``."""
+    """Samplers of a consistency model: the second pass starts from the first one's end, noised anew
+    to the time ``middle``.
+    """
     return {
         1: partial(consistency_sample, net, times=(), generator=_fresh(bench)),
         2: partial(consistency_sample, net, times=(middle,), generator=_fresh(bench)),
@@ -287,8 +390,9 @@ def _jumps(model: Model, *passes: int) -> dict[int, Sampler]:
     return {k: partial(model.generate, passes=k) for k in passes}
 
 
-# Ours is bezier alone; bezier-half has half of the budget, bezier-teacher is its strong teacher undistilled. The others lack an ingredient:
-# curves (straight lines instead), the second teacher, both of these, the pseudo-Huber loss, law alignment.
+# Ours is bezier alone; bezier-half has half of the budget, bezier-teacher is its strong teacher
+# undistilled. The others lack an ingredient: curves (straight lines instead), the second teacher,
+# both of these, the pseudo-Huber loss, law alignment.
 METHODS: dict[str, Method] = {
     OURS: bezier,
     "bezier-half": half_budget,
@@ -297,7 +401,9 @@ METHODS: dict[str, Method] = {
     "bezier-plain": partial(bezier, degree=1, weak_share=0.0),
     "bezier-squared": partial(bezier, huber=0.0),
     "bezier-unaligned": partial(bezier, align_share=0.0),
-    "bezier-teacher": partial(teacher, share=RecipeConfig.strong_share, solver="heun", passes=(20,)),
+    "bezier-teacher": partial(
+        teacher, share=RecipeConfig.strong_share, solver="heun", passes=(20,)
+    ),
     "teacher-euler": teacher,
     "teacher-heun": partial(teacher, solver="heun", passes=(2, 4)),
     "teacher-knots": teacher_knots,

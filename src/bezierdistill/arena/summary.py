@@ -1,4 +1,6 @@
-"""Seeds to means: the table of an arena, with standard errors and ranks among the methods of equal passes."""
+"""Seeds to means: the table of an arena, with standard errors and ranks among the methods of equal
+passes.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,9 @@ def summarise(rows: Sequence[Row], metric: str = "frechet") -> list[Entry]:
     for row in rows:
         if "error" not in row:
             groups.setdefault((row["passes"], row["method"]), []).append(row)
-    means = {key: statistics.mean(excess(row, metric) for row in own) for key, own in groups.items()}
+    means = {
+        key: statistics.mean(excess(row, metric) for row in own) for key, own in groups.items()
+    }
     order = sorted(groups, key=lambda key: (key[0], means[key]))
     entries = []
     for passes, method in order:
@@ -67,7 +71,10 @@ def summarise(rows: Sequence[Row], metric: str = "frechet") -> list[Entry]:
                 method,
                 bool(own[0]["ours"]),
                 passes,
-                1 + sum(other[0] == passes and means[other] < means[passes, method] for other in order),
+                1
+                + sum(
+                    other[0] == passes and means[other] < means[passes, method] for other in order
+                ),
                 means[passes, method],
                 standard_error(values),
                 len(values),

@@ -1,7 +1,9 @@
-"""The command line: one verb a stage. Settings are dataclasses, given by flags or by YAML (``--config``).
+"""The command line: one verb a stage. Settings are dataclasses, given by flags or by YAML
+(``--config``).
 
-A result is told to people, or with ``--json`` printed as one JSON value. A mistake of the user's ends with one line on standard error and
-exit code 2. ``BEZIERDISTILL_DEBUG=1`` shows the traceback instead.
+A result is told to people, or with ``--json`` printed as one JSON value. A mistake of the user's
+ends with one line on standard error and exit code 2. ``BEZIERDISTILL_DEBUG=1`` shows the traceback
+instead.
 """
 
 from __future__ import annotations
@@ -20,15 +22,24 @@ import torch
 from safetensors import SafetensorError
 
 from bezierdistill.cli.parser import listing, parse
-from bezierdistill.cli.results import UnfitError
 from bezierdistill.cli.stages import STAGES
 from bezierdistill.cli.stores import STORE
 from bezierdistill.cli.verbs import VERBS
+from bezierdistill.errors import UnfitError
 from bezierdistill.progress import follows
 
 __all__ = ["STORE", "VERBS", "explain", "main", "parse"]
 
-MISTAKES = (ValueError, TypeError, OSError, OverflowError, EOFError, zipfile.BadZipFile, zlib.error, SafetensorError)
+MISTAKES = (
+    ValueError,
+    TypeError,
+    OSError,
+    OverflowError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+    SafetensorError,
+)
 NO_MEMORY = ("can't allocate memory", "out of memory", "Storage size calculation overflowed")
 
 
@@ -57,7 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         if command.rpartition(" ")[2] in STAGES:
-            print(f"{command}: interrupted; what was saved is kept, the same command continues", file=sys.stderr)
+            print(
+                f"{command}: interrupted; what was saved is kept, the same command continues",
+                file=sys.stderr,
+            )
         else:
             print(f"{command}: interrupted", file=sys.stderr)
         return 130
@@ -70,10 +84,17 @@ def _print_json(result: Any) -> None:
 
 
 def explain(error: Exception) -> str | None:
-    """One line for a mistake of the user's, or of what the user's files hold; None for what is a mistake of ours."""
+    """One line for a mistake of the user's, or of what the user's files hold; None for what is a
+    mistake of ours.
+    """
     text = " ".join(str(error).split())
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in text for words in NO_MEMORY):
-        return f"not enough memory ({text[:200] or 'no more could be had'}): ask for fewer, or smaller batches"
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        words in text for words in NO_MEMORY
+    ):
+        return (
+            f"not enough memory ({text[:200] or 'no more could be had'}): ask for fewer, or smaller"
+            " batches"
+        )
     if isinstance(error, RecursionError):
         return f"something is nested too deeply ({text}): expected a file of ours"
     return (text or type(error).__name__) if isinstance(error, MISTAKES) else None

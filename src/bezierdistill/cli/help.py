@@ -1,6 +1,8 @@
-"""What ``--help`` prints, worked out from a settings class: a verb's use, examples, and every option with its default.
+"""What ``--help`` prints, worked out from a settings class: a verb's use, examples, and every
+option with its default.
 
-The class says in its docstring what the verb does, in the block ``Example::`` how it is called, in ``Args`` what each option means.
+The class says in its docstring what the verb does, in the block ``Example::`` how it is called, in
+``Args`` what each option means.
 """
 
 from __future__ import annotations
@@ -19,7 +21,10 @@ NARROWEST, WIDEST, INDENT = 60, 120, 28  # columns
 CALL = "bezierdistill "  # how an example begins
 NAMES = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH", bool: "{true,false}"}
 JSON = "print the result as one JSON value on standard output, and nothing else there"
-SHARED = {"--config PATH": "YAML file of settings; flags given after it win", "--print_config": "print all settings as YAML and exit"}
+SHARED = {
+    "--config PATH": "YAML file of settings; flags given after it win",
+    "--print_config": "print all settings as YAML and exit",
+}
 
 
 def summary(config: type) -> str:
@@ -29,13 +34,23 @@ def summary(config: type) -> str:
 
 def examples(config: type) -> list[str]:
     """The commands in its docstring."""
-    return [line.strip() for line in (config.__doc__ or "").splitlines() if line.strip().startswith(CALL)]
+    return [
+        line.strip()
+        for line in (config.__doc__ or "").splitlines()
+        if line.strip().startswith(CALL)
+    ]
 
 
 def texts(config: type) -> dict[str, str]:
     """What its docstring says of every option, by name."""
-    found = {param.arg_name: param.description or "" for param in parse_docstring(config.__doc__ or "").params}
-    return {name: " ".join(text.replace("``", "").split()).removesuffix(".") for name, text in found.items()}
+    found = {
+        param.arg_name: param.description or ""
+        for param in parse_docstring(config.__doc__ or "").params
+    }
+    return {
+        name: " ".join(text.replace("``", "").split()).removesuffix(".")
+        for name, text in found.items()
+    }
 
 
 def describe(verb: str, config: type, gives: bool) -> str:
@@ -48,7 +63,11 @@ def describe(verb: str, config: type, gives: bool) -> str:
     """
     parsed = parse_docstring(config.__doc__ or "")
     more = (parsed.long_description or "").partition("Example::")[0].strip()
-    needed = [_spelt(field, kind, "") for field, kind in _fields(config) if _default(field) is dataclasses.MISSING]
+    needed = [
+        _spelt(field, kind, "")
+        for field, kind in _fields(config)
+        if _default(field) is dataclasses.MISSING
+    ]
     shared = SHARED | ({"--json": f"{JSON} (default: off)"} if gives else {})
     parts = [
         _filled(f"usage: bezierdistill {' '.join([verb, *needed])} [options]", "       "),
@@ -82,7 +101,9 @@ Flags take dashes or underscores. bezierdistill --version prints the version.
 
 
 def _groups(config: type) -> Iterator[tuple[str, dict[str, str]]]:
-    """The options of a settings class, then those of every settings class in it, each with its text."""
+    """The options of a settings class, then those of every settings class in it, each with its
+    text.
+    """
     inner = [(field, kind) for field, kind in _fields(config) if dataclasses.is_dataclass(kind)]
     rows = dict(_rows(config, None, ""))
     if rows:
@@ -90,7 +111,10 @@ def _groups(config: type) -> Iterator[tuple[str, dict[str, str]]]:
     for field, kind in inner:
         assert isinstance(kind, type)
         assert callable(field.default_factory)
-        yield texts(config)[field.name], dict(_rows(kind, field.default_factory(), f"{field.name}."))
+        yield (
+            texts(config)[field.name],
+            dict(_rows(kind, field.default_factory(), f"{field.name}.")),
+        )
 
 
 def _rows(config: type, values: Any, group: str) -> Iterator[tuple[str, str]]:
@@ -99,7 +123,11 @@ def _rows(config: type, values: Any, group: str) -> Iterator[tuple[str, str]]:
         if dataclasses.is_dataclass(kind):
             continue
         default = _default(field) if values is None else getattr(values, field.name)
-        note = "required" if default is dataclasses.MISSING else f"default: {_shown(default, bool(group))}"
+        note = (
+            "required"
+            if default is dataclasses.MISSING
+            else f"default: {_shown(default, bool(group))}"
+        )
         yield _spelt(field, kind, group), f"{told[field.name]} ({note})"
 
 
@@ -110,7 +138,9 @@ def _fields(config: type) -> Iterator[tuple[dataclasses.Field[Any], Any]]:
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:
-    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    return (
+        field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    )
 
 
 def _shown(default: object, nested: bool) -> str:
@@ -122,11 +152,19 @@ def _shown(default: object, nested: bool) -> str:
 def _spelt(field: dataclasses.Field[Any], kind: Any, group: str) -> str:
     """A flag and what it takes: ``--steps INT``."""
     flag = "" if "positional" in field.metadata else f"--{group}{field.name} "
-    return flag.strip() if kind is bool and not group else f"{flag}{_taken(field.name, kind, bool(flag))}"
+    return (
+        flag.strip()
+        if kind is bool and not group
+        else f"{flag}{_taken(field.name, kind, bool(flag))}"
+    )
 
 
 def _taken(name: str, kind: Any, flagged: bool) -> str:
-    parts = [part for part in get_args(kind) if part is not NoneType] if get_origin(kind) is not Literal else []
+    parts = (
+        [part for part in get_args(kind) if part is not NoneType]
+        if get_origin(kind) is not Literal
+        else []
+    )
     if get_origin(kind) is Literal:
         return f"{{{','.join(get_args(kind))}}}"
     if get_origin(kind) is tuple:
@@ -142,13 +180,30 @@ def _columns() -> int:
 
 def _filled(text: str, indent: str = "") -> str:
     """A paragraph; words stay whole, so that what is to be copied can be."""
-    return textwrap.fill(" ".join(text.split()), _columns(), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return textwrap.fill(
+        " ".join(text.split()),
+        _columns(),
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _table(rows: Mapping[str, str], indent: int = INDENT) -> str:
     lines = []
     for name, text in rows.items():
         head, gap = f"  {name}", " " * indent
-        filled = textwrap.fill(text, _columns(), initial_indent=gap, subsequent_indent=gap, break_long_words=False, break_on_hyphens=False)
-        lines.append(f"{head.ljust(indent)}{filled[indent:]}" if len(head) < indent - 1 else f"{head}\n{filled}")
+        filled = textwrap.fill(
+            text,
+            _columns(),
+            initial_indent=gap,
+            subsequent_indent=gap,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        lines.append(
+            f"{head.ljust(indent)}{filled[indent:]}"
+            if len(head) < indent - 1
+            else f"{head}\n{filled}"
+        )
     return "\n".join(lines)

@@ -1,4 +1,6 @@
-"""From arguments to settings: a parser for every verb, whose options are the fields of its settings class."""
+"""From arguments to settings: a parser for every verb, whose options are the fields of its settings
+class.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +17,7 @@ from bezierdistill.cli.results import Verb
 from bezierdistill.cli.settings import MODE, check_file, register_loader
 from bezierdistill.cli.stores import STORE, STORE_SUMMARY
 from bezierdistill.cli.verbs import GROUPS, SILENT, VERBS
+from bezierdistill.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Request:
         """The settings.
 
         Raises:
-            ValueError: if they do not fit together.
+            UserError: if they do not fit together.
         """
         return self.kind(**self.values)
 
@@ -57,9 +60,15 @@ class Parser(ArgumentParser):
 
 def listing() -> str:
     """The verbs with a line each, in the order of the work."""
-    lines = {name: summary(config) for name, (config, _) in VERBS.items()} | {"store": STORE_SUMMARY}
+    lines = {name: summary(config) for name, (config, _) in VERBS.items()} | {
+        "store": STORE_SUMMARY
+    }
     about = "Distil flow models along Bezier curves into one or two network passes."
-    return overview("bezierdistill VERB", about, {title: {name: lines[name] for name in names} for title, names in GROUPS.items()})
+    return overview(
+        "bezierdistill VERB",
+        about,
+        {title: {name: lines[name] for name in names} for title, names in GROUPS.items()},
+    )
 
 
 def store_listing() -> str:
@@ -90,7 +99,9 @@ def _new(told: Callable[[], str], **settings: Any) -> Parser:
 
 
 def _verb_parser(name: str, verb: Verb) -> ArgumentParser:
-    """The flags of a settings class; some fields are spelt otherwise than the parser would: ``STORE``, ``--teachers A B``, ``--report``."""
+    """The flags of a settings class; some fields are spelt otherwise than the parser would:
+    ``STORE``, ``--teachers A B``, ``--report``.
+    """
     config, gives = verb[0], name not in SILENT
     parser = _new(lambda: describe(name, config, gives))
     parser.add_argument("--config", action="config", help="YAML file of settings")
@@ -107,7 +118,9 @@ def _verb_parser(name: str, verb: Verb) -> ArgumentParser:
     parser.add_class_arguments(config, skip=set(plain))
     places = {field.name for field in dataclasses.fields(config) if "positional" in field.metadata}
     for field, settings in plain.items():
-        parser.add_argument(field if field in places else f"--{field}", help=texts(config)[field], **settings)
+        parser.add_argument(
+            field if field in places else f"--{field}", help=texts(config)[field], **settings
+        )
     return parser
 
 
@@ -115,22 +128,38 @@ def parse(arguments: Sequence[str]) -> Request:
     """What the arguments ask for; flags may have dashes or underscores.
 
     Raises:
-        ValueError: if they say nothing that is known.
+        UserError: if they say nothing that is known.
     """
     words = [_underscored(argument) for argument in arguments]
     parser = build_parser()
     try:
         check_file(words)
         parsed = parser.parse_args(words)
-    except (ArgumentError, ValueError, TypeError, LookupError, AttributeError, RecursionError, OSError) as error:
-        raise ValueError(f"{error} (bezierdistill VERB --help lists every option)") from None
+    except (
+        ArgumentError,
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        RecursionError,
+        OSError,
+    ) as error:
+        raise UserError(f"{error} (bezierdistill VERB --help lists every option)") from None
     fields, verb, table = parser.instantiate_classes(parsed)[parsed.verb], parsed.verb, VERBS
     if verb == "store":
         fields, verb, table = fields[fields.action], fields.action, STORE
     kind, run = table[verb]
-    given = {key: value for key, value in vars(fields).items() if key not in ("config", "__path__", "json")}
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
-    return Request(verb if table is VERBS else f"store {verb}", kind, run, values, bool(fields.get("json")))
+    given = {
+        key: value
+        for key, value in vars(fields).items()
+        if key not in ("config", "__path__", "json")
+    }
+    values = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in given.items()
+    }
+    return Request(
+        verb if table is VERBS else f"store {verb}", kind, run, values, bool(fields.get("json"))
+    )
 
 
 def _underscored(argument: str) -> str:

@@ -1,4 +1,6 @@
-"""What verbs have in common: each prints for people what it has made, and returns it for ``--json``."""
+"""What verbs have in common: each prints for people what it has made, and returns it for
+``--json``.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +12,14 @@ from bezierdistill.models import Model
 Verb = tuple[type, Callable[[Any], Any]]  # settings, and a function of them
 
 
-class UnfitError(ValueError):
-    """A mistake that is a result as well, such as the list of a store's damaged shards.
-
-    Args:
-        message: one line.
-        result: what ``--json`` prints.
-    """
-
-    def __init__(self, message: str, result: Any) -> None:
-        super().__init__(message)
-        self.result = result
-
-
 def facts(model: Model) -> dict[str, Any]:
     """What a script may want to know of a model."""
     knots = {passes: list(times) for passes, times in model.knots.items()}
     named = {name: model.card.get(name) for name in ("kind", "digest", "passes")}
-    return {"out": model.folder, **named, "shape": model.shape, "conditions": model.conditions, "knots": knots}
+    return {
+        "out": model.folder,
+        **named,
+        "shape": model.shape,
+        "conditions": model.conditions,
+        "knots": knots,
+    }

@@ -1,4 +1,6 @@
-"""The verbs that use what is there: samples, their judgement, reports, models of other libraries."""
+"""The verbs that use what is there: samples, their judgement, reports, models of other
+libraries.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ import torch
 from bezierdistill.cli.results import Verb, facts
 from bezierdistill.conventions import Prediction
 from bezierdistill.data import load_data, read_array, read_sides
+from bezierdistill.errors import UserError
 from bezierdistill.files import write_array, write_json
 from bezierdistill.interop import export_diffusers, import_diffusers
 from bezierdistill.metrics import Evaluator, load_extractor
@@ -39,10 +42,13 @@ class SampleConfig:
         passes: network passes a sample.
         count: number of samples.
         seed: seed of the noise; sample i depends on the seed and i alone.
-        solver: euler jumps from knot to knot; midpoint, heun and rk4 integrate a teacher's velocity with the given passes.
-        labels: class labels separated by commas, repeated in turn; without them they are as frequent as in the training data.
+        solver: euler jumps from knot to knot; midpoint, heun and rk4 integrate a teacher's velocity
+            with the given passes.
+        labels: class labels separated by commas, repeated in turn; without them they are as
+            frequent as in the training data.
         conditions: a .npy of condition vectors, one a sample, for a model that takes these.
-        guidance: strength of guidance: of a student that was distilled for a range, or of a conditional teacher.
+        guidance: strength of guidance: of a student that was distilled for a range, or of a
+            conditional teacher.
         accelerator: device kind for Lightning Fabric: auto, cpu, cuda, mps.
         grid: a PNG of the first samples to write as well.
     """
@@ -63,12 +69,15 @@ class SampleConfig:
         """The labels as numbers.
 
         Raises:
-            ValueError: if they are none.
+            UserError: if they are none.
         """
         try:
             return None if self.labels is None else [int(part) for part in self.labels.split(",")]
         except ValueError:
-            raise ValueError(f"labels are {self.labels!r}, expected whole numbers separated by commas, such as 0,1,2") from None
+            raise UserError(
+                f"labels are {self.labels!r}, expected whole numbers separated by commas, such as"
+                " 0,1,2"
+            ) from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,11 +92,13 @@ class EvaluateConfig:
         bezierdistill evaluate --samples one.npz --data digits --out scores.json
 
     Args:
-        samples: a .npz or .npy of samples in the data's own units; if it has labels, --extractor classifier judges every class.
+        samples: a .npz or .npy of samples in the data's own units; if it has labels, --extractor
+            classifier judges every class.
         data: built-in name or path.
         seed: which real samples are drawn.
-        extractor: features to compare by: random, classifier (of the data's own classes, trained once), squeezenet:PATH of its weights,
-            or a Python file whose function extractor(data) returns a module of your own.
+        extractor: features to compare by: random, classifier (of the data's own classes, trained
+            once), squeezenet:PATH of its weights, or a Python file whose function extractor(data)
+            returns a module of your own.
         out: a JSON file for the result as well.
     """
 
@@ -126,10 +137,13 @@ class ImportConfig:
         bezierdistill import --source ddpm --prediction epsilon --schedule steps --out runs/teacher
 
     Args:
-        source: a local folder: a pipeline with unet/ or transformer/, or the network alone; only safetensors are read.
+        source: a local folder: a pipeline with unet/ or transformer/, or the network alone; only
+            safetensors are read.
         out: folder of the new model.
-        prediction: velocity (data minus noise), flow (noise minus data), epsilon (noise), sample (data), v_prediction.
-        schedule: linear-up (time 0 is noise), linear-down (time 0 is data), sigma, or steps (those of the pipeline's scheduler).
+        prediction: velocity (data minus noise), flow (noise minus data), epsilon (noise), sample
+            (data), v_prediction.
+        schedule: linear-up (time 0 is noise), linear-down (time 0 is data), sigma, or steps (those
+            of the pipeline's scheduler).
         scale: linear: what its time is multiplied by before it is told, such as 1000; 1 without it.
         low: linear: least time of ours that it was trained on; 0 without it.
         high: linear: greatest time of ours; 1 without it.
@@ -168,9 +182,13 @@ class ExportConfig:
 
 
 def _load(folder: Path, accelerator: str) -> Model:
-    """A model on a device; Fabric, which takes seconds to import, is only asked where there is a choice."""
+    """A model on a device; Fabric, which takes seconds to import, is only asked where there is a
+    choice.
+    """
     model = load_model(folder)
-    if accelerator != "cpu" and (accelerator != "auto" or torch.cuda.is_available() or torch.backends.mps.is_available()):
+    if accelerator != "cpu" and (
+        accelerator != "auto" or torch.cuda.is_available() or torch.backends.mps.is_available()
+    ):
         model.net.to(open_fabric(accelerator).device)
     return model
 
@@ -178,28 +196,59 @@ def _load(folder: Path, accelerator: str) -> Model:
 def _sample(config: SampleConfig) -> dict[str, Any]:
     model, labels = _load(config.model, config.accelerator), config.numbers()
     vectors = None if config.conditions is None else read_array(config.conditions)
-    x = model.sample(config.count, config.passes, config.seed, config.solver, labels=labels, conditions=vectors, guidance=config.guidance)
+    x = model.sample(
+        config.count,
+        config.passes,
+        config.seed,
+        config.solver,
+        labels=labels,
+        conditions=vectors,
+        guidance=config.guidance,
+    )
     more = {}
-    if model.frequencies is not None and vectors is None:  # as the samples had them: row by row from the seed
+    if (
+        model.frequencies is not None and vectors is None
+    ):  # as the samples had them: row by row from the seed
         given = model.condition(range(config.count), config.seed, labels)
-        more = {} if given is None else {"labels": given[:, : len(model.frequencies)].argmax(1).numpy()}
+        more = (
+            {}
+            if given is None
+            else {"labels": given[:, : len(model.frequencies)].argmax(1).numpy()}
+        )
     write_array(config.out, x, **more)
     if config.grid is not None:
         save_grid(config.grid, model.scaling.encode(x[:64]))
-    print(f"{config.out}: {config.count} samples of shape {x.shape[1:]}, {config.passes} passes each")
-    return {"out": config.out, "grid": config.grid, "count": config.count, "shape": x.shape[1:], "passes": config.passes}
+    print(
+        f"{config.out}: {config.count} samples of shape {x.shape[1:]}, {config.passes} passes each"
+    )
+    return {
+        "out": config.out,
+        "grid": config.grid,
+        "count": config.count,
+        "shape": x.shape[1:],
+        "passes": config.passes,
+    }
 
 
 def _evaluate(config: EvaluateConfig) -> dict[str, Any]:
     data = load_data(config.data)
     side = read_sides(config.samples)[0]
     if side.x.shape[1:] != data.scaling.decode(data.real(1, 0, "test")).shape[1:]:
-        raise ValueError(
-            f"{config.samples} holds samples of shape {side.x.shape[1:]}, {config.data} of another: expected samples of that data"
+        raise UserError(
+            f"{config.samples} holds samples of shape {side.x.shape[1:]}, {config.data} of another:"
+            " expected samples of that data"
         )
-    evaluate = Evaluator(data, config.seed, None if config.extractor == "random" else load_extractor(config.extractor, data))
+    evaluate = Evaluator(
+        data,
+        config.seed,
+        None if config.extractor == "random" else load_extractor(config.extractor, data),
+    )
     x = data.scaling.encode(side.x)
-    labels = side.given if config.extractor == "classifier" and side.given is not None and side.given.ndim == 1 else None
+    labels = (
+        side.given
+        if config.extractor == "classifier" and side.given is not None and side.given.ndim == 1
+        else None
+    )
     classes = {} if labels is None else {"classes": evaluate.classes(x, labels)}
     result = {**evaluate(x), **classes}
     if config.out is not None:
@@ -211,15 +260,26 @@ def _evaluate(config: EvaluateConfig) -> dict[str, Any]:
 
 def _translate(config: TranslateConfig) -> dict[str, Any]:
     y = translate_files(_load(config.model, config.accelerator), config)
-    print(f"{config.out}: {len(y)} translations of shape {y.shape[1:]}, {config.passes} passes each")
+    print(
+        f"{config.out}: {len(y)} translations of shape {y.shape[1:]}, {config.passes} passes each"
+    )
     return {"out": config.out, "count": len(y), "shape": y.shape[1:], "passes": config.passes}
 
 
 def _import(config: ImportConfig) -> dict[str, Any]:
-    numbers = {name: getattr(config, name) for name in ("scale", "low", "high", "least", "most") if getattr(config, name) is not None}
+    numbers = {
+        name: getattr(config, name)
+        for name in ("scale", "low", "high", "least", "most")
+        if getattr(config, name) is not None
+    }
     with noted(config.out, "import", config):
-        model = import_diffusers(config.source, config.out, config.prediction, config.schedule, **numbers)
-    print(f"{config.out}: teacher of images {model.shape}, {model.conditions} classes, from {config.source}")
+        model = import_diffusers(
+            config.source, config.out, config.prediction, config.schedule, **numbers
+        )
+    print(
+        f"{config.out}: teacher of images {model.shape}, {model.conditions} classes, from"
+        f" {config.source}"
+    )
     return facts(model)
 
 

@@ -1,7 +1,9 @@
-"""YAML that nobody vouches for: what a settings file or a flag may hold, before it is turned into settings.
+"""YAML that nobody vouches for: what a settings file or a flag may hold, before it is turned into
+settings.
 
-A value is plain data: nothing that names a class to build or a file to include, no alias (a few lines of which stand for billions of
-values), and no deeper than settings ever are. Tags that would build Python objects are unknown to the loader underneath.
+A value is plain data: nothing that names a class to build or a file to include, no alias (a few
+lines of which stand for billions of values), and no deeper than settings ever are. Tags that would
+build Python objects are unknown to the loader underneath.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ from typing import Any
 
 import yaml
 from jsonargparse import get_loader, set_loader
+
+from bezierdistill.errors import UserError
 
 MODE = "plain"  # of the parser: its values are read by :func:`load_plain`
 MOST_BYTES, MOST_DEPTH = 2**18, 20
@@ -27,21 +31,35 @@ def load_plain(text: str) -> Any:
     """The value of a YAML text of plain data.
 
     Raises:
-        ValueError: if it is too large or deep, has an alias or a key that builds something, or is no YAML.
+        UserError: if it is too large or deep, has an alias or a key that builds something, or is
+            no YAML.
     """
     if len(text) > MOST_BYTES:
-        raise ValueError(f"settings have {len(text):,} characters, expected {MOST_BYTES:,} or fewer")
+        raise UserError(f"settings have {len(text):,} characters, expected {MOST_BYTES:,} or fewer")
     depth = 0
     try:
-        for event in yaml.parse(text, yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoader):
+        for event in yaml.parse(
+            text, yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoader
+        ):
             if isinstance(event, yaml.AliasEvent):
-                raise ValueError(f"settings have an alias *{event.anchor[:40]}, expected the value written out")
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+                raise UserError(
+                    f"settings have an alias *{event.anchor[:40]}, expected the value written out"
+                )
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(
+                event, yaml.CollectionEndEvent
+            )
             if depth > MOST_DEPTH:
-                raise ValueError(f"settings are nested more than {MOST_DEPTH} deep, expected names and values")
+                raise UserError(
+                    f"settings are nested more than {MOST_DEPTH} deep, expected names and values"
+                )
         value = get_loader("yaml")(text)
-    except (TypeError, LookupError, RecursionError, AttributeError) as error:  # of values that pass for YAML but make no Python value
-        raise ValueError(f"settings cannot be read as YAML: {error}") from None
+    except (
+        TypeError,
+        LookupError,
+        RecursionError,
+        AttributeError,
+    ) as error:  # of values that pass for YAML but make no Python value
+        raise UserError(f"settings cannot be read as YAML: {error}") from None
     _refuse_builders(value)
     return value
 
@@ -50,7 +68,10 @@ def _refuse_builders(value: Any) -> None:
     if isinstance(value, dict):
         found = BUILDERS & {str(key).rpartition(".")[2] for key in value}
         if found:
-            raise ValueError(f"settings have the key {sorted(found)[0]}, expected names of options: nothing is built by name")
+            raise UserError(
+                f"settings have the key {sorted(found)[0]}, expected names of options: nothing is"
+                " built by name"
+            )
         value = list(value.values())
     for part in value if isinstance(value, list) else ():
         _refuse_builders(part)
@@ -60,7 +81,7 @@ def check_file(arguments: Sequence[str]) -> None:
     """Refuse a ``--config`` file that holds no settings, before the parser reads all of it.
 
     Raises:
-        ValueError: if it is larger than settings are, no text, or no mapping.
+        UserError: if it is larger than settings are, no text, or no mapping.
         OSError: if it cannot be read.
     """
     for k, argument in enumerate(arguments):
@@ -71,10 +92,14 @@ def check_file(arguments: Sequence[str]) -> None:
         with open(path, "rb") as file:
             content = file.read(MOST_BYTES + 1)
         if len(content) > MOST_BYTES:
-            raise ValueError(f"{path} has more than {MOST_BYTES:,} bytes, expected a YAML file of settings")
+            raise UserError(
+                f"{path} has more than {MOST_BYTES:,} bytes, expected a YAML file of settings"
+            )
         try:
             settings = load_plain(content.decode())
         except (ValueError, yaml.YAMLError) as error:
-            raise ValueError(f"{path} holds no settings: {error}") from None
+            raise UserError(f"{path} holds no settings: {error}") from None
         if not isinstance(settings, dict):
-            raise ValueError(f"{path} holds a {type(settings).__name__}, expected YAML of option: value")
+            raise UserError(
+                f"{path} holds a {type(settings).__name__}, expected YAML of option: value"
+            )

@@ -24,20 +24,37 @@ def _train(config: TrainConfig) -> dict[str, Any]:
 def _simulate(config: SimulateConfig) -> dict[str, Any]:
     store = simulate(config)
     passes = store.manifest["passes"]
-    print(f"{config.out}: {len(store):,} curves of degree {config.degree}, {passes:,} network passes spent")
-    return {"out": config.out, "rows": len(store), "skipped": store.skipped, "degree": config.degree, "passes": passes}
+    print(
+        f"{config.out}: {len(store):,} curves of degree {config.degree}, {passes:,} network passes"
+        " spent"
+    )
+    return {
+        "out": config.out,
+        "rows": len(store),
+        "skipped": store.skipped,
+        "degree": config.degree,
+        "passes": passes,
+    }
 
 
 def _distill(config: DistillConfig) -> dict[str, Any]:
     model = distill(config)
-    knots = "; ".join(f"{k}: {', '.join(f'{t:g}' for t in times)}" for k, times in model.knots.items())
-    print(f"{config.out}: student with knots {knots or 'evenly spaced'}, {model.spent:,} network passes spent in all")
+    knots = "; ".join(
+        f"{k}: {', '.join(f'{t:g}' for t in times)}" for k, times in model.knots.items()
+    )
+    print(
+        f"{config.out}: student with knots {knots or 'evenly spaced'}, {model.spent:,} network"
+        " passes spent in all"
+    )
     return facts(model)
 
 
 def _recipe(config: RecipeConfig) -> dict[str, Any]:
     model = run_recipe(config)
-    print(f"{config.out / 'student'}: student of one and two passes, {model.spent:,} network passes spent in all")
+    print(
+        f"{config.out / 'student'}: student of one and two passes, {model.spent:,} network passes"
+        " spent in all"
+    )
     return facts(model)
 
 
@@ -46,7 +63,12 @@ def _reflow(config: ReflowConfig) -> dict[str, Any]:
     for row in rounds:
         figures = ("straightness", "drift", "reconstruction_real", "reconstruction_generated")
         print(f"round {row['round']}: {', '.join(f'{name} {row[name]:.4g}' for name in figures)}")
-        print_rows([{"method": name, **metrics} for name, metrics in {**row["samplers"], **row.get("ours", {})}.items()])
+        print_rows(
+            [
+                {"method": name, **metrics}
+                for name, metrics in {**row["samplers"], **row.get("ours", {})}.items()
+            ]
+        )
     if not config.report:
         return {"out": config.out, "rounds": rounds}
     page = write_report(config.out)
@@ -58,7 +80,11 @@ def _arena(config: ArenaConfig) -> dict[str, Any]:
     rows = arena(config)
     failed = [f"{row['method']} (seed {row['seed']})" for row in rows if "error" in row]
     if failed:
-        print(f"failed: {', '.join(failed)}; the reason stands in arena.json, remove the cell's file to try again", file=sys.stderr)
+        print(
+            f"failed: {', '.join(failed)}; the reason stands in arena.json, remove the cell's file"
+            " to try again",
+            file=sys.stderr,
+        )
     return _compared(config, rows)
 
 

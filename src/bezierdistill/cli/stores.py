@@ -6,7 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
-from bezierdistill.cli.results import UnfitError, Verb
+from bezierdistill.cli.results import Verb
+from bezierdistill.errors import UnfitError
 from bezierdistill.progress import progress
 from bezierdistill.provenance import noted
 from bezierdistill.sharing import export_curves, import_curves
@@ -95,7 +96,8 @@ class StoreImportConfig:
         bezierdistill store import runs/shared --teacher runs/strong --out runs/theirs
 
     Args:
-        source: a folder with z0.npy and z1.npy (and cond.npy), a WebDataset .tar, or a folder of them.
+        source: a folder with z0.npy and z1.npy (and cond.npy), a WebDataset .tar, or a folder of
+            them.
         teacher: the model whose samples they are; a student takes its network, units and weights.
         out: folder of the new store.
         passes: network passes that a row has cost its makers, for the account.
@@ -143,9 +145,16 @@ def _store_verify(config: StoreVerifyConfig) -> dict[str, Any]:
         problems = list(store.verify(advance=advance))
     for problem in problems:
         print(problem)
-    result = {"store": config.store, "shards": len(store.shards), "rows": len(store), "problems": problems}
+    result = {
+        "store": config.store,
+        "shards": len(store.shards),
+        "rows": len(store),
+        "problems": problems,
+    }
     if problems:
-        raise UnfitError(f"{len(problems)} of {len(store.shards)} shards are damaged: {MEND}", result)
+        raise UnfitError(
+            f"{len(problems)} of {len(store.shards)} shards are damaged: {MEND}", result
+        )
     print(f"{config.store}: {len(store.shards)} shards are whole, {len(store):,} curves")
     return result
 
@@ -166,8 +175,13 @@ def _store_export(config: StoreExportConfig) -> dict[str, Any]:
 
 def _store_import(config: StoreImportConfig) -> dict[str, Any]:
     with noted(config.out, "store import", config):
-        store = import_curves(config.source, config.teacher, config.out, config.passes, config.units, config.points)
-    print(f"{config.out}: {len(store):,} curves of degree {store.recipe['degree']} from {config.source}")
+        store = import_curves(
+            config.source, config.teacher, config.out, config.passes, config.units, config.points
+        )
+    print(
+        f"{config.out}: {len(store):,} curves of degree {store.recipe['degree']} from"
+        f" {config.source}"
+    )
     return {"out": config.out, "rows": len(store), "degree": store.recipe["degree"]}
 
 

@@ -11,7 +11,9 @@ from bezierdistill.cli.stages import STAGES
 
 
 def _app(config: AppConfig) -> None:
-    from bezierdistill.app import serve  # imported here: it may take seconds that only its users need
+    from bezierdistill.app import (
+        serve,
+    )  # imported here: it may take seconds that only its users need
 
     serve(config)
 

@@ -1,4 +1,6 @@
-"""What a data set is here: training batches, and distinct real samples of three disjoint sides, with their conditions if there are any."""
+"""What a data set is here: training batches, and distinct real samples of three disjoint sides,
+with their conditions if there are any.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor
 
 from bezierdistill.data.scaling import Scaling
+from bezierdistill.errors import UserError
 
 Split = Literal["train", "valid", "test"]
 
@@ -51,14 +54,16 @@ class Data(Protocol):
         ...
 
     def batch(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """Training states ``(count, *shape)``, drawn independently, and their conditions ``(count, condition_size)`` or None."""
+        """Training states ``(count, *shape)``, drawn independently, and their conditions ``(count,
+        condition_size)`` or None.
+        """
         ...
 
     def real(self, count: int, seed: int, split: Split) -> Tensor:
         """Distinct states ``(count, *shape)`` of a side, a function of the seed alone.
 
         Raises:
-            ValueError: if the side has fewer.
+            UserError: if the side has fewer.
         """
         ...
 
@@ -69,7 +74,8 @@ class Data(Protocol):
 
 @dataclass(frozen=True)
 class ArrayData:
-    """Finite real samples in own units, ``(N, ...)``: to train on, to choose settings by, and to judge by.
+    """Finite real samples in own units, ``(N, ...)``: to train on, to choose settings by, and to
+    judge by.
 
     Args:
         name: what the user called it.
@@ -77,7 +83,8 @@ class ArrayData:
         valid: the side to choose settings by.
         test: the side to judge by.
         scaling: the way to model units.
-        given: the conditions of each side: labels ``(N,)`` of integers, or vectors ``(N, C)`` of floats; empty if there are none.
+        given: the conditions of each side: labels ``(N,)`` of integers, or vectors ``(N, C)`` of
+            floats; empty if there are none.
     """
 
     name: str
@@ -95,7 +102,11 @@ class ArrayData:
     @property
     def classes(self) -> int:
         """See :class:`Data`."""
-        return 1 + max(int(labels.max()) for labels in self.given.values()) if self.given and self.given["train"].ndim == 1 else 0
+        return (
+            1 + max(int(labels.max()) for labels in self.given.values())
+            if self.given and self.given["train"].ndim == 1
+            else 0
+        )
 
     @property
     def condition_size(self) -> int:
@@ -126,7 +137,7 @@ class ArrayData:
     def _rows(self, count: int, seed: int, split: Split) -> np.ndarray:
         size = len(self.side(split))
         if count > size:
-            raise ValueError(f"{count} {split} samples of {self.name} asked for, it has {size}")
+            raise UserError(f"{count} {split} samples of {self.name} asked for, it has {size}")
         return np.random.default_rng(seed).permutation(size)[:count]
 
     def _conditions(self, split: Split, rows: np.ndarray) -> Tensor | None:
@@ -164,7 +175,9 @@ class EndlessData:
 
     def real(self, count: int, seed: int, split: Split) -> Tensor:
         """See :class:`Data`."""
-        return self.batch(count, torch.Generator().manual_seed(3 * seed + ("train", "valid", "test").index(split)))[0]
+        return self.batch(
+            count, torch.Generator().manual_seed(3 * seed + ("train", "valid", "test").index(split))
+        )[0]
 
     def conditions(self, count: int, seed: int, split: Split) -> Tensor | None:
         """See :class:`Data`."""
@@ -175,8 +188,11 @@ def one_hot(labels: Tensor, classes: int) -> Tensor:
     """Labels ``(N,)`` as float32 vectors ``(N, classes)``.
 
     Raises:
-        ValueError: if a label is not in ``0 .. classes - 1``.
+        UserError: if a label is not in ``0 .. classes - 1``.
     """
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-        raise ValueError(f"labels run from {int(labels.min())} to {int(labels.max())}, expected 0 to {classes - 1}")
+        raise UserError(
+            f"labels run from {int(labels.min())} to {int(labels.max())}, expected 0 to"
+            f" {classes - 1}"
+        )
     return torch.nn.functional.one_hot(labels.long(), classes).float()

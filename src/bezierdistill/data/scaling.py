@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bezierdistill.errors import UserError
+
 Layout = Literal["flat", "hw", "hwc", "chw"]
 CHANNELS = (1, 3, 4)
 LEAST, LARGEST = 1e-37, 3e38  # of single precision
@@ -17,12 +19,14 @@ LEAST, LARGEST = 1e-37, 3e38  # of single precision
 
 @dataclass(frozen=True)
 class Scaling:
-    """Affine map ``model = (own - shift) / scale``; it is kept with every model, so samples come back in the data's own units.
+    """Affine map ``model = (own - shift) / scale``; it is kept with every model, so samples come
+    back in the data's own units.
 
     Args:
         shift: one number, or one a component (flat) or channel (images).
         scale: likewise, positive.
-        layout: how a state is stored: ``flat`` (D,), ``hw``, ``hwc`` or ``chw``. Models use (D,) and (C, H, W).
+        layout: how a state is stored: ``flat`` (D,), ``hw``, ``hwc`` or ``chw``. Models use (D,)
+            and (C, H, W).
         low: least value in own units; None is unbounded.
         high: greatest value in own units; None is unbounded.
         integer: whether own units are whole numbers (images of bytes).
@@ -37,10 +41,11 @@ class Scaling:
 
     @classmethod
     def measure(cls, array: np.ndarray) -> Scaling:
-        """The scaling of real samples ``(N, ...)``: bytes to [-1, 1]; other numbers to mean 0 and std 1 a component or channel.
+        """The scaling of real samples ``(N, ...)``: bytes to [-1, 1]; other numbers to mean 0 and
+        std 1 a component or channel.
 
         Raises:
-            ValueError: if the array is neither (N, D), (N, H, W), (N, H, W, C) nor (N, C, H, W).
+            UserError: if the array is neither (N, D), (N, H, W), (N, H, W, C) nor (N, C, H, W).
         """
         layout = _layout(array.shape)
         if array.dtype == np.uint8:
@@ -51,8 +56,14 @@ class Scaling:
         return cls(shift, tuple(np.where(std > 1e-9 * np.abs(shift), std, 1.0).tolist()), layout)
 
     def encode(self, own: np.ndarray | Tensor) -> Tensor:
-        """Samples in own units and layout, ``(N, ...)``, as float32 model states ``(N, D)`` or ``(N, C, H, W)``."""
-        x = own.to(torch.float32) if isinstance(own, Tensor) else torch.from_numpy(np.asarray(own, dtype=np.float32))
+        """Samples in own units and layout, ``(N, ...)``, as float32 model states ``(N, D)`` or
+        ``(N, C, H, W)``.
+        """
+        x = (
+            own.to(torch.float32)
+            if isinstance(own, Tensor)
+            else torch.from_numpy(np.asarray(own, dtype=np.float32))
+        )
         if self.layout == "hw":
             x = x.unsqueeze(1)
         elif self.layout == "hwc":
@@ -72,11 +83,15 @@ class Scaling:
         return np.rint(array).astype(np.uint8) if self.integer else array
 
     def clamp(self, x: Tensor) -> Tensor:
-        """Model states moved into the own range, still in model units; where there is none they stay as they are."""
+        """Model states moved into the own range, still in model units; where there is none they
+        stay as they are.
+        """
         if self.low is None and self.high is None:
             return x
         shift, scale = _broadcast(self.shift, x), _broadcast(self.scale, x)
-        low, high = (None if bound is None else (bound - shift) / scale for bound in (self.low, self.high))
+        low, high = (
+            None if bound is None else (bound - shift) / scale for bound in (self.low, self.high)
+        )
         return x.clamp(low, high)
 
     @classmethod
@@ -88,34 +103,62 @@ class Scaling:
             shape: shape of a model state, if it is known.
 
         Raises:
-            ValueError: if a number is missing, not finite or out of range, or the layout is none of such states.
+            UserError: if a number is missing, not finite or out of range, or the layout is none of
+                such states.
         """
         try:
-            made = cls(**{**fields, "shift": tuple(fields["shift"]), "scale": tuple(fields["scale"])})
+            made = cls(
+                **{**fields, "shift": tuple(fields["shift"]), "scale": tuple(fields["scale"])}
+            )
         except (TypeError, KeyError) as error:
-            raise ValueError(f"scaling is {str(fields)[:100]!r}, expected shift, scale and layout ({error})") from None
+            raise UserError(
+                f"scaling is {str(fields)[:100]!r}, expected shift, scale and layout ({error})"
+            ) from None
         bounds = [bound for bound in (made.low, made.high) if bound is not None]
         numbers = [*made.shift, *made.scale, *bounds]
-        if any(type(n) not in (int, float) or not abs(n) < LARGEST for n in numbers) or not made.shift or not made.scale:
-            raise ValueError(f"scaling holds {str(numbers)[:100]}, expected one finite number or more of shift and scale")
-        if min(made.scale) < LEAST or bounds != sorted(bounds) or not isinstance(made.integer, bool):
-            raise ValueError(
-                f"scaling has scale {min(made.scale)} from {made.low} to {made.high}, expected positive, and a range that rises"
+        if (
+            any(type(n) not in (int, float) or not abs(n) < LARGEST for n in numbers)
+            or not made.shift
+            or not made.scale
+        ):
+            raise UserError(
+                f"scaling holds {str(numbers)[:100]}, expected one finite number or more of shift"
+                " and scale"
             )
-        if made.integer and (made.low is None or made.high is None or made.low < 0 or made.high > 255):
-            raise ValueError(f"scaling makes bytes from {made.low} to {made.high}, expected 0 to 255")
+        if (
+            min(made.scale) < LEAST
+            or bounds != sorted(bounds)
+            or not isinstance(made.integer, bool)
+        ):
+            raise UserError(
+                f"scaling has scale {min(made.scale)} from {made.low} to {made.high}, expected"
+                " positive, and a range that rises"
+            )
+        if made.integer and (
+            made.low is None or made.high is None or made.low < 0 or made.high > 255
+        ):
+            raise UserError(
+                f"scaling makes bytes from {made.low} to {made.high}, expected 0 to 255"
+            )
         if made.layout not in get_args(Layout):
-            raise ValueError(f"scaling has layout {str(made.layout)[:40]!r}, expected one of {', '.join(get_args(Layout))}")
+            raise UserError(
+                f"scaling has layout {str(made.layout)[:40]!r}, expected one of"
+                f" {', '.join(get_args(Layout))}"
+            )
         if shape is not None:
             made.check_shape(shape)
         return made
 
     def check_shape(self, shape: Sequence[int]) -> None:
-        """Raise ``ValueError`` unless it fits model states of ``shape``."""
-        fits = len(shape) == (1 if self.layout == "flat" else 3) and (self.layout != "hw" or shape[0] == 1)
+        """Raise ``UserError`` unless it fits model states of ``shape``."""
+        fits = len(shape) == (1 if self.layout == "flat" else 3) and (
+            self.layout != "hw" or shape[0] == 1
+        )
         if not fits or {len(self.shift), len(self.scale)} - {1, shape[0]}:
             sizes = f"{self.layout} with {len(self.shift)} and {len(self.scale)} numbers"
-            raise ValueError(f"scaling is {sizes}, which does not fit states of shape {tuple(shape)}")
+            raise UserError(
+                f"scaling is {sizes}, which does not fit states of shape {tuple(shape)}"
+            )
 
 
 def _broadcast(values: tuple[float, ...], x: Tensor) -> Tensor:
@@ -132,4 +175,7 @@ def _layout(shape: tuple[int, ...]) -> Layout:
         return "hwc"
     if len(shape) == 4 and shape[1] in CHANNELS:
         return "chw"
-    raise ValueError(f"samples have shape {shape}, expected (N, D), (N, H, W), (N, H, W, C) or (N, C, H, W) with C of 1, 3 or 4")
+    raise UserError(
+        f"samples have shape {shape}, expected (N, D), (N, H, W), (N, H, W, C) or (N, C, H, W) with"
+        " C of 1, 3 or 4"
+    )

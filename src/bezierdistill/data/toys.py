@@ -1,8 +1,9 @@
-"""Made-up laws with endless fresh samples: 2-D pictures, and ``manifold``, the task that ranks methods.
+"""Made-up laws with endless fresh samples: 2-D pictures, and ``manifold``, the task that ranks
+methods.
 
-``manifold`` is a random smooth image of a low-dimensional latent with a class offset,
-``x = sin(1.5 z A / sqrt(latent) + c_k) B + o_k``: thin curved sheets in a space of any dimension. Its matrices are fixed by a seed of
-their own, so the law is the same for everybody.
+``manifold`` is a random smooth image of a low-dimensional latent with a class offset, ``x = sin(1.5
+z A / sqrt(latent) + c_k) B + o_k``: thin curved sheets in a space of any dimension. Its matrices
+are fixed by a seed of their own, so the law is the same for everybody.
 """
 
 from __future__ import annotations
@@ -31,14 +32,18 @@ def moons(count: int, generator: torch.Generator) -> Tensor:
     """Two interleaved half circles with noise of std 0.08, ``(count, 2)``."""
     angle = math.pi * torch.rand(count, generator=generator)
     lower = torch.randint(0, 2, (count,), generator=generator).float()
-    x = torch.stack([angle.cos() * (1 - 2 * lower) + lower, angle.sin() * (1 - 2 * lower) + lower / 2], 1)
+    x = torch.stack(
+        [angle.cos() * (1 - 2 * lower) + lower, angle.sin() * (1 - 2 * lower) + lower / 2], 1
+    )
     return x + 0.08 * torch.randn(count, 2, generator=generator)
 
 
 def gaussians(count: int, generator: torch.Generator) -> Tensor:
     """Eight Gaussians of std 0.15 on a circle of radius 2, ``(count, 2)``."""
     angle = torch.randint(0, 8, (count,), generator=generator) * math.pi / 4
-    return 2 * torch.stack([angle.cos(), angle.sin()], 1) + 0.15 * torch.randn(count, 2, generator=generator)
+    return 2 * torch.stack([angle.cos(), angle.sin()], 1) + 0.15 * torch.randn(
+        count, 2, generator=generator
+    )
 
 
 def spirals(count: int, generator: torch.Generator) -> Tensor:
@@ -46,7 +51,9 @@ def spirals(count: int, generator: torch.Generator) -> Tensor:
     radius = torch.rand(count, generator=generator).sqrt()
     arm = torch.randint(0, 2, (count,), generator=generator) * math.pi
     angle = 3 * math.pi * radius + arm
-    return 2 * radius[:, None] * torch.stack([angle.cos(), angle.sin()], 1) + 0.05 * torch.randn(count, 2, generator=generator)
+    return 2 * radius[:, None] * torch.stack([angle.cos(), angle.sin()], 1) + 0.05 * torch.randn(
+        count, 2, generator=generator
+    )
 
 
 def manifold_sampler(dimension: int, latent: int = 3, classes: int = 12, waves: int = 32) -> Draw:
@@ -65,7 +72,12 @@ def manifold_sampler(dimension: int, latent: int = 3, classes: int = 12, waves: 
     return draw
 
 
-TOYS: dict[str, Draw] = {"checkerboard": checkerboard, "moons": moons, "gaussians": gaussians, "spirals": spirals}
+TOYS: dict[str, Draw] = {
+    "checkerboard": checkerboard,
+    "moons": moons,
+    "gaussians": gaussians,
+    "spirals": spirals,
+}
 
 
 def load_toy(name: str, draw: Draw) -> Data:

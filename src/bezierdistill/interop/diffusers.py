@@ -1,12 +1,16 @@
-r"""A student as the two components of a pipeline of diffusers: a network, and a scheduler that jumps from knot to knot.
+r"""A student as the two components of a pipeline of diffusers: a network, and a scheduler that
+jumps from knot to knot.
 
 .. math:: x_t = x_s + (t - s)\, u(x_s, s, t, c)
 
-diffusers' own pipeline for few-step models, ``ConsistencyModelPipeline``, runs them as they are: noise of standard deviation one, one pass
-a time step, labels, kinds of output. Its schedulers would space few steps badly (two steps of flow matching would start at sigma 1 and
-0.001); ours has the knots that the student was trained for. A time step here is a row ``[s, t]``: a flow map needs both times.
+diffusers' own pipeline for few-step models, ``ConsistencyModelPipeline``, runs them as they are:
+noise of standard deviation one, one pass a time step, labels, kinds of output. Its schedulers would
+space few steps badly (two steps of flow matching would start at sigma 1 and 0.001); ours has the
+knots that the student was trained for. A time step here is a row ``[s, t]``: a flow map needs both
+times.
 
-Importing this module is what lets ``DiffusionPipeline.from_pretrained`` find the components: diffusers imports nothing that a folder names.
+Importing this module is what lets ``DiffusionPipeline.from_pretrained`` find the components:
+diffusers imports nothing that a folder names.
 """
 
 from __future__ import annotations
@@ -23,11 +27,13 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin, SchedulerOutpu
 from torch import Tensor
 from torch.nn import functional
 
+from bezierdistill.errors import UserError
 from bezierdistill.models import read_network
 from bezierdistill.solvers import time_grid
 
 
-# When it loads a component, diffusers looks up ModelMixin and SchedulerMixin in the component's module: here.
+# When it loads a component, diffusers looks up ModelMixin and SchedulerMixin in the component's
+# module: here.
 class FlowMapUNet(ModelMixin, ConfigMixin):
     """A network ``u(x, s, t, cond)`` of ours, called as diffusers calls a U-Net.
 
@@ -39,7 +45,7 @@ class FlowMapUNet(ModelMixin, ConfigMixin):
         guidance: strength that every image gets, for a student that takes it as an input.
 
     Raises:
-        ValueError: on settings of no network.
+        UserError: on settings of no network.
     """
 
     _supports_gradient_checkpointing = False
@@ -56,46 +62,66 @@ class FlowMapUNet(ModelMixin, ConfigMixin):
         super().__init__()
         self.classes, self.guidance = num_class_embeds or 0, guidance
         conditions = self.classes + (guidance is not None)
-        self.net = read_network(network).build((in_channels, sample_size, sample_size), 0, conditions)
+        self.net = read_network(network).build(
+            (in_channels, sample_size, sample_size), 0, conditions
+        )
 
     def forward(
-        self, sample: Tensor, timestep: Tensor, class_labels: Tensor | None = None, return_dict: bool = True
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        class_labels: Tensor | None = None,
+        return_dict: bool = True,
     ) -> UNet2DOutput | tuple[Tensor]:
         """Average velocity of images between two times.
 
         Args:
             sample: images ``(B, C, N, N)``.
             timestep: ``[s, t]``, as :class:`FlowMapScheduler` has them.
-            class_labels: ``(B,)`` whole numbers from 0; the number of classes itself, and None, stand for no label.
+            class_labels: ``(B,)`` whole numbers from 0; the number of classes itself, and None,
+                stand for no label.
             return_dict: whether to wrap the result.
 
         Raises:
-            ValueError: on labels of other classes, or a time step that is no pair.
+            UserError: on labels of other classes, or a time step that is no pair.
         """
         if not isinstance(timestep, Tensor) or timestep.shape != (2,):
-            raise ValueError(f"timestep is {timestep}, expected a pair [s, t] of FlowMapScheduler: do not swap the scheduler")
+            raise UserError(
+                f"timestep is {timestep}, expected a pair [s, t] of FlowMapScheduler: do not swap"
+                " the scheduler"
+            )
         s, t = (time.to(sample).expand(len(sample)) for time in timestep)
         u = self.net(sample, s, t, self._condition(sample, class_labels))
         return UNet2DOutput(sample=u) if return_dict else (u,)
 
     def _condition(self, sample: Tensor, labels: Tensor | None) -> Tensor | None:
         if labels is not None and not self.classes:
-            raise ValueError("class_labels are given, the student was distilled without classes: expected None")
+            raise UserError(
+                "class_labels are given, the student was distilled without classes: expected None"
+            )
         if labels is not None and not 0 <= int(labels.min()) <= int(labels.max()) <= self.classes:
-            raise ValueError(f"class_labels run from {int(labels.min())} to {int(labels.max())}, expected 0 to {self.classes - 1}")
+            raise UserError(
+                f"class_labels run from {int(labels.min())} to {int(labels.max())}, expected 0 to"
+                f" {self.classes - 1}"
+            )
         if not self.classes and self.guidance is None:
             return None
         rows = sample.new_zeros(len(sample), self.classes)
         if labels is not None:
             rows = functional.one_hot(labels.long(), self.classes + 1)[:, : self.classes].to(sample)
-        return rows if self.guidance is None else torch.cat([rows, rows.new_full((len(rows), 1), self.guidance)], 1)
+        return (
+            rows
+            if self.guidance is None
+            else torch.cat([rows, rows.new_full((len(rows), 1), self.guidance)], 1)
+        )
 
 
 class FlowMapScheduler(SchedulerMixin, ConfigMixin):
     """Jumps between the knots that a student was trained for.
 
     Args:
-        knots: rising times from 0 to 1 by the number of passes, as text; other numbers of passes are evenly spaced.
+        knots: rising times from 0 to 1 by the number of passes, as text; other numbers of passes
+            are evenly spaced.
     """
 
     order = 1
@@ -106,19 +132,28 @@ class FlowMapScheduler(SchedulerMixin, ConfigMixin):
         self.set_timesteps(1)
 
     def set_timesteps(
-        self, num_inference_steps: int | None = None, device: str | torch.device | None = None, timesteps: Sequence[int] | None = None
+        self,
+        num_inference_steps: int | None = None,
+        device: str | torch.device | None = None,
+        timesteps: Sequence[int] | None = None,
     ) -> None:
-        """Choose the sampler with a number of passes: ``timesteps`` become its rows ``[s, t]``, ``sigmas`` the noise levels ``1 - s``.
+        """Choose the sampler with a number of passes: ``timesteps`` become its rows ``[s, t]``,
+        ``sigmas`` the noise levels ``1 - s``.
 
         Raises:
-            ValueError: unless the number is 1 or more; or on time steps of the caller's.
+            UserError: unless the number is 1 or more; or on time steps of the caller's.
         """
         if timesteps is not None or num_inference_steps is None:
-            raise ValueError("timesteps are given, the student has knots of its own: expected num_inference_steps, its number of passes")
+            raise UserError(
+                "timesteps are given, the student has knots of its own: expected"
+                " num_inference_steps, its number of passes"
+            )
         if num_inference_steps < 1:
-            raise ValueError(f"num_inference_steps is {num_inference_steps}, expected 1 or more")
+            raise UserError(f"num_inference_steps is {num_inference_steps}, expected 1 or more")
         self.num_inference_steps = num_inference_steps
-        knots = (self.config["knots"] or {}).get(str(num_inference_steps)) or time_grid(num_inference_steps)
+        knots = (self.config["knots"] or {}).get(str(num_inference_steps)) or time_grid(
+            num_inference_steps
+        )
         self.timesteps = torch.tensor(list(pairwise(knots)), dtype=torch.float32, device=device)
         self.sigmas = torch.tensor([1 - knot for knot in knots], dtype=torch.float32, device=device)
 
@@ -127,9 +162,16 @@ class FlowMapScheduler(SchedulerMixin, ConfigMixin):
         return sample
 
     def step(
-        self, model_output: Tensor, timestep: Tensor, sample: Tensor, generator: torch.Generator | None = None, return_dict: bool = True
+        self,
+        model_output: Tensor,
+        timestep: Tensor,
+        sample: Tensor,
+        generator: torch.Generator | None = None,
+        return_dict: bool = True,
     ) -> SchedulerOutput | tuple[Tensor]:
-        """Jump: ``x + (t - s) u``, for images ``sample`` at ``s`` and the network's output u. Nothing is drawn."""
+        """Jump: ``x + (t - s) u``, for images ``sample`` at ``s`` and the network's output u.
+        Nothing is drawn.
+        """
         s, t = timestep.to(sample)
         moved = torch.addcmul(sample, t - s, model_output)
         return SchedulerOutput(prev_sample=moved) if return_dict else (moved,)

@@ -1,4 +1,6 @@
-"""A student as a pipeline of diffusers: a folder that ``DiffusionPipeline.from_pretrained`` reads, with a card that says what it is."""
+"""A student as a pipeline of diffusers: a folder that ``DiffusionPipeline.from_pretrained`` reads,
+with a card that says what it is.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from bezierdistill import __version__
+from bezierdistill.errors import UserError
 from bezierdistill.files import whole_folder
 from bezierdistill.models import Model
 
@@ -17,7 +20,8 @@ METRICS = "metrics.json"
 
 
 def export_diffusers(model: Model, out: str | Path) -> Path:
-    """Write a model as a folder of diffusers: safetensors, settings, and a README; it is whole or absent.
+    """Write a model as a folder of diffusers: safetensors, settings, and a README; it is whole or
+    absent.
 
     Args:
         model: a student or teacher of square images that lie in [-1, 1] in model units.
@@ -27,12 +31,12 @@ def export_diffusers(model: Model, out: str | Path) -> Path:
         The folder.
 
     Raises:
-        ValueError: on a model of something else, one that does not start from noise or takes vectors as conditions, or a folder that is
-            not empty.
+        UserError: on a model of something else, one that does not start from noise or takes
+            vectors as conditions, or a folder that is not empty.
     """
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} is not empty: choose another --out")
+        raise UserError(f"{out} is not empty: choose another --out")
     classes = _check(model)
     pipeline = _pipeline(model, classes)
     with whole_folder(out) as folder:
@@ -44,23 +48,37 @@ def export_diffusers(model: Model, out: str | Path) -> Path:
 def _check(model: Model) -> int:
     """The number of classes of a model that can be exported."""
     if len(model.shape) != 3 or model.shape[1] != model.shape[2]:
-        raise ValueError(f"states have shape {model.shape}, diffusers' pipeline makes square images: expected (C, N, N)")
+        raise UserError(
+            f"states have shape {model.shape}, diffusers' pipeline makes square images: expected"
+            " (C, N, N)"
+        )
     if model.source is not None:
-        raise ValueError("the model translates from another domain, diffusers' pipeline starts from noise: expected a model that does, too")
+        raise UserError(
+            "the model translates from another domain, diffusers' pipeline starts from noise:"
+            " expected a model that does, too"
+        )
     scaling = model.scaling
     ends = [np.nan if bound is None else bound for bound in (scaling.low, scaling.high)]
     reached = [(end - np.asarray(scaling.shift)) / np.asarray(scaling.scale) for end in ends]
     if not (np.allclose(reached[0], -1) and np.allclose(reached[1], 1)):
-        raise ValueError("images do not fill [-1, 1] in model units, as diffusers expects: train on images of bytes")
+        raise UserError(
+            "images do not fill [-1, 1] in model units, as diffusers expects: train on images of"
+            " bytes"
+        )
     classes = len(model.frequencies or ())
     if model.conditions != classes + (model.guidance is not None):
-        raise ValueError(f"the model takes vectors of {model.conditions} numbers as conditions, diffusers' pipeline class labels alone")
+        raise UserError(
+            f"the model takes vectors of {model.conditions} numbers as conditions, diffusers'"
+            " pipeline class labels alone"
+        )
     return classes
 
 
 def _pipeline(model: Model, classes: int) -> Any:
     # Imported here: it takes seconds that only its users need.
-    from diffusers.pipelines.consistency_models.pipeline_consistency_models import ConsistencyModelPipeline
+    from diffusers.pipelines.consistency_models.pipeline_consistency_models import (
+        ConsistencyModelPipeline,
+    )
 
     from bezierdistill.interop.diffusers import FlowMapScheduler, FlowMapUNet
 
@@ -76,12 +94,25 @@ def _pipeline(model: Model, classes: int) -> Any:
 def _readme(model: Model, classes: int) -> str:
     passes = max(model.knots, default=1)
     labels = f", class_labels=[{', '.join(str(i % classes) for i in range(4))}]" if classes else ""
-    told = f"Classes: {classes}; label {classes} stands for none.\n" if classes else "It takes no labels.\n"
+    told = (
+        f"Classes: {classes}; label {classes} stands for none.\n"
+        if classes
+        else "It takes no labels.\n"
+    )
     if model.guidance is not None:
         low, high = model.guidance
-        told += f"Guidance is an input: {(low + high) / 2:g} here (`unet/config.json`), {low:g} to {high:g} was distilled.\n"
-    spaced = "\n".join(f"- {k}: {', '.join(f'{time:g}' for time in knots)}" for k, knots in sorted(model.knots.items()))
-    teachers = "\n".join(f"- `{teacher['digest']}`" for teacher in model.card.get("teachers", ())) or "- none"
+        told += (
+            f"Guidance is an input: {(low + high) / 2:g} here (`unet/config.json`), {low:g} to"
+            f" {high:g} was distilled.\n"
+        )
+    spaced = "\n".join(
+        f"- {k}: {', '.join(f'{time:g}' for time in knots)}"
+        for k, knots in sorted(model.knots.items())
+    )
+    teachers = (
+        "\n".join(f"- `{teacher['digest']}`" for teacher in model.card.get("teachers", ()))
+        or "- none"
+    )
     title = " x ".join(str(n) for n in model.shape)
     return f"""---
 library_name: diffusers
@@ -126,7 +157,11 @@ Time runs from 0 (noise) to 1 (data); other numbers of passes are evenly spaced.
 
 def _metrics(model: Model) -> str:
     file = None if model.folder is None else model.folder / METRICS
-    return _block(json.loads(file.read_text())) if file is not None and file.exists() else "Not measured.\n"
+    return (
+        _block(json.loads(file.read_text()))
+        if file is not None and file.exists()
+        else "Not measured.\n"
+    )
 
 
 def _block(value: Any) -> str:

@@ -1,7 +1,16 @@
-"""How far samples are from real data, always beside the *floor*: the same distance between two sets of real samples of the same size."""
+"""How far samples are from real data, always beside the *floor*: the same distance between two sets
+of real samples of the same size.
+"""
 
 from bezierdistill.metrics.classifier import ClassifierFeatures, classifier_features
-from bezierdistill.metrics.distances import energy_distance, frechet_distance, kernel_distance, mmd, precision_recall, sliced_wasserstein
+from bezierdistill.metrics.distances import (
+    energy_distance,
+    frechet_distance,
+    kernel_distance,
+    mmd,
+    precision_recall,
+    sliced_wasserstein,
+)
 from bezierdistill.metrics.evaluation import Evaluator
 from bezierdistill.metrics.extractors import load_extractor
 from bezierdistill.metrics.features import RandomFeatures

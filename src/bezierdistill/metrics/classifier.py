@@ -1,10 +1,14 @@
-"""A small classifier of the data's own classes as a feature extractor: it knows what matters in this data, and needs no foreign weights.
+"""A small classifier of the data's own classes as a feature extractor: it knows what matters in
+this data, and needs no foreign weights.
 
-It is trained once on the training side and its labels, and kept in a cache (``$BEZIERDISTILL_CACHE``, or ``~/.cache/bezierdistill``). The
-features are the activations before the last layer, as in the Frechet distance of Heusel et al. 2017 (arXiv 1706.08500); accuracy of a
-classifier on labelled samples is a measure of class-conditional generation (Ravuri & Vinyals 2019, arXiv 1905.10887, in reverse).
+It is trained once on the training side and its labels, and kept in a cache
+(``$BEZIERDISTILL_CACHE``, or ``~/.cache/bezierdistill``). The features are the activations before
+the last layer, as in the Frechet distance of Heusel et al. 2017 (arXiv 1706.08500); accuracy of a
+classifier on labelled samples is a measure of class-conditional generation (Ravuri & Vinyals 2019,
+arXiv 1905.10887, in reverse).
 
-The recipe is fixed: own seed, own generator, one thread, so the weights are a function of the data and the machine's arithmetic. Their
+The recipe is fixed: own seed, own generator, one thread, so the weights are a function of the data
+and the machine's arithmetic. Their
 digest stands in every protocol: figures compare only where it is equal.
 """
 
@@ -22,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bezierdistill.data.base import Data, Split
+from bezierdistill.errors import UserError
 from bezierdistill.files import read_tensors, write_tensors
 from bezierdistill.metrics.features import weights_digest
 from bezierdistill.progress import progress
@@ -33,7 +38,8 @@ LARGE = 14  # pixels a side
 
 
 class ClassifierFeatures(nn.Module):
-    """``features(x)``: states ``(B, *shape)`` to ``(B, 96)``; :func:`classifier_features` gives a trained one.
+    """``features(x)``: states ``(B, *shape)`` to ``(B, 96)``; :func:`classifier_features` gives a
+    trained one.
 
     Args:
         shape: shape of a state: an image ``(C, H, W)`` or a vector ``(D,)``.
@@ -50,7 +56,11 @@ class ClassifierFeatures(nn.Module):
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(SEED)
-            self.body = _convolutions(shape) if len(shape) == 3 else nn.Sequential(nn.Linear(math.prod(shape), 128), nn.ReLU())
+            self.body = (
+                _convolutions(shape)
+                if len(shape) == 3
+                else nn.Sequential(nn.Linear(math.prod(shape), 128), nn.ReLU())
+            )
             self.last = nn.Linear(self.body(torch.zeros(1, *shape)).shape[1], FEATURES)
             self.head = nn.Linear(FEATURES, classes)
         self.shape, self.accuracy = shape, math.nan
@@ -64,11 +74,15 @@ class ClassifierFeatures(nn.Module):
         """Features ``(B, 96)``, none negative.
 
         Raises:
-            ValueError: if the states have another shape than the classifier's.
+            UserError: if the states have another shape than the classifier's.
         """
         if tuple(x.shape[1:]) != self.shape:
-            raise ValueError(f"the classifier got states of shape {tuple(x.shape[1:])}, expected {self.shape}")
-        return torch.cat([self.last(self.body(part)).relu() for part in x.to(self.head.weight).split(AT_ONCE)])
+            raise UserError(
+                f"the classifier got states of shape {tuple(x.shape[1:])}, expected {self.shape}"
+            )
+        return torch.cat(
+            [self.last(self.body(part)).relu() for part in x.to(self.head.weight).split(AT_ONCE)]
+        )
 
     def logits(self, x: Tensor) -> Tensor:
         """Logarithms of unnormalised probabilities of the classes, ``(B, classes)``."""
@@ -76,12 +90,18 @@ class ClassifierFeatures(nn.Module):
 
 
 def _convolutions(shape: tuple[int, ...]) -> nn.Sequential:
-    """Three convolutions, the last at a quarter of the size (half for images under 14 pixels), averaged over 4x4 places."""
+    """Three convolutions, the last at a quarter of the size (half for images under 14 pixels),
+    averaged over 4x4 places.
+    """
     widths, strides = (shape[0], 32, 64, 96), (2 if min(shape[1:]) >= LARGE else 1, 2, 1)
     layers: list[nn.Module] = []
     for k, (inside, outside, stride) in enumerate(zip(widths, widths[1:], strides, strict=False)):
         size = 3 if k else 5
-        layers += [nn.Conv2d(inside, outside, size, stride, size // 2), nn.GroupNorm(outside // 8, outside), nn.ReLU()]
+        layers += [
+            nn.Conv2d(inside, outside, size, stride, size // 2),
+            nn.GroupNorm(outside // 8, outside),
+            nn.ReLU(),
+        ]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten())
 
 
@@ -89,25 +109,28 @@ def labels_of(data: Data, count: int, seed: int, split: Split) -> Tensor:
     """Class labels ``(count,)`` of the states that ``data.real`` gives.
 
     Raises:
-        ValueError: if the data has no class labels.
+        UserError: if the data has no class labels.
     """
     given = data.conditions(count, seed, split) if data.classes else None
     if given is None:
-        raise ValueError(f"{data.name} has no class labels, which a classifier needs")
+        raise UserError(f"{data.name} has no class labels, which a classifier needs")
     return given.argmax(1)
 
 
 def classifier_features(data: Data) -> ClassifierFeatures:
-    """The classifier of a data set: read from the cache, or trained (one to two minutes for 28x28 images on one thread) and kept there.
+    """The classifier of a data set: read from the cache, or trained (one to two minutes for 28x28
+    images on one thread) and kept there.
 
     Raises:
-        ValueError: if the data has no class labels.
+        UserError: if the data has no class labels.
     """
     (x, labels), (test, test_labels) = _labelled(data, "train"), _labelled(data, "test")
     path = cache_folder() / f"classifier-{_key(x, labels, test, test_labels)}.safetensors"
     extractor = ClassifierFeatures(data.shape, data.classes)
     extractor.requires_grad_(False).eval()
-    with contextlib.suppress(ValueError, RuntimeError, KeyError):  # none there, or a damaged one: it is trained
+    with contextlib.suppress(
+        ValueError, RuntimeError, KeyError
+    ):  # none there, or a damaged one: it is trained
         tensors, notes = read_tensors(path)
         extractor.load_state_dict(tensors)
         if extractor.digest == notes["digest"]:
@@ -115,14 +138,23 @@ def classifier_features(data: Data) -> ClassifierFeatures:
             return extractor
     extractor = train_classifier(x, labels, data.classes)
     with torch.no_grad():
-        extractor.accuracy = float((extractor.logits(test).argmax(1) == test_labels).double().mean())
-    with contextlib.suppress(OSError):  # a folder that cannot be written costs the next call its time, nothing else
-        write_tensors(path, extractor.state_dict(), {"digest": extractor.digest, "accuracy": repr(extractor.accuracy)})
+        extractor.accuracy = float(
+            (extractor.logits(test).argmax(1) == test_labels).double().mean()
+        )
+    with contextlib.suppress(
+        OSError
+    ):  # a folder that cannot be written costs the next call its time, nothing else
+        write_tensors(
+            path,
+            extractor.state_dict(),
+            {"digest": extractor.digest, "accuracy": repr(extractor.accuracy)},
+        )
     return extractor
 
 
 def train_classifier(x: Tensor, labels: Tensor, classes: int) -> ClassifierFeatures:
-    """Train on states ``(N, *shape)`` and labels ``(N,)``: AdamW with one cycle of the rate, images shifted by a pixel or two.
+    """Train on states ``(N, *shape)`` and labels ``(N,)``: AdamW with one cycle of the rate, images
+    shifted by a pixel or two.
 
     It takes 2500 steps of 128 rows, or 60 epochs if they are fewer.
     """
@@ -135,7 +167,9 @@ def train_classifier(x: Tensor, labels: Tensor, classes: int) -> ClassifierFeatu
     with _one_thread(), torch.enable_grad(), progress("classifier", steps) as advance:
         for _ in range(steps):
             chosen = next(rows)
-            loss = functional.cross_entropy(extractor.logits(_shifted(x[chosen], generator)), labels[chosen])
+            loss = functional.cross_entropy(
+                extractor.logits(_shifted(x[chosen], generator)), labels[chosen]
+            )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -157,12 +191,16 @@ def _shifted(x: Tensor, generator: torch.Generator) -> Tensor:
         return x
     most = max(1, min(x.shape[2:]) // 28)
     down, right = torch.randint(2 * most + 1, (2,), generator=generator).tolist()
-    return functional.pad(x, (most,) * 4, mode="replicate")[..., down : down + x.shape[2], right : right + x.shape[3]]
+    return functional.pad(x, (most,) * 4, mode="replicate")[
+        ..., down : down + x.shape[2], right : right + x.shape[3]
+    ]
 
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """Sums in the same order wherever it runs: with several threads the weights would depend on their number."""
+    """Sums in the same order wherever it runs: with several threads the weights would depend on
+    their number.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -186,5 +224,7 @@ def _key(*tensors: Tensor) -> str:
 
 
 def cache_folder() -> Path:
-    """Where trained classifiers are kept: ``$BEZIERDISTILL_CACHE``, or ``~/.cache/bezierdistill``."""
+    """Where trained classifiers are kept: ``$BEZIERDISTILL_CACHE``, or
+    ``~/.cache/bezierdistill``.
+    """
     return Path(os.environ.get("BEZIERDISTILL_CACHE") or "~/.cache/bezierdistill").expanduser()

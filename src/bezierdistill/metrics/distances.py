@@ -1,4 +1,6 @@
-"""Distances between two sets of samples, ``metric(a, b)``. Sets are ``(N, ...)`` and ``(M, ...)`` tensors; zero means the same law."""
+"""Distances between two sets of samples, ``metric(a, b)``. Sets are ``(N, ...)`` and ``(M, ...)``
+tensors; zero means the same law.
+"""
 
 from __future__ import annotations
 
@@ -8,25 +10,34 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bezierdistill.errors import UserError
 from bezierdistill.metrics.features import RandomFeatures, extract
 
 
 def sliced_wasserstein(a: Tensor, b: Tensor, projections: int = 256, seed: int = 0) -> float:
-    """Sliced 2-Wasserstein distance over fixed random directions (Bonneel et al. 2015), by POT. In the samples' unit."""
+    """Sliced 2-Wasserstein distance over fixed random directions (Bonneel et al. 2015), by POT. In
+    the samples' unit.
+    """
     import ot  # POT takes a second to import
 
     x, y = a.flatten(1).double().cpu().numpy(), b.flatten(1).double().cpu().numpy()
-    return float(np.asarray(ot.sliced_wasserstein_distance(x, y, n_projections=projections, seed=seed)))
+    return float(
+        np.asarray(ot.sliced_wasserstein_distance(x, y, n_projections=projections, seed=seed))
+    )
 
 
 def energy_distance(a: Tensor, b: Tensor) -> float:
-    """Unbiased estimate of ``2 E|X-Y| - E|X-X'| - E|Y-Y'|`` (Szekely & Rizzo 2013); it can be slightly negative."""
+    """Unbiased estimate of ``2 E|X-Y| - E|X-X'| - E|Y-Y'|`` (Szekely & Rizzo 2013); it can be
+    slightly negative.
+    """
     x, y = a.flatten(1), b.flatten(1)
     return 2 * _mean_distance(x, y) - _mean_distance_within(x) - _mean_distance_within(y)
 
 
 def _mean_distance(x: Tensor, y: Tensor) -> float:
-    return sum(float(torch.cdist(part, y).double().sum()) for part in x.split(1024)) / (len(x) * len(y))
+    return sum(float(torch.cdist(part, y).double().sum()) for part in x.split(1024)) / (
+        len(x) * len(y)
+    )
 
 
 def _mean_distance_within(x: Tensor) -> float:
@@ -34,9 +45,11 @@ def _mean_distance_within(x: Tensor) -> float:
 
 
 def mmd(a: Tensor, b: Tensor) -> float:
-    """Unbiased squared maximum mean discrepancy (Gretton et al. 2012, eq. 3) with a sum of Gaussian kernels.
+    """Unbiased squared maximum mean discrepancy (Gretton et al. 2012, eq. 3) with a sum of Gaussian
+    kernels.
 
-    The bandwidths are 1/2, 1 and 2 times the median distance within ``b``. It can be slightly negative.
+    The bandwidths are 1/2, 1 and 2 times the median distance within ``b``. It can be slightly
+    negative.
     """
     x, y = a.flatten(1), b.flatten(1)
     few = y[:1000]
@@ -57,15 +70,18 @@ def _mean_kernel(x: Tensor, y: Tensor, widths: list[float]) -> float:
 
 
 def frechet_distance(a: Tensor, b: Tensor, extractor: nn.Module | None = None) -> float:
-    r"""Frechet distance :math:`|m_a - m_b|^2 + \mathrm{tr}(C_a + C_b - 2 (C_a C_b)^{1/2})` between Gaussians fitted to features.
+    r"""Frechet distance :math:`|m_a - m_b|^2 + \mathrm{tr}(C_a + C_b - 2 (C_a C_b)^{1/2})` between
+    Gaussians fitted to features.
 
     Args:
         a: samples.
         b: real samples.
-        extractor: features to use (see :mod:`~bezierdistill.metrics.features`; ``nn.Identity()`` if ``a`` and ``b`` are features already);
-            by default the fixed :class:`~bezierdistill.metrics.features.RandomFeatures`.
+        extractor: features to use (see :mod:`~bezierdistill.metrics.features`; ``nn.Identity()`` if
+            ``a`` and ``b`` are features already); by default the fixed
+            :class:`~bezierdistill.metrics.features.RandomFeatures`.
 
-    Reference: Heusel et al. 2017, arXiv 1706.08500, eq. 6. With other features than Inception's the number is not FID.
+    Reference: Heusel et al. 2017, arXiv 1706.08500, eq. 6. With other features than Inception's the
+    number is not FID.
     """
     fa, fb = _features(a, b, extractor)
     ca, cb = torch.cov(fa.T).reshape(fa.shape[1], -1), torch.cov(fb.T).reshape(fb.shape[1], -1)
@@ -76,17 +92,24 @@ def frechet_distance(a: Tensor, b: Tensor, extractor: nn.Module | None = None) -
 
 
 def kernel_distance(a: Tensor, b: Tensor, extractor: nn.Module | None = None) -> float:
-    r"""Unbiased squared maximum mean discrepancy of features with the kernel :math:`(x \cdot y / d + 1)^3`; it can be slightly negative.
+    r"""Unbiased squared maximum mean discrepancy of features with the kernel :math:`(x \cdot y / d
+    + 1)^3`; it can be slightly negative.
 
-    The arguments are those of :func:`frechet_distance`. Reference: Binkowski et al. 2018, arXiv 1801.01401, section 4. With other features
-    than Inception's the number is not KID.
+    The arguments are those of :func:`frechet_distance`. Reference: Binkowski et al. 2018, arXiv
+    1801.01401, section 4. With other features than Inception's the number is not KID.
     """
     fa, fb = _features(a, b, extractor)
-    return _mean_cubic_within(fa) + _mean_cubic_within(fb) - 2 * _sum_cubic(fa, fb) / (len(fa) * len(fb))
+    return (
+        _mean_cubic_within(fa)
+        + _mean_cubic_within(fb)
+        - 2 * _sum_cubic(fa, fb) / (len(fa) * len(fb))
+    )
 
 
 def _mean_cubic_within(f: Tensor) -> float:
-    own = float((f.square().mean(1) + 1).pow(3).sum())  # a row with itself: leaving it out makes the estimate unbiased
+    own = float(
+        (f.square().mean(1) + 1).pow(3).sum()
+    )  # a row with itself: leaving it out makes the estimate unbiased
     return (_sum_cubic(f, f) - own) / (len(f) * (len(f) - 1))
 
 
@@ -101,22 +124,31 @@ def _features(a: Tensor, b: Tensor, extractor: nn.Module | None) -> tuple[Tensor
 
 
 def precision_recall(a: Tensor, b: Tensor, k: int = 3) -> tuple[float, float]:
-    """Share of samples ``a`` inside the real manifold of ``b``, and of real samples inside the manifold of ``a``.
+    """Share of samples ``a`` inside the real manifold of ``b``, and of real samples inside the
+    manifold of ``a``.
 
-    Sets are states or features. A set's manifold is the union of balls that reach each point's k-th neighbour. Reference: Kynkaanniemi et
-    al. 2019, arXiv 1904.06991, eq. 1-2.
+    Sets are states or features. A set's manifold is the union of balls that reach each point's k-th
+    neighbour. Reference: Kynkaanniemi et al. 2019, arXiv 1904.06991, eq. 1-2.
 
     Raises:
-        ValueError: if a set has ``k`` samples or fewer.
+        UserError: if a set has ``k`` samples or fewer.
     """
     x, y = a.flatten(1), b.flatten(1)
     if min(len(x), len(y)) <= k:
-        raise ValueError(f"precision and recall got {len(x)} and {len(y)} samples, expected more than k={k}")
+        raise UserError(
+            f"precision and recall got {len(x)} and {len(y)} samples, expected more than k={k}"
+        )
     return inside(x, y, k), inside(y, x, k)
 
 
 def inside(points: Tensor, manifold: Tensor, k: int = 3) -> float:
-    """Share of points ``(N, d)`` within a ball around one of the ``(M, d)`` that reaches its k-th neighbour, with M more than ``k``."""
-    radii = torch.cat([torch.cdist(part, manifold).kthvalue(k + 1, dim=1).values for part in manifold.split(1024)])
-    hits = sum(int((torch.cdist(part, manifold) <= radii).any(1).sum()) for part in points.split(1024))
+    """Share of points ``(N, d)`` within a ball around one of the ``(M, d)`` that reaches its k-th
+    neighbour, with M more than ``k``.
+    """
+    radii = torch.cat(
+        [torch.cdist(part, manifold).kthvalue(k + 1, dim=1).values for part in manifold.split(1024)]
+    )
+    hits = sum(
+        int((torch.cdist(part, manifold) <= radii).any(1).sum()) for part in points.split(1024)
+    )
     return hits / len(points)

@@ -1,4 +1,6 @@
-"""From a word to a feature extractor. Any module that follows :mod:`~bezierdistill.metrics.features` can stand in for these in Python."""
+"""From a word to a feature extractor. Any module that follows
+:mod:`~bezierdistill.metrics.features` can stand in for these in Python.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from bezierdistill.data import Data
+from bezierdistill.errors import UserError
 from bezierdistill.files import load_function
 from bezierdistill.metrics.classifier import classifier_features
 from bezierdistill.metrics.features import RandomFeatures
@@ -15,26 +18,43 @@ from bezierdistill.metrics.squeezenet import SqueezeNetFeatures
 
 
 def load_extractor(text: str, data: Data) -> nn.Module:
-    """The extractor called ``random``, ``classifier`` or ``squeezenet:PATH`` for a data set, or one of the user's own.
+    """The extractor called ``random``, ``classifier`` or ``squeezenet:PATH`` for a data set, or one
+    of the user's own.
 
-    A path ending in ``.py`` is a Python file whose function ``extractor(data)`` returns a module: Inception or DINO, where their weights
-    are at hand.
+    A path ending in ``.py`` is a Python file whose function ``extractor(data)`` returns a module:
+    Inception or DINO, where their weights are at hand.
 
     Raises:
-        ValueError: if there is no such extractor, or it does not suit the data.
+        UserError: if there is no such extractor, or it does not suit the data.
     """
     if text == "random":
         return RandomFeatures(math.prod(data.shape))
     if text == "classifier":
         return classifier_features(data)
     if text.endswith(".py"):
-        module = load_function(Path(text), "extractor", "takes the data and returns a module from states to features")(data)
+        module = load_function(
+            Path(text), "extractor", "takes the data and returns a module from states to features"
+        )(data)
         if not isinstance(module, nn.Module):
-            raise ValueError(f"{text} made a {type(module).__name__}, expected a torch module from states to features")
+            raise UserError(
+                f"{text} made a {type(module).__name__}, expected a torch module from states to"
+                " features"
+            )
         return module.eval()
     path = text.removeprefix("squeezenet:")
     if path in ("", text):
-        raise ValueError(f"no extractor called {text[:200]!r}: expected random, classifier, squeezenet:PATH or a path ending in .py")
-    if len(data.shape) != 3 or data.shape[0] not in (1, 3) or data.scaling.low is None or data.scaling.high is None:
-        raise ValueError(f"{data.name} holds states of shape {data.shape}, expected images of bytes, grey or RGB, for SqueezeNet")
+        raise UserError(
+            f"no extractor called {text[:200]!r}: expected random, classifier, squeezenet:PATH or a"
+            " path ending in .py"
+        )
+    if (
+        len(data.shape) != 3
+        or data.shape[0] not in (1, 3)
+        or data.scaling.low is None
+        or data.scaling.high is None
+    ):
+        raise UserError(
+            f"{data.name} holds states of shape {data.shape}, expected images of bytes, grey or"
+            " RGB, for SqueezeNet"
+        )
     return SqueezeNetFeatures(Path(path))

@@ -1,10 +1,13 @@
-"""Features to compare samples by: what an extractor is, and a fixed random one that needs no weights and suits any shape.
+"""Features to compare samples by: what an extractor is, and a fixed random one that needs no
+weights and suits any shape.
 
-An extractor is any module that maps model states ``(B, ...)`` (images in [-1, 1]) to features ``(B, num_features)``: the convention of
-torchmetrics' ``FrechetInceptionDistance(feature=module)``, so the same module can be given to either. ``name`` and ``digest`` are optional.
+An extractor is any module that maps model states ``(B, ...)`` (images in [-1, 1]) to features ``(B,
+num_features)``: the convention of torchmetrics' ``FrechetInceptionDistance(feature=module)``, so
+the same module can be given to either. ``name`` and ``digest`` are optional.
 
-Random two-layer ReLU features separate laws well enough for a Frechet distance (Ulyanov et al. 2018 on random features; Naeem et al.
-2020, arXiv 2002.09797, on random embeddings for evaluation). The matrices are a function of the input size and the seed alone.
+Random two-layer ReLU features separate laws well enough for a Frechet distance (Ulyanov et al. 2018
+on random features; Naeem et al. 2020, arXiv 2002.09797, on random embeddings for evaluation). The
+matrices are a function of the input size and the seed alone.
 """
 
 from __future__ import annotations
@@ -17,7 +20,9 @@ from torch import Tensor, nn
 
 
 def extract(x: Tensor, extractor: nn.Module) -> Tensor:
-    """Features ``(N, num_features)`` of samples ``(N, ...)`` in model units, without a gradient, 4096 rows at a time."""
+    """Features ``(N, num_features)`` of samples ``(N, ...)`` in model units, without a gradient,
+    4096 rows at a time.
+    """
     with torch.no_grad():
         return torch.cat([extractor(part) for part in x.split(4096)])
 
@@ -32,9 +37,14 @@ def weights_digest(module: nn.Module) -> str:
 
 
 def describe(extractor: nn.Module) -> dict[str, str]:
-    """What tells an extractor from another in a protocol: ``extractor`` (its name, or its class) and ``digest`` (of its weights)."""
+    """What tells an extractor from another in a protocol: ``extractor`` (its name, or its class)
+    and ``digest`` (of its weights).
+    """
     name = getattr(extractor, "name", None) or type(extractor).__name__
-    return {"extractor": str(name), "digest": str(getattr(extractor, "digest", None) or weights_digest(extractor))}
+    return {
+        "extractor": str(name),
+        "digest": str(getattr(extractor, "digest", None) or weights_digest(extractor)),
+    }
 
 
 class RandomFeatures(nn.Module):
@@ -55,9 +65,13 @@ class RandomFeatures(nn.Module):
     def __init__(self, size: int, hidden: int = 256, outputs: int = 64, seed: int = 0) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
-        self.register_buffer("enter", 2 / math.sqrt(size) * torch.randn(size, hidden, generator=generator))
+        self.register_buffer(
+            "enter", 2 / math.sqrt(size) * torch.randn(size, hidden, generator=generator)
+        )
         self.register_buffer("bias", torch.randn(hidden, generator=generator))
-        self.register_buffer("leave", math.sqrt(2 / hidden) * torch.randn(hidden, outputs, generator=generator))
+        self.register_buffer(
+            "leave", math.sqrt(2 / hidden) * torch.randn(hidden, outputs, generator=generator)
+        )
         self.num_features = outputs
 
     @property

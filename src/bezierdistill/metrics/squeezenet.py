@@ -1,7 +1,8 @@
 """SqueezeNet 1.0 as a feature extractor, from a file of weights that the user has: no download.
 
-Fire modules squeeze to few channels, then expand by 1x1 and 3x3 kernels side by side (Iandola et al. 2016, arXiv 1602.07360, table 1). The
-features are the output of fire9 averaged over space, 512 numbers. A Frechet distance on them is called FD-SqueezeNet: it is not FID.
+Fire modules squeeze to few channels, then expand by 1x1 and 3x3 kernels side by side (Iandola et
+al. 2016, arXiv 1602.07360, table 1). The features are the output of fire9 averaged over space, 512
+numbers. A Frechet distance on them is called FD-SqueezeNet: it is not FID.
 """
 
 from __future__ import annotations
@@ -15,22 +16,34 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bezierdistill.arrays import Archive, read_arrays
+from bezierdistill.errors import UserError
 from bezierdistill.metrics.features import weights_digest
 
 SIDE, AT_ONCE = 227, 32
 MEAN = (104.0, 117.0, 123.0)  # of blue, green, red
-SQUEEZED = {"fire2": 16, "fire3": 16, "fire4": 32, "fire5": 32, "fire6": 48, "fire7": 48, "fire8": 64, "fire9": 64}
+SQUEEZED = {
+    "fire2": 16,
+    "fire3": 16,
+    "fire4": 32,
+    "fire5": 32,
+    "fire6": 48,
+    "fire7": 48,
+    "fire8": 64,
+    "fire9": 64,
+}
 
 
 class SqueezeNetFeatures(nn.Module):
     """``features(x)``: images ``(B, C, H, W)`` in [-1, 1], grey or RGB, to ``(B, 512)``.
 
     Args:
-        path: a .npz with ``conv1`` and ``fire2`` to ``fire9`` (each ``.squeeze``, ``.expand1x1``, ``.expand3x3``), each with ``.weight``
-            ``[O, I, k, k]`` and ``.bias``. Other arrays are not read.
+        path: a .npz with ``conv1`` and ``fire2`` to ``fire9`` (each ``.squeeze``, ``.expand1x1``,
+            ``.expand3x3``), each with ``.weight`` ``[O, I, k, k]`` and ``.bias``. Other arrays are
+            not read.
 
     Raises:
-        ValueError: if the file cannot be read, or an array is missing, of another shape or not finite.
+        UserError: if the file cannot be read, or an array is missing, of another shape or not
+            finite.
     """
 
     name = "SqueezeNet"
@@ -54,10 +67,13 @@ class SqueezeNetFeatures(nn.Module):
         """Features ``(B, 512)``.
 
         Raises:
-            ValueError: if ``x`` holds no images of 1 or 3 channels.
+            UserError: if ``x`` holds no images of 1 or 3 channels.
         """
         if x.ndim != 4 or x.shape[1] not in (1, 3):
-            raise ValueError(f"SqueezeNet got states of shape {tuple(x.shape[1:])}, expected images (C, H, W) of 1 or 3 channels")
+            raise UserError(
+                f"SqueezeNet got states of shape {tuple(x.shape[1:])}, expected images (C, H, W) of"
+                " 1 or 3 channels"
+            )
         return torch.cat([self._features(part) for part in x.to(self.mean).split(AT_ONCE)])
 
     def _features(self, x: Tensor) -> Tensor:
@@ -92,13 +108,22 @@ def _read_weights(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, T
         with loaded if isinstance(loaded, Archive) else nullcontext({}) as found:
             arrays = {key: found[key] for key in shapes if key in found}
     except ValueError as error:
-        raise ValueError(f"SqueezeNet weights {path} cannot be read as .npz of numbers: {error}") from None
+        raise UserError(
+            f"SqueezeNet weights {path} cannot be read as .npz of numbers: {error}"
+        ) from None
     for key, shape in shapes.items():
         if key not in arrays:
-            raise ValueError(f"SqueezeNet weights {path} lack {key}, expected conv1 and fire2 to fire9 with .weight and .bias")
+            raise UserError(
+                f"SqueezeNet weights {path} lack {key}, expected conv1 and fire2 to fire9 with"
+                " .weight and .bias"
+            )
         if arrays[key].shape != shape or arrays[key].dtype.kind != "f":
             got = f"{arrays[key].dtype} {arrays[key].shape}"
-            raise ValueError(f"SqueezeNet weights {path} hold {key} of {got}, expected floats of shape {shape}")
+            raise UserError(
+                f"SqueezeNet weights {path} hold {key} of {got}, expected floats of shape {shape}"
+            )
         if not np.isfinite(arrays[key]).all():
-            raise ValueError(f"SqueezeNet weights {path} hold NaN or infinite numbers in {key}: fetch them again")
+            raise UserError(
+                f"SqueezeNet weights {path} hold NaN or infinite numbers in {key}: fetch them again"
+            )
     return {key: torch.from_numpy(array.astype(np.float32)) for key, array in arrays.items()}

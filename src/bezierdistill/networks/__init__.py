@@ -1,4 +1,6 @@
-"""Networks ``net(x, s, t, cond)`` that predict the average velocity between the times s and t; on the diagonal, the velocity."""
+"""Networks ``net(x, s, t, cond)`` that predict the average velocity between the times s and t; on
+the diagonal, the velocity.
+"""
 
 from bezierdistill.networks.dit import DiT
 from bezierdistill.networks.embeddings import TimeEmbedding

@@ -1,11 +1,13 @@
-r"""diffusers' diffusion transformer for images: patches as tokens, times and condition by adaptive layer norm (adaLN-zero).
+r"""diffusers' diffusion transformer for images: patches as tokens, times and condition by adaptive
+layer norm (adaLN-zero).
 
 .. math:: u(x, s, t, c) = \mathrm{DiT}(x,\ e(s, t, c))
 
-Our embedding e of both times and the condition is computed once and shared by all blocks, as in the paper; diffusers would make one a
-block. Gates and output start at zero.
+Our embedding e of both times and the condition is computed once and shared by all blocks, as in the
+paper; diffusers would make one a block. Gates and output start at zero.
 
-Source: Peebles & Xie 2023, *Scalable diffusion models with transformers* (arXiv 2212.09748); ``DiTTransformer2DModel`` of diffusers.
+Source: Peebles & Xie 2023, *Scalable diffusion models with transformers* (arXiv 2212.09748);
+``DiTTransformer2DModel`` of diffusers.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from bezierdistill.errors import UserError
 from bezierdistill.networks.embeddings import TimeEmbedding
 
 HEAD = 32  # width of an attention head
@@ -24,7 +27,9 @@ HEAD = 32  # width of an attention head
 class Given(nn.Module):
     """Stands for a block's own embedding of the time: what it is handed is the embedding."""
 
-    def forward(self, embedding: Tensor, label: Any = None, hidden_dtype: torch.dtype | None = None) -> Tensor:
+    def forward(
+        self, embedding: Tensor, label: Any = None, hidden_dtype: torch.dtype | None = None
+    ) -> Tensor:
         """``embedding`` ``(B, width)`` as it is."""
         return embedding
 
@@ -40,17 +45,28 @@ class DiT(nn.Module):
         conditions: numbers of a condition; 0 is none.
 
     Raises:
-        ValueError: on a shape that is no square image or not divisible by the patch, or a width that heads of 32 do not divide.
+        UserError: on a shape that is no square image or not divisible by the patch, or a width
+            that heads of 32 do not divide.
     """
 
-    def __init__(self, shape: Sequence[int], width: int = 128, depth: int = 4, patch: int = 2, conditions: int = 0) -> None:
+    def __init__(
+        self,
+        shape: Sequence[int],
+        width: int = 128,
+        depth: int = 4,
+        patch: int = 2,
+        conditions: int = 0,
+    ) -> None:
         super().__init__()
         if len(shape) != 3 or shape[1] != shape[2] or shape[1] % patch:
-            raise ValueError(
-                f"states have shape {tuple(shape)}, a transformer with patch {patch} expects square images (C, N, N), N divisible by it"
+            raise UserError(
+                f"states have shape {tuple(shape)}, a transformer with patch {patch} expects square"
+                " images (C, N, N), N divisible by it"
             )
         if width % HEAD:
-            raise ValueError(f"transformer width is {width}, expected a multiple of {HEAD} (one attention head)")
+            raise UserError(
+                f"transformer width is {width}, expected a multiple of {HEAD} (one attention head)"
+            )
         # Imported here: it takes seconds that only its users need.
         from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DModel
 
@@ -63,7 +79,10 @@ class DiT(nn.Module):
             patch_size=patch,
             num_embeds_ada_norm=1,
         )
-        zero, blocks = [self.inner.proj_out_1, self.inner.proj_out_2], cast(Any, self.inner.transformer_blocks)
+        zero, blocks = (
+            [self.inner.proj_out_1, self.inner.proj_out_2],
+            cast(Any, self.inner.transformer_blocks),
+        )
         for block in blocks:
             block.norm1.emb = Given()
             zero.append(block.norm1.linear)
@@ -73,9 +92,13 @@ class DiT(nn.Module):
         self.time = TimeEmbedding(width, conditions)
 
     def forward(self, x: Tensor, s: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
-        """Average velocity ``(B, C, N, N)`` of images ``x`` between ``s`` and ``t``, each ``(B,)``."""
+        """Average velocity ``(B, C, N, N)`` of images ``x`` between ``s`` and ``t``, each
+        ``(B,)``.
+        """
         return self.inner(x, self.time(s, t, cond), return_dict=False)[0]
 
     def checkpointing(self) -> None:
-        """Make the blocks anew on the way back instead of keeping them: less memory for more time."""
+        """Make the blocks anew on the way back instead of keeping them: less memory for more
+        time.
+        """
         self.inner.enable_gradient_checkpointing()

@@ -1,13 +1,16 @@
-r"""Embedding of the two times of a flow map, ``s`` (where the state is) and ``t`` (where it should go), and of a condition c.
+r"""Embedding of the two times of a flow map, ``s`` (where the state is) and ``t`` (where it should
+go), and of a condition c.
 
 .. math:: e(s, t, c) = \mathrm{MLP}(\cos \omega s, \sin \omega s) + Z\,(t - s,\ \sin \omega (t - s)) + C c, \qquad Z = 0 \text{ at first.}
 
-The interval enters only through functions that vanish at ``t = s``, and its matrix Z starts at zero and has no bias. Two things follow
-exactly: training on the diagonal (a teacher) leaves Z at zero, and a student that starts from a teacher's weights starts as
-``F(x, s, t) = x + (t - s) v(x, s)``, the teacher's own Euler step. Teachers and students can therefore be one class.
+The interval enters only through functions that vanish at ``t = s``, and its matrix Z starts at zero
+and has no bias. Two things follow exactly: training on the diagonal (a teacher) leaves Z at zero,
+and a student that starts from a teacher's weights starts as ``F(x, s, t) = x + (t - s) v(x, s)``,
+the teacher's own Euler step. Teachers and students can therefore be one class.
 
-A condition is a vector a row; a class label is a one-hot vector. The zero vector adds nothing: it is the absence of a condition, which
-classifier-free guidance needs (Ho & Salimans 2022, arXiv 2207.12598).
+A condition is a vector a row; a class label is a one-hot vector. The zero vector adds nothing: it
+is the absence of a condition, which classifier-free guidance needs (Ho & Salimans 2022, arXiv
+2207.12598).
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from bezierdistill.errors import UserError
+
 
 class TimeEmbedding(nn.Module):
     """Embed ``s`` and ``t``, each ``(B,)``, and a condition ``(B, C)``, as ``(B, width)``.
@@ -25,15 +30,22 @@ class TimeEmbedding(nn.Module):
         width: size of the embedding.
         conditions: numbers C of a condition; 0 if the network takes none.
         frequencies: number of frequencies, log-spaced from pi/4 to 16 pi.
-        start: whether ``s`` itself is embedded; a network that has an embedding of its time already needs only the interval.
+        start: whether ``s`` itself is embedded; a network that has an embedding of its time already
+            needs only the interval.
     """
 
     omega: Tensor
 
-    def __init__(self, width: int, conditions: int = 0, frequencies: int = 16, start: bool = True) -> None:
+    def __init__(
+        self, width: int, conditions: int = 0, frequencies: int = 16, start: bool = True
+    ) -> None:
         super().__init__()
         self.register_buffer("omega", math.pi / 4 * 64 ** torch.linspace(0, 1, frequencies))
-        self.at = nn.Sequential(nn.Linear(2 * frequencies, width), nn.SiLU(), nn.Linear(width, width)) if start else None
+        self.at = (
+            nn.Sequential(nn.Linear(2 * frequencies, width), nn.SiLU(), nn.Linear(width, width))
+            if start
+            else None
+        )
         self.interval = nn.Linear(1 + frequencies, width, bias=False)
         nn.init.zeros_(self.interval.weight)
         self.condition = nn.Linear(conditions, width, bias=False) if conditions else None
@@ -42,7 +54,7 @@ class TimeEmbedding(nn.Module):
         """Embedding ``(B, width)``.
 
         Raises:
-            ValueError: if a condition has another size than the network was made for.
+            UserError: if a condition has another size than the network was made for.
         """
         gap = (t - s)[:, None]
         embedding = self.interval(torch.cat([gap, (gap * self.omega).sin()], 1))
@@ -54,5 +66,7 @@ class TimeEmbedding(nn.Module):
     def _embed_condition(self, cond: Tensor) -> Tensor:
         if self.condition is None or cond.shape[1:] != (self.condition.in_features,):
             expected = "none" if self.condition is None else f"(B, {self.condition.in_features})"
-            raise ValueError(f"condition has shape {tuple(cond.shape)}, the network expects {expected}")
+            raise UserError(
+                f"condition has shape {tuple(cond.shape)}, the network expects {expected}"
+            )
         return self.condition(cond)

@@ -1,13 +1,16 @@
-r"""A pretrained network of diffusers as one of ours: in its own convention within, an average velocity ``u(x, s, t, cond)`` without.
+r"""A pretrained network of diffusers as one of ours: in its own convention within, an average
+velocity ``u(x, s, t, cond)`` without.
 
 .. math:: u(x, s, t, c) = \mathrm{velocity}\big(\mathrm{net}(y,\ \mathrm{time}(s),\ c,\ Z\,(t - s,\ \sin \omega (t - s)))\big), \qquad
    Z = 0 \text{ at the start,}
 
-with y, time and velocity of :mod:`bezierdistill.conventions`. The interval goes in where the network embeds its time. As Z starts at zero,
-``u(x, s, t)`` starts as the teacher's velocity ``v(x, s)``, exactly, for every t. A class label is a one-hot vector that picks a row of
-the network's own table; the zero vector is no condition, for which a diffusion transformer has a row of its own.
+with y, time and velocity of :mod:`bezierdistill.conventions`. The interval goes in where the
+network embeds its time. As Z starts at zero, ``u(x, s, t)`` starts as the teacher's velocity ``v(x,
+s)``, exactly, for every t. A class label is a one-hot vector that picks a row of the network's own
+table; the zero vector is no condition, for which a diffusion transformer has a row of its own.
 
-Source: ``UNet2DModel`` and ``DiTTransformer2DModel`` of diffusers. Nothing else is built, whatever a file names.
+Source: ``UNet2DModel`` and ``DiTTransformer2DModel`` of diffusers. Nothing else is built, whatever
+a file names.
 """
 
 from __future__ import annotations
@@ -22,36 +25,64 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bezierdistill.conventions import ForeignField, LinearSchedule, Prediction, Schedule, SigmaSchedule, StepSchedule
+from bezierdistill.conventions import (
+    ForeignField,
+    LinearSchedule,
+    Prediction,
+    Schedule,
+    SigmaSchedule,
+    StepSchedule,
+)
+from bezierdistill.errors import UserError
 from bezierdistill.networks.embeddings import TimeEmbedding
 
 ClassName = Literal["UNet2DModel", "DiTTransformer2DModel"]
 ScheduleKind = Literal["linear-up", "linear-down", "sigma", "steps"]
-UNBUILDABLE = (TypeError, LookupError, AttributeError, NameError, RuntimeError, ArithmeticError, ValueError, AssertionError, ImportError)
-NUMBERS = {"linear-up": {"scale", "low", "high"}, "linear-down": {"scale", "low", "high"}, "sigma": {"least", "most"}}
+UNBUILDABLE = (
+    TypeError,
+    LookupError,
+    AttributeError,
+    NameError,
+    RuntimeError,
+    ArithmeticError,
+    ValueError,
+    AssertionError,
+    ImportError,
+)
+NUMBERS = {
+    "linear-up": {"scale", "low", "high"},
+    "linear-down": {"scale", "low", "high"},
+    "sigma": {"least", "most"},
+}
 
 
 def make_schedule(kind: str, numbers: Mapping[str, Any]) -> Schedule:
     """The schedule that settings name.
 
     Args:
-        kind: ``linear-up`` or ``linear-down``, ``sigma``, or ``steps``; see :mod:`bezierdistill.conventions`.
+        kind: ``linear-up`` or ``linear-down``, ``sigma``, or ``steps``; see
+            :mod:`bezierdistill.conventions`.
         numbers: its numbers by name; ``alphas_cumprod``, a list, for ``steps``.
 
     Raises:
-        ValueError: on another kind, or a number that it does not have.
+        UserError: on another kind, or a number that it does not have.
     """
     if kind not in get_args(ScheduleKind):
-        raise ValueError(f"schedule is {kind!r}, expected one of {', '.join(get_args(ScheduleKind))}")
+        raise UserError(
+            f"schedule is {kind!r}, expected one of {', '.join(get_args(ScheduleKind))}"
+        )
     known = NUMBERS.get(kind, {"alphas_cumprod"})
     if numbers.keys() - known:
-        raise ValueError(
-            f"schedule {kind} got {', '.join(sorted(numbers.keys() - known))}, expected no more than {', '.join(sorted(known))}"
+        raise UserError(
+            f"schedule {kind} got {', '.join(sorted(numbers.keys() - known))}, expected no more"
+            f" than {', '.join(sorted(known))}"
         )
     listed = numbers.get("alphas_cumprod", [0.0])
-    values = [number for name, number in numbers.items() if name != "alphas_cumprod"] + (listed if isinstance(listed, list) else [None])
+    values = [number for name, number in numbers.items() if name != "alphas_cumprod"] + (
+        listed if isinstance(listed, list) else [None]
+    )
     if any(type(number) not in (int, float) or not math.isfinite(number) for number in values):
-        raise ValueError(f"schedule {kind} has {str(dict(numbers))[:200]}, expected finite numbers")
+        raise UserError(f"schedule {kind} has {str(dict(numbers))[:200]}, expected finite numbers")
     if kind == "steps":
         return StepSchedule(torch.tensor(listed, dtype=torch.float64, device="cpu"))
     if kind == "sigma":
@@ -72,7 +103,8 @@ class ForeignConfig:
         kind: what tells it from our own networks.
 
     Raises:
-        ValueError: on another class or kind; on the first use, what the schedule and diffusers reject.
+        UserError: on another class or kind; on the first use, what the schedule and diffusers
+            reject.
     """
 
     name: ClassName
@@ -84,23 +116,36 @@ class ForeignConfig:
 
     def __post_init__(self) -> None:
         if self.name not in get_args(ClassName) or self.kind != "diffusers":
-            raise ValueError(f"network is {self.name!r} of {self.kind!r}, expected {' or '.join(get_args(ClassName))} of 'diffusers'")
+            raise UserError(
+                f"network is {self.name!r} of {self.kind!r}, expected"
+                f" {' or '.join(get_args(ClassName))} of 'diffusers'"
+            )
 
     def build(self, shape: tuple[int, ...], seed: int, conditions: int = 0) -> Foreign:
-        """A new network for states of ``shape``, its weights a function of the seed, for ``conditions`` numbers a condition.
+        """A new network for states of ``shape``, its weights a function of the seed, for
+        ``conditions`` numbers a condition.
 
         Raises:
-            ValueError: on settings that diffusers or :class:`Foreign` reject, or another shape than the settings name.
+            UserError: on settings that diffusers or :class:`Foreign` reject, or another shape than
+                the settings name.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             try:
                 inner = network_class(self.name)(**self.config)
             except UNBUILDABLE as error:
-                raise ValueError(f"diffusers cannot build a {self.name} of these settings: {' '.join(str(error).split())[:300]}") from None
+                raise UserError(
+                    f"diffusers cannot build a {self.name} of these settings:"
+                    f" {' '.join(str(error).split())[:300]}"
+                ) from None
             if state_shape(inner) != shape:
-                raise ValueError(f"states have shape {shape}, the settings of {self.name} name {state_shape(inner)}")
-            return Foreign(inner, self.prediction, make_schedule(self.schedule, self.numbers), conditions)
+                raise UserError(
+                    f"states have shape {shape}, the settings of {self.name} name"
+                    f" {state_shape(inner)}"
+                )
+            return Foreign(
+                inner, self.prediction, make_schedule(self.schedule, self.numbers), conditions
+            )
 
 
 def network_class(name: ClassName) -> Any:
@@ -116,24 +161,43 @@ def state_shape(inner: Any) -> tuple[int, ...]:
     """Shape ``(C, H, W)`` of the images of a network of diffusers.
 
     Raises:
-        ValueError: if its settings name no size.
+        UserError: if its settings name no size.
     """
     size = inner.config.sample_size
     if size is None:
-        raise ValueError("the network's settings have no sample_size, expected the side of its images: add it to its config.json")
-    sides = [size, size] if isinstance(size, int) else list(size) if isinstance(size, list | tuple) else []
-    if len(sides) != 2 or not all(type(n) is int and n > 0 for n in (*sides, inner.config.in_channels)):
-        raise ValueError(f"sample_size is {str(size)[:80]} with {inner.config.in_channels!r} channels, expected the sides of images")
+        raise UserError(
+            "the network's settings have no sample_size, expected the side of its images: add it to"
+            " its config.json"
+        )
+    sides = (
+        [size, size]
+        if isinstance(size, int)
+        else list(size)
+        if isinstance(size, list | tuple)
+        else []
+    )
+    if len(sides) != 2 or not all(
+        type(n) is int and n > 0 for n in (*sides, inner.config.in_channels)
+    ):
+        raise UserError(
+            f"sample_size is {str(size)[:80]} with {inner.config.in_channels!r} channels, expected"
+            " the sides of images"
+        )
     return (inner.config.in_channels, *((size, size) if isinstance(size, int) else size))
 
 
 def count_classes(inner: Any) -> int:
     """Classes of a network of diffusers; 0 if it takes no labels."""
-    return int(getattr(inner.config, "num_class_embeds", None) or getattr(inner.config, "num_embeds_ada_norm", None) or 0)
+    return int(
+        getattr(inner.config, "num_class_embeds", None)
+        or getattr(inner.config, "num_embeds_ada_norm", None)
+        or 0
+    )
 
 
 class Foreign(nn.Module):
-    """``net(x, s, t, cond)`` around a network of diffusers, which is changed: it belongs to this one from here on.
+    """``net(x, s, t, cond)`` around a network of diffusers, which is changed: it belongs to this
+    one from here on.
 
     Args:
         inner: a ``UNet2DModel`` or ``DiTTransformer2DModel``.
@@ -142,30 +206,38 @@ class Foreign(nn.Module):
         conditions: numbers of a condition: one a class, and more, whose weights start at zero.
 
     Raises:
-        ValueError: on a network that takes no fractions of its time, embeds classes otherwise than by a table, or predicts another shape;
-            or on fewer conditions than it has classes.
+        UserError: on a network that takes no fractions of its time, embeds classes otherwise than
+            by a table, or predicts another shape; or on fewer conditions than it has classes.
     """
 
     prediction: Prediction
 
-    def __init__(self, inner: Any, prediction: Prediction, schedule: Schedule, conditions: int) -> None:
+    def __init__(
+        self, inner: Any, prediction: Prediction, schedule: Schedule, conditions: int
+    ) -> None:
         super().__init__()
-        ForeignField(inner, prediction, schedule)  # rejects what does not go together before a pass is made
+        ForeignField(
+            inner, prediction, schedule
+        )  # rejects what does not go together before a pass is made
         self.inner, self.prediction, self.schedule = inner, prediction, schedule
         for module in inner.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0  # its draws would be no function of a run's seed, and a student regresses what its teacher does
         self.classes, self.channels = count_classes(inner), inner.config.in_channels
         if inner.config.out_channels not in (None, self.channels, 2 * self.channels):
-            raise ValueError(
-                f"the network makes {inner.config.out_channels} channels of {self.channels}, expected as many, or twice for variances"
+            raise UserError(
+                f"the network makes {inner.config.out_channels} channels of {self.channels},"
+                " expected as many, or twice for variances"
             )
         if conditions < self.classes:
-            raise ValueError(
-                f"conditions have {conditions} numbers, the network has {self.classes} classes: expected one number a class or more"
+            raise UserError(
+                f"conditions have {conditions} numbers, the network has {self.classes} classes:"
+                " expected one number a class or more"
             )
         self.is_transformer = hasattr(inner, "transformer_blocks")
-        width = inner.inner_dim if self.is_transformer else inner.time_embedding.linear_2.out_features
+        width = (
+            inner.inner_dim if self.is_transformer else inner.time_embedding.linear_2.out_features
+        )
         self.time = TimeEmbedding(width, conditions, start=False)
         if self.time.condition is not None:
             nn.init.zeros_(self.time.condition.weight)
@@ -175,33 +247,57 @@ class Foreign(nn.Module):
             _open_unet(inner, self.time.condition)
 
     def forward(self, x: Tensor, s: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
-        """Average velocity ``(B, C, H, W)`` of images ``x`` between ``s`` and ``t``, each ``(B,)``."""
-        return ForeignField(partial(self._predict, s, t, cond), self.prediction, self.schedule)(x, s)
+        """Average velocity ``(B, C, H, W)`` of images ``x`` between ``s`` and ``t``, each
+        ``(B,)``.
+        """
+        return ForeignField(partial(self._predict, s, t, cond), self.prediction, self.schedule)(
+            x, s
+        )
 
-    def _predict(self, s: Tensor, t: Tensor, cond: Tensor | None, y: Tensor, time: Tensor) -> Tensor:
+    def _predict(
+        self, s: Tensor, t: Tensor, cond: Tensor | None, y: Tensor, time: Tensor
+    ) -> Tensor:
         ours = self.time(s, t, cond)
-        labels = y.new_zeros(len(y), self.classes) if cond is None else cond[:, : self.classes].to(y)
+        labels = (
+            y.new_zeros(len(y), self.classes) if cond is None else cond[:, : self.classes].to(y)
+        )
         given = (labels, ours) if self.is_transformer else ours
-        return self.inner(y, time, class_labels=given, return_dict=False)[0][:, : self.channels]  # variances, if any, come last
+        return self.inner(y, time, class_labels=given, return_dict=False)[0][
+            :, : self.channels
+        ]  # variances, if any, come last
 
     def checkpointing(self) -> None:
-        """Make the blocks anew on the way back instead of keeping them: less memory for more time."""
+        """Make the blocks anew on the way back instead of keeping them: less memory for more
+        time.
+        """
         self.inner.enable_gradient_checkpointing()
 
 
 def _open_unet(unet: Any, condition: nn.Linear | None) -> None:
-    """Make room for ours in the place of the class embedding, whose table becomes our matrix for one-hot vectors."""
+    """Make room for ours in the place of the class embedding, whose table becomes our matrix for
+    one-hot vectors.
+    """
     if unet.config.class_embed_type is not None:
-        raise ValueError(f"class_embed_type is {unet.config.class_embed_type!r}, expected none: labels by num_class_embeds, or no labels")
+        raise UserError(
+            f"class_embed_type is {unet.config.class_embed_type!r}, expected none: labels by"
+            " num_class_embeds, or no labels"
+        )
     if unet.config.time_embedding_type == "learned":
-        raise ValueError("time_embedding_type is 'learned', which knows whole steps alone: expected 'positional' or 'fourier'")
-    if unet.config.time_embedding_type == "fourier":  # diffusers' frequencies are parameters that must not be trained
+        raise UserError(
+            "time_embedding_type is 'learned', which knows whole steps alone: expected 'positional'"
+            " or 'fourier'"
+        )
+    if (
+        unet.config.time_embedding_type == "fourier"
+    ):  # diffusers' frequencies are parameters that must not be trained
         frequencies = unet.time_proj.weight.detach()
         del unet.time_proj.weight
         unet.time_proj.register_buffer("weight", frequencies)
     if condition is not None and unet.class_embedding is not None:
         with torch.no_grad():
-            condition.weight[:, : unet.class_embedding.num_embeddings] = unet.class_embedding.weight.T
+            condition.weight[:, : unet.class_embedding.num_embeddings] = (
+                unet.class_embedding.weight.T
+            )
     unet.class_embedding = nn.Identity()
 
 
@@ -212,14 +308,29 @@ def _open_transformer(transformer: Any) -> None:
 
 
 class _BlockEmbedding(nn.Module):
-    """``time + table row + ours``: without the random loss of labels that diffusers' own embedding has while it is trained."""
+    """``time + table row + ours``: without the random loss of labels that diffusers' own embedding
+    has while it is trained.
+    """
 
     def __init__(self, own: Any) -> None:
         super().__init__()
         self.own = own
 
-    def forward(self, timestep: Tensor, given: tuple[Tensor, Tensor], hidden_dtype: torch.dtype | None = None) -> Tensor:
+    def forward(
+        self,
+        timestep: Tensor,
+        given: tuple[Tensor, Tensor],
+        hidden_dtype: torch.dtype | None = None,
+    ) -> Tensor:
         labels, ours = given
         embedded = self.own.timestep_embedder(self.own.time_proj(timestep).to(ours))
-        none = (labels == 0).all(1, keepdim=True).to(labels)  # the table's last row is that of no label
-        return embedded + functional.linear(torch.cat([labels, none], 1), self.own.class_embedder.embedding_table.weight.T) + ours
+        none = (
+            (labels == 0).all(1, keepdim=True).to(labels)
+        )  # the table's last row is that of no label
+        return (
+            embedded
+            + functional.linear(
+                torch.cat([labels, none], 1), self.own.class_embedder.embedding_table.weight.T
+            )
+            + ours
+        )

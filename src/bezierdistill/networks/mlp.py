@@ -1,7 +1,9 @@
-"""Multilayer perceptron for vectors and small images, with the time embedding added at every hidden layer.
+"""Multilayer perceptron for vectors and small images, with the time embedding added at every hidden
+layer.
 
-A velocity contains the whole noise, ``x1 - x0``, which a narrow hidden layer cannot carry. The output therefore adds ``a(s, t) x`` with a
-learned number a, which for standardised data alone gives the best linear velocity (the skip of Karras et al. 2022, arXiv 2206.00364).
+A velocity contains the whole noise, ``x1 - x0``, which a narrow hidden layer cannot carry. The
+output therefore adds ``a(s, t) x`` with a learned number a, which for standardised data alone gives
+the best linear velocity (the skip of Karras et al. 2022, arXiv 2206.00364).
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ class MLP(nn.Module):
         conditions: numbers of a condition; 0 is none.
     """
 
-    def __init__(self, shape: Sequence[int], width: int = 256, depth: int = 3, conditions: int = 0) -> None:
+    def __init__(
+        self, shape: Sequence[int], width: int = 256, depth: int = 3, conditions: int = 0
+    ) -> None:
         super().__init__()
         size = math.prod(shape)
         self.time = TimeEmbedding(width // 2, conditions)
@@ -38,7 +42,9 @@ class MLP(nn.Module):
         nn.init.zeros_(self.skip.bias)
 
     def forward(self, x: Tensor, s: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
-        """Average velocity ``(B, ...)`` of states ``x`` ``(B, ...)`` between ``s`` and ``t``, each ``(B,)``."""
+        """Average velocity ``(B, ...)`` of states ``x`` ``(B, ...)`` between ``s`` and ``t``, each
+        ``(B,)``.
+        """
         time, flat = functional.silu(self.time(s, t, cond)), x.flatten(1)
         shifts = self.shifts(time).chunk(len(self.hidden) + 1, 1)
         h = functional.silu(self.enter(flat) + shifts[0])

@@ -1,12 +1,15 @@
-r"""diffusers' U-Net for images, told the interval and the condition beside its own embedding of the time.
+r"""diffusers' U-Net for images, told the interval and the condition beside its own embedding of the
+time.
 
 .. math:: u(x, s, t, c) = \mathrm{UNet}(x,\ 1000\, s,\ Z\,(t - s,\ \sin \omega (t - s)) + C c)
 
-The last argument is added to the embedding of the time, where diffusers adds the one of a class label. The width is doubled below full
-resolution, and only the lowest level attends, where that is cheap. Patches of pixels may be channels of a smaller image, which is several
-times faster at little loss (Hoogeboom et al. 2023, *Simple diffusion*, arXiv 2301.11093).
+The last argument is added to the embedding of the time, where diffusers adds the one of a class
+label. The width is doubled below full resolution, and only the lowest level attends, where that is
+cheap. Patches of pixels may be channels of a smaller image, which is several times faster at little
+loss (Hoogeboom et al. 2023, *Simple diffusion*, arXiv 2301.11093).
 
-Source: Ho et al. 2020, *Denoising diffusion probabilistic models* (arXiv 2006.11239); ``UNet2DModel`` of diffusers.
+Source: Ho et al. 2020, *Denoising diffusion probabilistic models* (arXiv 2006.11239);
+``UNet2DModel`` of diffusers.
 """
 
 from __future__ import annotations
@@ -17,9 +20,13 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bezierdistill.errors import UserError
 from bezierdistill.networks.embeddings import TimeEmbedding
 
-LEAST_SIDE, MOST_SIDE = 4, 16  # of the lowest level: at least so much is left of an image, and at most so much attends
+LEAST_SIDE, MOST_SIDE = (
+    4,
+    16,
+)  # of the lowest level: at least so much is left of an image, and at most so much attends
 
 
 class UNet(nn.Module):
@@ -33,19 +40,38 @@ class UNet(nn.Module):
         conditions: numbers of a condition; 0 is none.
 
     Raises:
-        ValueError: on a shape that is no image or does not halve, or another width.
+        UserError: on a shape that is no image or does not halve, or another width.
     """
 
-    def __init__(self, shape: Sequence[int], width: int = 64, depth: int = 1, patch: int = 1, conditions: int = 0) -> None:
+    def __init__(
+        self,
+        shape: Sequence[int],
+        width: int = 64,
+        depth: int = 1,
+        patch: int = 1,
+        conditions: int = 0,
+    ) -> None:
         super().__init__()
         if width % 8:
-            raise ValueError(f"U-Net width is {width}, expected a multiple of 8 (channels are normalised in groups)")
-        from diffusers.models.unets.unet_2d import UNet2DModel  # imported here: it takes seconds that only its users need
+            raise UserError(
+                f"U-Net width is {width}, expected a multiple of 8 (channels are normalised in"
+                " groups)"
+            )
+        from diffusers.models.unets.unet_2d import (
+            UNet2DModel,
+        )  # imported here: it takes seconds that only its users need
 
         if len(shape) == 3 and (shape[1] % patch or shape[2] % patch):
-            raise ValueError(f"images are {shape[1]}x{shape[2]}, a U-Net with patch {patch} expects sides divisible by it")
+            raise UserError(
+                f"images are {shape[1]}x{shape[2]}, a U-Net with patch {patch} expects sides"
+                " divisible by it"
+            )
         self.patch = patch
-        channels, *sides = (shape[0] * patch**2, shape[1] // patch, shape[2] // patch) if len(shape) == 3 else shape
+        channels, *sides = (
+            (shape[0] * patch**2, shape[1] // patch, shape[2] // patch)
+            if len(shape) == 3
+            else shape
+        )
         below = count_levels((channels, *sides)) - 1
         self.inner = UNet2DModel(
             (sides[0], sides[1]),
@@ -59,17 +85,25 @@ class UNet(nn.Module):
             norm_num_groups=math.gcd(32, width // 4),
             class_embed_type="identity",
         )
-        for parameter in self.inner.conv_out.parameters():  # starts at no velocity, as the paper's code does, and learns faster
+        for parameter in (
+            self.inner.conv_out.parameters()
+        ):  # starts at no velocity, as the paper's code does, and learns faster
             nn.init.zeros_(parameter)
         self.time = TimeEmbedding(4 * width, conditions, start=False)
 
     def forward(self, x: Tensor, s: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
-        """Average velocity ``(B, C, H, W)`` of images ``x`` between ``s`` and ``t``, each ``(B,)``."""
+        """Average velocity ``(B, C, H, W)`` of images ``x`` between ``s`` and ``t``, each
+        ``(B,)``.
+        """
         patches = functional.pixel_unshuffle(x, self.patch)
-        return functional.pixel_shuffle(self.inner(patches, 1000 * s, self.time(s, t, cond), return_dict=False)[0], self.patch)
+        return functional.pixel_shuffle(
+            self.inner(patches, 1000 * s, self.time(s, t, cond), return_dict=False)[0], self.patch
+        )
 
     def checkpointing(self) -> None:
-        """Make the blocks anew on the way back instead of keeping them: less memory for more time."""
+        """Make the blocks anew on the way back instead of keeping them: less memory for more
+        time.
+        """
         self.inner.enable_gradient_checkpointing()
 
 
@@ -77,16 +111,20 @@ def count_levels(shape: Sequence[int]) -> int:
     """Resolutions of a U-Net: the image, and every half of it down to a side of 4.
 
     Raises:
-        ValueError: on a shape that is no image, or sides too odd to be halved down to 16.
+        UserError: on a shape that is no image, or sides too odd to be halved down to 16.
     """
     if len(shape) != 3:
-        raise ValueError(f"states have shape {tuple(shape)}, a U-Net expects images (C, H, W): choose --network.kind mlp")
+        raise UserError(
+            f"states have shape {tuple(shape)}, a U-Net expects images (C, H, W): choose"
+            " --network.kind mlp"
+        )
     low, high, levels = min(shape[1:]), max(shape[1:]), 1
     while low % 2 == 0 and high % 2 == 0 and low // 2 >= LEAST_SIDE:
         low, high, levels = low // 2, high // 2, levels + 1
     if high > MOST_SIDE:
-        raise ValueError(
-            f"images are {shape[1]}x{shape[2]}, a U-Net expects sides that halve down to {MOST_SIDE} or less (28, 32, 48, 64): "
-            "pad or resize them, or choose --network.kind mlp"
+        raise UserError(
+            f"images are {shape[1]}x{shape[2]}, a U-Net expects sides that halve down to"
+            f" {MOST_SIDE} or less (28, 32, 48, 64): pad or resize them, or choose"
+            " --network.kind mlp"
         )
     return levels

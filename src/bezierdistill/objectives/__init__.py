@@ -1,4 +1,6 @@
-"""Training methods, one a file. Each has a ``loss`` of a network and a batch, and the network ``passes`` a row that one step costs."""
+"""Training methods, one a file. Each has a ``loss`` of a network and a batch, and the network
+``passes`` a row that one step costs.
+"""
 
 from bezierdistill.objectives.alignment import Alignment
 from bezierdistill.objectives.curves import CurveRegression

@@ -1,22 +1,26 @@
-r"""Law alignment: keep the law of the student's samples on the law of the data, without a critic, a discriminator or a teacher's pass.
+r"""Law alignment: keep the law of the student's samples on the law of the data, without a critic, a
+discriminator or a teacher's pass.
 
-A batch of the student's samples X and a batch of real data Y give an unbiased estimate of their energy distance, up to a constant,
+A batch of the student's samples X and a batch of real data Y give an unbiased estimate of their
+energy distance, up to a constant,
 
 .. math:: 2\, E|X - Y| - E|X - X'| \; [- E|Y - Y'|],
 
-which is least if and only if the two laws are equal. Its gradient pulls every sample towards the data and pushes it away from the other
-samples. Real data cost no network pass, so Y may be many times X. What is compared is what will be saved: samples are clamped (not
-rounded) to the range of the data first, so that a pixel may lie anywhere beyond black.
+which is least if and only if the two laws are equal. Its gradient pulls every sample towards the
+data and pushes it away from the other samples. Real data cost no network pass, so Y may be many
+times X. What is compared is what will be saved: samples are clamped (not rounded) to the range of
+the data first, so that a pixel may lie anywhere beyond black.
 
-With conditions the joint law of a sample and its condition c is aligned: states are lengthened by :math:`w c`, where w makes two classes as
-far apart as two real states are.
+With conditions the joint law of a sample and its condition c is aligned: states are lengthened by
+:math:`w c`, where w makes two classes as far apart as two real states are.
 
-Every sampler of the student (one pass, two passes) has its own law and its own term. The gradient goes through a sampler's last jump, the
-jumps before it cost one pass each. The samples start at the sources of stored curves, so the ends of these curves can anchor them at no
-further pass.
+Every sampler of the student (one pass, two passes) has its own law and its own term. The gradient
+goes through a sampler's last jump, the jumps before it cost one pass each. The samples start at the
+sources of stored curves, so the ends of these curves can anchor them at no further pass.
 
-Source: Szekely & Rizzo 2013, *Energy statistics*; Li et al. 2015, *Generative moment matching networks* (arXiv 1502.02761)
-and Bellemare et al. 2017, *The Cramer distance* (arXiv 1705.10743), for generators trained by such a distance.
+Source: Szekely & Rizzo 2013, *Energy statistics*; Li et al. 2015, *Generative moment matching
+networks* (arXiv 1502.02761) and Bellemare et al. 2017, *The Cramer distance* (arXiv 1705.10743),
+for generators trained by such a distance.
 """
 
 from __future__ import annotations
@@ -28,27 +32,32 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from bezierdistill.errors import UserError
 from bezierdistill.objectives.curves import CurveBatch
 from bezierdistill.objectives.losses import Loss
 from bezierdistill.students import check_knots, sample
 
 REAL_ROWS = 4  # real rows for every sample: they cost no pass
-SCALE_ROWS = 128  # of each of the two sets of real states whose distance sets the scale of conditions
+SCALE_ROWS = (
+    128  # of each of the two sets of real states whose distance sets the scale of conditions
+)
 LEAST = 1e-6  # of a squared distance: keeps the gradient of the root finite between equal states
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """Energy distance of the samples of one or more samplers to real data, with the ends of the curves as an anchor.
+    """Energy distance of the samples of one or more samplers to real data, with the ends of the
+    curves as an anchor.
 
     Args:
         schedules: knots of each sampler, from 0 to 1.
         metric: distance of the anchor.
-        anchor: weight of the anchor, >= 0. Only the anchor reaches a component that lies beyond the range of the data on the wrong side.
+        anchor: weight of the anchor, >= 0. Only the anchor reaches a component that lies beyond the
+            range of the data on the wrong side.
         clamp: maps states to the range in which they are saved; the identity where there is none.
 
     Raises:
-        ValueError: on knots that do not rise from 0 to 1, or a negative anchor.
+        UserError: on knots that do not rise from 0 to 1, or a negative anchor.
     """
 
     schedules: Sequence[Sequence[float]]
@@ -60,22 +69,28 @@ class Alignment:
         for knots in self.schedules:
             check_knots(knots)
         if self.anchor < 0:
-            raise ValueError(f"anchor is {self.anchor}, expected 0 (none) or a positive weight")
+            raise UserError(f"anchor is {self.anchor}, expected 0 (none) or a positive weight")
 
     @property
     def passes(self) -> int:
         """Network passes a row and step: every sampler with the gradient of its last jump."""
         return sum(len(knots) - 1 + 2 for knots in self.schedules)
 
-    def loss(self, net: nn.Module, batch: CurveBatch, real: Tensor, real_cond: Tensor | None = None) -> Tensor:
-        """Loss of a batch of two curves or more against real states ``(N, ...)`` with conditions ``(N, C)``.
+    def loss(
+        self, net: nn.Module, batch: CurveBatch, real: Tensor, real_cond: Tensor | None = None
+    ) -> Tensor:
+        """Loss of a batch of two curves or more against real states ``(N, ...)`` with conditions
+        ``(N, C)``.
 
         Raises:
-            ValueError: if only one of the batch and the real states has conditions.
+            UserError: if only one of the batch and the real states has conditions.
         """
         curve, cond = batch
         if (cond is None) != (real_cond is None):
-            raise ValueError("one of the curves and the real data has conditions and the other has none, expected both or neither")
+            raise UserError(
+                "one of the curves and the real data has conditions and the other has none,"
+                " expected both or neither"
+            )
         total = torch.zeros((), device=curve.points.device)
         for knots in self.schedules:
             with torch.no_grad():
@@ -93,15 +108,24 @@ def _joint_energy(x: Tensor, cond: Tensor | None, real: Tensor, real_cond: Tenso
     x, real = x.flatten(1), real.flatten(1)
     half = min(SCALE_ROWS, len(real) // 2)
     apart = _distances(real[:half], real[half : 2 * half]).mean() / math.sqrt(2)
-    return energy(torch.cat([x, apart * cond.to(x)], 1), torch.cat([real, apart * real_cond.to(real)], 1))
+    return energy(
+        torch.cat([x, apart * cond.to(x)], 1), torch.cat([real, apart * real_cond.to(real)], 1)
+    )
 
 
 def energy(x: Tensor, real: Tensor) -> Tensor:
-    """The energy distance of samples ``(B, ...)``, two or more, to real states ``(N, ...)``, without the term of the real states alone."""
+    """The energy distance of samples ``(B, ...)``, two or more, to real states ``(N, ...)``,
+    without the term of the real states alone.
+    """
     if len(x) < 2:
-        raise ValueError(f"the energy distance got {len(x)} sample, expected 2 or more: raise the batch")
+        raise UserError(
+            f"the energy distance got {len(x)} sample, expected 2 or more: raise the batch"
+        )
     if x.shape[1:] != real.shape[1:] or not len(real):
-        raise ValueError(f"real states have shape {tuple(real.shape)}, expected one or more of shape {tuple(x.shape[1:])} as the samples")
+        raise UserError(
+            f"real states have shape {tuple(real.shape)}, expected one or more of shape"
+            f" {tuple(x.shape[1:])} as the samples"
+        )
     x, real = x.flatten(1), real.flatten(1)
     within = _distances(x, x)
     among = (within.sum() - within.diagonal().sum()) / (len(x) * (len(x) - 1))

@@ -1,22 +1,29 @@
-r"""Balanced conic reflow: generated pairs balanced with pairs that end in real data and start on a cone about their inversion.
+r"""Balanced conic reflow: generated pairs balanced with pairs that end in real data and start on a
+cone about their inversion.
 
-Reflow on generated pairs alone drifts from the data, for its targets are the teacher's. A real pair ends in a real :math:`x_1` and
-starts in its inversion z, the teacher's path backwards; one path says little about its surroundings, so the start is turned towards fresh
-noise :math:`\epsilon` by a share of the angle between them,
+Reflow on generated pairs alone drifts from the data, for its targets are the teacher's. A real pair
+ends in a real :math:`x_1` and starts in its inversion z, the teacher's path backwards; one path
+says little about its surroundings, so the start is turned towards fresh noise :math:`\epsilon` by a
+share of the angle between them,
 
 .. math:: z_\zeta = |z| \left(\cos(\zeta\varphi)\, \hat z + \sin(\zeta\varphi)\, \hat w\right), \qquad
           x_t = t\, x_1 + (1 - t)\, z_\zeta, \qquad \text{target } x_1 - z_\zeta,
 
-with :math:`\varphi` the angle from z to :math:`\epsilon` and :math:`\hat w` the unit vector of the part of :math:`\epsilon` orthogonal
-to z. This is slerp; only the direction of the noise enters, so a normal z gives an exactly normal :math:`z_\zeta` in any dimension (the
-authors' formula, which keeps both lengths, differs by :math:`O(D^{-1/2})` and is unbounded for opposite vectors of unequal length).
+with :math:`\varphi` the angle from z to :math:`\epsilon` and :math:`\hat w` the unit vector of the
+part of :math:`\epsilon` orthogonal to z. This is slerp; only the direction of the noise enters, so
+a normal z gives an exactly normal :math:`z_\zeta` in any dimension (the authors' formula, which
+keeps both lengths, differs by :math:`O(D^{-1/2})` and is unbounded for opposite vectors of unequal
+length).
 
-The share follows :math:`\zeta = \zeta_{max}\, 2 u^2 / (1 + u^2)`. The authors let u move over the training; here it is uniform over the
-rows, which gives every step the law of the whole schedule and the loss no state (their ablation: FID 6.63 by the schedule, 6.64 and
-6.70 by a rising and a falling one). Likewise they alternate real and generated steps where every batch here holds both.
+The share follows :math:`\zeta = \zeta_{max}\, 2 u^2 / (1 + u^2)`. The authors let u move over the
+training; here it is uniform over the rows, which gives every step the law of the whole schedule and
+the loss no state (their ablation: FID 6.63 by the schedule, 6.64 and 6.70 by a rising and a falling
+one). Likewise they alternate real and generated steps where every batch here holds both.
 
-Source: Kim, Kwon, Jeong & Uh 2025, *Balanced conic rectified flow* (arXiv 2510.25229), section on conic reflow; read through a summary
-of the paper, so without equation numbers. Times: U-shaped, as theirs (see :mod:`bezierdistill.objectives.rectified_flow_pp`).
+Source: Kim, Kwon, Jeong & Uh 2025, *Balanced conic rectified flow* (arXiv 2510.25229), section on
+conic reflow; read through a summary
+of the paper, so without equation numbers. Times: U-shaped, as theirs (see
+:mod:`bezierdistill.objectives.rectified_flow_pp`).
 """
 
 from __future__ import annotations
@@ -27,13 +34,15 @@ import torch
 from torch import Tensor, nn
 
 from bezierdistill.curves import BezierCurve
+from bezierdistill.errors import UserError
 from bezierdistill.objectives.curves import CurveBatch, CurveRegression, Draw
 from bezierdistill.objectives.losses import Loss
 from bezierdistill.objectives.rectified_flow_pp import UShapedDraw
 
 
 def slerp(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
-    """Turn states ``a`` towards states ``b``, both ``(B, ...)``, by a share of the angle between them, keeping the length of ``a``.
+    """Turn states ``a`` towards states ``b``, both ``(B, ...)``, by a share of the angle between
+    them, keeping the length of ``a``.
 
     States of one component have no plane to turn in, so the length is kept from two components on.
 
@@ -54,7 +63,9 @@ def slerp(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
     across = other - along * unit
     width = torch.linalg.vector_norm(across, dim=1, keepdim=True)
     angle = share[:, None] * torch.atan2(width, along)
-    return (length * (angle.cos() * unit + angle.sin() * across / width.clamp_min(tiny))).reshape(a.shape)
+    return (length * (angle.cos() * unit + angle.sin() * across / width.clamp_min(tiny))).reshape(
+        a.shape
+    )
 
 
 @dataclass(frozen=True)
@@ -62,13 +73,15 @@ class Conic:
     """Velocity regression on generated pairs and on cones about inverted real pairs.
 
     Args:
-        share: probability that a row is a real pair, 0 to 1; the authors' is 1/2 in the first half of training, 0 in the second.
-        zeta: largest share of the angle, 0 to 1; the authors' is 0.13 for CIFAR-10, 0.23 for ImageNet.
+        share: probability that a row is a real pair, 0 to 1; the authors' is 1/2 in the first half
+            of training, 0 in the second.
+        zeta: largest share of the angle, 0 to 1; the authors' is 0.13 for CIFAR-10, 0.23 for
+            ImageNet.
         draw: law of the times.
         metric: distance of the regression.
 
     Raises:
-        ValueError: if a share is not between 0 and 1.
+        UserError: if a share is not between 0 and 1.
     """
 
     share: float = 0.5
@@ -80,32 +93,55 @@ class Conic:
     def __post_init__(self) -> None:
         for name in ("share", "zeta"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected a number from 0 to 1")
+                raise UserError(f"{name} is {getattr(self, name)}, expected a number from 0 to 1")
 
-    def loss(self, net: nn.Module, batch: tuple[CurveBatch, CurveBatch], generator: torch.Generator) -> Tensor:
-        """Loss of two equally large batches of lines and conditions: generated pairs, and pairs of inverted noise and real data.
+    def loss(
+        self, net: nn.Module, batch: tuple[CurveBatch, CurveBatch], generator: torch.Generator
+    ) -> Tensor:
+        """Loss of two equally large batches of lines and conditions: generated pairs, and pairs of
+        inverted noise and real data.
 
         Raises:
-            ValueError: if the batches differ in shape, are no lines, or only one has conditions.
+            UserError: if the batches differ in shape, are no lines, or only one has conditions.
         """
         (generated, generated_cond), (real, real_cond) = batch
         if generated.points.shape != real.points.shape or generated.degree != 1:
-            raise ValueError(
-                f"generated and real curves have shapes {tuple(generated.points.shape)} and {tuple(real.points.shape)}, "
-                "expected two equal shapes (2, B, ...) of lines"
+            raise UserError(
+                f"generated and real curves have shapes {tuple(generated.points.shape)} and"
+                f" {tuple(real.points.shape)}, expected two equal shapes (2, B, ...) of lines"
             )
         if (generated_cond is None) != (real_cond is None):
-            raise ValueError("one of the two batches has conditions and the other has none, expected both or neither")
-        is_real = torch.rand(len(real.source), generator=generator, device=generator.device).to(real.source) < self.share
+            raise UserError(
+                "one of the two batches has conditions and the other has none, expected both or"
+                " neither"
+            )
+        is_real = (
+            torch.rand(len(real.source), generator=generator, device=generator.device).to(
+                real.source
+            )
+            < self.share
+        )
         points = torch.stack([self._cone(real.source, generator), real.data])
-        line = BezierCurve(_pick(is_real, points.transpose(0, 1), generated.points.transpose(0, 1)).transpose(0, 1))
-        cond = None if real_cond is None or generated_cond is None else _pick(is_real, real_cond, generated_cond)
+        line = BezierCurve(
+            _pick(is_real, points.transpose(0, 1), generated.points.transpose(0, 1)).transpose(0, 1)
+        )
+        cond = (
+            None
+            if real_cond is None or generated_cond is None
+            else _pick(is_real, real_cond, generated_cond)
+        )
         s, t = (time.to(line.points) for time in self.draw(len(is_real), generator))
         return self.metric(net(line.point(t), s, t, cond), line.velocity(t))
 
     def _cone(self, inverted: Tensor, generator: torch.Generator) -> Tensor:
-        squared = torch.rand(len(inverted), generator=generator, device=generator.device).to(inverted).square()
-        noise = torch.randn(inverted.shape, generator=generator, device=generator.device).to(inverted)
+        squared = (
+            torch.rand(len(inverted), generator=generator, device=generator.device)
+            .to(inverted)
+            .square()
+        )
+        noise = torch.randn(inverted.shape, generator=generator, device=generator.device).to(
+            inverted
+        )
         return slerp(inverted, noise, self.zeta * 2 * squared / (1 + squared))
 
 

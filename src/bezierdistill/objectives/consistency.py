@@ -1,14 +1,19 @@
-r"""Consistency models: the end point :math:`f(x, s) = F(x, s, 1)` must agree at neighbouring times of one path.
+r"""Consistency models: the end point :math:`f(x, s) = F(x, s, 1)` must agree at neighbouring times
+of one path.
 
-* :class:`ConsistencyDistillation`: the neighbour by a teacher's solver step (Song et al. 2023, arXiv 2303.01469, algorithm 2).
-* :class:`ConsistencyTraining`: the same noise and datum at a time that draws near while training goes on. From a teacher's weights it is
-  easy consistency tuning (ECT, Geng et al. 2024, arXiv 2406.14548, as in the authors' code, locuslab/ect, ``training/loss.py``); from
-  scratch it stands for iCT (Song & Dhariwal 2023, arXiv 2310.14189, table 1), whose 10 to 1280 steps are eight stages of doubling too.
+* :class:`ConsistencyDistillation`: the neighbour by a teacher's solver step (Song et al. 2023,
+  arXiv 2303.01469, algorithm 2).
+* :class:`ConsistencyTraining`: the same noise and datum at a time that draws near while training
+  goes on. From a teacher's weights it is easy consistency tuning (ECT, Geng et al. 2024, arXiv
+  2406.14548, as in the authors' code, locuslab/ect, ``training/loss.py``); from scratch it stands
+  for iCT (Song & Dhariwal 2023, arXiv 2310.14189, table 1), whose 10 to 1280 steps are eight stages
+  of doubling too.
 * :func:`consistency_sample`: multistep sampling (Song et al. 2023, algorithm 1).
 
-The target is the network itself without gradient, not its moving average (iCT, section 3.2). The boundary :math:`f(x, 1) = x` holds by
-construction. The authors add noise of level :math:`\sigma` to data of deviation 0.5; here, with data of deviation d, the same signal-to-
-noise ratio is found at :math:`t = 1 / (1 + \sigma d / 0.5)`.
+The target is the network itself without gradient, not its moving average (iCT, section 3.2). The
+boundary :math:`f(x, 1) = x` holds by construction. The authors add noise of level :math:`\sigma` to
+data of deviation 0.5; here, with data of deviation d, the same signal-to- noise ratio is found at
+:math:`t = 1 / (1 + \sigma d / 0.5)`.
 """
 
 from __future__ import annotations
@@ -22,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from bezierdistill.curves import expand_time
+from bezierdistill.errors import UserError
 from bezierdistill.fields import Field, Stretched
 from bezierdistill.objectives.losses import Loss
 from bezierdistill.solvers import evaluations, solve
@@ -29,18 +35,27 @@ from bezierdistill.students import check_knots, flow_map
 
 Batch = tuple[Tensor, Tensor, Tensor | None]
 Level = TypeVar("Level", float, Tensor)
-PSEUDO_HUBER = Loss(0.001)  # iCT's scale, 0.00054 a component of data of deviation 0.5, for data of deviation 1
+PSEUDO_HUBER = Loss(
+    0.001
+)  # iCT's scale, 0.00054 a component of data of deviation 0.5, for data of deviation 1
 
 
 def noise_time(sigma: Level, data_std: float = 1.0) -> Level:
-    """Flow time in (0, 1] of the authors' noise level ``sigma`` >= 0, for data whose components deviate by ``data_std``."""
+    """Flow time in (0, 1] of the authors' noise level ``sigma`` >= 0, for data whose components
+    deviate by ``data_std``.
+    """
     return 1 / (1 + sigma * (data_std / 0.5))
 
 
 def karras_times(count: int = 18, data_std: float = 1.0) -> tuple[float, ...]:
-    """The authors' ``count`` >= 2 noise levels (Karras et al. 2022, arXiv 2206.00364, eq. 5) as flow times, the ends moved to 0 and 1."""
+    """The authors' ``count`` >= 2 noise levels (Karras et al. 2022, arXiv 2206.00364, eq. 5) as
+    flow times, the ends moved to 0 and 1.
+    """
     high, low = 80 ** (1 / 7), 0.002 ** (1 / 7)
-    inner = [noise_time((high + i / (count - 1) * (low - high)) ** 7, data_std) for i in range(1, count - 1)]
+    inner = [
+        noise_time((high + i / (count - 1) * (low - high)) ** 7, data_std)
+        for i in range(1, count - 1)
+    ]
     return (0.0, *inner, 1.0)
 
 
@@ -52,10 +67,11 @@ class ConsistencyDistillation:
         teacher: the field to distil: a teacher or a blend.
         times: the grid, from 0 to 1; every interval is drawn equally often.
         method: fixed-step solver (:data:`bezierdistill.solvers.TABLEAUX`).
-        metric: distance; the authors' squared error, whose alternatives are their LPIPS (images) and iCT's pseudo-Huber.
+        metric: distance; the authors' squared error, whose alternatives are their LPIPS (images)
+            and iCT's pseudo-Huber.
 
     Raises:
-        ValueError: if the times do not rise from 0 to 1, or on an unknown method.
+        UserError: if the times do not rise from 0 to 1, or on an unknown method.
     """
 
     teacher: Field
@@ -69,14 +85,20 @@ class ConsistencyDistillation:
 
     @property
     def passes(self) -> int:
-        """Network passes a row and step: the teacher's solver step, the target, the student's step."""
+        """Network passes a row and step: the teacher's solver step, the target, the student's
+        step.
+        """
         return evaluations(self.method) * self.teacher.passes + 1 + 3
 
     def loss(self, net: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
         """Loss of a batch ``(x0, x1, cond)`` of independent draws ``(B, ...)``."""
         x0, x1, cond = batch
-        intervals = torch.tensor(list(pairwise(self.times)), dtype=x1.dtype, device=generator.device)
-        pick = torch.randint(len(intervals), (len(x1),), generator=generator, device=generator.device)
+        intervals = torch.tensor(
+            list(pairwise(self.times)), dtype=x1.dtype, device=generator.device
+        )
+        pick = torch.randint(
+            len(intervals), (len(x1),), generator=generator, device=generator.device
+        )
         s, t = intervals[pick].to(x1).unbind(1)
         x = torch.lerp(x0, x1, expand_time(s, x1))
         with torch.no_grad():
@@ -89,8 +111,9 @@ class ConsistencyDistillation:
 class ConsistencyTraining:
     r"""Agree with the same noise and datum at a lower noise level, without a teacher's passes.
 
-    Levels are log-normal, weights :math:`1 / (\sigma - \sigma_r)`, and in stage k = 0, 1, ... the lower level is :math:`\sigma_r = \sigma
-    [1 - q^{-k-1} (1 + 8\,\mathrm{sigmoid}(-\sigma))]_+`. Zero is the datum itself: most of the first stage is denoising.
+    Levels are log-normal, weights :math:`1 / (\sigma - \sigma_r)`, and in stage k = 0, 1, ... the
+    lower level is :math:`\sigma_r = \sigma [1 - q^{-k-1} (1 + 8\,\mathrm{sigmoid}(-\sigma))]_+`.
+    Zero is the datum itself: most of the first stage is denoising.
 
     Args:
         stages: number of equally long stages of training, 1 or more.
@@ -100,7 +123,7 @@ class ConsistencyTraining:
         metric: distance; iCT's pseudo-Huber, which ECT uses at the limit of scale zero.
 
     Raises:
-        ValueError: on a setting outside its range.
+        UserError: on a setting outside its range.
     """
 
     stages: int = 8
@@ -114,17 +137,25 @@ class ConsistencyTraining:
     def __post_init__(self) -> None:
         for name, low in (("stages", 0), ("decay", 1), ("log_std", 0), ("data_std", 0)):
             if getattr(self, name) <= low:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected more than {low}")
+                raise UserError(f"{name} is {getattr(self, name)}, expected more than {low}")
 
     def lower_level(self, sigma: Tensor, progress: float) -> Tensor:
-        """The noise level that ``sigma`` is compared with; ``ValueError`` unless the ``progress`` of training is in [0, 1]."""
+        """The noise level that ``sigma`` is compared with; ``UserError`` unless the ``progress``
+        of training is in [0, 1].
+        """
         if not 0 <= progress <= 1:
-            raise ValueError(f"progress is {progress}, expected 0 (start of training) to 1 (end)")
+            raise UserError(f"progress is {progress}, expected 0 (start of training) to 1 (end)")
         stage = min(int(progress * self.stages), self.stages - 1)
-        return sigma * (1 - self.decay ** -(stage + 1) * (1 + 8 * torch.sigmoid(-sigma))).clamp_min(0)
+        return sigma * (1 - self.decay ** -(stage + 1) * (1 + 8 * torch.sigmoid(-sigma))).clamp_min(
+            0
+        )
 
-    def loss(self, net: nn.Module, batch: Batch, generator: torch.Generator, progress: float) -> Tensor:
-        """Loss of a batch ``(x0, x1, cond)`` of independent draws ``(B, ...)`` at a ``progress`` of training in [0, 1]."""
+    def loss(
+        self, net: nn.Module, batch: Batch, generator: torch.Generator, progress: float
+    ) -> Tensor:
+        """Loss of a batch ``(x0, x1, cond)`` of independent draws ``(B, ...)`` at a ``progress`` of
+        training in [0, 1].
+        """
         x0, x1, cond = batch
         normal = torch.randn(len(x1), generator=generator, device=generator.device).to(x1)
         sigma = (self.log_mean + self.log_std * normal).exp()
@@ -132,13 +163,23 @@ class ConsistencyTraining:
         s, r = noise_time(sigma, self.data_std), noise_time(lower, self.data_std)
         with torch.no_grad():
             target = flow_map(net, torch.lerp(x0, x1, expand_time(r, x1)), r, 1.0, cond)
-        return self.metric(flow_map(net, torch.lerp(x0, x1, expand_time(s, x1)), s, 1.0, cond), target, 1 / (sigma - lower))
+        return self.metric(
+            flow_map(net, torch.lerp(x0, x1, expand_time(s, x1)), s, 1.0, cond),
+            target,
+            1 / (sigma - lower),
+        )
 
 
 def consistency_sample(
-    net: nn.Module, x0: Tensor, times: Sequence[float], generator: torch.Generator, cond: Tensor | None = None
+    net: nn.Module,
+    x0: Tensor,
+    times: Sequence[float],
+    generator: torch.Generator,
+    cond: Tensor | None = None,
 ) -> Tensor:
-    """Jump from ``x0`` ``(B, ...)`` to the end; from each of the ``times``, rising in (0, 1), renoise and jump again: one pass a jump."""
+    """Jump from ``x0`` ``(B, ...)`` to the end; from each of the ``times``, rising in (0, 1),
+    renoise and jump again: one pass a jump.
+    """
     check_knots((0.0, *times, 1.0))
     x = flow_map(net, x0, 0.0, 1.0, cond)
     for s in times:

@@ -1,8 +1,11 @@
-r"""Regression along stored Bezier curves: no teacher pass and no simulation, because every target is closed form.
+r"""Regression along stored Bezier curves: no teacher pass and no simulation, because every target
+is closed form.
 
-A flow map is trained on :math:`F(B(s), s, t) \to B(t)`, a velocity on :math:`v(B(t), t) \to B'(t)`. Which intervals are drawn is the
-objective: ``end`` (any s, t=1), ``map`` (any s < t), ``knots`` (only the intervals that the sampler will use), ``velocity`` (s = t).
-On degree-1 curves ``velocity`` is reflow, and ``knots`` 0, 1 is rectified-flow distillation (Liu et al. 2022, arXiv 2209.03003).
+A flow map is trained on :math:`F(B(s), s, t) \to B(t)`, a velocity on :math:`v(B(t), t) \to B'(t)`.
+Which intervals are drawn is the objective: ``end`` (any s, t=1), ``map`` (any s < t), ``knots``
+(only the intervals that the sampler will use), ``velocity`` (s = t). On degree-1 curves
+``velocity`` is reflow, and ``knots`` 0, 1 is rectified-flow distillation (Liu et al. 2022, arXiv
+2209.03003).
 """
 
 from __future__ import annotations
@@ -52,7 +55,9 @@ class MapDraw:
 
     def __call__(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Times ``s`` and ``t``, each ``(count,)``."""
-        low, high = torch.rand(2, count, generator=generator, device=generator.device).aminmax(dim=0)
+        low, high = torch.rand(2, count, generator=generator, device=generator.device).aminmax(
+            dim=0
+        )
         whole = torch.rand(count, generator=generator, device=generator.device) < self.whole
         return low.masked_fill_(whole, 0.0), high.masked_fill_(whole, 1.0)
 
@@ -69,7 +74,9 @@ class KnotsDraw:
 
     def __call__(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Times ``s`` and ``t``, each ``(count,)``."""
-        intervals = torch.tensor([pair for knots in self.schedules for pair in pairwise(knots)], device=generator.device)
+        intervals = torch.tensor(
+            [pair for knots in self.schedules for pair in pairwise(knots)], device=generator.device
+        )
         pick = torch.randint(len(intervals), (count,), generator=generator, device=generator.device)
         s, t = intervals[pick].unbind(1)
         return s, t
@@ -96,7 +103,8 @@ class CurveRegression:
     Args:
         draw: which intervals.
         metric: distance between prediction and target.
-        power: ``p`` of the weight ``(t - s)^-p`` a row; 0 weighs all intervals alike. Not used where ``s = t``.
+        power: ``p`` of the weight ``(t - s)^-p`` a row; 0 weighs all intervals alike. Not used
+            where ``s = t``.
     """
 
     draw: Draw

@@ -1,19 +1,24 @@
-r"""Distribution matching distillation: a few-step generator whose law is moved onto the teacher's, without pairs or a discriminator.
+r"""Distribution matching distillation: a few-step generator whose law is moved onto the teacher's,
+without pairs or a discriminator.
 
-A sample x of the generator is re-noised to :math:`x_t = (1-t)\epsilon + t x`; the teacher's and a critic's end points
-:math:`x_t + (1-t) v` differ by the gradient of the divergence between the laws, normalised as DMD does
-(:func:`matching_loss`). Two rules make DMD2 of it:
+A sample x of the generator is re-noised to :math:`x_t = (1-t)\epsilon + t x`; the teacher's and a
+critic's end points :math:`x_t + (1-t) v` differ by the gradient of the divergence between the laws,
+normalised as DMD does (:func:`matching_loss`). Two rules make DMD2 of it:
 
-* two time scales: ``critic_steps`` updates of the critic, by flow matching on fresh samples, for one of the generator, and no regression;
-* backward simulation: the generator's later jumps are trained from its own earlier ones. For times :math:`0 = s_0 < s_1 < \dots` the
-  sampler is :math:`\hat x = F(x, s_j, 1)`, then :math:`x = (1 - s_{j+1})\, \epsilon + s_{j+1}\, \hat x` with fresh noise. A step draws
-  one j, simulates up to it without a gradient and trains the jump from :math:`s_j`.
+* two time scales: ``critic_steps`` updates of the critic, by flow matching on fresh samples, for
+  one of the generator, and no regression;
+* backward simulation: the generator's later jumps are trained from its own earlier ones. For times
+  :math:`0 = s_0 < s_1 < \dots` the sampler is :math:`\hat x = F(x, s_j, 1)`, then :math:`x = (1 -
+  s_{j+1})\, \epsilon + s_{j+1}\, \hat x` with fresh noise. A step draws one j, simulates up to it
+  without a gradient and trains the jump from :math:`s_j`.
 
-The authors' schedule runs from the data to the noise in 1000 steps, of which they re-noise with 20 to 980, uniformly; that range is
-symmetric in t. Their adversarial loss is left out: it needs the data, this method only the teacher.
+The authors' schedule runs from the data to the noise in 1000 steps, of which they re-noise with 20
+to 980, uniformly; that range is symmetric in t. Their adversarial loss is left out: it needs the
+data, this method only the teacher.
 
-Source: Yin et al. 2024, *Improved distribution matching distillation* (DMD2, arXiv 2405.14867), sections 4.1, 4.2, 4.4 and 4.5; *One-step
-diffusion with distribution matching distillation* (arXiv 2311.18828), eq. 7-8; their code for the order of updates in a round.
+Source: Yin et al. 2024, *Improved distribution matching distillation* (DMD2, arXiv 2405.14867),
+sections 4.1, 4.2, 4.4 and 4.5; *One-step diffusion with distribution matching distillation* (arXiv
+2311.18828), eq. 7-8; their code for the order of updates in a round.
 """
 
 from __future__ import annotations
@@ -25,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from bezierdistill.curves import expand_time
+from bezierdistill.errors import UserError
 from bezierdistill.fields import Field, NetworkField
 from bezierdistill.objectives.consistency import consistency_sample
 from bezierdistill.objectives.flow_matching import FlowMatching
@@ -42,7 +48,8 @@ class DistributionMatching:
         critic_steps: updates of the critic for one of the generator, 1 or more.
 
     Raises:
-        ValueError: on knots that do not rise from 0 to 1, an empty range of times, or no critic step.
+        UserError: on knots that do not rise from 0 to 1, an empty range of times, or no critic
+            step.
     """
 
     teacher: Field
@@ -53,21 +60,30 @@ class DistributionMatching:
     def __post_init__(self) -> None:
         check_knots(self.knots)
         if not 0 <= self.times[0] <= self.times[1] < 1:
-            raise ValueError(f"times are {self.times}, expected low <= high in [0, 1)")
+            raise UserError(f"times are {self.times}, expected low <= high in [0, 1)")
         if self.critic_steps < 1:
-            raise ValueError(f"critic_steps is {self.critic_steps}, expected 1 or more")
+            raise UserError(f"critic_steps is {self.critic_steps}, expected 1 or more")
 
     @property
     def passes(self) -> float:
-        """Mean passes a row of one round (:meth:`losses`); with one knot between 0 and 1, half the rounds simulate a jump."""
+        """Mean passes a row of one round (:meth:`losses`); with one knot between 0 and 1, half the
+        rounds simulate a jump.
+        """
         simulated = (len(self.knots) - 2) / 2
         student = simulated + 3 + self.teacher.passes + 1
         return student + 3 * self.critic_steps + (self.critic_steps - 1) * (simulated + 1)
 
     def losses(
-        self, net: nn.Module, critic: nn.Module, x0: Tensor, cond: Tensor | None, generator: torch.Generator
+        self,
+        net: nn.Module,
+        critic: nn.Module,
+        x0: Tensor,
+        cond: Tensor | None,
+        generator: torch.Generator,
     ) -> Iterator[tuple[str, Tensor]]:
-        """One round as the training loop takes it: the student's loss, then the critic's, on these samples first and then on fresh ones."""
+        """One round as the training loop takes it: the student's loss, then the critic's, on these
+        samples first and then on fresh ones.
+        """
         loss, x = self.student_loss(net, critic, x0, cond, generator)
         yield "student", loss
         yield "critic", self.critic_loss(critic, x, cond, generator)
@@ -77,19 +93,36 @@ class DistributionMatching:
             yield "critic", self.critic_loss(critic, x, cond, generator)
 
     def student_loss(
-        self, net: nn.Module, critic: nn.Module, x0: Tensor, cond: Tensor | None, generator: torch.Generator
+        self,
+        net: nn.Module,
+        critic: nn.Module,
+        x0: Tensor,
+        cond: Tensor | None,
+        generator: torch.Generator,
     ) -> tuple[Tensor, Tensor]:
-        """Loss of the generator from sources ``x0`` ``(B, ...)``, and its samples, detached, to train the critic on."""
+        """Loss of the generator from sources ``x0`` ``(B, ...)``, and its samples, detached, to
+        train the critic on.
+        """
         x = self.generate(net, x0, cond, generator)
         return matching_loss(x, self.teacher, critic, self.times, cond, generator), x.detach()
 
-    def critic_loss(self, critic: nn.Module, x: Tensor, cond: Tensor | None, generator: torch.Generator) -> Tensor:
-        """Flow matching of the critic on samples ``x`` ``(B, ...)`` of the generator, at all times."""
+    def critic_loss(
+        self, critic: nn.Module, x: Tensor, cond: Tensor | None, generator: torch.Generator
+    ) -> Tensor:
+        """Flow matching of the critic on samples ``x`` ``(B, ...)`` of the generator, at all
+        times.
+        """
         return FlowMatching().loss(critic, (_noise(x, generator), x.detach(), cond), generator)
 
-    def generate(self, net: nn.Module, x0: Tensor, cond: Tensor | None, generator: torch.Generator) -> Tensor:
-        """End points of a randomly chosen jump of the sampler; the jumps before it carry no gradient."""
-        last = int(torch.randint(len(self.knots) - 1, (), generator=generator, device=generator.device))
+    def generate(
+        self, net: nn.Module, x0: Tensor, cond: Tensor | None, generator: torch.Generator
+    ) -> Tensor:
+        """End points of a randomly chosen jump of the sampler; the jumps before it carry no
+        gradient.
+        """
+        last = int(
+            torch.randint(len(self.knots) - 1, (), generator=generator, device=generator.device)
+        )
         x = x0
         with torch.no_grad():
             for s in self.knots[:last]:
@@ -98,11 +131,18 @@ class DistributionMatching:
 
 
 def matching_loss(
-    x: Tensor, teacher: Field, critic: nn.Module, times: tuple[float, float], cond: Tensor | None, generator: torch.Generator
+    x: Tensor,
+    teacher: Field,
+    critic: nn.Module,
+    times: tuple[float, float],
+    cond: Tensor | None,
+    generator: torch.Generator,
 ) -> Tensor:
-    """Loss whose gradient moves samples ``x`` ``(B, ...)`` from the critic's law towards the teacher's, re-noised at ``times``.
+    """Loss whose gradient moves samples ``x`` ``(B, ...)`` from the critic's law towards the
+    teacher's, re-noised at ``times``.
 
-    The gradient of a row is divided by the mean distance of its sample from the teacher's end point (arXiv 2311.18828, eq. 8).
+    The gradient of a row is divided by the mean distance of its sample from the teacher's end point
+    (arXiv 2311.18828, eq. 8).
     """
     with torch.no_grad():
         noisy, t = _renoise(x, times, generator)
@@ -113,20 +153,34 @@ def matching_loss(
     return 0.5 * ((x - (x - gradient).detach()).square().flatten(1).mean(1) / scale).mean()
 
 
-def _renoise(x: Tensor, times: tuple[float, float], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _renoise(
+    x: Tensor, times: tuple[float, float], generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
     low, high = times
     t = low + (high - low) * torch.rand(len(x), generator=generator, device=generator.device).to(x)
     time = expand_time(t, x)
     return (1 - time) * _noise(x, generator) + time * x, t
 
 
-def sample(net: nn.Module, x0: Tensor, knots: Sequence[float], generator: torch.Generator, cond: Tensor | None = None) -> Tensor:
-    """The sampler from sources ``x0`` ``(B, ...)``: one pass a knot before 1, fresh noise from the second on."""
+def sample(
+    net: nn.Module,
+    x0: Tensor,
+    knots: Sequence[float],
+    generator: torch.Generator,
+    cond: Tensor | None = None,
+) -> Tensor:
+    """The sampler from sources ``x0`` ``(B, ...)``: one pass a knot before 1, fresh noise from the
+    second on.
+    """
     return consistency_sample(net, x0, check_knots(knots)[1:-1], generator, cond)
 
 
-def _jump(net: nn.Module, x: Tensor, s: float, cond: Tensor | None, generator: torch.Generator) -> Tensor:
-    """From an end point ``x`` back to the time ``s`` by fresh noise, then to the end; at 0 the state itself is the source."""
+def _jump(
+    net: nn.Module, x: Tensor, s: float, cond: Tensor | None, generator: torch.Generator
+) -> Tensor:
+    """From an end point ``x`` back to the time ``s`` by fresh noise, then to the end; at 0 the
+    state itself is the source.
+    """
     start = (1 - s) * _noise(x, generator) + s * x if s else x
     return flow_map(net, start, s, 1.0, cond)
 

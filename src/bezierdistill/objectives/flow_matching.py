@@ -21,15 +21,23 @@ class FlowMatching:
 
     Args:
         coupling: how sources and data are joined.
-        metric: distance of the regression; the squared error makes the minimiser the conditional mean.
+        metric: distance of the regression; the squared error makes the minimiser the conditional
+            mean.
     """
 
     coupling: Coupling = field(default_factory=Independent)
     metric: Loss = field(default_factory=Loss)
     passes = 3
 
-    def loss(self, net: nn.Module, batch: tuple[Tensor, Tensor, Tensor | None], generator: torch.Generator) -> Tensor:
-        """Loss of a batch ``(x0, x1, cond)`` of independent draws ``(B, ...)``, at uniform times."""
+    def loss(
+        self,
+        net: nn.Module,
+        batch: tuple[Tensor, Tensor, Tensor | None],
+        generator: torch.Generator,
+    ) -> Tensor:
+        """Loss of a batch ``(x0, x1, cond)`` of independent draws ``(B, ...)``, at uniform
+        times.
+        """
         x0, x1, cond = batch
         pair = self.coupling(x0, x1, cond)
         line = BezierCurve.line(pair.x0, pair.x1)

@@ -1,6 +1,8 @@
-r"""How far a prediction is from its target: squared error, or the pseudo-Huber distance that forgives outliers.
+r"""How far a prediction is from its target: squared error, or the pseudo-Huber distance that
+forgives outliers.
 
-Source: Song & Dhariwal 2023, *Improved techniques for training consistency models*, arXiv 2310.14189, eq. 8.
+Source: Song & Dhariwal 2023, *Improved techniques for training consistency models*, arXiv
+2310.14189, eq. 8.
 """
 
 from __future__ import annotations
@@ -12,11 +14,13 @@ import torch
 from torch import Tensor
 
 from bezierdistill.curves import expand_time
+from bezierdistill.errors import UserError
 
 
 @dataclass(frozen=True)
 class Loss:
-    r"""Mean over a batch of :math:`(\sqrt{|e|^2 + c^2 D} - c\sqrt{D}) / \sqrt{D}`, or of :math:`|e|^2 / D` for ``c = 0``.
+    r"""Mean over a batch of :math:`(\sqrt{|e|^2 + c^2 D} - c\sqrt{D}) / \sqrt{D}`, or of
+    :math:`|e|^2 / D` for ``c = 0``.
 
     Args:
         huber: the scale ``c`` a component, >= 0; zero means squared error.
@@ -26,13 +30,19 @@ class Loss:
 
     def __post_init__(self) -> None:
         if self.huber < 0:
-            raise ValueError(f"huber is {self.huber}, expected 0 (squared error) or a positive scale")
+            raise UserError(
+                f"huber is {self.huber}, expected 0 (squared error) or a positive scale"
+            )
 
     def __call__(self, prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         """Scalar loss of states ``(B, ...)``, with an optional weight a row ``(B,)``."""
         error = prediction - target
         if not self.huber:
-            return (error if weight is None else error * expand_time(weight.sqrt(), error)).square().mean()
+            return (
+                (error if weight is None else error * expand_time(weight.sqrt(), error))
+                .square()
+                .mean()
+            )
         root = math.sqrt(error[0].numel())
         distance = torch.linalg.vector_norm(error.flatten(1), dim=1) / root
         row = torch.hypot(distance, distance.new_tensor(self.huber)) - self.huber

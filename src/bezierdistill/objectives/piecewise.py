@@ -1,17 +1,22 @@
-r"""Piecewise rectified flow: straighten a teacher's paths window by window, from noised real data instead of whole simulations.
+r"""Piecewise rectified flow: straighten a teacher's paths window by window, from noised real data
+instead of whole simulations.
 
-[0, 1] is cut into K equal windows. For a uniform time t in the window :math:`[a, b]`, with :math:`x_a = (1-a) x_0 + a x_1` real data
-noised to the window's start and :math:`x_b` the teacher's solution from there,
+[0, 1] is cut into K equal windows. For a uniform time t in the window :math:`[a, b]`, with
+:math:`x_a = (1-a) x_0 + a x_1` real data noised to the window's start and :math:`x_b` the teacher's
+solution from there,
 
 .. math:: x_t = x_a + \tfrac{t - a}{b - a}(x_b - x_a), \qquad \text{loss } \Big|u(x_t, t, b) - \frac{x_b - x_a}{b - a}\Big|^2.
 
-The sampler is one Euler step a window, ``students.sample`` over the window boundaries. The authors run time from t=1 (noise) to t=0 and
-solve by DDIM, which on a straight path is Euler's step. Their velocity reads t alone, but it jumps where a window ends and the next one
-starts, which is just where the sampler reads it. Networks here are smooth in time and would give the mean of both windows; they are
-therefore told the window's end b. On a straight path the average velocity from t to b is the velocity.
+The sampler is one Euler step a window, ``students.sample`` over the window boundaries. The authors
+run time from t=1 (noise) to t=0 and solve by DDIM, which on a straight path is Euler's step. Their
+velocity reads t alone, but it jumps where a window ends and the next one starts, which is just
+where the sampler reads it. Networks here are smooth in time and would give the mean of both
+windows; they are therefore told the window's end b. On a straight path the average velocity from t
+to b is the velocity.
 
-Source: Yan et al. 2024, *PeRFlow: piecewise rectified flow as universal plug-and-play accelerator* (arXiv 2405.07510), algorithm 1, with
-the velocity target; the defaults (4 windows, 8 solver steps in each) are those of the authors' ``scripts/train.sh``.
+Source: Yan et al. 2024, *PeRFlow: piecewise rectified flow as universal plug-and-play accelerator*
+(arXiv 2405.07510), algorithm 1, with the velocity target; the defaults (4 windows, 8 solver steps
+in each) are those of the authors' ``scripts/train.sh``.
 """
 
 from __future__ import annotations
@@ -22,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from bezierdistill.curves import expand_time
+from bezierdistill.errors import UserError
 from bezierdistill.fields import Field, Stretched
 from bezierdistill.objectives.losses import Loss
 from bezierdistill.solvers import evaluations, solve, time_grid
@@ -38,7 +44,7 @@ class Piecewise:
         method: fixed-step solver (:data:`bezierdistill.solvers.TABLEAUX`).
 
     Raises:
-        ValueError: on fewer than one window or step, or an unknown method.
+        UserError: on fewer than one window or step, or an unknown method.
     """
 
     teacher: Field
@@ -49,22 +55,35 @@ class Piecewise:
     def __post_init__(self) -> None:
         for name in ("windows", "steps"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
+                raise UserError(f"{name} is {getattr(self, name)}, expected 1 or more")
         evaluations(self.method)
 
     @property
     def passes(self) -> int:
-        """Network passes a row and step: the teacher's solution of one window, and the student's step."""
+        """Network passes a row and step: the teacher's solution of one window, and the student's
+        step.
+        """
         return self.steps * evaluations(self.method) * self.teacher.passes + 3
 
-    def loss(self, net: nn.Module, batch: tuple[Tensor, Tensor, Tensor | None], generator: torch.Generator) -> Tensor:
-        """Loss of a batch ``(x0, x1, cond)`` of independent draws ``(B, ...)``, at uniform times."""
+    def loss(
+        self,
+        net: nn.Module,
+        batch: tuple[Tensor, Tensor, Tensor | None],
+        generator: torch.Generator,
+    ) -> Tensor:
+        """Loss of a batch ``(x0, x1, cond)`` of independent draws ``(B, ...)``, at uniform
+        times.
+        """
         x0, x1, cond = batch
         u = torch.rand(len(x1), generator=generator, device=generator.device).to(x1) * self.windows
-        window = u.floor().clamp_max(self.windows - 1)  # a low precision may round u up to the last boundary
+        window = u.floor().clamp_max(
+            self.windows - 1
+        )  # a low precision may round u up to the last boundary
         a, b = window / self.windows, (window + 1) / self.windows
         start = torch.lerp(x0, x1, expand_time(a, x1))
         with torch.no_grad():
-            end = solve(Stretched(self.teacher, a, b), start, time_grid(self.steps), self.method, cond).state
+            end = solve(
+                Stretched(self.teacher, a, b), start, time_grid(self.steps), self.method, cond
+            ).state
         x, t = torch.lerp(start, end, expand_time(u - window, x1)), u / self.windows
         return Loss()(net(x, t, b, cond), (end - start) * self.windows)

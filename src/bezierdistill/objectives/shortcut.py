@@ -1,15 +1,18 @@
-r"""Shortcut models: one network for every step size, where a step learns from two of its own steps of half the size.
+r"""Shortcut models: one network for every step size, where a step learns from two of its own steps
+of half the size.
 
-For a step :math:`2d \in \{1, \tfrac12, \dots, \tfrac1{64}\}` from a time s on the grid of its multiples, with :math:`m = s + d`,
+For a step :math:`2d \in \{1, \tfrac12, \dots, \tfrac1{64}\}` from a time s on the grid of its
+multiples, with :math:`m = s + d`,
 
 .. math:: u(x_s, s, s + 2d) \to \tfrac12\big(u(x_s, s, m) + u(x_m, m, m + d)\big), \qquad x_m = x_s + d\, u(x_s, s, m),
 
-without gradient on the right, where the smallest step 1/128 is read on the diagonal, :math:`u(x, s, s)`. The diagonal is learned by flow
-matching on the rest of the rows. The right side uses averaged weights. The authors' code also clamps targets and states to [-4, 4], the
-range of their latents; their paper does not, nor does this file.
+without gradient on the right, where the smallest step 1/128 is read on the diagonal, :math:`u(x, s,
+s)`. The diagonal is learned by flow matching on the rest of the rows. The right side uses averaged
+weights. The authors' code also clamps targets and states to [-4, 4], the range of their latents;
+their paper does not, nor does this file.
 
-Source: Frans et al. 2024, *One step diffusion via shortcut models* (arXiv 2410.12557), eq. 4-5, algorithm 1; start times and the share of
-rows as in the authors' code (``targets_shortcut.py``).
+Source: Frans et al. 2024, *One step diffusion via shortcut models* (arXiv 2410.12557), eq. 4-5,
+algorithm 1; start times and the share of rows as in the authors' code (``targets_shortcut.py``).
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from bezierdistill.curves import expand_time
+from bezierdistill.errors import UserError
 from bezierdistill.objectives.flow_map_matching import Batch, check_share, count_rows, split_batch
 
 
@@ -30,11 +34,12 @@ class Shortcut:
     Args:
         share: share of the rows that learn self-consistency, in [0, 1].
         halvings: number of times a step of 1 is halved down to the smallest, 1 or more.
-        target: the network that bootstraps, whose weights the caller keeps at a moving average (the authors': decay 0.999) of the
-            trained network's; without one, the trained network itself.
+        target: the network that bootstraps, whose weights the caller keeps at a moving average (the
+            authors': decay 0.999) of the trained network's; without one, the trained network
+            itself.
 
     Raises:
-        ValueError: on a setting outside its range.
+        UserError: on a setting outside its range.
     """
 
     share: float = 0.25
@@ -44,7 +49,7 @@ class Shortcut:
     def __post_init__(self) -> None:
         check_share(self.share)
         if self.halvings < 1:
-            raise ValueError(f"halvings is {self.halvings}, expected 1 or more")
+            raise UserError(f"halvings is {self.halvings}, expected 1 or more")
 
     @property
     def passes(self) -> float:
@@ -52,22 +57,33 @@ class Shortcut:
         return 3 + 2 * self.share
 
     def loss(self, net: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
-        """Loss of a batch ``(x0, x1, cond)`` of independent draws ``(B, ...)``, at times of the grids."""
+        """Loss of a batch ``(x0, x1, cond)`` of independent draws ``(B, ...)``, at times of the
+        grids.
+        """
         count = count_rows(len(batch[1]), self.share, generator)
         stepped, (x0, x1, cond) = split_batch(batch, count)
         errors = [self._step_error(net, stepped, generator)] if count else []
         if len(x1):
             sections = 2**self.halvings
-            t = torch.randint(sections, (len(x1),), generator=generator, device=generator.device).to(x1) / sections
+            t = (
+                torch.randint(
+                    sections, (len(x1),), generator=generator, device=generator.device
+                ).to(x1)
+                / sections
+            )
             errors.append(net(torch.lerp(x0, x1, expand_time(t, x1)), t, t, cond) - (x1 - x0))
         return torch.cat(errors).square().mean()
 
     def _step_error(self, net: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
         x0, x1, cond = batch
         target = net if self.target is None else self.target
-        halved = torch.randint(self.halvings, (len(x1),), generator=generator, device=generator.device)
+        halved = torch.randint(
+            self.halvings, (len(x1),), generator=generator, device=generator.device
+        )
         sections = 2.0**halved  # steps of the size learned that fit into [0, 1]
-        start = (torch.rand(len(x1), generator=generator, device=generator.device) * sections).floor() / sections
+        start = (
+            torch.rand(len(x1), generator=generator, device=generator.device) * sections
+        ).floor() / sections
         s, d = start.to(x1), (0.5 / sections).to(x1)
         read = d * (halved < self.halvings - 1).to(d)  # zero for the smallest step
         x, m = torch.lerp(x0, x1, expand_time(s, x1)), s + d

@@ -1,4 +1,5 @@
-"""The stages as functions of their settings, each from folders to a folder: train, simulate, distill.
+"""The stages as functions of their settings, each from folders to a folder: train, simulate,
+distill.
 
     data -> train -> teachers -> simulate -> curve store -> distill -> student
 

@@ -10,11 +10,20 @@ from torch import Tensor, nn
 
 from bezierdistill.curves import BezierCurve
 from bezierdistill.data import Data, Scaling, load_data
+from bezierdistill.errors import UserError
 from bezierdistill.files import check_entries
 from bezierdistill.models import CARD, Model, NetworkConfig, load_model
 from bezierdistill.objectives import Alignment, CurveRegression, Loss
 from bezierdistill.objectives.alignment import REAL_ROWS
-from bezierdistill.objectives.curves import CurveBatch, Draw, EitherDraw, EndDraw, KnotsDraw, MapDraw, VelocityDraw
+from bezierdistill.objectives.curves import (
+    CurveBatch,
+    Draw,
+    EitherDraw,
+    EndDraw,
+    KnotsDraw,
+    MapDraw,
+    VelocityDraw,
+)
 from bezierdistill.pipeline.folders import card_of, held, saved
 from bezierdistill.pipeline.knots import best_schedules, even_schedules, parse_knots
 from bezierdistill.pipeline.simulation import check_data
@@ -25,14 +34,21 @@ from bezierdistill.training.loop import Trainer
 
 NETWORK = {"kind": str, "width": int, "depth": int, "patch": int}
 MOST_WIDTH, MOST_DEPTH = 4096, 256  # of a network that a store names, which may come from anybody
-DISTILLED = {"weights": list, "teachers": list, "teacher_passes": int, "scaling": dict}  # what a store must say of itself
+DISTILLED = {
+    "weights": list,
+    "teachers": list,
+    "teacher_passes": int,
+    "scaling": dict,
+}  # what a store must say of itself
 
 
 def distill(config: DistillConfig) -> Model:
-    """Distil stored curves into a student: regression along the curves, then law alignment with real data if asked for.
+    """Distil stored curves into a student: regression along the curves, then law alignment with
+    real data if asked for.
 
     Raises:
-        ValueError: on a bad store, teachers other than those that made it, or a folder that holds another run.
+        UserError: on a bad store, teachers other than those that made it, or a folder that holds
+            another run.
     """
     store = CurveStore.open(config.curves)
     check_entries(store.recipe, DISTILLED, str(store.folder))
@@ -51,11 +67,18 @@ def distill(config: DistillConfig) -> Model:
     if not (config.out / CARD).exists():  # else there is nothing left to train
         _check_whole(store, trainer)
     with held("distill", config, trainer.fabric) as finished:
-        return finished or saved(config.out, _distilled(config, store, trainer, best, data, given), trainer.fabric)
+        return finished or saved(
+            config.out, _distilled(config, store, trainer, best, data, given), trainer.fabric
+        )
 
 
 def _distilled(
-    config: DistillConfig, store: CurveStore, trainer: Trainer, best: Model, data: Data | None, given: tuple[float, ...] | None
+    config: DistillConfig,
+    store: CurveStore,
+    trainer: Trainer,
+    best: Model,
+    data: Data | None,
+    given: tuple[float, ...] | None,
 ) -> Model:
     """Train the student; ``given`` are its knots, if they are not to be found."""
     spent = config.steps * config.batch * CurveRegression.passes * config.loop.accumulate
@@ -67,15 +90,34 @@ def _distilled(
     if data is not None:
         trained, more = _align(config, store, data, trained, schedules)
         spent += more
-    passes = {"training": spent, "curves": store.manifest["passes"], "teachers": store.recipe["teacher_passes"]}
+    passes = {
+        "training": spent,
+        "curves": store.manifest["passes"],
+        "teachers": store.recipe["teacher_passes"],
+    }
     card = card_of(
-        "student", config, passes | {"total": sum(passes.values())}, teachers=store.recipe["teachers"], weights=store.recipe["weights"]
+        "student",
+        config,
+        passes | {"total": sum(passes.values())},
+        teachers=store.recipe["teachers"],
+        weights=store.recipe["weights"],
     )
-    kept = {key: store.recipe[key] for key in ("classes", "guidance", "guided") if key in store.recipe}
+    kept = {
+        key: store.recipe[key] for key in ("classes", "guidance", "guided") if key in store.recipe
+    }
     kept |= {"source_data": store.recipe["source"]} if "source" in store.recipe else {}
     scaling, source = Scaling.from_json(store.recipe["scaling"]), store.recipe.get("source_scaling")
     start = None if source is None else Scaling.from_json(source)
-    return Model(trained, best.network, best.shape, scaling, schedules, {**card, **kept}, conditions=store.condition_size, source=start)
+    return Model(
+        trained,
+        best.network,
+        best.shape,
+        scaling,
+        schedules,
+        {**card, **kept},
+        conditions=store.condition_size,
+        source=start,
+    )
 
 
 def _start_from(net: nn.Module, teacher: nn.Module) -> None:
@@ -92,34 +134,44 @@ def _check_conditions(config: DistillConfig, store: CurveStore, data: Data | Non
     if data is None:
         return
     if any(strength != 1 for strength in store.recipe.get("guided", [])):
-        raise ValueError("the curves are guided, their law is not that of the data, and alignment would undo it: expected --align 0")
+        raise UserError(
+            "the curves are guided, their law is not that of the data, and alignment would undo it:"
+            " expected --align 0"
+        )
     size = store.condition_size
     if size and size != data.condition_size:
-        raise ValueError(
-            f"curves have conditions of {size} numbers, data {config.data} of {data.condition_size}: expected the teachers' data"
+        raise UserError(
+            f"curves have conditions of {size} numbers, data {config.data} of"
+            f" {data.condition_size}: expected the teachers' data"
         )
 
 
 def _check_whole(store: CurveStore, trainer: Trainer) -> None:
     """Refuse to train on a damaged store; of several ranks each reads its part."""
     for problem in store.verify(slice(trainer.rank, None, trainer.ranks)):
-        raise ValueError(f"{problem}: {MEND}")
+        raise UserError(f"{problem}: {MEND}")
 
 
 def _best(config: DistillConfig, store: CurveStore) -> Model:
-    """The teacher whose network the student has; of a field that is no model of ours, what the store says of it, without weights."""
+    """The teacher whose network the student has; of a field that is no model of ours, what the
+    store says of it, without weights.
+    """
     if "network" not in store.recipe:
         teachers = _teachers(store)
-        return teachers[int(torch.tensor(store.recipe["weights"], dtype=torch.float64).mean(1).argmax())]
+        return teachers[
+            int(torch.tensor(store.recipe["weights"], dtype=torch.float64).mean(1).argmax())
+        ]
     if config.init == "teacher":
-        raise ValueError(
-            f"{store.folder} was made by a field that is no model of ours and has no weights to start from: expected --init scratch"
+        raise UserError(
+            f"{store.folder} was made by a field that is no model of ours and has no weights to"
+            " start from: expected --init scratch"
         )
     fields = check_entries(store.recipe["network"], NETWORK, f"the network of {store.folder}")
     network = NetworkConfig(**{name: fields[name] for name in NETWORK})
     if max(network.width, network.patch) > MOST_WIDTH or network.depth > MOST_DEPTH:
-        raise ValueError(
-            f"{store.folder} names a network of {network.width} x {network.depth}, expected {MOST_WIDTH} x {MOST_DEPTH} or less"
+        raise UserError(
+            f"{store.folder} names a network of {network.width} x {network.depth}, expected"
+            f" {MOST_WIDTH} x {MOST_DEPTH} or less"
         )
     shape = tuple(store.recipe["shape"])
     return Model(nn.Identity(), network, shape, Scaling.from_json(store.recipe["scaling"], shape))
@@ -129,17 +181,28 @@ def _teachers(store: CurveStore) -> list[Model]:
     teachers = []
     given, weights = len(store.recipe["teachers"]), len(store.recipe["weights"])
     if given != weights or not given:
-        raise ValueError(f"{store.folder} names {given} teachers and has weights of {weights}: expected as many, simulate again")
+        raise UserError(
+            f"{store.folder} names {given} teachers and has weights of {weights}: expected as many,"
+            " simulate again"
+        )
     for entry in store.recipe["teachers"]:
         check_entries(entry, {"path": str, "digest": str}, f"a teacher of {store.folder}")
         teacher = load_model(entry["path"])
         if teacher.card["digest"] != entry["digest"]:
-            raise ValueError(f"{store.folder} was made by another teacher than the one now at {entry['path']}: simulate again")
+            raise UserError(
+                f"{store.folder} was made by another teacher than the one now at {entry['path']}:"
+                " simulate again"
+            )
         teachers.append(teacher)
     return teachers
 
 
-def _regress(config: DistillConfig, store: CurveStore, trainer: Trainer, schedules: Mapping[int, tuple[float, ...]]) -> nn.Module:
+def _regress(
+    config: DistillConfig,
+    store: CurveStore,
+    trainer: Trainer,
+    schedules: Mapping[int, tuple[float, ...]],
+) -> nn.Module:
     knots = KnotsDraw(tuple(schedules.values()))
     draws: dict[str, Draw] = {
         "end": EndDraw() if config.passes == 1 else EitherDraw(EndDraw(), knots),
@@ -150,23 +213,37 @@ def _regress(config: DistillConfig, store: CurveStore, trainer: Trainer, schedul
     objective = CurveRegression(draws[config.objective], Loss(config.huber), config.power)
     batches = _batches(store, trainer, config.batch, config.seed if config.epochs else None)
 
-    def step(nets: Mapping[str, nn.Module], generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
+    def step(
+        nets: Mapping[str, nn.Module], generator: torch.Generator
+    ) -> Iterator[tuple[str, Tensor]]:
         yield "student", objective.loss(nets["student"], batches(generator), generator)
 
     return trainer.fit(step, config.steps, config.seed)
 
 
 def _align(
-    config: DistillConfig, store: CurveStore, data: Data, net: nn.Module, schedules: Mapping[int, tuple[float, ...]]
+    config: DistillConfig,
+    store: CurveStore,
+    data: Data,
+    net: nn.Module,
+    schedules: Mapping[int, tuple[float, ...]],
 ) -> tuple[nn.Module, int]:
-    """Align the law of every sampler with real data; returns the network and the passes that this cost."""
+    """Align the law of every sampler with real data; returns the network and the passes that this
+    cost.
+    """
     size = config.align_batch or config.batch
-    trainer = Trainer({"student": net}, config.loop, config.out, "alignment", {"student": config.align_lr})
+    trainer = Trainer(
+        {"student": net}, config.loop, config.out, "alignment", {"student": config.align_lr}
+    )
     rows = trainer.share(size, 2)
     batches = _batches(store, trainer, size, config.seed + 1 if config.epochs else None)
-    objective = Alignment(tuple(schedules.values()), Loss(config.huber), config.anchor, data.scaling.clamp)
+    objective = Alignment(
+        tuple(schedules.values()), Loss(config.huber), config.anchor, data.scaling.clamp
+    )
 
-    def step(nets: Mapping[str, nn.Module], generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
+    def step(
+        nets: Mapping[str, nn.Module], generator: torch.Generator
+    ) -> Iterator[tuple[str, Tensor]]:
         batch = batches(generator)
         real, cond = data.batch(REAL_ROWS * rows, generator)
         cond = None if cond is None or not store.condition_size else cond.to(trainer.device)
@@ -176,15 +253,24 @@ def _align(
     return trainer.fit(step, config.align, config.seed + 1), spent
 
 
-def _batches(store: CurveStore, trainer: Trainer, batch: int, seed: int | None) -> Callable[[torch.Generator], CurveBatch]:
-    """What gives this rank's share of batch after batch: drawn with the generator, or with a seed the next one of an epoch."""
+def _batches(
+    store: CurveStore, trainer: Trainer, batch: int, seed: int | None
+) -> Callable[[torch.Generator], CurveBatch]:
+    """What gives this rank's share of batch after batch: drawn with the generator, or with a seed
+    the next one of an epoch.
+    """
     rows = trainer.share(batch)
     if seed is None:
         return lambda generator: _to(trainer, store.batch(rows, generator))
 
     @cache
-    def ahead() -> Iterator[CurveBatch]:  # opened at the first batch, when the trainer knows where it goes on
-        first, part = trainer.done * trainer.config.accumulate, slice(trainer.rank * rows, (trainer.rank + 1) * rows)
+    def ahead() -> Iterator[
+        CurveBatch
+    ]:  # opened at the first batch, when the trainer knows where it goes on
+        first, part = (
+            trainer.done * trainer.config.accumulate,
+            slice(trainer.rank * rows, (trainer.rank + 1) * rows),
+        )
         return store.epochs(batch, seed, first, part)
 
     return lambda _: _to(trainer, next(ahead()))
@@ -192,4 +278,6 @@ def _batches(store: CurveStore, trainer: Trainer, batch: int, seed: int | None) 
 
 def _to(trainer: Trainer, batch: CurveBatch) -> CurveBatch:
     curve, cond = batch
-    return BezierCurve(curve.points.to(trainer.device)), None if cond is None else cond.to(trainer.device)
+    return BezierCurve(curve.points.to(trainer.device)), (
+        None if cond is None else cond.to(trainer.device)
+    )

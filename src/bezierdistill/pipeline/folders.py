@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bezierdistill import __version__
+from bezierdistill.errors import UserError
 from bezierdistill.files import claim, locked
 from bezierdistill.models import CARD, Model, load_model, save_model
 from bezierdistill.provenance import recorded
@@ -23,7 +24,9 @@ RUN = "run.json"
 
 @contextmanager
 def held(verb: str, config: TrainConfig | DistillConfig, fabric: Fabric) -> Iterator[Model | None]:
-    """Take a folder for a run, or check that it holds the same run, which is then continued; yields the model if that is finished."""
+    """Take a folder for a run, or check that it holds the same run, which is then continued; yields
+    the model if that is finished.
+    """
     lead = fabric.global_rank == 0
     with locked(config.out) if lead else nullcontext():
         if lead:
@@ -43,9 +46,11 @@ def saved(out: Path, model: Model, fabric: Fabric) -> Model:
 
 
 def refuse_other(out: Path, *marks: str) -> None:
-    """Raise ``ValueError`` if a folder is a file, or holds a file that marks it as something else."""
+    """Raise ``UserError`` if a folder is a file, or holds a file that marks it as something
+    else.
+    """
     if (out.exists() and not out.is_dir()) or any((out / mark).exists() for mark in marks):
-        raise ValueError(f"{out} already holds a run of another kind: choose another --out")
+        raise UserError(f"{out} already holds a run of another kind: choose another --out")
 
 
 def settings_of(config: Any) -> dict[str, Any]:
@@ -54,8 +59,12 @@ def settings_of(config: Any) -> dict[str, Any]:
     return {key: value for key, value in plain.items() if key != "out"}
 
 
-def card_of(kind: str, config: TrainConfig | DistillConfig, passes: dict[str, int], **more: Any) -> dict[str, Any]:
-    """What the card of a model says of its making: seed, steps, settings, network passes, and more by name."""
+def card_of(
+    kind: str, config: TrainConfig | DistillConfig, passes: dict[str, int], **more: Any
+) -> dict[str, Any]:
+    """What the card of a model says of its making: seed, steps, settings, network passes, and more
+    by name.
+    """
     return {
         "kind": kind,
         "package": __version__,

@@ -1,4 +1,6 @@
-"""One self-contained page: its parts as text of HTML, in which whatever a run says of itself is escaped. No external request."""
+"""One self-contained page: its parts as text of HTML, in which whatever a run says of itself is
+escaped. No external request.
+"""
 
 from __future__ import annotations
 
@@ -18,22 +20,44 @@ from bezierdistill.reporting.style import STYLE
 
 DPI = 150
 WORDS = {
-    "pass": "One evaluation of the network for one sample. The cost of sampling is passes a sample; in the account of training a forward "
-    "pass counts 1, forward and backward 3, a row.",
-    "floor": "The same distance between two sets of real data of the same size. Samples as good as real data come to it; an estimate "
-    "without bias, such as that of the energy distance, may fall below.",
-    "excess": "The Frechet distance of samples to held-out real data over its floor, minus one. 0 is as good as real data. The distance is "
-    "that of means and covariances of fixed random features: it is not FID, and compares only with itself.",
-    "rank": "Place among all methods of as many passes a sample, in brackets for the other distances.",
-    "straightness": "Mean squared difference between velocity and displacement along the paths, a component; 0 is a straight line at even "
-    "speed.",
-    "drift": "Mean squared distance, a component, of a flow's end points from those of round 1 from the same noise.",
-    "reconstruction": "The same of states carried backwards by round 1's flow and forwards by this round's: held-out real data, and what "
-    "round 1 has generated.",
+    "pass": (
+        "One evaluation of the network for one sample. The cost of sampling is passes a sample; in"
+        " the account of training a forward pass counts 1, forward and backward 3, a row."
+    ),
+    "floor": (
+        "The same distance between two sets of real data of the same size. Samples as good as real"
+        " data come to it; an estimate without bias, such as that of the energy distance, may fall"
+        " below."
+    ),
+    "excess": (
+        "The Frechet distance of samples to held-out real data over its floor, minus one. 0 is as"
+        " good as real data. The distance is that of means and covariances of fixed random"
+        " features: it is not FID, and compares only with itself."
+    ),
+    "rank": (
+        "Place among all methods of as many passes a sample, in brackets for the other distances."
+    ),
+    "straightness": (
+        "Mean squared difference between velocity and displacement along the paths, a component; 0"
+        " is a straight line at even speed."
+    ),
+    "drift": (
+        "Mean squared distance, a component, of a flow's end points from those of round 1 from the"
+        " same noise."
+    ),
+    "reconstruction": (
+        "The same of states carried backwards by round 1's flow and forwards by this round's:"
+        " held-out real data, and what round 1 has generated."
+    ),
     "knots": "The times between which a sampler jumps, from noise at 0 to data at 1.",
-    "guides": "The inner control points of a curve: the curve is drawn towards them and does not pass through them.",
+    "guides": (
+        "The inner control points of a curve: the curve is drawn towards them and does not pass"
+        " through them."
+    ),
 }
-NUMBER = re.compile(r"|[-+]?\d[\d.,]*(e[-+]?\d+)?x?( ± [\d.]+)?( \(\d+( %)?\))?")  # nothing, or a number with what belongs to it
+NUMBER = re.compile(
+    r"|[-+]?\d[\d.,]*(e[-+]?\d+)?x?( ± [\d.]+)?( \(\d+( %)?\))?"
+)  # nothing, or a number with what belongs to it
 
 
 @dataclass(frozen=True)
@@ -80,7 +104,9 @@ def explained(*words: str) -> str:
 
 
 def _terms(values: Mapping[str, object]) -> str:
-    return "".join(f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>" for name, value in values.items())
+    return "".join(
+        f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>" for name, value in values.items()
+    )
 
 
 def table(
@@ -103,7 +129,8 @@ def table(
     """
     cells = [[str(value) for value in row] for row in rows]
     right = [
-        k != key and bool(head) and all(NUMBER.fullmatch(value) for value in column) for k, column in enumerate(zip(*cells, strict=True))
+        k != key and bool(head) and all(NUMBER.fullmatch(value) for value in column)
+        for k, column in enumerate(zip(*cells, strict=True))
     ]
 
     def cell(k: int, value: str, scope: str) -> str:
@@ -114,9 +141,14 @@ def table(
     for i, row in enumerate(cells):
         line = "".join(cell(k, value, "row" if k == key else "") for k, value in enumerate(row))
         lines.append(f"<tr{_class('ours' * (i in ours), 'starts' * (i in starts))}>{line}</tr>")
-    top = f"<thead><tr>{''.join(cell(k, name, 'col') for k, name in enumerate(head))}</tr></thead>" if head else ""
+    top = (
+        f"<thead><tr>{''.join(cell(k, name, 'col') for k, name in enumerate(head))}</tr></thead>"
+        if head
+        else ""
+    )
     return (
-        f'<figure class="table"><div class="wide" tabindex="0" role="region" aria-label="{text(caption)}">'
+        '<figure class="table"><div class="wide" tabindex="0" role="region"'
+        f' aria-label="{text(caption)}">'
         f"<table>{top}<tbody>{''.join(lines)}</tbody></table></div><figcaption>{text(caption)}</figcaption></figure>"
     )
 
@@ -126,7 +158,9 @@ def _class(*names: str) -> str:
     return f' class="{given}"' if given else ""
 
 
-def picture(drawn: Figure | np.ndarray, alt: str, caption: str = "", title: str = "", kind: str = "chart") -> str:
+def picture(
+    drawn: Figure | np.ndarray, alt: str, caption: str = "", title: str = "", kind: str = "chart"
+) -> str:
     """A figure: a drawing, or the pixels ``(H, W, 3)`` of an image in [0, 1].
 
     Args:
@@ -146,7 +180,9 @@ def picture(drawn: Figure | np.ndarray, alt: str, caption: str = "", title: str 
 
 
 def gallery(kind: str, figures: Sequence[str]) -> str:
-    """Figures side by side, as many as there is room for: ``samples``, ``charts``, or ``strips``, one below the other."""
+    """Figures side by side, as many as there is room for: ``samples``, ``charts``, or ``strips``,
+    one below the other.
+    """
     return f'<div class="gallery {kind}">{"".join(figures)}</div>'
 
 
@@ -154,7 +190,9 @@ def _png(drawn: Figure | np.ndarray) -> bytes:
     buffer = io.BytesIO()
     if isinstance(drawn, Figure):
         drawn.savefig(buffer, format="png", dpi=DPI)
-        image = Image.open(buffer).convert("RGB").quantize(128, dither=Image.Dither.NONE)  # a quarter of the size, and looks the same
+        image = (
+            Image.open(buffer).convert("RGB").quantize(128, dither=Image.Dither.NONE)
+        )  # a quarter of the size, and looks the same
         buffer = io.BytesIO()
     else:
         image = Image.fromarray((drawn * 255).round().astype(np.uint8))
@@ -173,9 +211,14 @@ def page(name: str, kind: str, lead: str, head: str, sections: Sequence[Section]
         sections: with a table of contents, if there are more than four.
     """
     parts = [(f"part-{k}", section) for k, section in enumerate(sections, 1)]
-    links = "".join(f'<li><a href="#{mark}">{text(section.title)}</a></li>' for mark, section in parts)
+    links = "".join(
+        f'<li><a href="#{mark}">{text(section.title)}</a></li>' for mark, section in parts
+    )
     contents = f'<nav aria-label="Contents"><ul>{links}</ul></nav>' if len(parts) > 4 else ""
-    body = "".join(f'<section id="{mark}"><h2>{text(section.title)}</h2>\n{section.body}</section>\n' for mark, section in parts)
+    body = "".join(
+        f'<section id="{mark}"><h2>{text(section.title)}</h2>\n{section.body}</section>\n'
+        for mark, section in parts
+    )
     return f"""<!doctype html>
 <html lang="en">
 <head>

@@ -16,13 +16,14 @@ from bezierdistill.reporting.runs import Run, counted
 
 
 def write_report(run: Path) -> Path:
-    """Write ``report.html`` for the folder of a demo, an arena, a recipe, a reflow, a model or a curve store.
+    """Write ``report.html`` for the folder of a demo, an arena, a recipe, a reflow, a model or a
+    curve store.
 
     Returns:
         The page's path.
 
     Raises:
-        ValueError: if the folder holds none of these, or a file in it is damaged.
+        UserError: if the folder holds none of these, or a file in it is damaged.
     """
     found = Run.open(run)
     kind, lead, first = _opening(found)
@@ -48,12 +49,18 @@ def _opening(run: Run) -> tuple[str, str, dict[str, object]]:
     if len(run.stores) == 1 and not run.models:
         return stores.opening(run)
     held = f"{counted(len(run.models), 'model')} and {counted(len(run.stores), 'curve store')}"
-    return "several runs", f"A folder with {held}.", {"Models": len(run.models), "Curve stores": len(run.stores)}
+    return (
+        "several runs",
+        f"A folder with {held}.",
+        {"Models": len(run.models), "Curve stores": len(run.stores)},
+    )
 
 
 def _losses(run: Run) -> list[Section]:
     pictures = [
-        picture(loss_figure(stage, lines), f"loss against optimizer step in {stage}: {', '.join(lines)}")
+        picture(
+            loss_figure(stage, lines), f"loss against optimizer step in {stage}: {', '.join(lines)}"
+        )
         for stage, lines in run.logs().items()
     ]
     return [Section("Losses", gallery("charts", pictures))] if pictures else []
@@ -61,12 +68,27 @@ def _losses(run: Run) -> list[Section]:
 
 def _settings(run: Run) -> list[Section]:
     """Those of the whole run, or of every model and store where there is none."""
-    settings = {key: value for key, value in run.settings.items() if key != "machine"}  # which stands above
+    settings = {
+        key: value for key, value in run.settings.items() if key != "machine"
+    }  # which stands above
     described: dict[str, Any] = {run.name: settings} if settings else {}
     if not described:
-        described |= {name: {**model.card.get("config", {}), "network": model.card["network"]} for name, model in run.models.items()}
-        described |= {name: {key: value for key, value in store.recipe.items() if key != "scaling"} for name, store in run.stores.items()}
-    return [Section("Settings", "".join(folded(name, code("\n".join(_lines(values)))) for name, values in described.items()))]
+        described |= {
+            name: {**model.card.get("config", {}), "network": model.card["network"]}
+            for name, model in run.models.items()
+        }
+        described |= {
+            name: {key: value for key, value in store.recipe.items() if key != "scaling"}
+            for name, store in run.stores.items()
+        }
+    return [
+        Section(
+            "Settings",
+            "".join(
+                folded(name, code("\n".join(_lines(values)))) for name, values in described.items()
+            ),
+        )
+    ]
 
 
 def _lines(values: Mapping[str, Any], group: str = "") -> Iterator[str]:

@@ -12,7 +12,12 @@ from bezierdistill.reporting.runs import Run, counted
 
 ERRORS = ("straightness", "drift", "reconstruction_real", "reconstruction_generated")
 # What every round has.
-ROUND: dict[str, type | tuple[type, ...]] = {"round": int, "flow_passes": int, "student_passes": int, **dict.fromkeys(ERRORS, (int, float))}
+ROUND: dict[str, type | tuple[type, ...]] = {
+    "round": int,
+    "flow_passes": int,
+    "student_passes": int,
+    **dict.fromkeys(ERRORS, (int, float)),
+}
 
 
 def opening(run: Run) -> tuple[str, str, dict[str, object]]:
@@ -21,10 +26,15 @@ def opening(run: Run) -> tuple[str, str, dict[str, object]]:
     rounds, whole = read_rounds(file), read_json(file, "reflow rounds")
     ours = rounds and "ours" in rounds[0]
     lead = (
-        f"Reflow on {whole.get('data', 'data')}: every flow is trained on the pairs of noise and ends that the one before has made, and "
-        f"distilled into one pass{'; ours beside it, at the passes that this has cost' if ours else ''}."
+        f"Reflow on {whole.get('data', 'data')}: every flow is trained on the pairs of noise and"
+        " ends that the one before has made, and distilled into one"
+        f" pass{'; ours beside it, at the passes that this has cost' if ours else ''}."
     )
-    facts: dict[str, object] = {"Data": whole.get("data", ""), "Seed": whole.get("seed", ""), "Rounds": len(rounds)}
+    facts: dict[str, object] = {
+        "Data": whole.get("data", ""),
+        "Seed": whole.get("seed", ""),
+        "Rounds": len(rounds),
+    }
     for name in ("distilled, 1 pass", "ours, 1 pass"):
         last = _samplers(rounds[-1]).get(name) if rounds else None
         if last is not None:
@@ -37,14 +47,26 @@ def sections(run: Run) -> list[Section]:
     found = [(file, read_rounds(file)) for file in run.rounds]
     several = len(found) > 1
     return [
-        Section(f"Reflow rounds: {file.parent.name}" if several else "Reflow rounds", _body(rounds)) for file, rounds in found if rounds
+        Section(f"Reflow rounds: {file.parent.name}" if several else "Reflow rounds", _body(rounds))
+        for file, rounds in found
+        if rounds
     ]
 
 
 def _body(rounds: list[dict[str, Any]]) -> str:
-    laws = [[entry["round"], *(_ratio(metrics) for metrics in _samplers(entry).values())] for entry in rounds]
+    laws = [
+        [entry["round"], *(_ratio(metrics) for metrics in _samplers(entry).values())]
+        for entry in rounds
+    ]
     costs = ["flow_passes", "student_passes", *(["ours_passes"] if "ours" in rounds[0] else [])]
-    errors = [[entry["round"], *(f"{entry[key]:.4g}" for key in ERRORS), *(f"{entry[key]:,}" for key in costs)] for entry in rounds]
+    errors = [
+        [
+            entry["round"],
+            *(f"{entry[key]:.4g}" for key in ERRORS),
+            *(f"{entry[key]:,}" for key in costs),
+        ]
+        for entry in rounds
+    ]
     heads = [
         "straightness",
         "drift",
@@ -53,13 +75,27 @@ def _body(rounds: list[dict[str, Any]]) -> str:
         *(f"passes, {key.removesuffix('_passes')}" for key in costs),
     ]
     pictures = [
-        picture(law_figure(rounds), f"Frechet distance over its floor in {counted(len(rounds), 'round')}, a line a sampler"),
-        picture(errors_figure(rounds), "errors of every round of reflow: straightness, drift, reconstruction of real and generated states"),
+        picture(
+            law_figure(rounds),
+            f"Frechet distance over its floor in {counted(len(rounds), 'round')}, a line a sampler",
+        ),
+        picture(
+            errors_figure(rounds),
+            "errors of every round of reflow: straightness, drift, reconstruction of real and"
+            " generated states",
+        ),
     ]
-    note = "Frechet distances over their floor; 1.00x is as good as real data. Ours starts from round 1's flow."
+    note = (
+        "Frechet distances over their floor; 1.00x is as good as real data. Ours starts from round"
+        " 1's flow."
+    )
     return (
         table(note, ["round", *_samplers(rounds[0])], laws)
-        + table("Errors a component in model units squared, and network passes spent.", ["round", *heads], errors)
+        + table(
+            "Errors a component in model units squared, and network passes spent.",
+            ["round", *heads],
+            errors,
+        )
         + gallery("charts", pictures)
         + explained("straightness", "drift", "reconstruction", "floor", "pass")
     )
@@ -77,7 +113,7 @@ def read_rounds(file: Path) -> list[dict[str, Any]]:
     """The rounds of a file.
 
     Raises:
-        ValueError: if it is damaged.
+        UserError: if it is damaged.
     """
     rounds = check_entries(read_json(file, "reflow rounds"), {"rounds": list}, str(file))["rounds"]
     where = f"a round of {file}"

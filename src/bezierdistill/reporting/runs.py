@@ -1,4 +1,6 @@
-"""What a folder holds that can be reported: models, curve stores, reflow rounds, an arena, logs of training."""
+"""What a folder holds that can be reported: models, curve stores, reflow rounds, an arena, logs of
+training.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bezierdistill.arena.runner import gather
+from bezierdistill.errors import UserError
 from bezierdistill.files import check_entries, read_json
 from bezierdistill.models import CARD, Model, load_model
 from bezierdistill.provenance import Made, read_made
@@ -39,13 +42,21 @@ class Run:
         """Read what is there.
 
         Raises:
-            ValueError: if there is nothing to report, or a file is damaged.
+            UserError: if there is nothing to report, or a file is damaged.
         """
-        models = {_name(folder, file): load_model(file.parent) for file in sorted(folder.rglob(CARD))}
-        stores = {_name(folder, file): CurveStore.open(file.parent) for file in sorted(folder.rglob(MANIFEST))}
+        models = {
+            _name(folder, file): load_model(file.parent) for file in sorted(folder.rglob(CARD))
+        }
+        stores = {
+            _name(folder, file): CurveStore.open(file.parent)
+            for file in sorted(folder.rglob(MANIFEST))
+        }
         run = cls(folder, models, stores)
         if not models and not stores and not run.is_arena:
-            raise ValueError(f"{folder} holds no run: expected the folder of a demo, arena, recipe, model, curve store or reflow")
+            raise UserError(
+                f"{folder} holds no run: expected the folder of a demo, arena, recipe, model, curve"
+                " store or reflow"
+            )
         return run
 
     @property
@@ -73,21 +84,24 @@ class Run:
         """The rows of its arena; none of a folder that is no arena.
 
         Raises:
-            ValueError: if they are damaged.
+            UserError: if they are damaged.
         """
         return gather(self.folder) if self.is_arena else []
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """The settings of the whole arena, recipe or reflow; none of a folder that is none of these.
+        """The settings of the whole arena, recipe or reflow; none of a folder that is none of
+        these.
 
         Raises:
-            ValueError: if they are damaged.
+            UserError: if they are damaged.
         """
         for mark, name in {ARENA: SETTINGS, RECIPE: RECIPE, REFLOW: REFLOW}.items():
             if (self.folder / mark).exists():
                 wanted = {"data": str} if name == REFLOW else {"data": str, "budget": int}
-                return check_entries(read_json(self.folder / name, "settings"), wanted, str(self.folder / name))
+                return check_entries(
+                    read_json(self.folder / name, "settings"), wanted, str(self.folder / name)
+                )
         return {}
 
     @cached_property

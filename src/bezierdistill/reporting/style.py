@@ -1,6 +1,9 @@
-"""How a report looks: the colours of its light and dark dress, and its style sheet, for screens from 320 pixels on and for paper."""
+"""How a report looks: the colours of its light and dark dress, and its style sheet, for screens
+from 320 pixels on and for paper.
+"""
 
-# ``ink`` and ``quiet`` are letters, ``link`` those of links and of what is ours; they stand on ``paper``, ``panel`` or ``mark``.
+# ``ink`` and ``quiet`` are letters, ``link`` those of links and of what is ours; they stand on
+# ``paper``, ``panel`` or ``mark``.
 LIGHT = {
     "ink": "#1c2127",
     "quiet": "#545d69",

@@ -1,4 +1,5 @@
-"""Curves on disk: sharded safetensors and one JSON manifest with checksums, written shard by shard, read by memory mapping.
+"""Curves on disk: sharded safetensors and one JSON manifest with checksums, written shard by shard,
+read by memory mapping.
 
 A store is a folder::
 
@@ -6,8 +7,10 @@ A store is a folder::
     shard-000000.safetensors   rows first: "points" (rows, points, *shape) and, if there are any, "cond" (rows, C)
     shard-000000.json          while the store is being made: the record of a finished shard, which goes into the manifest at the end
 
-Points are kept in single precision, bfloat16, or a byte a number (:mod:`~bezierdistill.store.codec`); sources that are noise may be
-regenerated from their seed instead of being stored. Every shard is whole before its record names it, and a rerun makes what is missing.
+Points are kept in single precision, bfloat16, or a byte a number
+(:mod:`~bezierdistill.store.codec`); sources that are noise may be regenerated from their seed
+instead of being stored. Every shard is whole before its record names it, and a rerun makes what is
+missing.
 """
 
 from bezierdistill.store.codec import Kept
@@ -16,4 +19,13 @@ from bezierdistill.store.merge import merge
 from bezierdistill.store.reader import CurveStore
 from bezierdistill.store.writer import CurveWriter, repair
 
-__all__ = ["MANIFEST", "CurveStore", "CurveWriter", "Kept", "Shard", "merge", "read_manifest", "repair"]
+__all__ = [
+    "MANIFEST",
+    "CurveStore",
+    "CurveWriter",
+    "Kept",
+    "Shard",
+    "merge",
+    "read_manifest",
+    "repair",
+]

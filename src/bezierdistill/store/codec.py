@@ -1,7 +1,8 @@
-r"""How control points are kept on disk: ``float32``, ``bfloat16``, or ``uint8`` with a scale for every point of every row.
+r"""How control points are kept on disk: ``float32``, ``bfloat16``, or ``uint8`` with a scale for
+every point of every row.
 
-A byte q stands for :math:`l + s\,q` with l the least number of that point and s a 255th of its range, so a number is off by at most
-:math:`s / 2`, a 510th of the range.
+A byte q stands for :math:`l + s\,q` with l the least number of that point and s a 255th of its
+range, so a number is off by at most :math:`s / 2`, a 510th of the range.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from bezierdistill.errors import UserError
+
 Kept = Literal["float32", "bfloat16", "uint8"]
 SIZES = {"float32": 4, "bfloat16": 2, "uint8": 1}
 LEVELS = 255
@@ -22,36 +25,49 @@ CACHE = 2**17  # numbers at once
 
 
 def check_kept(kept: str) -> None:
-    """Raise ``ValueError`` unless it is a way to keep points."""
+    """Raise ``UserError`` unless it is a way to keep points."""
     if kept not in get_args(Kept):
-        raise ValueError(f"points are kept as {kept!r}, expected one of {', '.join(get_args(Kept))}")
+        raise UserError(f"points are kept as {kept!r}, expected one of {', '.join(get_args(Kept))}")
 
 
 def encode(points: Tensor, kept: Kept) -> dict[str, Tensor]:
-    """The tensors to write for points ``(rows, n, *shape)``; bytes come with ``low`` and ``step`` ``(rows, n)``."""
+    """The tensors to write for points ``(rows, n, *shape)``; bytes come with ``low`` and ``step``
+    ``(rows, n)``.
+    """
     if kept != "uint8":
         return {"points": points.to(getattr(torch, kept))}
     flat = points.float().flatten(2)
     low, high = flat.amin(2), flat.amax(2)
     step = high / LEVELS - low / LEVELS  # the range itself may be too large a number
     levels = (flat - low[..., None]).div_(torch.where(step > 0, step, 1.0)[..., None])
-    return {"points": levels.round_().clamp_(0, LEVELS).to(torch.uint8).reshape(points.shape), "low": low, "step": step}
+    return {
+        "points": levels.round_().clamp_(0, LEVELS).to(torch.uint8).reshape(points.shape),
+        "low": low,
+        "step": step,
+    }
 
 
 def decode(tensors: Mapping[str, Tensor], rows: Tensor | None) -> Tensor:
     """Some rows of what :func:`encode` gave, or all, in single precision."""
     if rows is not None:
-        tensors = {name: tensor.index_select(0, rows) for name, tensor in tensors.items() if name != "cond"}
+        tensors = {
+            name: tensor.index_select(0, rows) for name, tensor in tensors.items() if name != "cond"
+        }
     points = tensors["points"]
     if points.dtype != torch.uint8:
         return points.float()
-    low, step = (tensors[name].reshape(*points.shape[:2], *[1] * (points.ndim - 2)) for name in ("low", "step"))
+    low, step = (
+        tensors[name].reshape(*points.shape[:2], *[1] * (points.ndim - 2))
+        for name in ("low", "step")
+    )
     return points.float().mul_(step).add_(low)
 
 
 @dataclass(frozen=True)
 class Packed:
-    """Rows as they are kept: the tensors to write, rows first, and the greatest error of a number."""
+    """Rows as they are kept: the tensors to write, rows first, and the greatest error of a
+    number.
+    """
 
     tensors: Mapping[str, Tensor]
     error: float
@@ -61,18 +77,25 @@ class Packed:
 
 
 def pack(points: Tensor, kept: Kept, cond: Tensor | None = None) -> Packed:
-    """Rows ``(rows, n, *shape)`` and their conditions ``(rows, C)`` as they are kept; a few rows at a time, which stay in the cache."""
+    """Rows ``(rows, n, *shape)`` and their conditions ``(rows, C)`` as they are kept; a few rows at
+    a time, which stay in the cache.
+    """
     parts, error = [], 0.0
     for part in points.float().split(max(1, CACHE // max(1, prod(points.shape[1:])))):
         tensors = encode(part, kept)
         if kept != "float32":
             off = float((decode(tensors, None) - part).abs().amax()) if len(part) else 0.0
             if not math.isfinite(off):
-                raise ValueError(f"points reach {float(part.abs().amax()):.3g}, too far to be kept as {kept}: expected --points float32")
+                raise UserError(
+                    f"points reach {float(part.abs().amax()):.3g}, too far to be kept as {kept}:"
+                    " expected --points float32"
+                )
             error = max(error, off)
         parts.append(tensors)
     given = {} if cond is None else {"cond": cond.float()}
-    return Packed({name: torch.cat([part[name] for part in parts]) for name in parts[0]} | given, error)
+    return Packed(
+        {name: torch.cat([part[name] for part in parts]) for name in parts[0]} | given, error
+    )
 
 
 def joined(parts: list[Packed]) -> Packed:
@@ -81,7 +104,9 @@ def joined(parts: list[Packed]) -> Packed:
     return Packed(tensors, max(part.error for part in parts))
 
 
-def layout(kept: Kept, points: int, shape: tuple[int, ...], conditions: int) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+def layout(
+    kept: Kept, points: int, shape: tuple[int, ...], conditions: int
+) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
     """Data type and shape of one row of every tensor of a shard."""
     found = {"points": (getattr(torch, kept), (points, *shape))}
     if kept == "uint8":
@@ -91,4 +116,7 @@ def layout(kept: Kept, points: int, shape: tuple[int, ...], conditions: int) -> 
 
 def row_bytes(kept: Kept, points: int, shape: tuple[int, ...], conditions: int) -> int:
     """Bytes of a row on disk."""
-    return sum(dtype.itemsize * prod(size) for dtype, size in layout(kept, points, shape, conditions).values())
+    return sum(
+        dtype.itemsize * prod(size)
+        for dtype, size in layout(kept, points, shape, conditions).values()
+    )

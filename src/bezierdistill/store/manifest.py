@@ -1,7 +1,9 @@
-"""The manifest: what made a store, and the record of every shard. A flipped bit in it is found by its own checksum, the seal.
+"""The manifest: what made a store, and the record of every shard. A flipped bit in it is found by
+its own checksum, the seal.
 
-Shards are planned before the first is made: shard k holds the rows from ``k * shard_rows`` on, so which process makes it, and when, does
-not matter. Until all are there, the record of each lies beside it in a file of its own.
+Shards are planned before the first is made: shard k holds the rows from ``k * shard_rows`` on, so
+which process makes it, and when, does not matter. Until all are there, the record of each lies
+beside it in a file of its own.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from bezierdistill.errors import UserError
 from bezierdistill.files import read_json, write_atomically
 from bezierdistill.store.codec import check_kept
 
@@ -32,8 +35,10 @@ class Shard:
         file: its name.
         first: index of its first row in the table of its seed.
         rows: rows in it.
-        seed: seed of the table that its rows start from, which with ``first`` gives their noise again; None for imported rows.
-        skipped: indices within the shard's range that are left out, because the teachers gave NaN or infinite states.
+        seed: seed of the table that its rows start from, which with ``first`` gives their noise
+            again; None for imported rows.
+        skipped: indices within the shard's range that are left out, because the teachers gave NaN
+            or infinite states.
         passes: network passes spent on it.
         error: greatest error of a stored number, from keeping it in fewer bits, in model units.
         bytes: size of the file.
@@ -60,19 +65,23 @@ class Shard:
         """Read a record back.
 
         Raises:
-            ValueError: if it is none.
+            UserError: if it is none.
         """
         try:
             shard = cls(**{**record, "skipped": tuple(record["skipped"])})
             counts = (shard.first, shard.rows - 1, shard.passes, shard.bytes, *shard.skipped)
-            names = isinstance(shard.file, str) and shard.file == Path(shard.file).name and isinstance(shard.sha256, str)
+            names = (
+                isinstance(shard.file, str)
+                and shard.file == Path(shard.file).name
+                and isinstance(shard.sha256, str)
+            )
             whole = all(type(count) is int and 0 <= count < 2**62 for count in counts)
             seeded = shard.seed is None or (type(shard.seed) is int and 0 <= shard.seed < 2**63)
             rising = all(a < b for a, b in pairwise((*shard.skipped, shard.span, 2**40)))
             if not (names and whole and seeded and rising and 0 <= shard.error < float("inf")):
-                raise TypeError("numbers or names out of range")
+                raise UserError("numbers or names out of range")
         except (KeyError, TypeError) as error:
-            raise ValueError(f"a record of a shard cannot be read ({error})") from None
+            raise UserError(f"a record of a shard cannot be read ({error})") from None
         return shard
 
 
@@ -100,7 +109,7 @@ def read_sealed(path: Path, what: str) -> dict[str, Any]:
     """Read what :func:`write_sealed` wrote.
 
     Raises:
-        ValueError: if it is missing, or a single bit of it has changed.
+        UserError: if it is missing, or a single bit of it has changed.
     """
     return _unsealed(path, read_json(path, what))
 
@@ -108,14 +117,17 @@ def read_sealed(path: Path, what: str) -> dict[str, Any]:
 def _unsealed(path: Path, value: dict[str, Any]) -> dict[str, Any]:
     value.pop("seal", None)
     if _sealed(value) != path.read_text():
-        raise ValueError(f"{path} differs from its checksum: it was changed or damaged; {MEND}")
+        raise UserError(f"{path} differs from its checksum: it was changed or damaged; {MEND}")
     return value
 
 
-def write_manifest(folder: Path, recipe: Mapping[str, Any], shards: tuple[Shard, ...] | None) -> None:
+def write_manifest(
+    folder: Path, recipe: Mapping[str, Any], shards: tuple[Shard, ...] | None
+) -> None:
     """Write the manifest and its copy; without shards that of a store which is being made.
 
-    Whenever a run is killed between the two, a manifest is there, and it says that the store is complete only if its copy does too.
+    Whenever a run is killed between the two, a manifest is there, and it says that the store is
+    complete only if its copy does too.
     """
     done = shards or ()
     manifest = {
@@ -135,7 +147,8 @@ def read_manifest(folder: Path, name: str = MANIFEST) -> dict[str, Any]:
     """The manifest of a store.
 
     Raises:
-        ValueError: if there is none, it was changed or damaged, or it is of another format or version.
+        UserError: if there is none, it was changed or damaged, or it is of another format or
+            version.
     """
     path = folder / name
     head = read_json(path, "curve store")
@@ -143,32 +156,49 @@ def read_manifest(folder: Path, name: str = MANIFEST) -> dict[str, Any]:
         got = f"{head.get('format')!r} version {head.get('version')!r}"
         newer = isinstance(head.get("version"), int) and head["version"] > VERSION
         do = "update bezierdistill" if newer else "simulate again into another --out"
-        raise ValueError(f"{path} is {got}, expected {FORMAT!r} version {VERSION}: {do}")
+        raise UserError(f"{path} is {got}, expected {FORMAT!r} version {VERSION}: {do}")
     manifest = _unsealed(path, head)
     try:
         check_recipe(manifest["recipe"])
         shards = [Shard.of(record) for record in manifest["shards"]]
-        if manifest["rows"] != sum(shard.rows for shard in shards) or not isinstance(manifest["complete"], bool):
-            raise ValueError("rows are not those of its shards")
+        if manifest["rows"] != sum(shard.rows for shard in shards) or not isinstance(
+            manifest["complete"], bool
+        ):
+            raise UserError("rows are not those of its shards")
         if manifest["passes"] != sum(shard.passes for shard in shards):
-            raise ValueError("passes are not those of its shards")
+            raise UserError("passes are not those of its shards")
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{path} does not describe a curve store: {error}") from None
+        raise UserError(f"{path} does not describe a curve store: {error}") from None
     return manifest
 
 
 def check_recipe(recipe: Mapping[str, Any]) -> None:
-    """Raise ``ValueError`` unless a recipe has what reading a store needs."""
+    """Raise ``UserError`` unless a recipe has what reading a store needs."""
     lacking = [key for key in ("degree", "shape") if key not in recipe]
     if lacking:
-        raise ValueError(f"it lacks {', '.join(lacking)}")
+        raise UserError(f"it lacks {', '.join(lacking)}")
     check_kept(recipe.get("points", "float32"))
     sizes = [recipe["degree"], *recipe["shape"]]
-    if not all(type(size) is int and size > 0 for size in sizes) or (sizes[0] + 1) * prod(sizes[1:]) > MOST_NUMBERS:
-        raise ValueError(f"degree is {sizes[0]!r:.80} and shape {sizes[1:]!r:.80}, expected whole numbers of 1 or more")
-    if type(recipe.get("conditions", 0)) is not int or not 0 <= recipe.get("conditions", 0) < MOST_NUMBERS:
-        raise ValueError(f"conditions are {recipe['conditions']!r:.80}, expected how many numbers they have")
+    if (
+        not all(type(size) is int and size > 0 for size in sizes)
+        or (sizes[0] + 1) * prod(sizes[1:]) > MOST_NUMBERS
+    ):
+        raise UserError(
+            f"degree is {sizes[0]!r:.80} and shape {sizes[1:]!r:.80}, expected whole numbers of 1"
+            " or more"
+        )
+    if (
+        type(recipe.get("conditions", 0)) is not int
+        or not 0 <= recipe.get("conditions", 0) < MOST_NUMBERS
+    ):
+        raise UserError(
+            f"conditions are {recipe['conditions']!r:.80}, expected how many numbers they have"
+        )
     if recipe.get("noise", "stored") not in ("stored", "seed"):
-        raise ValueError(f"noise is {recipe['noise']!r:.80}, expected stored or seed")
-    if not isinstance(recipe.get("teachers", []), list) or not all(isinstance(entry, dict) for entry in recipe.get("teachers", [])):
-        raise ValueError(f"teachers are {recipe['teachers']!r:.80}, expected a list of paths and digests")
+        raise UserError(f"noise is {recipe['noise']!r:.80}, expected stored or seed")
+    if not isinstance(recipe.get("teachers", []), list) or not all(
+        isinstance(entry, dict) for entry in recipe.get("teachers", [])
+    ):
+        raise UserError(
+            f"teachers are {recipe['teachers']!r:.80}, expected a list of paths and digests"
+        )

@@ -9,18 +9,28 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from bezierdistill.errors import UserError
 from bezierdistill.files import locked, write_atomically
-from bezierdistill.store.manifest import COPY, MANIFEST, Shard, read_manifest, shard_name, write_manifest
+from bezierdistill.store.manifest import (
+    COPY,
+    MANIFEST,
+    Shard,
+    read_manifest,
+    shard_name,
+    write_manifest,
+)
 from bezierdistill.store.reader import CurveStore
 
 FREE = {"seed", "count", "merged", "imported"}  # in what merged stores may differ
 
 
 def merge(folders: tuple[Path, ...], out: Path) -> CurveStore:
-    """A new store of all curves of several that were made alike, by other seeds; files are linked, not copied, where the system can.
+    """A new store of all curves of several that were made alike, by other seeds; files are linked,
+    not copied, where the system can.
 
     Raises:
-        ValueError: if they were not made alike, share rows, are damaged, or ``out`` holds something.
+        UserError: if they were not made alike, share rows, are damaged, or ``out`` holds
+            something.
     """
     stores = [CurveStore.open(folder) for folder in folders]
     first = stores[0]
@@ -28,43 +38,56 @@ def merge(folders: tuple[Path, ...], out: Path) -> CurveStore:
         keys = (first.recipe.keys() | store.recipe.keys()) - FREE
         other = sorted(key for key in keys if store.recipe.get(key) != first.recipe.get(key))
         if other:
-            raise ValueError(
-                f"{store.folder} and {first.folder} were made with other {', '.join(other)}: expected stores that differ in seed"
+            raise UserError(
+                f"{store.folder} and {first.folder} were made with other {', '.join(other)}:"
+                " expected stores that differ in seed"
             )
     pairs = [(store.folder, shard) for store in stores for shard in store.shards]
     _refuse_shared([shard for _, shard in pairs])
     for problem in (problem for store in stores for problem in store.verify()):
-        raise ValueError(f"{problem}: mend it before merging")
-    merged = [{"rows": len(store), "shards": [shard.sha256 for shard in store.shards]} for store in stores]
+        raise UserError(f"{problem}: mend it before merging")
+    merged = [
+        {"rows": len(store), "shards": [shard.sha256 for shard in store.shards]} for store in stores
+    ]
     recipe = {**first.recipe, "count": sum(len(store) for store in stores), "merged": merged}
     with locked(out):
         _check_place(out, recipe)
         if (out / MANIFEST).exists():
             return CurveStore.open(out)  # it was merged before
-        shards = [replace(shard, file=_linked(folder / shard.file, out / shard_name(k))) for k, (folder, shard) in enumerate(pairs)]
+        shards = [
+            replace(shard, file=_linked(folder / shard.file, out / shard_name(k)))
+            for k, (folder, shard) in enumerate(pairs)
+        ]
         write_manifest(out, recipe, tuple(shards))
     return CurveStore.open(out)
 
 
 def _check_place(out: Path, recipe: dict[str, Any]) -> None:
-    """Whether a folder is empty, or holds the same merged store, or what a killed process has left of it."""
+    """Whether a folder is empty, or holds the same merged store, or what a killed process has left
+    of it.
+    """
     if (out / MANIFEST).exists():
         if read_manifest(out)["recipe"] != recipe:
-            raise ValueError(f"{out} holds another store: choose another --out")
+            raise UserError(f"{out} holds another store: choose another --out")
     elif any(not entry.name.startswith((".", "shard-", COPY)) for entry in out.iterdir()):
-        raise ValueError(f"{out} is not empty: choose another --out")
+        raise UserError(f"{out} is not empty: choose another --out")
 
 
 def _refuse_shared(shards: list[Shard]) -> None:
-    spans = sorted((shard.seed, shard.first, shard.first + shard.span) for shard in shards if shard.seed is not None)
+    spans = sorted(
+        (shard.seed, shard.first, shard.first + shard.span)
+        for shard in shards
+        if shard.seed is not None
+    )
     for (seed, _, end), (other, start, _) in pairwise(spans):
         if seed == other and start < end:
-            raise ValueError(
-                f"two of the stores hold row {start} of seed {seed}: expected stores of other seeds, simulate with another --seed"
+            raise UserError(
+                f"two of the stores hold row {start} of seed {seed}: expected stores of other"
+                " seeds, simulate with another --seed"
             )
     digests = [shard.sha256 for shard in shards]
     if len(set(digests)) < len(digests):
-        raise ValueError("two of the stores hold the same shard: expected each store once")
+        raise UserError("two of the stores hold the same shard: expected each store once")
 
 
 def _linked(file: Path, name: Path) -> str:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from bezierdistill.curves import BezierCurve
+from bezierdistill.errors import UserError
 from bezierdistill.files import digest, read_tensors
 from bezierdistill.sources import block_window, row_noise
 from bezierdistill.store.codec import decode, layout
@@ -29,7 +30,8 @@ Batch = tuple[BezierCurve, Tensor | None]
 
 
 class CurveStore:
-    """Curves of a complete store; nothing is read before it is used, and of a large one never more than is asked for.
+    """Curves of a complete store; nothing is read before it is used, and of a large one never more
+    than is asked for.
 
     :meth:`open` makes one.
 
@@ -50,18 +52,22 @@ class CurveStore:
         """Open a store.
 
         Raises:
-            ValueError: if it is missing or not complete, its manifest is damaged, or a shard is missing or cut off.
+            UserError: if it is missing or not complete, its manifest is damaged, or a shard is
+                missing or cut off.
         """
         folder = Path(folder)
         manifest = read_manifest(folder)
         if not manifest["complete"]:
-            raise ValueError(f"{folder} is not complete: run the simulate that makes it again, which continues it")
+            raise UserError(
+                f"{folder} is not complete: run the simulate that makes it again, which"
+                " continues it"
+            )
         if not manifest["shards"]:
-            raise ValueError(f"{folder} holds no curve")
+            raise UserError(f"{folder} holds no curve")
         store = cls(folder, manifest)
         for shard in store.shards:
             if problem := cut_off(folder, shard):
-                raise ValueError(f"{problem}: {MEND}")
+                raise UserError(f"{problem}: {MEND}")
         return store
 
     def __len__(self) -> int:
@@ -99,20 +105,29 @@ class CurveStore:
         """Curves and conditions (or None) of given rows (int64), in their order.
 
         Raises:
-            ValueError: if a row is not in the store, or a shard is not what the manifest says.
+            UserError: if a row is not in the store, or a shard is not what the manifest says.
         """
         if len(rows) and (int(rows.min()) < 0 or int(rows.max()) >= len(self)):
-            raise ValueError(f"rows run from {int(rows.min())} to {int(rows.max())}, expected 0 to {len(self) - 1}")
+            raise UserError(
+                f"rows run from {int(rows.min())} to {int(rows.max())}, expected 0 to"
+                f" {len(self) - 1}"
+            )
         if self._small is not None:
             points, cond = self._small
-            return BezierCurve(points.index_select(0, rows).transpose(0, 1)), None if cond is None else cond.index_select(0, rows)
+            return BezierCurve(points.index_select(0, rows).transpose(0, 1)), (
+                None if cond is None else cond.index_select(0, rows)
+            )
         points, cond = self._gathered(rows)
         return BezierCurve(points.transpose(0, 1)), cond
 
     @cached_property
     def _small(self) -> tuple[Tensor, Tensor | None] | None:
         """All points and conditions, if they are few enough to be read once and kept."""
-        size = 4 * len(self) * ((self.recipe["degree"] + 1) * prod(self.recipe["shape"]) + self.condition_size)
+        size = (
+            4
+            * len(self)
+            * ((self.recipe["degree"] + 1) * prod(self.recipe["shape"]) + self.condition_size)
+        )
         return self._gathered(torch.arange(len(self))) if size <= SMALL else None
 
     def _gathered(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -124,7 +139,9 @@ class CurveStore:
         used, starts = np.unique(where[order], return_index=True)
         for index, here in zip(used, np.split(order, starts[1:]), strict=True):
             place = torch.from_numpy(here)
-            part, given = self._read(int(index), rows[place] - int(self.ends[index] - self.shards[index].rows))
+            part, given = self._read(
+                int(index), rows[place] - int(self.ends[index] - self.shards[index].rows)
+            )
             points.index_copy_(0, place, part)
             if cond is not None and given is not None:
                 cond.index_copy_(0, place, given)
@@ -134,10 +151,14 @@ class CurveStore:
         """``count`` curves drawn independently, and their conditions ``(count, C)`` or None."""
         return self.take(torch.randint(len(self), (count,), generator=generator))
 
-    def epochs(self, batch: int, seed: int, start: int = 0, part: slice = slice(None), workers: int = 2) -> Iterator[Batch]:
-        """Endless batches in which every row comes once an epoch, in the order of a seeded permutation.
+    def epochs(
+        self, batch: int, seed: int, start: int = 0, part: slice = slice(None), workers: int = 2
+    ) -> Iterator[Batch]:
+        """Endless batches in which every row comes once an epoch, in the order of a seeded
+        permutation.
 
-        Batch k is a function of the seed and k alone, so to continue is to start at the batch that comes next.
+        Batch k is a function of the seed and k alone, so to continue is to start at the batch that
+        comes next.
 
         Args:
             batch: rows a batch.
@@ -154,7 +175,9 @@ class CurveStore:
 
         def read(k: int) -> Batch:
             blocks, window = block_window(k * batch, batch, ORDERED)
-            return self.take(torch.from_numpy(np.concatenate([order(block) for block in blocks])[window][part]))
+            return self.take(
+                torch.from_numpy(np.concatenate([order(block) for block in blocks])[window][part])
+            )
 
         with ThreadPoolExecutor(workers) as pool:
             ahead = deque(pool.submit(read, start + k) for k in range(2 * workers))
@@ -163,8 +186,12 @@ class CurveStore:
                 ahead.append(pool.submit(read, k))
                 yield ready
 
-    def verify(self, part: slice = slice(None), advance: Callable[[int], None] = lambda shards: None) -> Iterator[str]:
-        """Compare shards (all, or a part) with their checksums and yield a line for each that differs."""
+    def verify(
+        self, part: slice = slice(None), advance: Callable[[int], None] = lambda shards: None
+    ) -> Iterator[str]:
+        """Compare shards (all, or a part) with their checksums and yield a line for each that
+        differs.
+        """
         for index in range(len(self.shards))[part]:
             if problem := self.problem(index):
                 yield problem
@@ -199,16 +226,25 @@ class CurveStore:
         """The mapped tensors of a shard, if they are what the manifest says."""
         shard, recipe = self.shards[index], self.recipe
         if self.seeded and shard.seed is None:
-            raise ValueError(f"{self.folder / shard.file} has no seed to regenerate its sources from: restore its manifest")
+            raise UserError(
+                f"{self.folder / shard.file} has no seed to regenerate its sources from: restore"
+                " its manifest"
+            )
         tensors = read_tensors(self.folder / shard.file)[0]
         points = recipe["degree"] + 1 - self.seeded
-        wanted = layout(recipe.get("points", "float32"), points, tuple(recipe["shape"]), self.condition_size)
+        wanted = layout(
+            recipe.get("points", "float32"), points, tuple(recipe["shape"]), self.condition_size
+        )
         for name, (dtype, size) in wanted.items():
-            got = (tensors[name].dtype, tuple(tensors[name].shape)) if name in tensors else (None, None)
+            got = (
+                (tensors[name].dtype, tuple(tensors[name].shape))
+                if name in tensors
+                else (None, None)
+            )
             if got != (dtype, (shard.rows, *size)):
-                raise ValueError(
-                    f"{self.folder / shard.file} holds {name} of type {got[0]} and shape {got[1]}, its manifest says {dtype}, "
-                    f"{(shard.rows, *size)}"
+                raise UserError(
+                    f"{self.folder / shard.file} holds {name} of type {got[0]} and shape {got[1]},"
+                    f" its manifest says {dtype}, {(shard.rows, *size)}"
                 )
         return tensors
 
@@ -219,10 +255,16 @@ def cut_off(folder: Path, shard: Shard) -> str | None:
     if not path.is_file():
         return f"{path} is missing"
     size = path.stat().st_size
-    return None if size == shard.bytes else f"{path} has {size:,} bytes, its record says {shard.bytes:,}"
+    return (
+        None
+        if size == shard.bytes
+        else f"{path} has {size:,} bytes, its record says {shard.bytes:,}"
+    )
 
 
 def damaged(folder: Path, shard: Shard) -> str | None:
     """What is wrong with a shard's file, which is read as a whole; None if nothing."""
     path = folder / shard.file
-    return cut_off(folder, shard) or (None if digest(path) == shard.sha256 else f"{path} differs from its checksum")
+    return cut_off(folder, shard) or (
+        None if digest(path) == shard.sha256 else f"{path} differs from its checksum"
+    )

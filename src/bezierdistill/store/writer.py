@@ -1,4 +1,6 @@
-"""Writing a store: shards in any order, by any number of processes that share its folder, each shard whole or absent."""
+"""Writing a store: shards in any order, by any number of processes that share its folder, each
+shard whole or absent.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from bezierdistill.curves import BezierCurve
+from bezierdistill.errors import UserError
 from bezierdistill.files import digest, write_tensors
 from bezierdistill.store.codec import Packed, joined, pack, row_bytes
 from bezierdistill.store.manifest import (
@@ -28,7 +31,9 @@ from bezierdistill.store.manifest import (
 )
 from bezierdistill.store.reader import CurveStore, damaged
 
-SHARD_BYTES = 8 * 2**20  # small, so that small states are spread over ranks too; a shard of images is a batch or two
+SHARD_BYTES = (
+    8 * 2**20
+)  # small, so that small states are spread over ranks too; a shard of images is a batch or two
 
 
 @dataclass(frozen=True)
@@ -45,23 +50,26 @@ class CurveWriter:
 
     Args:
         folder: the store's folder.
-        recipe: JSON-able description of what makes the rows; must hold ``degree`` and ``shape``, and ``conditions`` (numbers of a
-            condition) if rows have any. ``points`` says how points are kept (float32 without it), ``noise`` whether the first of
-            them is stored or regenerated from the seed (``"stored"`` without it, ``"seed"``).
+        recipe: JSON-able description of what makes the rows; must hold ``degree`` and ``shape``,
+            and ``conditions`` (numbers of a condition) if rows have any. ``points`` says how points
+            are kept (float32 without it), ``noise`` whether the first of them is stored or
+            regenerated from the seed (``"stored"`` without it, ``"seed"``).
 
     Raises:
-        ValueError: if the folder holds another store, or a recipe lacks something.
+        UserError: if the folder holds another store, or a recipe lacks something.
     """
 
     def __init__(self, folder: Path, recipe: dict[str, Any]) -> None:
         self.folder = folder
-        self.recipe: dict[str, Any] = json.loads(json.dumps(recipe))  # as it is read back: tuples become lists
+        self.recipe: dict[str, Any] = json.loads(
+            json.dumps(recipe)
+        )  # as it is read back: tuples become lists
         check_recipe(self.recipe)
         self.kept = recipe.get("points", "float32")
         self.first_point = int(recipe.get("noise") == "seed")
         self.complete = False
         if (folder / COPY).exists() and not (folder / MANIFEST).exists():
-            raise ValueError(f"{folder / MANIFEST} is missing: {MEND}")
+            raise UserError(f"{folder / MANIFEST} is missing: {MEND}")
         if (folder / MANIFEST).exists():
             manifest = read_manifest(folder)
             _same(folder, self.recipe, manifest["recipe"])
@@ -72,9 +80,14 @@ class CurveWriter:
     def plan(self, count: int, batch: int) -> list[Plan]:
         """The shards of a store of ``count`` rows: whole batches, as many as make about 8 MiB."""
         points = self.recipe["degree"] + 1 - self.first_point
-        size = row_bytes(self.kept, points, tuple(self.recipe["shape"]), self.recipe.get("conditions", 0))
+        size = row_bytes(
+            self.kept, points, tuple(self.recipe["shape"]), self.recipe.get("conditions", 0)
+        )
         rows = max(1, SHARD_BYTES // (size * batch)) * batch
-        return [Plan(index, first, min(rows, count - first)) for index, first in enumerate(range(0, count, rows))]
+        return [
+            Plan(index, first, min(rows, count - first))
+            for index, first in enumerate(range(0, count, rows))
+        ]
 
     def finished(self, plan: Plan) -> bool:
         """Whether a shard is there, whole, and need not be made."""
@@ -86,29 +99,51 @@ class CurveWriter:
     def _record(self, plan: Plan) -> Shard:
         shard = Shard.of(read_sealed(record_file(self.folder, plan.index), "record of a shard"))
         if (shard.file, shard.first, shard.span) != (shard_name(plan.index), plan.first, plan.rows):
-            raise ValueError(f"{record_file(self.folder, plan.index)} is the record of another shard")
+            raise UserError(
+                f"{record_file(self.folder, plan.index)} is the record of another shard"
+            )
         return shard
 
     def pack(self, curve: BezierCurve, cond: Tensor | None = None) -> Packed:
-        """Curves ``(degree + 1, rows, *shape)`` and their conditions ``(rows, C)`` as this store keeps them."""
+        """Curves ``(degree + 1, rows, *shape)`` and their conditions ``(rows, C)`` as this store
+        keeps them.
+        """
         return pack(curve.points[self.first_point :].transpose(0, 1), self.kept, cond)
 
-    def write(self, plan: Plan, parts: Sequence[Packed], passes: int, skipped: Sequence[int] = (), seed: int | None = None) -> None:
+    def write(
+        self,
+        plan: Plan,
+        parts: Sequence[Packed],
+        passes: int,
+        skipped: Sequence[int] = (),
+        seed: int | None = None,
+    ) -> None:
         """Write a whole shard of packed rows that cost ``passes`` in all.
 
-        ``skipped`` are the indices of the plan's range that are left out; ``seed`` is that of the table which the rows start from.
+        ``skipped`` are the indices of the plan's range that are left out; ``seed`` is that of the
+        table which the rows start from.
         """
         rows, path = joined(list(parts)), self.folder / shard_name(plan.index)
         write_tensors(path, dict(rows.tensors))
         size = path.stat().st_size
-        shard = Shard(path.name, plan.first, len(rows), seed, tuple(skipped), passes, rows.error, size, digest(path))
+        shard = Shard(
+            path.name,
+            plan.first,
+            len(rows),
+            seed,
+            tuple(skipped),
+            passes,
+            rows.error,
+            size,
+            digest(path),
+        )
         write_sealed(record_file(self.folder, plan.index), asdict(shard))
 
     def close(self, plans: Sequence[Plan]) -> None:
         """Mark the store complete: the records of all shards go into the manifest.
 
         Raises:
-            ValueError: if one is missing.
+            UserError: if one is missing.
         """
         if not self.complete:
             write_manifest(self.folder, self.recipe, tuple(self._record(plan) for plan in plans))
@@ -118,12 +153,13 @@ class CurveWriter:
 
 
 def repair(folder: Path, recipe: dict[str, Any]) -> list[str]:
-    """Reopen a store of that recipe without its damaged shards, so that writing it again makes just those; returns their names.
+    """Reopen a store of that recipe without its damaged shards, so that writing it again makes just
+    those; returns their names.
 
     A damaged manifest is restored from its copy first.
 
     Raises:
-        ValueError: if both are damaged, there is no store, or it has another recipe.
+        UserError: if both are damaged, there is no store, or it has another recipe.
     """
     try:
         manifest = read_manifest(folder)
@@ -147,4 +183,6 @@ def repair(folder: Path, recipe: dict[str, Any]) -> list[str]:
 def _same(folder: Path, wanted: dict[str, Any], held: dict[str, Any]) -> None:
     other = sorted(key for key in wanted.keys() | held.keys() if wanted.get(key) != held.get(key))
     if other:
-        raise ValueError(f"{folder} holds a store made with other {', '.join(other)}: choose another --out")
+        raise UserError(
+            f"{folder} holds a store made with other {', '.join(other)}: choose another --out"
+        )

@@ -1,6 +1,8 @@
-"""The saved state of a stage of training: every tensor of it, the step, and a digest of all, in one safetensors file.
+"""The saved state of a stage of training: every tensor of it, the step, and a digest of all, in one
+safetensors file.
 
-Tensors are whole, whoever keeps which part of them while training, so a state continues on any number of ranks.
+Tensors are whole, whoever keeps which part of them while training, so a state continues on any
+number of ranks.
 """
 
 from __future__ import annotations
@@ -12,13 +14,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from bezierdistill.errors import UserError
 from bezierdistill.files import read_tensors, write_tensors
 
 
 def save_state(path: Path, tensors: Mapping[str, Tensor], step: int) -> None:
     """Write a state atomically."""
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_tensors(path, ready, {"state": f"{step} {_digest(ready)}"})  # one entry: of several the order on disk would vary
+    write_tensors(
+        path, ready, {"state": f"{step} {_digest(ready)}"}
+    )  # one entry: of several the order on disk would vary
 
 
 def load_state(path: Path, steps: int) -> tuple[dict[str, Tensor], int]:
@@ -29,18 +34,25 @@ def load_state(path: Path, steps: int) -> tuple[dict[str, Tensor], int]:
         steps: steps of the stage, which a state cannot be beyond.
 
     Raises:
-        ValueError: if it is damaged, or of a longer stage.
+        UserError: if it is damaged, or of a longer stage.
     """
     tensors, metadata = read_tensors(path)
     step, _, digest = metadata.get("state", "").partition(" ")
     if digest != _digest(tensors):
-        raise ValueError(f"{path} differs from its digest, it was changed or damaged: remove it to start anew")
+        raise UserError(
+            f"{path} differs from its digest, it was changed or damaged: remove it to start anew"
+        )
     if not (step.isascii() and step.isdigit() and int(step) <= steps):
-        raise ValueError(f"{path} is the state of step {step[:20]!r}, expected 0 to {steps}: remove it to start anew")
+        raise UserError(
+            f"{path} is the state of step {step[:20]!r}, expected 0 to {steps}: remove it to start"
+            " anew"
+        )
     return tensors, int(step)
 
 
-def check_alike(path: Path, given: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]]) -> None:
+def check_alike(
+    path: Path, given: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]]
+) -> None:
     """Refuse a state that is not of this run, before anything of it is used.
 
     Args:
@@ -49,13 +61,18 @@ def check_alike(path: Path, given: Mapping[str, Tensor], wanted: Mapping[str, tu
         wanted: shapes of the tensors that the run needs.
 
     Raises:
-        ValueError: if one is missing, of another shape, or one too many.
+        UserError: if one is missing, of another shape, or one too many.
     """
-    other = [name for name in sorted(given.keys() | wanted.keys()) if name not in given or tuple(given[name].shape) != wanted.get(name)]
+    other = [
+        name
+        for name in sorted(given.keys() | wanted.keys())
+        if name not in given or tuple(given[name].shape) != wanted.get(name)
+    ]
     if other:
         got = tuple(given[other[0]].shape) if other[0] in given else None
-        raise ValueError(
-            f"{path} is not a state of this run ({other[0]} is {got}, expected {wanted.get(other[0])}): remove it to start anew"
+        raise UserError(
+            f"{path} is not a state of this run ({other[0]} is {got}, expected"
+            f" {wanted.get(other[0])}): remove it to start anew"
         )
 
 

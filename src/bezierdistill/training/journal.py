@@ -1,4 +1,6 @@
-"""What training writes down: a line of ``log.jsonl`` and TensorBoard's scalars every so many steps; no line comes twice after a kill."""
+"""What training writes down: a line of ``log.jsonl`` and TensorBoard's scalars every so many steps;
+no line comes twice after a kill.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +18,32 @@ Write = Callable[[int, Mapping[str, float], float], None]
 
 @contextmanager
 def journal(folder: Path, stage: str, first: int) -> Iterator[Write]:
-    """Continue the log of a stage after step ``first``; yields ``write(step, losses, steps_per_second)``."""
+    """Continue the log of a stage after step ``first``; yields ``write(step, losses,
+    steps_per_second)``.
+    """
     from torch.utils.tensorboard import SummaryWriter  # imported here: it takes a second
 
     folder.mkdir(parents=True, exist_ok=True)
     _rewind(folder / LOG, stage, first)
-    # Each stage has a folder of its own: a new start purges whatever else stands in it beyond its first step.
-    with open(folder / LOG, "a") as log, SummaryWriter(str(folder / "tensorboard" / stage), purge_step=first + 1) as board:
+    # Each stage has a folder of its own: a new start purges whatever else stands in it beyond its
+    # first step.
+    with (
+        open(folder / LOG, "a") as log,
+        SummaryWriter(str(folder / "tensorboard" / stage), purge_step=first + 1) as board,
+    ):
 
         def write(step: int, losses: Mapping[str, float], rate: float) -> None:
-            log.write(json.dumps({"stage": stage, "step": step, "loss": dict(losses), "steps_per_second": round(rate, 2)}) + "\n")
+            log.write(
+                json.dumps(
+                    {
+                        "stage": stage,
+                        "step": step,
+                        "loss": dict(losses),
+                        "steps_per_second": round(rate, 2),
+                    }
+                )
+                + "\n"
+            )
             log.flush()
             for name, loss in losses.items():
                 board.add_scalar(f"loss/{name}", loss, step)
@@ -34,7 +52,9 @@ def journal(folder: Path, stage: str, first: int) -> Iterator[Write]:
 
 
 def _rewind(path: Path, stage: str, first: int) -> None:
-    """Drop what a killed process wrote of steps that will be taken again, and a line that it did not finish."""
+    """Drop what a killed process wrote of steps that will be taken again, and a line that it did
+    not finish.
+    """
     if not path.exists():
         return
     text = path.read_text(errors="replace")
@@ -44,7 +64,9 @@ def _rewind(path: Path, stage: str, first: int) -> None:
 
 
 def entries(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a log: ``stage``, ``step``, ``loss`` by network; a line that is none, such as a torn last one, is left out."""
+    """The lines of a log: ``stage``, ``step``, ``loss`` by network; a line that is none, such as a
+    torn last one, is left out.
+    """
     for line in path.read_text(errors="replace").splitlines():
         if (entry := _entry(line)) is not None:
             yield entry
@@ -53,7 +75,9 @@ def entries(path: Path) -> Iterator[dict[str, Any]]:
 def _entry(line: str) -> dict[str, Any] | None:
     try:
         entry = check_entries(json.loads(line), {"stage": str, "step": int, "loss": dict}, "a line")
-        return entry if all(isinstance(loss, float | int) for loss in entry["loss"].values()) else None
+        return (
+            entry if all(isinstance(loss, float | int) for loss in entry["loss"].values()) else None
+        )
     except (ValueError, RecursionError):
         return None
 

@@ -1,8 +1,10 @@
-"""The training loop: networks, one optimizer each, and a step that yields the losses one after the other.
+"""The training loop: networks, one optimizer each, and a step that yields the losses one after the
+other.
 
-``step(nets, generator)`` is a Python generator of ``(name, loss)``. The loop updates the network called ``name`` before it asks for the
-next loss, so one loop serves a single regression as well as a student and its critics. With ``accumulate`` a step is run several times and
-updates come in the last of them; each name may then be yielded once a step.
+``step(nets, generator)`` is a Python generator of ``(name, loss)``. The loop updates the network
+called ``name`` before it asks for the next loss, so one loop serves a single regression as well as
+a student and its critics. With ``accumulate`` a step is run several times and updates come in the
+last of them; each name may then be yielded once a step.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bezierdistill.errors import UserError
 from bezierdistill.progress import progress
 from bezierdistill.training.checkpoint import check_alike, load_state, save_state
 from bezierdistill.training.config import LoopConfig
@@ -35,7 +38,8 @@ MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 class Trainer:
     """Train networks together, log, save the whole state, and continue it exactly.
 
-    Under torchrun every rank has a trainer, draws its own share of each batch, and gradients are averaged; the first rank writes.
+    Under torchrun every rank has a trainer, draws its own share of each batch, and gradients are
+    averaged; the first rank writes.
 
     Args:
         nets: networks by name; the averaged weights of the first are the result.
@@ -45,11 +49,16 @@ class Trainer:
         rates: peak learning rates that differ from ``config.lr``, by name.
 
     Raises:
-        ValueError: if options do not go together.
+        UserError: if options do not go together.
     """
 
     def __init__(
-        self, nets: Mapping[str, nn.Module], config: LoopConfig, folder: Path, stage: str, rates: Mapping[str, float] | None = None
+        self,
+        nets: Mapping[str, nn.Module],
+        config: LoopConfig,
+        folder: Path,
+        stage: str,
+        rates: Mapping[str, float] | None = None,
     ) -> None:
         self.config, self.folder, self.stage = config, folder, stage
         self.fabric = open_fabric(config.accelerator, config.precision, config.strategy)
@@ -59,7 +68,10 @@ class Trainer:
         self.result = next(iter(nets))
         sharded = self.ranks > 1 and config.strategy == "fsdp"
         if sharded and (config.compile or config.checkpoint or config.channels_last):
-            raise ValueError("strategy is fsdp with compile, checkpoint or channels_last, expected ddp with them, or fsdp without")
+            raise UserError(
+                "strategy is fsdp with compile, checkpoint or channels_last, expected ddp with"
+                " them, or fsdp without"
+            )
         self.whole = deepcopy(nets[self.result]) if sharded else nets[self.result]
         self.nets: dict[str, Any] = {}
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
@@ -75,10 +87,15 @@ class Trainer:
         _prepare(net, self.config)
         used: Any = torch.compile(net) if self.config.compile else net
         wrapped = self.fabric.setup_module(used)
-        self.optimizers[name] = torch.optim.AdamW(net.parameters(), self.rates[name], (0.9, 0.99), weight_decay=0.0, fused=True)
+        self.optimizers[name] = torch.optim.AdamW(
+            net.parameters(), self.rates[name], (0.9, 0.99), weight_decay=0.0, fused=True
+        )
         self.steppers[name] = self.fabric.setup_optimizers(self.optimizers[name])
-        # The wrapper converts precision and synchronises ranks; where there is neither it only costs time.
-        self.nets[name] = used if self.ranks == 1 and self.config.precision == "32-true" else wrapped
+        # The wrapper converts precision and synchronises ranks; where there is neither it only
+        # costs time.
+        self.nets[name] = (
+            used if self.ranks == 1 and self.config.precision == "32-true" else wrapped
+        )
 
     @property
     def device(self) -> torch.device:
@@ -94,10 +111,13 @@ class Trainer:
         """Rows of a batch that this rank draws.
 
         Raises:
-            ValueError: if ranks would draw unevenly, or fewer than ``least``.
+            UserError: if ranks would draw unevenly, or fewer than ``least``.
         """
         if batch % self.ranks or batch // self.ranks < least:
-            raise ValueError(f"a batch of {batch} rows on {self.ranks} ranks, expected a multiple of {self.ranks}, {least} or more on each")
+            raise UserError(
+                f"a batch of {batch} rows on {self.ranks} ranks, expected a multiple of"
+                f" {self.ranks}, {least} or more on each"
+            )
         return batch // self.ranks
 
     def fit(self, step: Step, steps: int, seed: int) -> nn.Module:
@@ -112,7 +132,8 @@ class Trainer:
             The first network with its averaged weights, on the CPU.
 
         Raises:
-            ValueError: if a loss or weight is not finite (the last saved state stays), or a saved state is damaged.
+            UserError: if a loss or weight is not finite (the last saved state stays), or a saved
+                state is damaged.
         """
         self.done = self.kept = self._restore(steps, seed) if self.state_file.exists() else 0
         if not self.done:
@@ -121,7 +142,9 @@ class Trainer:
             advance(self.done)
             self._run(step, steps, advance, write)
         net = self.whole
-        net.load_state_dict({name: whole(tensor) for name, tensor in self.ema.state().items()}, strict=False)
+        net.load_state_dict(
+            {name: whole(tensor) for name, tensor in self.ema.state().items()}, strict=False
+        )
         return net.cpu().float().eval().requires_grad_(False)
 
     @contextmanager
@@ -160,7 +183,9 @@ class Trainer:
 
     @contextmanager
     def _synchronised(self, last: bool) -> Iterator[None]:
-        """Gradients are averaged over ranks in the last of several batches whose gradients are added up."""
+        """Gradients are averaged over ranks in the last of several batches whose gradients are
+        added up.
+        """
         with ExitStack() as stack:
             if self.ranks > 1 and not last:
                 for net in self.nets.values():
@@ -176,7 +201,9 @@ class Trainer:
         for group in self.optimizers[name].param_groups:
             group["lr"] = self.rates[name] * self._rate(k, steps)
         if self.config.clip:
-            self.fabric.clip_gradients(self.nets[name], self.steppers[name], max_norm=self.config.clip)
+            self.fabric.clip_gradients(
+                self.nets[name], self.steppers[name], max_norm=self.config.clip
+            )
         self.steppers[name].step()
 
     def _rate(self, k: int, steps: int) -> float:
@@ -188,7 +215,7 @@ class Trainer:
         """The mean losses since the last line of the log, over all ranks.
 
         Raises:
-            ValueError: if one is not finite, on every rank alike.
+            UserError: if one is not finite, on every rank alike.
         """
         losses = {name: self._mean(total) / count for name, total in sums.items()}
         self._refuse("loss of", [name for name, loss in losses.items() if not math.isfinite(loss)])
@@ -201,8 +228,12 @@ class Trainer:
         """Stop if there are names, of what is not finite."""
         if not names:
             return
-        kept = f"the state of step {self.kept} is kept in {self.state_file}" if self.kept else "no state was saved before"
-        raise ValueError(
+        kept = (
+            f"the state of step {self.kept} is kept in {self.state_file}"
+            if self.kept
+            else "no state was saved before"
+        )
+        raise UserError(
             f"{what} {', '.join(names[:3])} is not finite at step {self.done}: {kept}; "
             "start in another --out with a lower --loop.lr, or with --loop.clip 1"
         )
@@ -215,7 +246,10 @@ class Trainer:
                 parts |= {f"adam/{name}/{index}/{key}": value for key, value in moments.items()}
         tensors: dict[str, Tensor] = {}
         wrong = []
-        for name, part in parts.items():  # one after the other: together they may not fit beside the training
+        for (
+            name,
+            part,
+        ) in parts.items():  # one after the other: together they may not fit beside the training
             value = whole(part)
             wrong += [name] if value.is_floating_point() and not value.isfinite().all() else []
             if self.rank == 0:
@@ -232,31 +266,59 @@ class Trainer:
         check_alike(self.state_file, tensors, self._shapes(tensors))
         try:
             self._restore_draws(tensors["generator"], seed, step)
-            self.ema.load({name: part_of(tensors[f"ema/{name}"], mean) for name, mean in self.ema.state().items()})
+            self.ema.load(
+                {
+                    name: part_of(tensors[f"ema/{name}"], mean)
+                    for name, mean in self.ema.state().items()
+                }
+            )
             for name, net in self.plain.items():
                 own = net.state_dict()
-                net.load_state_dict({key: part_of(tensors[f"net/{name}/{key}"], value) for key, value in own.items()})
+                net.load_state_dict(
+                    {
+                        key: part_of(tensors[f"net/{name}/{key}"], value)
+                        for key, value in own.items()
+                    }
+                )
                 moments = {
-                    index: {key: _as_laid_out(tensors[f"adam/{name}/{index}/{key}"], parameter) for key in MOMENTS}
+                    index: {
+                        key: _as_laid_out(tensors[f"adam/{name}/{index}/{key}"], parameter)
+                        for key in MOMENTS
+                    }
                     for index, parameter in enumerate(net.parameters())
                     if f"adam/{name}/{index}/step" in tensors
                 }
-                self.optimizers[name].load_state_dict({**self.optimizers[name].state_dict(), "state": moments})
+                self.optimizers[name].load_state_dict(
+                    {**self.optimizers[name].state_dict(), "state": moments}
+                )
         except (RuntimeError, TypeError) as error:
-            raise ValueError(
-                f"{self.state_file} is not a state of this run ({' '.join(str(error).split())}): remove it to start anew"
+            raise UserError(
+                f"{self.state_file} is not a state of this run ({' '.join(str(error).split())}):"
+                " remove it to start anew"
             ) from None
         return step
 
     def _shapes(self, given: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-        """Shapes of the tensors of a saved state; it may be of any number of ranks, and parameters that are not used have no moments."""
+        """Shapes of the tensors of a saved state; it may be of any number of ranks, and parameters
+        that are not used have no moments.
+        """
         shapes = {f"ema/{name}": tuple(tensor.shape) for name, tensor in self.ema.state().items()}
-        shapes["generator"] = (*given.get("generator", torch.empty(1)).shape[:1], len(self.generator.get_state()))
+        shapes["generator"] = (
+            *given.get("generator", torch.empty(1)).shape[:1],
+            len(self.generator.get_state()),
+        )
         for name, net in self.plain.items():
-            shapes |= {f"net/{name}/{key}": tuple(value.shape) for key, value in net.state_dict().items()}
+            shapes |= {
+                f"net/{name}/{key}": tuple(value.shape) for key, value in net.state_dict().items()
+            }
             for index, parameter in enumerate(net.parameters()):
                 if f"adam/{name}/{index}/step" in given:
-                    shapes |= {f"adam/{name}/{index}/{key}": () if key == "step" else tuple(parameter.shape) for key in MOMENTS}
+                    shapes |= {
+                        f"adam/{name}/{index}/{key}": (
+                            () if key == "step" else tuple(parameter.shape)
+                        )
+                        for key in MOMENTS
+                    }
         return shapes
 
     def _restore_draws(self, generators: Tensor, seed: int, step: int) -> None:
@@ -265,16 +327,24 @@ class Trainer:
             return
         self.generator = rank_generator(seed, self.rank, self.ranks, step)
         if self.rank == 0:
-            print(f"{self.stage}: {self.ranks} ranks go on where {len(generators)} stopped, with new draws", file=sys.stderr)
+            print(
+                f"{self.stage}: {self.ranks} ranks go on where {len(generators)} stopped, with new"
+                " draws",
+                file=sys.stderr,
+            )
 
 
 def _as_laid_out(moment: Tensor, parameter: Tensor) -> Tensor:
-    """A copy of a saved moment with its parameter's order in memory, which fused optimizers take for granted (channels-last)."""
+    """A copy of a saved moment with its parameter's order in memory, which fused optimizers take
+    for granted (channels-last).
+    """
     if moment.shape != parameter.shape:
         return moment.clone()
     if hasattr(parameter, "full_tensor"):
         return part_of(moment, parameter)
-    return torch.empty_like(parameter, dtype=moment.dtype, device="cpu", memory_format=torch.preserve_format).copy_(moment)
+    return torch.empty_like(
+        parameter, dtype=moment.dtype, device="cpu", memory_format=torch.preserve_format
+    ).copy_(moment)
 
 
 def _prepare(net: nn.Module, config: LoopConfig) -> None:
@@ -283,5 +353,8 @@ def _prepare(net: nn.Module, config: LoopConfig) -> None:
     if config.checkpoint:
         switch = getattr(net, "checkpointing", None)
         if not callable(switch):
-            raise ValueError(f"checkpoint is on and a {type(net).__name__} keeps all activations: expected a network of diffusers, or off")
+            raise UserError(
+                f"checkpoint is on and a {type(net).__name__} keeps all activations: expected a"
+                " network of diffusers, or off"
+            )
         switch()
