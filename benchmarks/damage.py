@@ -17,9 +17,10 @@ from rich.console import Console
 from rich.table import Table
 
 from bezierdistill.files import digest, locked
-from bezierdistill.pipeline import distill, simulate
+from bezierdistill.stages.distill import DistillConfig, distill
+from bezierdistill.stages.simulate import SimulateConfig, simulate
 from bezierdistill.store import CurveStore
-from bezierdistill.training.config import DistillConfig, LoopConfig, SimulateConfig
+from bezierdistill.training.settings import LoopConfig
 
 Damage = Callable[[Path, random.Random], None]
 

@@ -45,16 +45,13 @@ from rich.table import Table
 from bezierdistill.arena.runner import ArenaConfig, arena, gather
 from bezierdistill.files import read_tensors
 from bezierdistill.models import NetworkConfig
-from bezierdistill.pipeline import distill, simulate, train
-from bezierdistill.provenance import machine
+from bezierdistill.run import machine
+from bezierdistill.settings import Coupling
+from bezierdistill.stages.distill import DistillConfig, distill
+from bezierdistill.stages.simulate import SimulateConfig, simulate
+from bezierdistill.stages.train import TrainConfig, train
 from bezierdistill.store import CurveStore, writer
-from bezierdistill.training.config import (
-    Coupling,
-    DistillConfig,
-    LoopConfig,
-    SimulateConfig,
-    TrainConfig,
-)
+from bezierdistill.training.settings import LoopConfig
 
 NET = NetworkConfig(width=64, depth=2)
 LOOP = LoopConfig(accelerator="cpu", save_every=25, log_every=25)

@@ -26,10 +26,11 @@ from bezierdistill.data import Data, load_data, read_sides
 from bezierdistill.files import read_json, write_json
 from bezierdistill.metrics import Evaluator, classifier_features
 from bezierdistill.models import CARD, Model, NetworkConfig, load_model
-from bezierdistill.pipeline import distill, simulate
-from bezierdistill.provenance import machine
 from bezierdistill.reporting.plots import save_grid
-from bezierdistill.training.config import DistillConfig, LoopConfig, SimulateConfig
+from bezierdistill.run import machine
+from bezierdistill.stages.distill import DistillConfig, distill
+from bezierdistill.stages.simulate import SimulateConfig, simulate
+from bezierdistill.training.settings import LoopConfig
 
 OURS = "bezier_images"
 METHODS = f"{Path(__file__).with_name(OURS)}.py,rfd-1,rfd-2,rfd-1-two,bezier-teacher"

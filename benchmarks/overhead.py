@@ -32,13 +32,13 @@ from bezierdistill.curves import BezierCurve
 from bezierdistill.data import Scaling
 from bezierdistill.fields import Blend, NetworkField
 from bezierdistill.models import Model, NetworkConfig, save_model
+from bezierdistill.noise import noise
 from bezierdistill.objectives import CurveRegression, Loss
-from bezierdistill.objectives.curves import MapDraw
-from bezierdistill.simulate import Simulation, simulate_shards
-from bezierdistill.sources import noise
+from bezierdistill.objectives.curve_regression import MapDraw
+from bezierdistill.simulation import Simulation, simulate_shards
 from bezierdistill.store import CurveStore, CurveWriter
-from bezierdistill.training.config import LoopConfig
 from bezierdistill.training.loop import Trainer
+from bezierdistill.training.settings import LoopConfig
 
 ROUNDS = 9
 LIMITS = {"training step": 1.10, "simulation": 1.10, "memory": 1.20}
@@ -157,8 +157,8 @@ def simulation(rows: int = 16_384, batch: int = 4096, steps: int = 8) -> tuple[f
 
 CHILD = """
 import resource, sys
-from bezierdistill.pipeline import simulate
-from bezierdistill.training.config import SimulateConfig
+from bezierdistill.stages.simulate import simulate
+from bezierdistill.stages.simulate import SimulateConfig
 from itertools import pairwise
 from pathlib import Path
 simulate(SimulateConfig((Path(sys.argv[1]),), Path(sys.argv[2]), count=int(sys.argv[3]), steps=4))

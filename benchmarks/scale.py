@@ -42,8 +42,11 @@ ROUNDS, COUNT, TRAIN_STEPS = 3, 98_304, 200
 CHILD = """
 import sys, time
 from pathlib import Path
-from bezierdistill.pipeline import simulate, train
-from bezierdistill.training.config import LoopConfig, SimulateConfig, TrainConfig
+from bezierdistill.stages.simulate import simulate
+from bezierdistill.stages.train import train
+from bezierdistill.training.settings import LoopConfig
+from bezierdistill.stages.simulate import SimulateConfig
+from bezierdistill.stages.train import TrainConfig
 from bezierdistill.training.ranks import open_fabric
 out, count, steps = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 fabric = open_fabric("cpu")

@@ -37,12 +37,12 @@ from torch import Tensor, nn
 
 from bezierdistill.curves import BezierCurve
 from bezierdistill.models import NetworkConfig
+from bezierdistill.noise import row_noise
 from bezierdistill.objectives import CurveRegression, Loss
-from bezierdistill.objectives.curves import MapDraw
-from bezierdistill.sources import row_noise
+from bezierdistill.objectives.curve_regression import MapDraw
 from bezierdistill.store import CurveStore, CurveWriter, reader
-from bezierdistill.training.config import LoopConfig
 from bezierdistill.training.loop import Trainer
+from bezierdistill.training.settings import LoopConfig
 
 CIFAR, DIGITS, LATENT = (3, 32, 32), (1, 8, 8), (4, 64, 64)
 PACKED: dict[str, Any] = {"points": "uint8", "noise": "seed"}

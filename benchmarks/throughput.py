@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from bezierdistill.models import load_model
-from bezierdistill.sources import noise
+from bezierdistill.noise import noise
 from bezierdistill.training.ranks import open_fabric
 
 

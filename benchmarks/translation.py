@@ -32,13 +32,13 @@ from bezierdistill.metrics import (
 )
 from bezierdistill.metrics.features import describe
 from bezierdistill.models import CARD, Model, NetworkConfig, load_model
-from bezierdistill.pipeline import train
-from bezierdistill.provenance import machine
-from bezierdistill.recipe import RecipeConfig, run_recipe
 from bezierdistill.reporting.plots import save_rows
+from bezierdistill.run import machine
 from bezierdistill.solvers import solve, time_grid
-from bezierdistill.training.config import LoopConfig, TrainConfig
-from bezierdistill.translation import sdedit
+from bezierdistill.stages.recipe import RecipeConfig, run_recipe
+from bezierdistill.stages.train import TrainConfig, train
+from bezierdistill.stages.translate import sdedit
+from bezierdistill.training.settings import LoopConfig
 
 Translate = Callable[[Tensor], Tensor]
 KEEPS = (0.1, 0.2, 0.35, 0.5, 0.65, 0.8)

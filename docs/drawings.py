@@ -32,20 +32,20 @@ from bezierdistill.arena.runner import gather
 from bezierdistill.arena.summary import summarise
 from bezierdistill.data import read_array
 from bezierdistill.fields import Field
+from bezierdistill.flow_map import cheapest_knots, interval_errors, sample
+from bezierdistill.knots import KNOT_GRID
 from bezierdistill.metrics import (
     curve_fit_error,
     frechet_distance,
     sliced_wasserstein,
     straightness,
 )
+from bezierdistill.noise import noise
 from bezierdistill.objectives import Alignment, CurveRegression, Loss
 from bezierdistill.objectives.alignment import REAL_ROWS
-from bezierdistill.objectives.curves import MapDraw, VelocityDraw
-from bezierdistill.pipeline.knots import KNOT_GRID
+from bezierdistill.objectives.curve_regression import MapDraw, VelocityDraw
 from bezierdistill.reporting.plots import COLOURS, GREY, image_grid
 from bezierdistill.reporting.runs import counted
-from bezierdistill.sources import noise
-from bezierdistill.students import cheapest_knots, interval_errors, sample
 
 BLUE, RED, GREEN = COLOURS[:3]
 STYLE: Any = {

@@ -11,7 +11,7 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from bezierdistill.curves import Time
 from bezierdistill.fields import Field, GaussianMixture
-from bezierdistill.networks import MLP
+from bezierdistill.networks.mlp import MLP
 from bezierdistill.objectives import flow_map_matching, mean_flow
 
 torch.set_num_threads(1)

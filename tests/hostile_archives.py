@@ -20,7 +20,7 @@ from PIL import Image
 
 from bezierdistill.data import load_data, read_array
 from bezierdistill.data.reading import read_images
-from bezierdistill.sharing import import_curves
+from bezierdistill.stages.exchange import import_curves
 from hostile import Kit, Use
 from hostile_mutators import spoil_bytes
 

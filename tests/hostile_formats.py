@@ -13,16 +13,17 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from bezierdistill import sharing
 from bezierdistill.data import Scaling
 from bezierdistill.files import digest
 from bezierdistill.models import Model, NetworkConfig, load_model, save_model
-from bezierdistill.pipeline import simulate, train
-from bezierdistill.provenance import read_made
+from bezierdistill.run import read_made
+from bezierdistill.stages import exchange as sharing
+from bezierdistill.stages.simulate import SimulateConfig, simulate
+from bezierdistill.stages.train import TrainConfig, train
 from bezierdistill.store import CurveStore, writer
 from bezierdistill.store.writer import repair
-from bezierdistill.training import LoopConfig, SimulateConfig, TrainConfig
 from bezierdistill.training.checkpoint import load_state, save_state
+from bezierdistill.training.settings import LoopConfig
 from hostile import Format, Kit
 from hostile_archives import (
     ARRAYS,

@@ -13,12 +13,14 @@ from torch import Tensor, nn
 
 from bezierdistill.files import write_tensors
 from bezierdistill.models import NetworkConfig
-from bezierdistill.networks import ForeignConfig
-from bezierdistill.pipeline import distill, simulate, train
+from bezierdistill.networks.foreign import ForeignConfig
+from bezierdistill.stages.distill import DistillConfig, distill
+from bezierdistill.stages.simulate import SimulateConfig, simulate
+from bezierdistill.stages.train import TrainConfig, train
 from bezierdistill.store import writer
-from bezierdistill.training import DistillConfig, LoopConfig, SimulateConfig, TrainConfig, Trainer
-from bezierdistill.training.loop import Step
+from bezierdistill.training.loop import Step, Trainer
 from bezierdistill.training.ranks import Strategy
+from bezierdistill.training.settings import LoopConfig
 
 ROWS, STEPS = 16, 12
 IMAGE = (3, 8, 8)

@@ -12,11 +12,11 @@ from bezierdistill.arena.bench import Bench
 from bezierdistill.arena.methods import METHODS
 from bezierdistill.data import load_data
 from bezierdistill.models import NetworkConfig
-from bezierdistill.networks import MLP
+from bezierdistill.networks.mlp import MLP
+from bezierdistill.noise import noise
 from bezierdistill.objectives import flow_map_matching, mean_flow
-from bezierdistill.recipe import RecipeConfig
-from bezierdistill.sources import noise
-from bezierdistill.training.config import LoopConfig
+from bezierdistill.stages.recipe import RecipeConfig
+from bezierdistill.training.settings import LoopConfig
 from conftest import Account
 
 SMALL, OURS = (

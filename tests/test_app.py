@@ -27,7 +27,7 @@ from bezierdistill.app.translate import _translations, _uploaded
 from bezierdistill.data import Scaling, load_data
 from bezierdistill.files import digest
 from bezierdistill.metrics import straightness
-from bezierdistill.translation import from_pixels
+from bezierdistill.stages.translate import from_pixels
 
 RECIPE = (Path(__file__).parents[1] / "recipes" / "bundled.yaml").read_text()
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import nn
 
+from bezierdistill import knots
 from bezierdistill.arena import bench as bench_module
 from bezierdistill.arena import runner
 from bezierdistill.arena.bench import Bench, Method
@@ -25,8 +26,7 @@ from bezierdistill.cli import main
 from bezierdistill.data import load_data
 from bezierdistill.metrics import Evaluator
 from bezierdistill.models import NetworkConfig
-from bezierdistill.pipeline import knots
-from bezierdistill.training.config import LoopConfig
+from bezierdistill.training.settings import LoopConfig
 
 NET = NetworkConfig(width=16, depth=2)
 PROMISED = {

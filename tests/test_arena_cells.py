@@ -17,7 +17,7 @@ from bezierdistill.arena.runner import ArenaConfig, arena, choose_methods, gathe
 from bezierdistill.cli import main
 from bezierdistill.models import NetworkConfig
 from bezierdistill.objectives import FlowMatching
-from bezierdistill.training.config import LoopConfig
+from bezierdistill.training.settings import LoopConfig
 
 CUT = "rfd-2,rf-2"  # they share a teacher and its pairs
 

@@ -17,13 +17,15 @@ from bezierdistill.curves import BezierCurve, Time
 from bezierdistill.data import load_data
 from bezierdistill.fields import Blend, Guided
 from bezierdistill.models import Model, NetworkConfig, load_model
+from bezierdistill.noise import labels, uniform
 from bezierdistill.objectives import Alignment
 from bezierdistill.objectives.alignment import energy
-from bezierdistill.pipeline import distill, simulate, train
-from bezierdistill.simulate import Simulation
-from bezierdistill.sources import labels, uniform
+from bezierdistill.simulation import Simulation
+from bezierdistill.stages.distill import DistillConfig, distill
+from bezierdistill.stages.simulate import SimulateConfig, simulate
+from bezierdistill.stages.train import TrainConfig, train
 from bezierdistill.store import CurveStore
-from bezierdistill.training.config import DistillConfig, LoopConfig, SimulateConfig, TrainConfig
+from bezierdistill.training.settings import LoopConfig
 from conftest import ConditionField, Draw, close
 
 CPU = LoopConfig(accelerator="cpu", warmup=5)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bezierdistill.couplings import Inversion
 from bezierdistill.curves import BezierCurve
 from bezierdistill.objectives.conic import Conic, slerp
-from bezierdistill.objectives.curves import CurveBatch, CurveRegression, VelocityDraw
+from bezierdistill.objectives.curve_regression import CurveBatch, CurveRegression, VelocityDraw
 from bezierdistill.objectives.rectified_flow_pp import UShapedDraw
 from bezierdistill.solvers import time_grid
 from conftest import CountedNet, Draw, close, gaussian

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bezierdistill.curves import expand_time
+from bezierdistill.flow_map import flow_map
 from bezierdistill.objectives.consistency import (
     ConsistencyDistillation,
     ConsistencyTraining,
@@ -19,7 +20,6 @@ from bezierdistill.objectives.consistency import (
 )
 from bezierdistill.objectives.losses import Loss
 from bezierdistill.solvers import time_grid
-from bezierdistill.students import flow_map
 from conftest import CountedField, CountedNet, Draw, close, gaussian
 from gaussian_map import GaussianMap
 

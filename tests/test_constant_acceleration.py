@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bezierdistill.curves import BezierCurve, Time, expand_time
-from bezierdistill.networks import MLP
+from bezierdistill.networks.mlp import MLP
 from bezierdistill.objectives.constant_acceleration import (
     ConstantAcceleration,
     acceleration,

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bezierdistill.conventions import (
+from bezierdistill.fields import Blend, GaussianMixture
+from bezierdistill.schedules import (
     ForeignField,
     LinearSchedule,
     Prediction,
@@ -16,7 +17,6 @@ from bezierdistill.conventions import (
     SigmaSchedule,
     StepSchedule,
 )
-from bezierdistill.fields import Blend, GaussianMixture
 from bezierdistill.solvers import solve, time_grid
 from conftest import Draw
 

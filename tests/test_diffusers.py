@@ -14,16 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from bezierdistill import cli
-from bezierdistill.conventions import ForeignField, Prediction
 from bezierdistill.data import Scaling
 from bezierdistill.fields import Blend
 from bezierdistill.interop import export_diffusers, import_diffusers
 from bezierdistill.models import Model, NetworkConfig, load_model, save_model
-from bezierdistill.networks import Foreign, ForeignConfig
-from bezierdistill.networks.foreign import ScheduleKind, make_schedule
-from bezierdistill.pipeline import distill, simulate, train
+from bezierdistill.networks.foreign import Foreign, ForeignConfig, ScheduleKind, make_schedule
+from bezierdistill.schedules import ForeignField, Prediction
 from bezierdistill.solvers import solve, time_grid
-from bezierdistill.training.config import DistillConfig, LoopConfig, SimulateConfig, TrainConfig
+from bezierdistill.stages.distill import DistillConfig, distill
+from bezierdistill.stages.simulate import SimulateConfig, simulate
+from bezierdistill.stages.train import TrainConfig, train
+from bezierdistill.training.settings import LoopConfig
 from conftest import close
 
 LOOP = LoopConfig(lr=1e-3, accelerator="cpu")

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from bezierdistill.curves import expand_time
 from bezierdistill.fields import NetworkField
-from bezierdistill.networks import MLP
+from bezierdistill.flow_map import flow_map
+from bezierdistill.networks.mlp import MLP
 from bezierdistill.objectives.distribution_matching import DistributionMatching, sample
-from bezierdistill.students import flow_map
 from conftest import CountedField, CountedNet, Draw, FieldNet, close, gaussian
 from gaussian_map import GaussianMap
 

@@ -12,7 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bezierdistill.curves import expand_time
 from bezierdistill.fields import NetworkField
-from bezierdistill.networks import MLP, DiT
+from bezierdistill.flow_map import flow_map
+from bezierdistill.networks.dit import DiT
+from bezierdistill.networks.mlp import MLP
 from bezierdistill.objectives.flow_map_matching import (
     LagrangianMap,
     LagrangianSelfDistillation,
@@ -21,7 +23,6 @@ from bezierdistill.objectives.flow_map_matching import (
     forward_derivative,
     split_batch,
 )
-from bezierdistill.students import flow_map
 from conftest import Draw, close
 from gaussian_map import GaussianMap
 

@@ -22,7 +22,7 @@ from bezierdistill.cli.doctor import RECIPES, Need, passes_a_second
 from bezierdistill.cli.verbs import GROUPS
 from bezierdistill.data.loading import load_data
 from bezierdistill.models import NetworkConfig
-from bezierdistill.recipe import RecipeConfig
+from bezierdistill.stages.recipe import RecipeConfig
 
 WORDS = [[name] for name in VERBS] + [["store", name] for name in STORE]
 RECIPE_FILES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from bezierdistill.models import NetworkConfig
-from bezierdistill.networks import MLP, DiT, TimeEmbedding, UNet
-from bezierdistill.networks.unet import count_levels
+from bezierdistill.networks.dit import DiT
+from bezierdistill.networks.embeddings import TimeEmbedding
+from bezierdistill.networks.mlp import MLP
+from bezierdistill.networks.unet import UNet, count_levels
 from bezierdistill.objectives.flow_map_matching import forward_derivative
 from conftest import Draw, close
 

@@ -12,10 +12,10 @@ from bezierdistill.couplings import Independent, MinibatchOT, Teacher
 from bezierdistill.curves import BezierCurve, expand_time
 from bezierdistill.fields import GaussianMixture
 from bezierdistill.metrics import energy_distance
-from bezierdistill.networks import MLP
+from bezierdistill.networks.mlp import MLP
 from bezierdistill.objectives import Alignment, CurveRegression, FlowMatching, Loss
 from bezierdistill.objectives.alignment import energy
-from bezierdistill.objectives.curves import EndDraw, KnotsDraw, MapDraw, VelocityDraw
+from bezierdistill.objectives.curve_regression import EndDraw, KnotsDraw, MapDraw, VelocityDraw
 from bezierdistill.solvers import time_grid
 from conftest import RATE, CountedField, CountedNet, Draw, ExactMap, FieldNet, close, gaussian
 

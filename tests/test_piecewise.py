@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from bezierdistill.curves import Time, expand_time
 from bezierdistill.fields import NetworkField, Stretched
+from bezierdistill.flow_map import sample
 from bezierdistill.objectives.piecewise import Piecewise
 from bezierdistill.solvers import TABLEAUX, evaluations, solve, time_grid
-from bezierdistill.students import sample
 from conftest import ConditionField, CountedField, CountedNet, Draw, close, gaussian
 from gaussian_map import GaussianMap
 

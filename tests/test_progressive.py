@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from bezierdistill.curves import expand_time
-from bezierdistill.networks import MLP
+from bezierdistill.flow_map import flow_map, sample
+from bezierdistill.networks.mlp import MLP
 from bezierdistill.objectives.progressive import Progressive, halvings
 from bezierdistill.solvers import solve, time_grid
-from bezierdistill.students import flow_map, sample
 from conftest import CountedNet, Draw, close, gaussian
 from gaussian_map import GaussianMap
 

@@ -16,12 +16,12 @@ from hypothesis import strategies as some
 
 from bezierdistill.data import Scaling, load_data
 from bezierdistill.fields import parse_weights
+from bezierdistill.knots import parse_knots
 from bezierdistill.models import NetworkConfig
-from bezierdistill.pipeline.knots import parse_knots
-from bezierdistill.sources import noise, row_noise
+from bezierdistill.noise import noise, row_noise
+from bezierdistill.stages.simulate import SimulateConfig
 from bezierdistill.store.codec import decode, pack
 from bezierdistill.store.order import shuffled
-from bezierdistill.training import SimulateConfig
 
 each = settings(
     deadline=None,

@@ -18,13 +18,11 @@ import yaml
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from bezierdistill.arena.demo import DemoConfig, demo
 from bezierdistill.arena.runner import ArenaConfig, arena
 from bezierdistill.cli import STORE, VERBS, main, parse
-from bezierdistill.cli.stores import StoreMergeConfig
-from bezierdistill.demo import DemoConfig, demo
 from bezierdistill.models import NetworkConfig
-from bezierdistill.pipeline import distill, simulate, train
-from bezierdistill.provenance import (
+from bezierdistill.run import (
     FOLDERS,
     MADE,
     README,
@@ -34,9 +32,13 @@ from bezierdistill.provenance import (
     read_made,
     recorded,
 )
-from bezierdistill.recipe import RecipeConfig, run_recipe
-from bezierdistill.reflow import ReflowConfig, reflow
-from bezierdistill.training import DistillConfig, LoopConfig, SimulateConfig, TrainConfig
+from bezierdistill.stages.distill import DistillConfig, distill
+from bezierdistill.stages.recipe import RecipeConfig, run_recipe
+from bezierdistill.stages.reflow import ReflowConfig, reflow
+from bezierdistill.stages.simulate import SimulateConfig, simulate
+from bezierdistill.stages.store import StoreMergeConfig
+from bezierdistill.stages.train import TrainConfig, train
+from bezierdistill.training.settings import LoopConfig
 
 CONFIGS = {name: config for name, (config, _) in VERBS.items()} | {
     f"store {name}": config for name, (config, _) in STORE.items()

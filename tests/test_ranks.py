@@ -15,10 +15,9 @@ from torch import Tensor
 import ranks_child
 from bezierdistill.files import read_tensors
 from bezierdistill.models import load_model
-from bezierdistill.pipeline import simulate
+from bezierdistill.stages.simulate import SimulateConfig, simulate
 from bezierdistill.store import writer as writer_module
 from bezierdistill.store.reader import CurveStore
-from bezierdistill.training import SimulateConfig
 from bezierdistill.training.checkpoint import load_state
 from bezierdistill.training.ranks import rank_generator
 from ranks_child import STEPS

@@ -12,7 +12,6 @@ import torch
 import yaml
 from torch import Tensor
 
-from bezierdistill import recipe as recipe_module
 from bezierdistill.cli import main
 from bezierdistill.cli.parser import build_parser
 from bezierdistill.curves import Time
@@ -20,10 +19,12 @@ from bezierdistill.data import EndlessData, Scaling
 from bezierdistill.fields import Field, GaussianMixture
 from bezierdistill.models import Model, NetworkConfig, load_model
 from bezierdistill.objectives import Alignment, CurveRegression
-from bezierdistill.pipeline import distillation, train
-from bezierdistill.recipe import FINER, GUIDANCE, RecipeConfig, choose_blend, run_recipe
+from bezierdistill.stages import distill as distillation
+from bezierdistill.stages import recipe as recipe_module
+from bezierdistill.stages.recipe import FINER, GUIDANCE, RecipeConfig, choose_blend, run_recipe
+from bezierdistill.stages.train import TrainConfig, train
 from bezierdistill.store import CurveStore
-from bezierdistill.training.config import LoopConfig, TrainConfig
+from bezierdistill.training.settings import LoopConfig
 from conftest import Account, CountedNet, FieldNet, gaussian
 
 NET, LOOP = NetworkConfig(width=16, depth=2), LoopConfig(accelerator="cpu")

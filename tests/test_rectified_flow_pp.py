@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from bezierdistill.curves import BezierCurve
-from bezierdistill.objectives.curves import CurveRegression, VelocityDraw
+from bezierdistill.flow_map import sample
+from bezierdistill.objectives.curve_regression import CurveRegression, VelocityDraw
 from bezierdistill.objectives.losses import Loss
 from bezierdistill.objectives.rectified_flow_pp import RectifiedFlowPP, UShapedDraw, pseudo_huber
-from bezierdistill.students import sample
 from conftest import CountedNet, Draw, close
 from gaussian_map import GaussianMap
 

@@ -20,18 +20,18 @@ import torch
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
+from bezierdistill import knots
 from bezierdistill.arena.runner import ArenaConfig, arena
 from bezierdistill.arena.summary import Entry
 from bezierdistill.cli import parse
 from bezierdistill.curves import BezierCurve
 from bezierdistill.models import NetworkConfig
-from bezierdistill.pipeline import knots
-from bezierdistill.recipe import RecipeConfig, run_recipe
-from bezierdistill.reflow import ReflowConfig, reflow
 from bezierdistill.reporting import plots, write_report
 from bezierdistill.reporting.page import Section, page, table
 from bezierdistill.reporting.style import DARK, LIGHT
-from bezierdistill.training.config import LoopConfig
+from bezierdistill.stages.recipe import RecipeConfig, run_recipe
+from bezierdistill.stages.reflow import ReflowConfig, reflow
+from bezierdistill.training.settings import LoopConfig
 
 NET, LOOP = NetworkConfig(width=16, depth=2), LoopConfig(accelerator="cpu", warmup=1)
 EVIL = "<img src=x onerror=alert(1)>&\"'"

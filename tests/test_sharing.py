@@ -18,11 +18,12 @@ from torch import Tensor
 from bezierdistill.cli import main
 from bezierdistill.data import Scaling
 from bezierdistill.models import Model, NetworkConfig, load_model, save_model
-from bezierdistill.pipeline import distill, simulate
-from bezierdistill.sharing import export_curves, import_curves
+from bezierdistill.stages.distill import DistillConfig, distill
+from bezierdistill.stages.exchange import export_curves, import_curves
+from bezierdistill.stages.simulate import SimulateConfig, simulate
 from bezierdistill.store import CurveStore, merge
 from bezierdistill.store import writer as writer_module
-from bezierdistill.training import DistillConfig, LoopConfig, SimulateConfig
+from bezierdistill.training.settings import LoopConfig
 
 COUNT = 90
 LOOP = LoopConfig(accelerator="cpu", warmup=0)
@@ -66,7 +67,7 @@ def read(store: CurveStore) -> tuple[Tensor, Tensor | None]:
 def test_an_exported_npz_holds_every_curve(
     conditions: int, more: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bezierdistill.sharing.CHUNK", 32)
+    monkeypatch.setattr("bezierdistill.stages.exchange.CHUNK", 32)
     store = curves(tmp_path, "c", conditions, **more)
     (file,) = export_curves(store, tmp_path / "c.npz", "npz")
     points, cond = read(store)
@@ -82,7 +83,7 @@ def test_an_exported_npz_holds_every_curve(
 def test_webdataset_and_back_is_the_same_store(
     conditions: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bezierdistill.sharing.ARCHIVE_ROWS", 40)
+    monkeypatch.setattr("bezierdistill.stages.exchange.ARCHIVE_ROWS", 40)
     store = curves(tmp_path, "c", conditions)
     files = export_curves(store, tmp_path / "tars", "webdataset")
     assert [file.name for file in files] == [
@@ -106,7 +107,7 @@ def test_webdataset_and_back_is_the_same_store(
 def test_pairs_of_arrays_become_straight_lines(
     units: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bezierdistill.sharing.SHARD_BYTES", 24 * 30)
+    monkeypatch.setattr("bezierdistill.stages.exchange.SHARD_BYTES", 24 * 30)
     model = teacher(tmp_path / "teacher")
     z0, z1 = np.random.default_rng(0).normal(size=(2, COUNT, 3)).astype(np.float32)
     (tmp_path / "pairs").mkdir()

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from bezierdistill.curves import BezierCurve
 from bezierdistill.fields import Blend, Field, GaussianMixture
-from bezierdistill.simulate import Simulation, simulate_shards
+from bezierdistill.noise import BLOCK, block_generator, noise, philox, row_noise
+from bezierdistill.simulation import Simulation, simulate_shards
 from bezierdistill.solvers import solve, time_grid
-from bezierdistill.sources import BLOCK, block_generator, noise, philox, row_noise
 from bezierdistill.store import MANIFEST, CurveStore, CurveWriter, repair
 from bezierdistill.store import reader as reader_module
 from bezierdistill.store import writer as writer_module

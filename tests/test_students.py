@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from bezierdistill.curves import BezierCurve
 from bezierdistill.fields import NetworkField
-from bezierdistill.networks import MLP
+from bezierdistill.flow_map import cheapest_knots, check_knots, flow_map, interval_errors, sample
+from bezierdistill.networks.mlp import MLP
 from bezierdistill.solvers import solve, time_grid
-from bezierdistill.students import cheapest_knots, check_knots, flow_map, interval_errors, sample
 from conftest import RATE, CountedNet, Draw, ExactMap, close
 
 

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from bezierdistill.models import NetworkConfig
-from bezierdistill.training import EMA, LoopConfig, Trainer
 from bezierdistill.training.checkpoint import load_state, save_state
-from bezierdistill.training.loop import Step
+from bezierdistill.training.ema import EMA
+from bezierdistill.training.loop import Step, Trainer
+from bezierdistill.training.settings import LoopConfig
 
 
 def quadratic(

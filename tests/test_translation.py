@@ -16,12 +16,14 @@ from bezierdistill.cli import main
 from bezierdistill.curves import CurveFit
 from bezierdistill.metrics import relative_distance
 from bezierdistill.models import Model, NetworkConfig, load_model
-from bezierdistill.pipeline import distill, simulate, train
 from bezierdistill.reporting import write_report
-from bezierdistill.simulate import Simulation
+from bezierdistill.simulation import Simulation
 from bezierdistill.solvers import solve, time_grid
-from bezierdistill.training.config import DistillConfig, LoopConfig, SimulateConfig, TrainConfig
-from bezierdistill.translation import sdedit
+from bezierdistill.stages.distill import DistillConfig, distill
+from bezierdistill.stages.simulate import SimulateConfig, simulate
+from bezierdistill.stages.train import TrainConfig, train
+from bezierdistill.stages.translate import sdedit
+from bezierdistill.training.settings import LoopConfig
 from conftest import Draw, close, gaussian
 
 CPU = LoopConfig(accelerator="cpu", warmup=5)

@@ -1,8 +1,7 @@
 """Files that are whole or absent: write to a temporary name, flush to disk, rename. And digests,
 and JSON that says what is wrong.
 
-A folder is written by one process at a time (:func:`locked`), and belongs to one run with its
-settings (:func:`claim`).
+A folder is written by one process at a time (:func:`locked`).
 """
 
 from __future__ import annotations
@@ -10,16 +9,16 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import math
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -27,7 +26,7 @@ from torch import Tensor
 from bezierdistill.errors import UserError
 
 LOCK = ".lock"
-MOST_JSON = 2**28  # bytes
+MAX_TEXT = 2**28  # bytes
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -77,34 +76,20 @@ def locked(folder: Path) -> Iterator[None]:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file, expected a folder: choose another --out")
     folder.mkdir(parents=True, exist_ok=True)
-    with _lock(folder):
-        try:
-            remove_unfinished(folder)
-            yield
-        finally:
-            (folder / LOCK).unlink(missing_ok=True)
-
-
-def _lock(folder: Path) -> IO[str]:
-    """The open file whose lock this process holds."""
-    import fcntl  # imported here: there is none on Windows, where the rest may work
-
-    path = folder / LOCK
-    while True:
-        file = open(path, "w")  # noqa: SIM115  # it is the caller's
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
-                return file
-        except BlockingIOError:
-            file.close()
-            raise UserError(
-                f"{folder} is being written by another process: wait for it to end, or choose"
-                " another --out"
-            ) from None
-        except FileNotFoundError:
-            pass
-        file.close()  # whoever held it has removed it meanwhile: its lock is worth nothing
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise UserError(
+            f"{folder} is being written by another process: wait for it to end, or choose another"
+            " --out"
+        ) from None
+    try:
+        remove_unfinished(folder)
+        yield
+    finally:
+        (folder / LOCK).unlink(missing_ok=True)  # whoever waits for it sees that it has gone
+        lock.release()
 
 
 @contextmanager
@@ -150,95 +135,23 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text))
 
 
-def read_json(path: Path, what: str) -> dict[str, Any]:
-    """Read a JSON object.
+def read_text(path: Path, what: str) -> str:
+    """The text of a file of a folder of ours, which nobody vouches for.
 
     Raises:
-        UserError: if the file is missing, no JSON, or no object; ``what`` names it in the message.
+        UserError: if the file is missing, too large, or no text; ``what`` names the folder.
     """
     try:
-        if path.stat().st_size > MOST_JSON:
+        size = path.stat().st_size
+        if size > MAX_TEXT:
             raise UserError(
-                f"{path} has {path.stat().st_size:,} bytes, expected a {what} of {MOST_JSON:,} or"
-                " fewer"
+                f"{path} has {size:,} bytes, expected a {what} of {MAX_TEXT:,} or fewer"
             )
-        value = json.loads(path.read_text(), parse_constant=_refuse_constant, parse_float=_finite)
+        return path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"no {what} at {path.parent}: expected a folder with {path.name}") from None
-    except (ValueError, RecursionError) as error:
-        if str(error).startswith(str(path)):
-            raise
-        raise UserError(
-            f"{path} is no valid JSON ({error}): restore it or make the {what} again"
-        ) from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path} holds a {type(value).__name__}, expected a JSON object")
-    return value
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise UserError(f"{name} is no number of JSON")
-
-
-def check_entries(
-    value: object, wanted: Mapping[str, type | tuple[type, ...]], where: str
-) -> dict[str, Any]:
-    """An object of JSON that has entries of the types wanted (true and false are no numbers).
-
-    Raises:
-        UserError: if it is no object, or an entry is missing or of another type; ``where`` says
-            which in the message.
-    """
-    if not isinstance(value, dict):
-        raise UserError(
-            f"{where} is a {type(value).__name__}, expected an object with {', '.join(wanted)}"
-        )
-    for name, kinds in wanted.items():
-        kinds = kinds if isinstance(kinds, tuple) else (kinds,)
-        if type(value.get(name)) not in kinds:
-            raise UserError(
-                f"{where} has {name} {str(value.get(name))[:80]!r}, expected a"
-                f" {' or '.join(kind.__name__ for kind in kinds)}"
-            )
-    return value
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    return number if math.isfinite(number) else _refuse_constant(text)
-
-
-def claim(file: Path, settings: Mapping[str, Any], what: str, **notes: Any) -> None:
-    """Take the folder of ``file`` for a run by writing its settings there, or check that it holds
-    the same run.
-
-    ``notes`` are written the first time and not compared.
-
-    Raises:
-        UserError: if the folder holds a run with other settings, or anything else.
-    """
-    folder, wanted = (
-        file.parent,
-        json.loads(json.dumps(settings, default=str)),
-    )  # as they are read back
-    if not file.exists():
-        if folder.exists() and (
-            not folder.is_dir() or any(not entry.name.startswith(".") for entry in folder.iterdir())
-        ):
-            raise UserError(f"{folder} is not empty and holds no {what}: choose another --out")
-        write_json(file, {**wanted, **notes})
-        return
-    held = read_json(file, f"{what} settings")
-    other = sorted(
-        key
-        for key in (held.keys() | wanted.keys()) - notes.keys()
-        if held.get(key) != wanted.get(key)
-    )
-    if other:
-        raise UserError(
-            f"{folder} holds another {what}, with other {', '.join(other)}: choose another --out,"
-            " or the same settings"
-        )
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is no text: restore it or make the {what} again") from None
 
 
 def write_array(path: Path, x: np.ndarray, **more: Any) -> None:

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from bezierdistill.errors import UserError
-from bezierdistill.training.config import as_paths
+from bezierdistill.settings import as_paths
 
 MOST_WAITING, MOST_AT_ONCE, LARGEST_UPLOAD = 32, 2, "8mb"
 
@@ -26,19 +26,17 @@ class AppConfig:
     Example::
 
         bezierdistill app --run runs/demo --browser
-
-    Args:
-        run: folder of a run; without it the page shows the small run that ships with the package.
-        host: address (IPv4) or name to listen on; 0.0.0.0 lets other machines in, and there is no
-            password.
-        port: port to listen on.
-        browser: open the page in the browser.
     """
 
     run: Path | None = None
+    """Folder of a run; without it the page shows the small run that ships with the package."""
     host: str = "127.0.0.1"
+    """Address (IPv4) or name to listen on; 0.0.0.0 lets other machines in, and there is no
+    password."""
     port: int = 7860
+    """Port to listen on."""
     browser: bool = False
+    """Open the page in the browser."""
 
     def __post_init__(self) -> None:
         if self.run is not None:

@@ -23,18 +23,18 @@ from bezierdistill.curves import BezierCurve
 from bezierdistill.data import load_data
 from bezierdistill.data.toys import TOYS
 from bezierdistill.fields import Blend, GaussianMixture
+from bezierdistill.flow_map import sample
 from bezierdistill.metrics import curve_fit_error, frechet_distance, straightness
 from bezierdistill.models import NetworkConfig
+from bezierdistill.noise import noise
 from bezierdistill.objectives import Alignment, CurveRegression, Loss
-from bezierdistill.objectives.curves import MapDraw
+from bezierdistill.objectives.curve_regression import MapDraw
 from bezierdistill.reporting.plots import COLOURS, GREY
 from bezierdistill.reporting.runs import counted
-from bezierdistill.simulate import Guides, Simulation
+from bezierdistill.simulation import Guides, Simulation
 from bezierdistill.solvers import solve, time_grid
-from bezierdistill.sources import noise
-from bezierdistill.students import sample
-from bezierdistill.training import LoopConfig
 from bezierdistill.training.loop import Trainer
+from bezierdistill.training.settings import LoopConfig
 
 TASKS = tuple(TOYS)
 CENTRES, SHARP, BLURRED = (

@@ -17,7 +17,7 @@ from bezierdistill.data.reading import check_size, read_images
 from bezierdistill.errors import UserError
 from bezierdistill.models import Model
 from bezierdistill.reporting.runs import counted
-from bezierdistill.translation import from_pixels, resized
+from bezierdistill.stages.translate import from_pixels, resized
 
 TEXT = """A model that starts from images of one domain and ends in another. Drop an image, which is resized and, for a model of grey
 images, turned grey; or take a held-out image of the domain. An image should look as those do: digits here are white on black."""

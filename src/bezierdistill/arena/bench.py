@@ -25,10 +25,12 @@ from bezierdistill.errors import UserError
 from bezierdistill.files import read_json, write_json
 from bezierdistill.models import CARD, Model, NetworkConfig, load_model
 from bezierdistill.objectives import CurveRegression, FlowMatching
-from bezierdistill.pipeline import distill, simulate, train
+from bezierdistill.stages.distill import DistillConfig, distill
+from bezierdistill.stages.simulate import SimulateConfig, simulate
+from bezierdistill.stages.train import TrainConfig, train
 from bezierdistill.store import CurveStore
-from bezierdistill.training.config import DistillConfig, LoopConfig, SimulateConfig, TrainConfig
 from bezierdistill.training.loop import Step, Trainer
+from bezierdistill.training.settings import LoopConfig
 
 Sampler = Callable[..., Tensor]
 Method = Callable[["Bench"], Mapping[int, Sampler]]

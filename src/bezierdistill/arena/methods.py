@@ -19,7 +19,9 @@ from torch import Tensor, nn
 
 from bezierdistill.arena.bench import PAIR_STEPS, Bench, Method, Sampler
 from bezierdistill.curves import BezierCurve
+from bezierdistill.flow_map import cheapest_knots, interval_errors, sample
 from bezierdistill.models import Model
+from bezierdistill.noise import noise
 from bezierdistill.objectives.alignment import REAL_ROWS, Alignment
 from bezierdistill.objectives.conic import Conic
 from bezierdistill.objectives.consistency import (
@@ -40,11 +42,9 @@ from bezierdistill.objectives.piecewise import Piecewise
 from bezierdistill.objectives.progressive import Progressive, halvings
 from bezierdistill.objectives.rectified_flow_pp import RectifiedFlowPP
 from bezierdistill.objectives.shortcut import Shortcut
-from bezierdistill.recipe import RecipeConfig, run_recipe
-from bezierdistill.simulate import Simulation
+from bezierdistill.simulation import Simulation
 from bezierdistill.solvers import time_grid
-from bezierdistill.sources import noise
-from bezierdistill.students import cheapest_knots, interval_errors, sample
+from bezierdistill.stages.recipe import RecipeConfig, run_recipe
 
 OURS = "bezier"
 Nets = Mapping[str, nn.Module]
@@ -56,7 +56,7 @@ TEACHER = 0.4  # share of the budget that a rival's teacher gets, unless its sea
 
 
 def bezier(bench: Bench, **changes: float) -> Mapping[int, Sampler]:
-    """Ours: the default recipe (:mod:`bezierdistill.recipe`), or the same with some settings
+    """Ours: the default recipe (:mod:`bezierdistill.stages.recipe`), or the same with some settings
     changed.
     """
     config = RecipeConfig(

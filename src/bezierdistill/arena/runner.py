@@ -35,18 +35,13 @@ from bezierdistill.files import (
 )
 from bezierdistill.metrics import Evaluator
 from bezierdistill.models import NetworkConfig
-from bezierdistill.pipeline import conditions_of
+from bezierdistill.noise import noise
 from bezierdistill.progress import announce
-from bezierdistill.provenance import machine, recorded
-from bezierdistill.sources import noise
-from bezierdistill.training.config import (
-    LoopConfig,
-    as_paths,
-    check_counts,
-    check_seed,
-    check_whole_batches,
-)
+from bezierdistill.run import machine, recorded
+from bezierdistill.settings import as_paths, check_counts, check_seed, check_whole_batches
+from bezierdistill.stages.train import conditions_of
 from bezierdistill.training.ranks import open_fabric
+from bezierdistill.training.settings import LoopConfig
 
 RESULT, SETTINGS = "arena.json", "run.json"
 JUDGE_SEED = 1_000_003
@@ -68,43 +63,41 @@ class ArenaConfig:
 
         bezierdistill arena --data digits --methods bezier,rfd-1 --out runs/arena
         bezierdistill arena --data moons --fast --out runs/quick
-
-    Args:
-        data: built-in name or path (of vectors or images).
-        out: folder of the run; cells that are finished there are not run again.
-        methods: all, or names separated by commas; a path ending in .py enters a method of your own
-            (its function method(bench)).
-        budget: network passes that each method may spend: a forward counts 1, forward and backward
-            3, a row.
-        seeds: number of seeds.
-        first_seed: the first of them.
-        samples: samples judged.
-        batch: rows a step.
-        keep_samples: keep the judged samples as samples/METHOD-SEED-PASSES.npz, and the held-out
-            real ones as samples/real.npz.
-        keep_models: keep the models and curves of every cell; otherwise only figures stay.
-        conditional: train every network on the data's labels or conditions, and judge samples of as
-            frequent ones.
-        fast: a small network, budget and few samples, to see that everything runs; its figures mean
-            little.
-        network: the network of every teacher and student.
-        loop: how weights are updated.
     """
 
     data: str
+    """Built-in name or path (of vectors or images)."""
     out: Path
+    """Folder of the run; cells that are finished there are not run again."""
     methods: str = "all"
+    """All, or names separated by commas; a path ending in .py enters a method of your own (its
+    function method(bench))."""
     budget: int = 2_000_000
+    """Network passes that each method may spend: a forward counts 1, forward and backward 3, a
+    row."""
     seeds: int = 3
+    """Number of seeds."""
     first_seed: int = 0
+    """The first of them."""
     samples: int = 4096
+    """Samples judged."""
     batch: int = 256
+    """Rows a step."""
     keep_samples: bool = False
+    """Keep the judged samples as samples/METHOD-SEED-PASSES.npz, and the held-out real ones as
+    samples/real.npz."""
     keep_models: bool = False
+    """Keep the models and curves of every cell; otherwise only figures stay."""
     conditional: bool = False
+    """Train every network on the data's labels or conditions, and judge samples of as frequent
+    ones."""
     fast: bool = False
+    """A small network, budget and few samples, to see that everything runs; its figures mean
+    little."""
     network: NetworkConfig = field(default_factory=lambda: NetworkConfig(width=192, depth=3))
+    """The network of every teacher and student."""
     loop: LoopConfig = field(default_factory=LoopConfig)
+    """How weights are updated."""
 
     def __post_init__(self) -> None:
         as_paths(self, "out")

@@ -23,10 +23,10 @@ from safetensors import SafetensorError
 
 from bezierdistill.cli.parser import listing, parse
 from bezierdistill.cli.stages import STAGES
-from bezierdistill.cli.stores import STORE
 from bezierdistill.cli.verbs import VERBS
 from bezierdistill.errors import UnfitError
 from bezierdistill.progress import follows
+from bezierdistill.stages.store import STORE
 
 __all__ = ["STORE", "VERBS", "explain", "main", "parse"]
 

@@ -17,12 +17,10 @@ class CompletionConfig:
         bezierdistill completion bash > ~/.local/share/bash-completion/completions/bezierdistill
         bezierdistill completion zsh > "${fpath[1]}/_bezierdistill"
         bezierdistill completion fish > ~/.config/fish/completions/bezierdistill.fish
-
-    Args:
-        shell: bash, zsh or fish.
     """
 
     shell: Literal["bash", "zsh", "fish"] = dataclasses.field(metadata={"positional": True})
+    """Bash, zsh or fish."""
 
 
 def complete(config: CompletionConfig) -> None:

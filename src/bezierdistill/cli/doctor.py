@@ -20,7 +20,7 @@ from bezierdistill.metrics.classifier import cache_folder
 from bezierdistill.models import NetworkConfig
 from bezierdistill.objectives import FlowMatching
 from bezierdistill.progress import progress
-from bezierdistill.provenance import PACKAGES, machine
+from bezierdistill.run import PACKAGES, machine
 
 GB = 1e9
 EXTRAS = {
@@ -47,13 +47,10 @@ class DoctorConfig:
     Example::
 
         bezierdistill doctor
-
-    Args:
-        seconds: for how long each recipe's network is trained to measure its speed; 0 measures
-            nothing.
     """
 
     seconds: float = 1.0
+    """For how long each recipe's network is trained to measure its speed; 0 measures nothing."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.seconds <= 60:

@@ -15,9 +15,9 @@ from bezierdistill import __version__
 from bezierdistill.cli.help import JSON, describe, overview, summary, texts
 from bezierdistill.cli.results import Verb
 from bezierdistill.cli.settings import MODE, check_file, register_loader
-from bezierdistill.cli.stores import STORE, STORE_SUMMARY
 from bezierdistill.cli.verbs import GROUPS, SILENT, VERBS
 from bezierdistill.errors import UserError
+from bezierdistill.stages.store import STORE, STORE_SUMMARY
 
 
 @dataclasses.dataclass(frozen=True)

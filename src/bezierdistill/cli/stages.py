@@ -5,14 +5,15 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from bezierdistill.arena.demo import DemoConfig, demo
 from bezierdistill.arena.runner import ArenaConfig, arena
 from bezierdistill.cli.results import Verb, facts
-from bezierdistill.demo import DemoConfig, demo
-from bezierdistill.pipeline import distill, simulate, train
-from bezierdistill.recipe import RecipeConfig, run_recipe
-from bezierdistill.reflow import ReflowConfig, reflow
 from bezierdistill.reporting import print_arena, print_rows, write_report
-from bezierdistill.training.config import DistillConfig, SimulateConfig, TrainConfig
+from bezierdistill.stages.distill import DistillConfig, distill
+from bezierdistill.stages.recipe import RecipeConfig, run_recipe
+from bezierdistill.stages.reflow import ReflowConfig, reflow
+from bezierdistill.stages.simulate import SimulateConfig, simulate
+from bezierdistill.stages.train import TrainConfig, train
 
 
 def _train(config: TrainConfig) -> dict[str, Any]:

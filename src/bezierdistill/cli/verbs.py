@@ -6,8 +6,8 @@ from bezierdistill.app import AppConfig
 from bezierdistill.cli.completion import CompletionConfig, complete
 from bezierdistill.cli.doctor import DoctorConfig, examine
 from bezierdistill.cli.results import Verb
-from bezierdistill.cli.samples import SAMPLES
 from bezierdistill.cli.stages import STAGES
+from bezierdistill.stages.samples import SAMPLES
 
 
 def _app(config: AppConfig) -> None:

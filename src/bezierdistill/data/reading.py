@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from bezierdistill.arrays import check_memory, read_arrays
+from bezierdistill.data.arrays import check_memory, read_arrays
 from bezierdistill.errors import UserError
 
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -38,6 +38,30 @@ class Scaling:
     low: float | None = None
     high: float | None = None
     integer: bool = False
+
+    def __post_init__(self) -> None:
+        bounds = [bound for bound in (self.low, self.high) if bound is not None]
+        numbers = [*self.shift, *self.scale, *bounds]
+        if not self.shift or not self.scale or not all(abs(n) < LARGEST for n in numbers):
+            raise UserError(
+                f"scaling holds {str(numbers)[:100]}, expected one finite number or more of shift"
+                " and scale"
+            )
+        if min(self.scale) < LEAST or bounds != sorted(bounds):
+            raise UserError(
+                f"scaling has scale {min(self.scale)} from {self.low} to {self.high}, expected"
+                " positive, and a range that rises"
+            )
+        bytes_fit = self.low is not None and self.high is not None
+        if self.integer and not (bytes_fit and bounds[0] >= 0 and bounds[1] <= 255):
+            raise UserError(
+                f"scaling makes bytes from {self.low} to {self.high}, expected 0 to 255"
+            )
+        if self.layout not in get_args(Layout):
+            raise UserError(
+                f"scaling has layout {str(self.layout)[:40]!r}, expected one of"
+                f" {', '.join(get_args(Layout))}"
+            )
 
     @classmethod
     def measure(cls, array: np.ndarray) -> Scaling:
@@ -94,62 +118,7 @@ class Scaling:
         )
         return x.clamp(low, high)
 
-    @classmethod
-    def from_json(cls, fields: Mapping[str, Any], shape: Sequence[int] | None = None) -> Scaling:
-        """Read back ``dataclasses.asdict`` after JSON (lists become tuples).
-
-        Args:
-            fields: what JSON gives, by whoever wrote it.
-            shape: shape of a model state, if it is known.
-
-        Raises:
-            UserError: if a number is missing, not finite or out of range, or the layout is none of
-                such states.
-        """
-        try:
-            made = cls(
-                **{**fields, "shift": tuple(fields["shift"]), "scale": tuple(fields["scale"])}
-            )
-        except (TypeError, KeyError) as error:
-            raise UserError(
-                f"scaling is {str(fields)[:100]!r}, expected shift, scale and layout ({error})"
-            ) from None
-        bounds = [bound for bound in (made.low, made.high) if bound is not None]
-        numbers = [*made.shift, *made.scale, *bounds]
-        if (
-            any(type(n) not in (int, float) or not abs(n) < LARGEST for n in numbers)
-            or not made.shift
-            or not made.scale
-        ):
-            raise UserError(
-                f"scaling holds {str(numbers)[:100]}, expected one finite number or more of shift"
-                " and scale"
-            )
-        if (
-            min(made.scale) < LEAST
-            or bounds != sorted(bounds)
-            or not isinstance(made.integer, bool)
-        ):
-            raise UserError(
-                f"scaling has scale {min(made.scale)} from {made.low} to {made.high}, expected"
-                " positive, and a range that rises"
-            )
-        if made.integer and (
-            made.low is None or made.high is None or made.low < 0 or made.high > 255
-        ):
-            raise UserError(
-                f"scaling makes bytes from {made.low} to {made.high}, expected 0 to 255"
-            )
-        if made.layout not in get_args(Layout):
-            raise UserError(
-                f"scaling has layout {str(made.layout)[:40]!r}, expected one of"
-                f" {', '.join(get_args(Layout))}"
-            )
-        if shape is not None:
-            made.check_shape(shape)
-        return made
-
-    def check_shape(self, shape: Sequence[int]) -> None:
+    def check(self, shape: Sequence[int]) -> None:
         """Raise ``UserError`` unless it fits model states of ``shape``."""
         fits = len(shape) == (1 if self.layout == "flat" else 3) and (
             self.layout != "hw" or shape[0] == 1

@@ -19,14 +19,13 @@ import torch
 from safetensors import SafetensorError
 
 from bezierdistill import __version__
-from bezierdistill.arrays import check_memory
-from bezierdistill.cards import check_sizes, is_whole
-from bezierdistill.conventions import Prediction
 from bezierdistill.data import Scaling
+from bezierdistill.data.arrays import check_memory
 from bezierdistill.data.scaling import Layout
 from bezierdistill.errors import UserError
 from bezierdistill.files import read_json, whole_folder
 from bezierdistill.models import Model, load_model, save_model
+from bezierdistill.models.weights import check_sizes, is_whole
 from bezierdistill.networks.foreign import (
     UNBUILDABLE,
     ClassName,
@@ -38,6 +37,7 @@ from bezierdistill.networks.foreign import (
     network_class,
     state_shape,
 )
+from bezierdistill.schedules import Prediction
 
 STEPPERS = (
     *(
@@ -76,7 +76,7 @@ def import_diffusers(
             or the network alone.
         out: folder of the new model.
         prediction: what the network predicts: velocity, flow, epsilon, sample, v_prediction
-            (see :class:`~bezierdistill.conventions.ForeignField`).
+            (see :class:`~bezierdistill.schedules.ForeignField`).
         schedule: ``linear-up`` or ``linear-down`` (its time is 0 at the noise, or at the data),
             ``sigma``, or ``steps`` (noise levels of the pipeline's scheduler).
         numbers: ``scale``, ``low``, ``high`` of a linear schedule; ``least``, ``most`` of sigma.

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bezierdistill.arrays import Archive, read_arrays
+from bezierdistill.data.arrays import Archive, read_arrays
 from bezierdistill.errors import UserError
 from bezierdistill.metrics.features import weights_digest
 

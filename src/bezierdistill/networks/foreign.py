@@ -4,7 +4,7 @@ velocity ``u(x, s, t, cond)`` without.
 .. math:: u(x, s, t, c) = \mathrm{velocity}\big(\mathrm{net}(y,\ \mathrm{time}(s),\ c,\ Z\,(t - s,\ \sin \omega (t - s)))\big), \qquad
    Z = 0 \text{ at the start,}
 
-with y, time and velocity of :mod:`bezierdistill.conventions`. The interval goes in where the
+with y, time and velocity of :mod:`bezierdistill.schedules`. The interval goes in where the
 network embeds its time. As Z starts at zero, ``u(x, s, t)`` starts as the teacher's velocity ``v(x,
 s)``, exactly, for every t. A class label is a one-hot vector that picks a row of the network's own
 table; the zero vector is no condition, for which a diffusion transformer has a row of its own.
@@ -25,7 +25,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bezierdistill.conventions import (
+from bezierdistill.errors import UserError
+from bezierdistill.networks.embeddings import TimeEmbedding
+from bezierdistill.schedules import (
     ForeignField,
     LinearSchedule,
     Prediction,
@@ -33,8 +35,6 @@ from bezierdistill.conventions import (
     SigmaSchedule,
     StepSchedule,
 )
-from bezierdistill.errors import UserError
-from bezierdistill.networks.embeddings import TimeEmbedding
 
 ClassName = Literal["UNet2DModel", "DiTTransformer2DModel"]
 ScheduleKind = Literal["linear-up", "linear-down", "sigma", "steps"]
@@ -61,7 +61,7 @@ def make_schedule(kind: str, numbers: Mapping[str, Any]) -> Schedule:
 
     Args:
         kind: ``linear-up`` or ``linear-down``, ``sigma``, or ``steps``; see
-            :mod:`bezierdistill.conventions`.
+            :mod:`bezierdistill.schedules`.
         numbers: its numbers by name; ``alphas_cumprod``, a list, for ``steps``.
 
     Raises:
@@ -97,7 +97,7 @@ class ForeignConfig:
     Args:
         name: its class in diffusers.
         config: its settings there.
-        prediction: what it predicts; see :class:`~bezierdistill.conventions.ForeignField`.
+        prediction: what it predicts; see :class:`~bezierdistill.schedules.ForeignField`.
         schedule: kind of its noise levels and times.
         numbers: their numbers; see :func:`make_schedule`.
         kind: what tells it from our own networks.
@@ -201,7 +201,7 @@ class Foreign(nn.Module):
 
     Args:
         inner: a ``UNet2DModel`` or ``DiTTransformer2DModel``.
-        prediction: what it predicts; see :class:`~bezierdistill.conventions.ForeignField`.
+        prediction: what it predicts; see :class:`~bezierdistill.schedules.ForeignField`.
         schedule: its noise levels and times.
         conditions: numbers of a condition: one a class, and more, whose weights start at zero.
 

@@ -3,7 +3,7 @@
 """
 
 from bezierdistill.objectives.alignment import Alignment
-from bezierdistill.objectives.curves import CurveRegression
+from bezierdistill.objectives.curve_regression import CurveRegression
 from bezierdistill.objectives.flow_matching import FlowMatching
 from bezierdistill.objectives.losses import Loss
 

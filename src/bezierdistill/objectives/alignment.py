@@ -33,9 +33,9 @@ import torch
 from torch import Tensor, nn
 
 from bezierdistill.errors import UserError
-from bezierdistill.objectives.curves import CurveBatch
+from bezierdistill.flow_map import check_knots, sample
+from bezierdistill.objectives.curve_regression import CurveBatch
 from bezierdistill.objectives.losses import Loss
-from bezierdistill.students import check_knots, sample
 
 REAL_ROWS = 4  # real rows for every sample: they cost no pass
 SCALE_ROWS = (

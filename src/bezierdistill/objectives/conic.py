@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from bezierdistill.curves import BezierCurve
 from bezierdistill.errors import UserError
-from bezierdistill.objectives.curves import CurveBatch, CurveRegression, Draw
+from bezierdistill.objectives.curve_regression import CurveBatch, CurveRegression, Draw
 from bezierdistill.objectives.losses import Loss
 from bezierdistill.objectives.rectified_flow_pp import UShapedDraw
 

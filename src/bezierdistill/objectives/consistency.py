@@ -29,9 +29,9 @@ from torch import Tensor, nn
 from bezierdistill.curves import expand_time
 from bezierdistill.errors import UserError
 from bezierdistill.fields import Field, Stretched
+from bezierdistill.flow_map import check_knots, flow_map
 from bezierdistill.objectives.losses import Loss
 from bezierdistill.solvers import evaluations, solve
-from bezierdistill.students import check_knots, flow_map
 
 Batch = tuple[Tensor, Tensor, Tensor | None]
 Level = TypeVar("Level", float, Tensor)

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from bezierdistill.curves import BezierCurve
 from bezierdistill.errors import UserError
 from bezierdistill.fields import NetworkField
-from bezierdistill.objectives.curves import CurveBatch, VelocityDraw
+from bezierdistill.objectives.curve_regression import CurveBatch, VelocityDraw
 from bezierdistill.objectives.losses import Loss
 from bezierdistill.objectives.rectified_flow_pp import UShapedDraw, pseudo_huber
 

@@ -32,9 +32,9 @@ from torch import Tensor, nn
 from bezierdistill.curves import expand_time
 from bezierdistill.errors import UserError
 from bezierdistill.fields import Field, NetworkField
+from bezierdistill.flow_map import check_knots, flow_map
 from bezierdistill.objectives.consistency import consistency_sample
 from bezierdistill.objectives.flow_matching import FlowMatching
-from bezierdistill.students import check_knots, flow_map
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from bezierdistill.errors import UserError
-from bezierdistill.objectives.curves import CurveBatch, CurveRegression, VelocityDraw
+from bezierdistill.objectives.curve_regression import CurveBatch, CurveRegression, VelocityDraw
 from bezierdistill.objectives.losses import Loss
 
 

@@ -5,9 +5,9 @@ stage.
 from __future__ import annotations
 
 from bezierdistill.models import Model
-from bezierdistill.provenance import Made, read_made
 from bezierdistill.reporting.page import Section, code, paragraph, table
 from bezierdistill.reporting.runs import Run, counted
+from bezierdistill.run import Made, read_made
 from bezierdistill.store import CurveStore
 
 NO_RECORD = (

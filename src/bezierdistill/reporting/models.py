@@ -13,10 +13,10 @@ from torch import Tensor
 
 from bezierdistill.data import Data, load_data
 from bezierdistill.models import Model, NetworkConfig, find_teacher, finite
+from bezierdistill.noise import noise
 from bezierdistill.reporting.page import Section, explained, paragraph, table
 from bezierdistill.reporting.runs import Run, counted, number
 from bezierdistill.reporting.samples import COLUMNS, IMAGES, Panel, sheets, strips
-from bezierdistill.sources import noise
 
 VECTORS, TEACHER_PASSES, TRANSLATION_PASSES = 1024, 40, 50
 ACCOUNT = ("training", "search", "curves", "teachers", "total")

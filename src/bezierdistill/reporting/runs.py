@@ -14,7 +14,7 @@ from bezierdistill.arena.runner import gather
 from bezierdistill.errors import UserError
 from bezierdistill.files import check_entries, read_json
 from bezierdistill.models import CARD, Model, load_model
-from bezierdistill.provenance import Made, read_made
+from bezierdistill.run import Made, read_made
 from bezierdistill.store import MANIFEST, CurveStore
 from bezierdistill.training.journal import LOG, entries
 

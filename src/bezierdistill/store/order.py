@@ -16,7 +16,7 @@ from math import isqrt
 
 import numpy as np
 
-from bezierdistill.sources import LOW, WORD, philox
+from bezierdistill.noise import LOW, WORD, philox
 
 ROUNDS = 6
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from bezierdistill.curves import BezierCurve
 from bezierdistill.errors import UserError
 from bezierdistill.files import digest, read_tensors
-from bezierdistill.sources import block_window, row_noise
+from bezierdistill.noise import block_window, row_noise
 from bezierdistill.store.codec import decode, layout
 from bezierdistill.store.manifest import MEND, Shard, read_manifest
 from bezierdistill.store.order import shuffled

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from bezierdistill.errors import UserError
 from bezierdistill.progress import progress
 from bezierdistill.training.checkpoint import check_alike, load_state, save_state
-from bezierdistill.training.config import LoopConfig
 from bezierdistill.training.ema import EMA
 from bezierdistill.training.journal import Write, journal
 from bezierdistill.training.ranks import of_all, open_fabric, part_of, rank_generator, whole
+from bezierdistill.training.settings import LoopConfig
 
 Step = Callable[[Mapping[str, nn.Module], torch.Generator], Iterator[tuple[str, Tensor]]]
 

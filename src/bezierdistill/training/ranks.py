@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from bezierdistill.errors import UserError
-from bezierdistill.sources import block_generator
+from bezierdistill.noise import block_generator
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from bezierdistill.arrays import check_memory
+from bezierdistill.data.arrays import check_memory
 from bezierdistill.errors import UserError
 
 MOST_STATE, SMALL = 2**28, 100_000

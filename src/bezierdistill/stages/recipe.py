@@ -23,27 +23,27 @@ from bezierdistill.data import Data, load_data
 from bezierdistill.errors import UserError
 from bezierdistill.fields import Blend
 from bezierdistill.files import claim, locked, read_json, write_json
+from bezierdistill.knots import knots_cost
 from bezierdistill.metrics import frechet_distance
 from bezierdistill.models import CARD, Model, NetworkConfig, load_model, save_model
+from bezierdistill.noise import noise
 from bezierdistill.objectives import Alignment, CurveRegression, FlowMatching
-from bezierdistill.pipeline import distill, knots_cost, simulate, train
 from bezierdistill.progress import announce
-from bezierdistill.provenance import recorded
-from bezierdistill.solvers import solve, time_grid
-from bezierdistill.sources import noise
-from bezierdistill.store import CurveStore
-from bezierdistill.training.config import (
+from bezierdistill.run import recorded
+from bezierdistill.settings import (
     Coupling,
-    DistillConfig,
-    LoopConfig,
-    SimulateConfig,
-    TrainConfig,
     as_paths,
     check_conditional,
     check_counts,
     check_seed,
     check_whole_batches,
 )
+from bezierdistill.solvers import solve, time_grid
+from bezierdistill.stages.distill import DistillConfig, distill
+from bezierdistill.stages.simulate import SimulateConfig, simulate
+from bezierdistill.stages.train import TrainConfig, train
+from bezierdistill.store import CurveStore
+from bezierdistill.training.settings import LoopConfig
 
 SEARCH, SETTINGS = "search.json", "recipe.json"
 GUIDANCE = (1.0, 1.25, 1.5, 1.75, 2.0, 2.25)
@@ -61,66 +61,64 @@ class RecipeConfig:
 
         bezierdistill recipe --data digits --out runs/recipe
         bezierdistill recipe --data photos --network.kind unet --out runs/photos
-
-    Args:
-        data: built-in name or path.
-        out: folder of the run.
-        budget: network passes in all: a forward counts 1, forward and backward 3, a row.
-        seed: seed of everything.
-        batch: rows a step.
-        strong: a trained strong teacher to use; without it one is trained.
-        weak: a trained weak teacher to use; without it one is trained.
-        strong_share: share of the budget that the strong teacher's training gets.
-        weak_share: the same for the weak teacher; 0 is a single teacher and no blend.
-        curves_share: share for simulating the curves.
-        align_share: share for law alignment with real data; 0 is none. What is left trains the
-            student along the curves.
-        align_batch: samples of a sampler a step of alignment; without it as many as rows a step.
-        guidance: weight g of the strong teacher in the blend, the weak one has 1 - g; 1 is the
-            strong teacher alone.
-        search_share: share for choosing g on validation data instead; 0 is no search.
-        degree: degree of the curves; 1 is a straight line.
-        solver_steps: Heun steps a curve.
-        huber: scale of the pseudo-Huber loss; 0 is the squared error.
-        power: p of the weight (t - s)^-p of an interval.
-        align_lr: peak learning rate of the student during alignment.
-        anchor: weight of the ends of the curves during alignment.
-        conditional: condition on the data's class labels or condition vectors.
-        source: data of another domain to start from instead of noise: the student translates.
-        through: a model of that domain; the curves go back to noise by it and forwards by teachers
-            that start from noise.
-        coupling: how source and data are joined when teachers are trained: independent, or optimal
-            transport within the batch.
-        network: the network of every teacher and student.
-        loop: how weights are updated.
     """
 
     data: str
+    """Built-in name or path."""
     out: Path
+    """Folder of the run."""
     budget: int = 4_000_000
+    """Network passes in all: a forward counts 1, forward and backward 3, a row."""
     seed: int = 0
+    """Seed of everything."""
     batch: int = 256
+    """Rows a step."""
     strong: Path | None = None
+    """A trained strong teacher to use; without it one is trained."""
     weak: Path | None = None
+    """A trained weak teacher to use; without it one is trained."""
     strong_share: float = 0.5
+    """Share of the budget that the strong teacher's training gets."""
     weak_share: float = 0.04
+    """The same for the weak teacher; 0 is a single teacher and no blend."""
     curves_share: float = 0.09
+    """Share for simulating the curves."""
     align_share: float = 0.14
+    """Share for law alignment with real data; 0 is none. What is left trains the student along the
+    curves."""
     align_batch: int | None = None
+    """Samples of a sampler a step of alignment; without it as many as rows a step."""
     guidance: float = 1.25
+    """Weight g of the strong teacher in the blend, the weak one has 1 - g; 1 is the strong teacher
+    alone."""
     search_share: float = 0.0
+    """Share for choosing g on validation data instead; 0 is no search."""
     degree: int = 4
+    """Degree of the curves; 1 is a straight line."""
     solver_steps: int = 4
+    """Heun steps a curve."""
     huber: float = 0.03
+    """Scale of the pseudo-Huber loss; 0 is the squared error."""
     power: float = 1.0
+    """P of the weight (t - s)^-p of an interval."""
     align_lr: float = 2e-4
+    """Peak learning rate of the student during alignment."""
     anchor: float = 0.03
+    """Weight of the ends of the curves during alignment."""
     conditional: bool = False
+    """Condition on the data's class labels or condition vectors."""
     source: str | None = None
+    """Data of another domain to start from instead of noise: the student translates."""
     through: Path | None = None
+    """A model of that domain; the curves go back to noise by it and forwards by teachers that start
+    from noise."""
     coupling: Coupling = "independent"
+    """How source and data are joined when teachers are trained: independent, or optimal transport
+    within the batch."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
+    """The network of every teacher and student."""
     loop: LoopConfig = field(default_factory=LoopConfig)
+    """How weights are updated."""
 
     def __post_init__(self) -> None:
         as_paths(self, "out")

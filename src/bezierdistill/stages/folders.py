@@ -13,8 +13,9 @@ from bezierdistill import __version__
 from bezierdistill.errors import UserError
 from bezierdistill.files import claim, locked
 from bezierdistill.models import CARD, Model, load_model, save_model
-from bezierdistill.provenance import recorded
-from bezierdistill.training.config import DistillConfig, TrainConfig
+from bezierdistill.run import recorded
+from bezierdistill.stages.distill import DistillConfig
+from bezierdistill.stages.train import TrainConfig
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -9,8 +9,8 @@ from typing import Any, Literal
 from bezierdistill.cli.results import Verb
 from bezierdistill.errors import UnfitError
 from bezierdistill.progress import progress
-from bezierdistill.provenance import noted
-from bezierdistill.sharing import export_curves, import_curves
+from bezierdistill.run import noted
+from bezierdistill.stages.exchange import export_curves, import_curves
 from bezierdistill.store import CurveStore, Kept, merge
 from bezierdistill.store.manifest import MEND
 
@@ -27,12 +27,10 @@ class StoreInfoConfig:
 
         bezierdistill store info runs/curves
         bezierdistill store info runs/curves --json
-
-    Args:
-        store: its folder.
     """
 
     store: Path = dataclasses.field(metadata=FIRST)
+    """Its folder."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,12 +40,10 @@ class StoreVerifyConfig:
     Example::
 
         bezierdistill store verify runs/curves
-
-    Args:
-        store: its folder.
     """
 
     store: Path = dataclasses.field(metadata=FIRST)
+    """Its folder."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,14 +53,12 @@ class StoreMergeConfig:
     Example::
 
         bezierdistill store merge runs/a runs/b --out runs/both
-
-    Args:
-        stores: their folders.
-        out: folder of the new store; files are linked where the system can.
     """
 
     stores: tuple[Path, ...] = dataclasses.field(metadata=FIRST)
+    """Their folders."""
     out: Path = dataclasses.field(metadata=NEEDED)
+    """Folder of the new store; files are linked where the system can."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,16 +69,14 @@ class StoreExportConfig:
 
         bezierdistill store export runs/curves --out curves.npz
         bezierdistill store export runs/curves --to webdataset --out runs/shared
-
-    Args:
-        store: its folder.
-        out: the new .npz (arrays points and cond), or the new folder of .tar archives.
-        to: npz or webdataset.
     """
 
     store: Path = dataclasses.field(metadata=FIRST)
+    """Its folder."""
     out: Path = dataclasses.field(metadata=NEEDED)
+    """The new .npz (arrays points and cond), or the new folder of .tar archives."""
     to: Literal["npz", "webdataset"] = "npz"
+    """Npz or webdataset."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,23 +86,20 @@ class StoreImportConfig:
     Example::
 
         bezierdistill store import runs/shared --teacher runs/strong --out runs/theirs
-
-    Args:
-        source: a folder with z0.npy and z1.npy (and cond.npy), a WebDataset .tar, or a folder of
-            them.
-        teacher: the model whose samples they are; a student takes its network, units and weights.
-        out: folder of the new store.
-        passes: network passes that a row has cost its makers, for the account.
-        units: whether points are in the teacher's units (model) or in those of its data (data).
-        points: how control points are kept: float32, bfloat16, or uint8.
     """
 
     source: Path = dataclasses.field(metadata=FIRST)
+    """A folder with z0.npy and z1.npy (and cond.npy), a WebDataset .tar, or a folder of them."""
     teacher: Path = dataclasses.field(metadata=NEEDED)
+    """The model whose samples they are; a student takes its network, units and weights."""
     out: Path = dataclasses.field(metadata=NEEDED)
+    """Folder of the new store."""
     passes: int = 0
+    """Network passes that a row has cost its makers, for the account."""
     units: Literal["model", "data"] = "model"
+    """Whether points are in the teacher's units (model) or in those of its data (data)."""
     points: Kept = "float32"
+    """How control points are kept: float32, bfloat16, or uint8."""
 
 
 def _store_info(config: StoreInfoConfig) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bezierdistill.arena.runner import ArenaConfig, arena
-from bezierdistill.training.config import as_paths
+from bezierdistill.settings import as_paths
 
 METHODS = "bezier,bezier-teacher,teacher-euler,rf-2,rfd-1,rfd-2"
 
@@ -24,20 +24,18 @@ class DemoConfig:
 
         bezierdistill demo --fast --out runs/demo
         bezierdistill demo --data photos --out runs/photos
-
-    Args:
-        out: folder of the run; a run that was stopped there is continued.
-        data: built-in name or path.
-        seed: seed of everything.
-        budget: network passes that each method may spend.
-        fast: a small run of half a minute, to see that everything works; its figures mean little.
     """
 
     out: Path
+    """Folder of the run; a run that was stopped there is continued."""
     data: str = "digits"
+    """Built-in name or path."""
     seed: int = 0
+    """Seed of everything."""
     budget: int = 4_000_000
+    """Network passes that each method may spend."""
     fast: bool = False
+    """A small run of half a minute, to see that everything works; its figures mean little."""
 
     def __post_init__(self) -> None:
         as_paths(self, "out")

@@ -13,8 +13,8 @@ from bezierdistill.data import ArrayData, Data, load_data
 from bezierdistill.errors import UserError
 from bezierdistill.models import Model
 from bezierdistill.objectives import FlowMatching
-from bezierdistill.pipeline.folders import card_of, held, saved
-from bezierdistill.training.config import TrainConfig
+from bezierdistill.stages.folders import card_of, held, saved
+from bezierdistill.stages.train import TrainConfig
 from bezierdistill.training.loop import Trainer
 
 

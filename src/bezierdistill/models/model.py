@@ -22,68 +22,24 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bezierdistill.arrays import check_memory
-from bezierdistill.cards import check_card, check_weights
 from bezierdistill.data import Scaling, one_hot
+from bezierdistill.data.arrays import check_memory
 from bezierdistill.errors import UserError
 from bezierdistill.fields import Guided, NetworkField
 from bezierdistill.files import digest, read_json, read_tensors, write_json, write_tensors
-from bezierdistill.networks import MLP, DiT, ForeignConfig, UNet
+from bezierdistill.flow_map import check_knots, sample
+from bezierdistill.models.weights import check_card, check_weights
+from bezierdistill.networks.dit import DiT
+from bezierdistill.networks.foreign import ForeignConfig
+from bezierdistill.networks.mlp import MLP
+from bezierdistill.networks.unet import UNet
+from bezierdistill.noise import labels as draw_labels
+from bezierdistill.noise import noise
 from bezierdistill.solvers import solve, time_grid
-from bezierdistill.sources import labels as draw_labels
-from bezierdistill.sources import noise
-from bezierdistill.students import check_knots, sample
 
 FORMAT, VERSION = "bezierdistill-model", 1
 CARD, WEIGHTS = "model.json", "model.safetensors"
 MOST_PASSES = 1_000_000
-
-
-@dataclass(frozen=True)
-class NetworkConfig:
-    """Which network, and how large.
-
-    Args:
-        kind: ``mlp`` (vectors and small images), ``unet`` (images) or ``dit`` (square images, a
-            diffusion transformer).
-        width: hidden width; channels of a U-Net at full resolution (a multiple of 8); token width
-            (a multiple of 32).
-        depth: hidden layers; residual layers of a U-Net's blocks; blocks of a transformer.
-        patch: side of a U-Net's or transformer's square patches in pixels; 1 is none. The MLP has
-            none.
-    """
-
-    kind: Literal["mlp", "unet", "dit"] = "mlp"
-    width: int = 256
-    depth: int = 5
-    patch: int = 2
-
-    def build(self, shape: tuple[int, ...], seed: int, conditions: int = 0) -> nn.Module:
-        """A new network for states of ``shape`` and condition vectors of ``conditions`` numbers,
-        its weights a function of the seed.
-
-        Raises:
-            UserError: on another kind, sizes below 1, or what the network itself rejects.
-        """
-        if self.kind not in ("mlp", "unet", "dit"):
-            raise UserError(f"network is {self.kind!r}, expected mlp, unet or dit")
-        if not all(type(size) is int for size in (self.width, self.depth, self.patch)):
-            raise UserError(
-                f"network has width {self.width!r}, depth {self.depth!r}, patch {self.patch!r},"
-                " expected whole numbers"
-            )
-        if min(self.width, self.depth, self.patch) < 1:
-            raise UserError(
-                f"network has width {self.width}, depth {self.depth}, patch {self.patch}, expected"
-                " 1 or more of each"
-            )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            if self.kind == "mlp":
-                return MLP(shape, self.width, self.depth, conditions)
-            if self.kind == "unet":
-                return UNet(shape, self.width, self.depth, self.patch, conditions)
-            return DiT(shape, self.width, self.depth, self.patch, conditions)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 from bezierdistill.data import Data, load_data
 from bezierdistill.errors import UserError
 from bezierdistill.models import Model
-from bezierdistill.sources import BLOCK, block_generator, block_window, noise, row_noise, uniform
+from bezierdistill.noise import BLOCK, block_generator, block_window, noise, row_noise, uniform
 
 Draw = Callable[[int, int], tuple[Tensor, Tensor | None]]
 

@@ -15,13 +15,13 @@ from bezierdistill.errors import UserError
 from bezierdistill.fields import Blend, Field, Guided, NetworkField, parse_weights
 from bezierdistill.files import locked
 from bezierdistill.models import CARD, Model, NetworkConfig, load_model
-from bezierdistill.pipeline.folders import RUN, refuse_other
 from bezierdistill.progress import progress
-from bezierdistill.provenance import recorded
-from bezierdistill.simulate import Simulation, simulate_shards
-from bezierdistill.starts import starts
+from bezierdistill.run import recorded
+from bezierdistill.simulation import Simulation, simulate_shards
+from bezierdistill.stages.folders import RUN, refuse_other
+from bezierdistill.stages.simulate import SimulateConfig
+from bezierdistill.stages.starts import starts
 from bezierdistill.store import CurveStore, CurveWriter, repair
-from bezierdistill.training.config import SimulateConfig
 from bezierdistill.training.ranks import open_fabric
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def simulate_field(
     scratch (``DistillConfig.init``).
 
     The field starts from standard normal noise and takes no condition; a torch module becomes one
-    by :class:`~bezierdistill.conventions.ForeignField`, several by
+    by :class:`~bezierdistill.schedules.ForeignField`, several by
     :class:`~bezierdistill.fields.Blend`. It has to be on the device that ``config.accelerator``
     chooses. That a store is continued with the same field is not checked.
 

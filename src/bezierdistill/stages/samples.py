@@ -11,7 +11,6 @@ from typing import Any, Literal
 import torch
 
 from bezierdistill.cli.results import Verb, facts
-from bezierdistill.conventions import Prediction
 from bezierdistill.data import load_data, read_array, read_sides
 from bezierdistill.errors import UserError
 from bezierdistill.files import write_array, write_json
@@ -19,12 +18,13 @@ from bezierdistill.interop import export_diffusers, import_diffusers
 from bezierdistill.metrics import Evaluator, load_extractor
 from bezierdistill.models import Model, load_model
 from bezierdistill.networks.foreign import ScheduleKind
-from bezierdistill.provenance import noted
 from bezierdistill.reporting import print_rows, protocol_lines, write_report
 from bezierdistill.reporting.plots import save_grid
-from bezierdistill.training.config import Solver
+from bezierdistill.run import noted
+from bezierdistill.schedules import Prediction
+from bezierdistill.settings import Solver
+from bezierdistill.stages.translate import TranslateConfig, translate_files
 from bezierdistill.training.ranks import open_fabric
-from bezierdistill.translation import TranslateConfig, translate_files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,35 +35,33 @@ class SampleConfig:
 
         bezierdistill sample --model runs/student --count 100 --out a.npz --grid a.png
         bezierdistill sample --model runs/labels --labels 0,1,2 --passes 2 --out b.npz
-
-    Args:
-        model: folder of a student or teacher.
-        out: the .npz to write; its array is x.
-        passes: network passes a sample.
-        count: number of samples.
-        seed: seed of the noise; sample i depends on the seed and i alone.
-        solver: euler jumps from knot to knot; midpoint, heun and rk4 integrate a teacher's velocity
-            with the given passes.
-        labels: class labels separated by commas, repeated in turn; without them they are as
-            frequent as in the training data.
-        conditions: a .npy of condition vectors, one a sample, for a model that takes these.
-        guidance: strength of guidance: of a student that was distilled for a range, or of a
-            conditional teacher.
-        accelerator: device kind for Lightning Fabric: auto, cpu, cuda, mps.
-        grid: a PNG of the first samples to write as well.
     """
 
     model: Path
+    """Folder of a student or teacher."""
     out: Path
+    """The .npz to write; its array is x."""
     passes: int = 1
+    """Network passes a sample."""
     count: int = 64
+    """Number of samples."""
     seed: int = 0
+    """Seed of the noise; sample i depends on the seed and i alone."""
     solver: Solver = "euler"
+    """Euler jumps from knot to knot; midpoint, heun and rk4 integrate a teacher's velocity with the
+    given passes."""
     labels: str | None = None
+    """Class labels separated by commas, repeated in turn; without them they are as frequent as in
+    the training data."""
     conditions: Path | None = None
+    """A .npy of condition vectors, one a sample, for a model that takes these."""
     guidance: float | None = None
+    """Strength of guidance: of a student that was distilled for a range, or of a conditional
+    teacher."""
     accelerator: str = "auto"
+    """Device kind for Lightning Fabric: auto, cpu, cuda, mps."""
     grid: Path | None = None
+    """A PNG of the first samples to write as well."""
 
     def numbers(self) -> list[int] | None:
         """The labels as numbers.
@@ -90,23 +88,21 @@ class EvaluateConfig:
 
         bezierdistill evaluate --samples one.npz --data digits
         bezierdistill evaluate --samples one.npz --data digits --out scores.json
-
-    Args:
-        samples: a .npz or .npy of samples in the data's own units; if it has labels, --extractor
-            classifier judges every class.
-        data: built-in name or path.
-        seed: which real samples are drawn.
-        extractor: features to compare by: random, classifier (of the data's own classes, trained
-            once), squeezenet:PATH of its weights, or a Python file whose function extractor(data)
-            returns a module of your own.
-        out: a JSON file for the result as well.
     """
 
     samples: Path
+    """A .npz or .npy of samples in the data's own units; if it has labels, --extractor classifier
+    judges every class."""
     data: str
+    """Built-in name or path."""
     seed: int = 0
+    """Which real samples are drawn."""
     extractor: str = "random"
+    """Features to compare by: random, classifier (of the data's own classes, trained once),
+    squeezenet:PATH of its weights, or a Python file whose function extractor(data) returns a module
+    of your own."""
     out: Path | None = None
+    """A JSON file for the result as well."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,12 +114,10 @@ class ReportConfig:
     Example::
 
         bezierdistill report --run runs/student
-
-    Args:
-        run: folder of a demo, model, curve store or reflow.
     """
 
     run: Path
+    """Folder of a demo, model, curve store or reflow."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,31 +129,29 @@ class ImportConfig:
     Example::
 
         bezierdistill import --source ddpm --prediction epsilon --schedule steps --out runs/teacher
-
-    Args:
-        source: a local folder: a pipeline with unet/ or transformer/, or the network alone; only
-            safetensors are read.
-        out: folder of the new model.
-        prediction: velocity (data minus noise), flow (noise minus data), epsilon (noise), sample
-            (data), v_prediction.
-        schedule: linear-up (time 0 is noise), linear-down (time 0 is data), sigma, or steps (those
-            of the pipeline's scheduler).
-        scale: linear: what its time is multiplied by before it is told, such as 1000; 1 without it.
-        low: linear: least time of ours that it was trained on; 0 without it.
-        high: linear: greatest time of ours; 1 without it.
-        least: sigma: smallest sigma that it was trained on; 0.002 without it.
-        most: sigma: greatest sigma; 80 without it.
     """
 
     source: Path
+    """A local folder: a pipeline with unet/ or transformer/, or the network alone; only safetensors
+    are read."""
     out: Path
+    """Folder of the new model."""
     prediction: Prediction
+    """Velocity (data minus noise), flow (noise minus data), epsilon (noise), sample (data),
+    v_prediction."""
     schedule: ScheduleKind
+    """Linear-up (time 0 is noise), linear-down (time 0 is data), sigma, or steps (those of the
+    pipeline's scheduler)."""
     scale: float | None = None
+    """Linear: what its time is multiplied by before it is told, such as 1000; 1 without it."""
     low: float | None = None
+    """Linear: least time of ours that it was trained on; 0 without it."""
     high: float | None = None
+    """Linear: greatest time of ours; 1 without it."""
     least: float | None = None
+    """Sigma: smallest sigma that it was trained on; 0.002 without it."""
     most: float | None = None
+    """Sigma: greatest sigma; 80 without it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,16 +161,14 @@ class ExportConfig:
     Example::
 
         bezierdistill export --model runs/student --out runs/pipeline
-
-    Args:
-        model: folder of a student or teacher of images.
-        out: the new folder.
-        to: the library.
     """
 
     model: Path
+    """Folder of a student or teacher of images."""
     out: Path
+    """The new folder."""
     to: Literal["diffusers"] = "diffusers"
+    """The library."""
 
 
 def _load(folder: Path, accelerator: str) -> Model:

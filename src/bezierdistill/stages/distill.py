@@ -12,10 +12,11 @@ from bezierdistill.curves import BezierCurve
 from bezierdistill.data import Data, Scaling, load_data
 from bezierdistill.errors import UserError
 from bezierdistill.files import check_entries
+from bezierdistill.knots import best_schedules, even_schedules, parse_knots
 from bezierdistill.models import CARD, Model, NetworkConfig, load_model
 from bezierdistill.objectives import Alignment, CurveRegression, Loss
 from bezierdistill.objectives.alignment import REAL_ROWS
-from bezierdistill.objectives.curves import (
+from bezierdistill.objectives.curve_regression import (
     CurveBatch,
     Draw,
     EitherDraw,
@@ -24,12 +25,11 @@ from bezierdistill.objectives.curves import (
     MapDraw,
     VelocityDraw,
 )
-from bezierdistill.pipeline.folders import card_of, held, saved
-from bezierdistill.pipeline.knots import best_schedules, even_schedules, parse_knots
-from bezierdistill.pipeline.simulation import check_data
+from bezierdistill.stages.distill import DistillConfig
+from bezierdistill.stages.folders import card_of, held, saved
+from bezierdistill.stages.simulate import check_data
 from bezierdistill.store import CurveStore
 from bezierdistill.store.manifest import MEND
-from bezierdistill.training.config import DistillConfig
 from bezierdistill.training.loop import Trainer
 
 NETWORK = {"kind": str, "width": int, "depth": int, "patch": int}

@@ -26,22 +26,16 @@ from bezierdistill.data import Data, load_data
 from bezierdistill.files import claim, locked, write_json
 from bezierdistill.metrics import Evaluator, straightness
 from bezierdistill.models import Model, NetworkConfig
-from bezierdistill.pipeline import distill, simulate, train
+from bezierdistill.noise import noise
 from bezierdistill.progress import announce
-from bezierdistill.provenance import recorded
-from bezierdistill.recipe import RecipeConfig, run_recipe
+from bezierdistill.run import recorded
+from bezierdistill.settings import as_paths, check_counts, check_seed, check_whole_batches
 from bezierdistill.solvers import solve, time_grid
-from bezierdistill.sources import noise
-from bezierdistill.training.config import (
-    DistillConfig,
-    LoopConfig,
-    SimulateConfig,
-    TrainConfig,
-    as_paths,
-    check_counts,
-    check_seed,
-    check_whole_batches,
-)
+from bezierdistill.stages.distill import DistillConfig, distill
+from bezierdistill.stages.recipe import RecipeConfig, run_recipe
+from bezierdistill.stages.simulate import SimulateConfig, simulate
+from bezierdistill.stages.train import TrainConfig, train
+from bezierdistill.training.settings import LoopConfig
 
 ROUNDS, SETTINGS = "rounds.json", "reflow.json"
 TEACHER_PASSES = 40
@@ -58,36 +52,33 @@ class ReflowConfig:
     Example::
 
         bezierdistill reflow --data digits --rounds 2 --report --out runs/reflow
-
-    Args:
-        data: built-in name or path.
-        out: folder of the rounds.
-        rounds: number of rounds, 1 or more; round 1 is plain flow matching.
-        report: also run our recipe from round 1's flow, for every round at the passes that its
-            student has cost, and write report.html.
-        steps: optimizer steps of every flow and every distillation.
-        batch: rows a step.
-        seed: seed of weights and draws.
-        count: pairs simulated a round.
-        solver_steps: Heun steps a pair (two passes each).
-        huber: scale of the pseudo-Huber loss of the distillations; 0 is the squared error of the
-            paper.
-        network: the network.
-        loop: how weights are updated.
     """
 
     data: str
+    """Built-in name or path."""
     out: Path
+    """Folder of the rounds."""
     rounds: int = 2
+    """Number of rounds, 1 or more; round 1 is plain flow matching."""
     report: bool = False
+    """Also run our recipe from round 1's flow, for every round at the passes that its student has
+    cost, and write report.html."""
     steps: int = 6000
+    """Optimizer steps of every flow and every distillation."""
     batch: int = 512
+    """Rows a step."""
     seed: int = 0
+    """Seed of weights and draws."""
     count: int = 60_000
+    """Pairs simulated a round."""
     solver_steps: int = 8
+    """Heun steps a pair (two passes each)."""
     huber: float = 0.0
+    """Scale of the pseudo-Huber loss of the distillations; 0 is the squared error of the paper."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
+    """The network."""
     loop: LoopConfig = field(default_factory=LoopConfig)
+    """How weights are updated."""
 
     def __post_init__(self) -> None:
         as_paths(self, "out")

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bezierdistill.arrays import check_member, read_npy
 from bezierdistill.curves import BezierCurve
+from bezierdistill.data.arrays import check_member, read_npy
 from bezierdistill.errors import UserError
 from bezierdistill.files import locked, whole_folder, write_atomically
 from bezierdistill.models import Model, load_model

@@ -2,7 +2,7 @@ r"""Translation between two domains: image files in, image files out; and SDEdit
 flow between the domains.
 
 A model that was trained or simulated with a source domain starts from its images instead of noise
-(:meth:`~bezierdistill.models.Model.translate`). SDEdit (Meng et al. 2021, arXiv 2108.01073) needs
+(:meth:`~bezierdistill.models.model.Model.translate`). SDEdit (Meng et al. 2021, arXiv 2108.01073) needs
 only the target's flow: the input is mixed with noise, :math:`x_t = t\, x + (1 - t)\, \epsilon`, and
 carried to the end from there. A later t keeps more of the input.
 """
@@ -21,8 +21,8 @@ from bezierdistill.errors import UserError
 from bezierdistill.fields import Field
 from bezierdistill.files import write_array, write_atomically
 from bezierdistill.models import Model
+from bezierdistill.settings import Solver
 from bezierdistill.solvers import Solution, solve, time_grid
-from bezierdistill.training.config import Solver
 
 
 @dataclass(frozen=True)
@@ -33,25 +33,23 @@ class TranslateConfig:
 
         bezierdistill translate --model runs/student --input threes --out eights
         bezierdistill translate --model runs/student --input in.npz --out out.npz
-
-    Args:
-        model: folder of a model that translates.
-        input: an image, a folder of images, or a .npz or .npy of samples in the source's own units.
-        out: a .npz, or a folder for images of the same names.
-        passes: network passes an image.
-        solver: euler jumps from knot to knot; midpoint, heun and rk4 integrate an undistilled flow
-            with the given passes.
-        resize: resize inputs of another size instead of refusing them.
-        accelerator: device kind for Lightning Fabric: auto, cpu, cuda, mps.
     """
 
     model: Path
+    """Folder of a model that translates."""
     input: Path
+    """An image, a folder of images, or a .npz or .npy of samples in the source's own units."""
     out: Path
+    """A .npz, or a folder for images of the same names."""
     passes: int = 1
+    """Network passes an image."""
     solver: Solver = "euler"
+    """Euler jumps from knot to knot; midpoint, heun and rk4 integrate an undistilled flow with the
+    given passes."""
     resize: bool = False
+    """Resize inputs of another size instead of refusing them."""
     accelerator: str = "auto"
+    """Device kind for Lightning Fabric: auto, cpu, cuda, mps."""
 
     def __post_init__(self) -> None:
         for name in ("model", "input", "out"):
@@ -66,7 +64,7 @@ def translate_files(model: Model, config: TranslateConfig) -> np.ndarray:
 
     Raises:
         UserError: on inputs that cannot be read or are no states of the source, or an output that
-            fits neither; see :meth:`~bezierdistill.models.Model.translate`.
+            fits neither; see :meth:`~bezierdistill.models.model.Model.translate`.
     """
     if model.source is None:
         raise UserError(

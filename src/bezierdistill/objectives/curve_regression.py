@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from bezierdistill.curves import BezierCurve
+from bezierdistill.flow_map import flow_map
 from bezierdistill.objectives.losses import Loss
-from bezierdistill.students import flow_map
 
 Draw = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
 CurveBatch = tuple[BezierCurve, Tensor | None]

@@ -24,8 +24,8 @@ from bezierdistill.couplings import Inversion, Teacher
 from bezierdistill.curves import BezierCurve, CurveFit, check_degree, fit_weights
 from bezierdistill.errors import UserError
 from bezierdistill.fields import Field
+from bezierdistill.noise import BLOCK
 from bezierdistill.solvers import solve, time_grid
-from bezierdistill.sources import BLOCK
 from bezierdistill.store import CurveWriter
 from bezierdistill.store.codec import Packed
 from bezierdistill.store.writer import Plan

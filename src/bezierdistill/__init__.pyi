@@ -1,0 +1,36 @@
+from .curves import BezierCurve as BezierCurve
+from .curves import CurveFit as CurveFit
+from .data import Scaling as Scaling
+from .data import load_data as load_data
+from .fields import Blend as Blend
+from .fields import Field as Field
+from .fields import GaussianMixture as GaussianMixture
+from .fields import NetworkField as NetworkField
+from .interop import export_diffusers as export_diffusers
+from .interop import import_diffusers as import_diffusers
+from .metrics import Evaluator as Evaluator
+from .models.folder import load_model as load_model
+from .models.folder import save_model as save_model
+from .models.model import Model as Model
+from .networks.config import NetworkConfig as NetworkConfig
+from .schedules import ForeignField as ForeignField
+from .schedules import LinearSchedule as LinearSchedule
+from .schedules import SigmaSchedule as SigmaSchedule
+from .schedules import StepSchedule as StepSchedule
+from .solvers import solve as solve
+from .solvers import time_grid as time_grid
+from .stages.distill import DistillConfig as DistillConfig
+from .stages.distill import distill as distill
+from .stages.recipe import RecipeConfig as RecipeConfig
+from .stages.recipe import run_recipe as run_recipe
+from .stages.reflow import ReflowConfig as ReflowConfig
+from .stages.reflow import reflow as reflow
+from .stages.simulate import SimulateConfig as SimulateConfig
+from .stages.simulate import simulate as simulate
+from .stages.simulate import simulate_field as simulate_field
+from .stages.train import TrainConfig as TrainConfig
+from .stages.train import train as train
+from .store import CurveStore as CurveStore
+from .training.settings import LoopConfig as LoopConfig
+
+__version__: str

@@ -1,0 +1,66 @@
+"""How much memory there is, and how many rows of a network go through it at once.
+
+Source: a forward pass of many images is slower than several of a few, because activations leave
+the processor's cache (``make bench`` shows the best batch beside ours).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from bezierdistill.errors import UserError
+
+MEMORY_SHARE = 0.8
+LEAST_BATCH, MOST_BATCH = 64, 4096
+CPU_NUMBERS, GPU_NUMBERS = 2**17, 2**22  # numbers of states that go through a network at once
+
+
+def memory() -> int:
+    """Bytes of memory that this process may have: the machine's, its container's, or what its
+    address space may still grow by.
+    """
+    limits = [psutil.virtual_memory().total]
+    with suppress(OSError, ValueError):  # no container, or one without a limit ("max")
+        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    with suppress(ImportError, OSError, ValueError):
+        import resource  # imported here: there is none on Windows
+
+        most = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if most != resource.RLIM_INFINITY:
+            limits.append(most - psutil.Process().memory_info().vms)
+    return min(limits)
+
+
+def check_memory(size: int, what: str) -> None:
+    """Refuse what would not fit in memory, before any is taken.
+
+    Args:
+        size: its bytes.
+        what: what it is, the subject of the message: ``"50 samples of shape (3,)"``.
+
+    Raises:
+        UserError: if it has more than four fifths of the memory that this process may have.
+    """
+    most = int(MEMORY_SHARE * memory())
+    if size > most:
+        raise UserError(
+            f"{what} would take {size / 2**30:,.1f} GiB of memory, expected"
+            f" {most / 2**30:,.1f} or less: ask for fewer"
+        )
+
+
+def batch_size(shape: Sequence[int], device: str = "cpu") -> int:
+    """Rows of states ``shape`` that go through a network at once: a power of two from 64 to 4096.
+
+    Args:
+        shape: shape of one state.
+        device: type of device, such as ``cpu`` or ``cuda``.
+    """
+    numbers = CPU_NUMBERS if device == "cpu" else GPU_NUMBERS
+    rows = 2 ** round(math.log2(numbers / math.prod(shape)))
+    return min(MOST_BATCH, max(LEAST_BATCH, rows))

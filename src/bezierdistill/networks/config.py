@@ -1,0 +1,78 @@
+"""Which network, and how large: settings that build it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from bezierdistill.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bezierdistill.networks.foreign import ForeignConfig
+
+NetworkKind = Literal["mlp", "unet", "dit"]
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Which network, and how large."""
+
+    kind: NetworkKind = "mlp"
+    """``mlp`` (vectors and small images), ``unet`` (images) or ``dit`` (square images, a diffusion
+    transformer)."""
+    width: int = 256
+    """Hidden width; channels of a U-Net at full resolution (a multiple of 8); token width (a
+    multiple of 32)."""
+    depth: int = 5
+    """Hidden layers; residual layers of a U-Net's blocks; blocks of a transformer."""
+    patch: int = 2
+    """Side of a U-Net's or transformer's square patches in pixels; 1 is none. The MLP has none."""
+
+    def build(self, shape: tuple[int, ...], seed: int, conditions: int = 0) -> nn.Module:
+        """A new network for states of ``shape`` and condition vectors of ``conditions`` numbers,
+        its weights a function of the seed.
+
+        Raises:
+            UserError: on another kind, sizes below 1, or what the network itself rejects.
+        """
+        if self.kind not in get_args(NetworkKind):
+            raise UserError(f"network is {self.kind!r}, expected mlp, unet or dit")
+        if not all(type(size) is int for size in (self.width, self.depth, self.patch)):
+            raise UserError(
+                f"network has width {self.width!r}, depth {self.depth!r}, patch {self.patch!r},"
+                " expected whole numbers"
+            )
+        if min(self.width, self.depth, self.patch) < 1:
+            raise UserError(
+                f"network has width {self.width}, depth {self.depth}, patch {self.patch}, expected"
+                " 1 or more of each"
+            )
+        import torch  # imported here: settings take no torch
+
+        from bezierdistill.networks.dit import DiT
+        from bezierdistill.networks.mlp import MLP
+        from bezierdistill.networks.unet import UNet
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            if self.kind == "mlp":
+                return MLP(shape, self.width, self.depth, conditions)
+            if self.kind == "unet":
+                return UNet(shape, self.width, self.depth, self.patch, conditions)
+            return DiT(shape, self.width, self.depth, self.patch, conditions)
+
+
+def read_network(fields: Mapping[str, Any]) -> NetworkConfig | ForeignConfig:
+    """The settings of a network, as a record holds them.
+
+    Raises:
+        UserError: if they are none.
+    """
+    from bezierdistill.networks.foreign import ForeignConfig
+    from bezierdistill.records import from_json
+
+    kind = ForeignConfig if fields.get("kind") == "diffusers" else NetworkConfig
+    return from_json(fields, kind, "network")

@@ -1,0 +1,538 @@
+"""What files say, typed: the card of a model, the recipe of a curve store, rows of results.
+
+A record is checked once, when it is read, and is used by attribute from then on. What does not fit
+is refused with the path of the field. Numbers that JSON does not have (NaN, infinity) are neither
+written nor read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from bezierdistill.data.scaling import Scaling
+from bezierdistill.errors import UserError
+from bezierdistill.files import read_text, write_atomically
+
+T = TypeVar("T")
+MAX_STATE, MAX_NUMBERS, MAX_COUNT = 2**28, 2**40, 2**62
+Points = Literal["float32", "bfloat16", "uint8"]
+Noise = Literal["stored", "seed"]
+Kind = Literal["teacher", "student"]
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What all records are: frozen, fields by name, no unknown ones."""
+
+
+def expect(fits: bool, name: str, got: object, expected: str) -> None:
+    """Refuse a field.
+
+    Raises:
+        ValueError: unless it fits; reading tells the record's path as well.
+    """
+    if not fits:
+        raise ValueError(f"{name} is {str(got)[:100]!r}, expected {expected}")
+
+
+def _counts(**numbers: int) -> None:
+    for name, value in numbers.items():
+        expect(0 <= value < MAX_COUNT, name, value, "a whole number of 0 or more")
+
+
+def _state(shape: tuple[int, ...]) -> None:
+    fits = len(shape) in (1, 3) and min(shape) > 0 and math.prod(shape) <= MAX_STATE
+    expect(fits, "shape", shape, f"1 or 3 sizes whose product is {MAX_STATE:,} or less")
+
+
+class TeacherRef(Record):
+    """A teacher that a record names: where it was, and the digest of its weights by which it is
+    known wherever it lies now.
+    """
+
+    path: str
+    digest: str
+
+
+class Conditions(Record):
+    """What the conditions of a model or of curves are.
+
+    ``size`` numbers a condition, 0 is none; ``frequencies`` of class labels in the training data,
+    None where conditions are vectors; ``names`` of the classes; ``guidance``, the range of a
+    strength that is the last number of a condition; ``guided``, the strengths, or the range, that
+    are in the curves.
+    """
+
+    size: int = 0
+    frequencies: tuple[float, ...] | None = None
+    names: tuple[str, ...] = ()
+    guidance: tuple[float, float] | None = None
+    guided: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        expect(0 <= self.size <= MAX_NUMBERS, "size", self.size, "a whole number")
+        low_high, own = self.guidance, self.size - (self.guidance is not None)
+        rises = low_high is None or (low_high[0] < low_high[1] and self.size > 0)
+        expect(rises, "guidance", low_high, "two rising numbers of a model with conditions")
+        given = self.frequencies
+        shares = given is None or (len(given) == own and min(given) >= 0 and 0 < sum(given) < 1e6)
+        expect(shares, "frequencies", given, f"{own} of 0 or more")
+        known = not self.names or (given is not None and len(self.names) == len(given))
+        expect(known, "names", self.names, "one per class")
+        fits = all(math.isfinite(g) for g in self.guided) and len(self.guided) <= 2
+        expect(fits, "guided", self.guided, "a strength, or both ends of a range")
+
+    @property
+    def classes(self) -> int:
+        """Number of classes; 0 if conditions are vectors or none."""
+        return len(self.frequencies or ())
+
+    @property
+    def strength(self) -> float | None:
+        """The one strength of guidance that is in the curves; None for none, or a range."""
+        return self.guided[0] if len(self.guided) == 1 and self.guided[0] != 1 else None
+
+
+class Passes(Record):
+    """Network passes spent: on the model's own training, its curves, its teachers, a search."""
+
+    training: int
+    curves: int = 0
+    teachers: int = 0
+    search: int = 0
+
+    def __post_init__(self) -> None:
+        _counts(**self.parts)
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """What was spent by what it was spent on."""
+        return msgspec.structs.asdict(self)
+
+    @property
+    def total(self) -> int:
+        """Everything."""
+        return sum(self.parts.values())
+
+
+class ModelCard(Record):
+    """``model.json``: how to build a network, how to use it, and where it comes from.
+
+    ``network`` are the settings of the network, ``settings`` those of the stage that made it;
+    ``source`` and ``source_data`` are the other domain that a model translates from; ``drop`` is
+    the share of rows that it was trained on without their condition.
+    """
+
+    kind: Kind
+    network: dict[str, Any]
+    shape: tuple[int, ...]
+    scaling: Scaling
+    seed: int
+    steps: int
+    passes: Passes
+    conditions: Conditions = Conditions()
+    source: Scaling | None = None
+    source_data: str | None = None
+    data: str | None = None
+    drop: float | None = None
+    knots: dict[int, tuple[float, ...]] = {}
+    teachers: tuple[TeacherRef, ...] = ()
+    weights: tuple[tuple[float, ...], ...] = ()
+    settings: dict[str, Any] = {}
+    package: str = ""
+    digest: str = ""
+    format: Literal["bezierdistill-model"] = "bezierdistill-model"
+    version: Literal[2] = 2
+
+    def __post_init__(self) -> None:
+        _state(self.shape)
+        self.scaling.check(self.shape)
+        if self.source is not None:
+            self.source.check(self.shape)
+        for passes, times in self.knots.items():
+            expect(passes == len(times) - 1, "knots", times, "one time more than passes")
+
+
+class Imported(Record):
+    """Where imported curves come from: the path, the passes of a row, and its units."""
+
+    source: str
+    passes: int
+    units: Literal["model", "data"]
+
+
+class Merged(Record):
+    """A store that was merged into another."""
+
+    rows: int
+    shards: tuple[str, ...]
+
+
+class CurveRecipe(Record):
+    """What made the rows of a curve store.
+
+    ``weights`` are Bernstein coefficients over time, a row per teacher; ``network`` are settings of
+    the network of the student to come, where the curves are of a field that is no model;
+    ``through`` is the flow of another domain that carries its data to noise first.
+    """
+
+    degree: int
+    shape: tuple[int, ...]
+    scaling: Scaling = Scaling()
+    points: Points = "float32"
+    noise: Noise = "stored"
+    conditions: Conditions = Conditions()
+    guides: str = "fit"
+    weights: tuple[tuple[float, ...], ...] = ((1.0,),)
+    teachers: tuple[TeacherRef, ...] = ()
+    teacher_passes: int = 0
+    network: dict[str, Any] | None = None
+    through: TeacherRef | None = None
+    source: str | None = None
+    source_scaling: Scaling | None = None
+    data: str | None = None
+    count: int | None = None
+    seed: int | None = None
+    steps: int | None = None
+    solver: str | None = None
+    batch: int | None = None
+    merged: tuple[Merged, ...] = ()
+    imported: Imported | None = None
+
+    def __post_init__(self) -> None:
+        fits = self.degree > 0 and len(self.shape) > 0 and min(self.shape) > 0
+        fits = fits and (self.degree + 1) * math.prod(self.shape) <= MAX_NUMBERS
+        expect(fits, "degree and shape", (self.degree, self.shape), "whole numbers of 1 or more")
+        _counts(teacher_passes=self.teacher_passes)
+        named = self.network is not None or len(self.teachers) in (0, len(self.weights))
+        expect(named, "weights", self.weights, f"a row for each of {len(self.teachers)} teachers")
+
+
+class Shard(Record):
+    """The record of a shard.
+
+    ``first`` is the index of its first row in the table of its ``seed`` (None for imported rows),
+    with which it gives their noise again; ``skipped`` are indices within the shard's range that are
+    left out, because the teachers gave NaN or infinite states; ``error`` is the greatest error of a
+    stored number, from keeping it in fewer bits, in model units; ``bytes`` the size of the file.
+    """
+
+    file: str
+    first: int
+    rows: int
+    seed: int | None
+    skipped: tuple[int, ...]
+    passes: int
+    error: float
+    bytes: int
+    sha256: str
+
+    def __post_init__(self) -> None:
+        expect(self.file == Path(self.file).name != "", "file", self.file, "a plain name")
+        _counts(first=self.first, rows=self.rows - 1, passes=self.passes, bytes=self.bytes)
+        seeded = self.seed is None or 0 <= self.seed < 2**63
+        expect(seeded, "seed", self.seed, "0 up to 2^63 - 1")
+        rising = all(a < b for a, b in pairwise((-1, *self.skipped, self.span, MAX_NUMBERS)))
+        expect(rising, "skipped", self.skipped, "rising indices within the shard")
+        expect(0 <= self.error < math.inf, "error", self.error, "a number of 0 or more")
+
+    @property
+    def span(self) -> int:
+        """Rows of the shard's range, those left out among them."""
+        return self.rows + len(self.skipped)
+
+
+class Manifest(Record):
+    """``manifest.json``: what made a store, and the record of every shard."""
+
+    recipe: CurveRecipe
+    complete: bool = False
+    shards: tuple[Shard, ...] = ()
+    format: Literal["bezierdistill-curves"] = "bezierdistill-curves"
+    version: Literal[3] = 3
+
+    @property
+    def rows(self) -> int:
+        """Curves in all shards."""
+        return sum(shard.rows for shard in self.shards)
+
+    @property
+    def passes(self) -> int:
+        """Network passes spent on all shards."""
+        return sum(shard.passes for shard in self.shards)
+
+
+class Machine(Record):
+    """Where a result comes from: system, processor, threads, versions of packages."""
+
+    system: str
+    processor: str
+    cores: int | None
+    threads: int
+    device: str
+    versions: dict[str, str | None]
+
+
+class Made(Record):
+    """``made.json``: what made a folder, and on which machine.
+
+    ``commands`` are shell commands, more than one if the folder was extended by others; ``fast`` is
+    whether it was a small trial run; ``seconds`` is the working time of all ``sessions``.
+    """
+
+    verb: str
+    commands: tuple[str, ...]
+    machine: Machine
+    started: str
+    seconds: float = 0.0
+    sessions: int = 1
+    finished: bool = False
+    fast: bool = False
+
+    def __post_init__(self) -> None:
+        expect(self.seconds >= 0, "seconds", self.seconds, "0 or more")
+        expect(self.sessions > 0, "sessions", self.sessions, "1 or more")
+
+
+class Settings(Record):
+    """``run.json``: to which run a folder belongs."""
+
+    verb: str
+    settings: dict[str, Any]
+
+
+class Score(Record):
+    """A distance, and its floor: the same distance of real data to real data."""
+
+    value: float
+    floor: float
+
+    @property
+    def ratio(self) -> float:
+        """Distance over floor; 1 is as good as real data."""
+        return self.value / self.floor
+
+    @property
+    def excess(self) -> float:
+        """Distance over floor, minus one; 0 is as good as real data."""
+        return self.ratio - 1
+
+
+class Protocol(Record):
+    """What figures depend on besides the samples: they compare only where it is equal.
+
+    ``metric`` names the Frechet distance, ``manifold`` says where precision and recall are
+    measured; ``samples`` were generated, and ``count`` compared in each of ``parts`` comparisons;
+    ``split`` is judged against and ``floor`` is the split of the floor; ``quantised`` is whether
+    states are whole numbers in original units.
+    """
+
+    extractor: str
+    digest: str
+    metric: str
+    manifold: Literal["states", "features"]
+    samples: int
+    count: int
+    parts: int
+    split: str
+    floor: str
+    seed: int
+    quantised: bool
+
+
+class ClassScores(Record):
+    """Whether samples are of the classes that they were asked to be, and cover them: see
+    :meth:`~bezierdistill.metrics.Evaluator.classes`.
+    """
+
+    accuracy: float
+    accuracy_real: float
+    coverage: float
+    coverage_real: float
+    by_class: tuple[dict[str, Any], ...] = ()
+
+
+class Scores(Record):
+    """All metrics of a set of samples: :class:`~bezierdistill.metrics.Evaluator`."""
+
+    frechet: Score
+    sliced_wasserstein: Score
+    energy: Score
+    mmd: Score
+    precision: Score
+    recall: Score
+    kernel: Score | None = None
+    classes: ClassScores | None = None
+    protocol: Protocol | None = None
+
+    def __getitem__(self, metric: str) -> Score:
+        """A score by the name of its metric."""
+        return getattr(self, metric)
+
+
+class ArenaRow(Record):
+    """A method of the arena, a seed and a number of passes; ``error`` says why a cell failed.
+
+    ``spent`` are the network passes of everything, ``memory`` is the peak in MB.
+    """
+
+    method: str
+    seed: int
+    ours: bool = False
+    passes: int = 0
+    spent: int = 0
+    seconds: float = 0.0
+    memory: float = 0.0
+    scores: Scores | None = None
+    error: str | None = None
+
+    def __post_init__(self) -> None:
+        fits = (self.scores is None) != (self.error is None)
+        expect(fits, "scores", self.scores, "scores or an error")
+
+    @property
+    def judged(self) -> Scores:
+        """The scores of a row that has not failed."""
+        assert self.scores is not None, self.error
+        return self.scores
+
+
+class Sampled(Record):
+    """The scores of a sampler in a reflow: whose it is, its solver, its passes."""
+
+    who: Literal["flow", "distilled", "ours"]
+    solver: Literal["heun", "euler", "jumps"]
+    passes: int
+    scores: Scores
+
+
+class RoundRow(Record):
+    """A round of a reflow: what it cost, what it lost, and the scores of its samplers."""
+
+    round: int
+    flow_passes: int
+    student_passes: int
+    straightness: float
+    drift: float
+    reconstruction_real: float
+    reconstruction_generated: float
+    samplers: tuple[Sampled, ...]
+    ours_passes: int | None = None
+
+
+class Rounds(Record):
+    """``rounds.json``: the figures of a reflow."""
+
+    data: str
+    seed: int
+    rounds: tuple[RoundRow, ...] = ()
+
+
+class Search(Record):
+    """``search.json``: the search of a blend's weight; ``scores`` by the weight of the strong
+    teacher.
+    """
+
+    metric: str
+    samples: int
+    scores: dict[str, float]
+    best: float
+    passes: int
+
+
+class LogEntry(Record):
+    """A line of ``log.jsonl``: mean losses by network since the line before."""
+
+    stage: str
+    step: int
+    loss: dict[str, float]
+    steps_per_second: float = 0.0
+
+
+def to_json(record: object) -> Any:
+    """A record, or settings, as plain JSON: tuples become lists, paths become text.
+
+    Raises:
+        ValueError: if a number is NaN or infinite.
+    """
+    plain = asdict(record) if is_dataclass(record) and not isinstance(record, type) else record
+    value = msgspec.to_builtins(plain, enc_hook=str, str_keys=True)
+    return json.loads(json.dumps(value, allow_nan=False))
+
+
+def from_json(value: object, kind: type[T], where: str | Path) -> T:
+    """A record of plain JSON.
+
+    Raises:
+        UserError: if it does not fit; ``where`` and the path of the field are told.
+    """
+    try:
+        return msgspec.convert(value, kind, dec_hook=_hook)
+    except (msgspec.ValidationError, TypeError, RecursionError) as error:
+        told = " ".join(str(error).replace("`", "").split())[:300]
+        raise UserError(f"{where} cannot be used: {told}; {AGAIN}") from None
+
+
+AGAIN = "it is damaged, or of another version of bezierdistill: make it again"
+
+
+def _hook(kind: type, value: object) -> object:
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    raise TypeError(f"expected {kind.__name__}")
+
+
+def write_record(path: Path, record: object) -> None:
+    """Write a record as readable JSON, atomically."""
+    text = json.dumps(to_json(record), indent=2) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def read_record(path: Path, kind: type[T], what: str) -> T:
+    """Read a record.
+
+    Args:
+        path: the file.
+        kind: the record's class.
+        what: what to call it in messages, such as "model".
+
+    Raises:
+        UserError: if the file is missing, no JSON, or another record.
+    """
+    return from_json(parse_json(path, read_text(path, what)), kind, path)
+
+
+def parse_json(path: Path, text: str) -> Any:
+    """The value of a file's JSON.
+
+    Raises:
+        UserError: if it is none.
+    """
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise UserError(f"{path} is no valid JSON ({error}): {AGAIN}") from None
+
+
+def check_version(path: Path, head: object, kind: type[ModelCard] | type[Manifest]) -> None:
+    """Refuse a file of another format or version.
+
+    Raises:
+        UserError: if it is one.
+    """
+    wanted = {"format": kind.__struct_defaults__[-2], "version": kind.__struct_defaults__[-1]}
+    got = {key: head.get(key) for key in wanted} if isinstance(head, Mapping) else {}
+    if got != wanted:
+        told = ", ".join(f"{key} {str(got.get(key))[:40]!r}" for key in wanted)
+        needed = ", ".join(f"{key} {value!r}" for key, value in wanted.items())
+        raise UserError(
+            f"{path} has {told}, expected {needed}: it was written by another version of"
+            " bezierdistill, make it again"
+        )

@@ -1,0 +1,176 @@
+"""What settings share: the words that they choose from, and the checks of their numbers.
+
+Settings are frozen dataclasses, the same for Python, YAML recipes and the command line. Importing
+them takes no torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from bezierdistill.errors import UserError
+
+Coupling = Literal["independent", "ot"]
+Guides = Literal["fit", "hermite", "endpoints"]
+Noise = Literal["stored", "seed"]
+ObjectiveName = Literal["end", "map", "knots", "velocity"]
+Points = Literal["float32", "bfloat16", "uint8"]
+Precision = Literal["32-true", "bf16-mixed", "bf16-true", "64-true"]
+Prediction = Literal["velocity", "flow", "epsilon", "sample", "v_prediction"]
+ScheduleKind = Literal["linear-up", "linear-down", "sigma", "steps"]
+Solver = Literal["euler", "midpoint", "heun", "rk4"]
+Strategy = Literal["ddp", "fsdp"]
+Units = Literal["model", "data"]
+MAX_PASSES = 10  # of a student's sampler
+MAX_DEGREE = 66  # of a curve: beyond it binomials are no longer exact
+
+
+@dataclass(frozen=True)
+class Text:
+    """How a setting that is no single word is written on the command line and in YAML.
+
+    Args:
+        parse: from text to the value; raises :class:`~bezierdistill.errors.UserError`.
+        show: from the value to text.
+        word: what ``--help`` calls it.
+    """
+
+    parse: Callable[[str], Any]
+    show: Callable[[Any], str]
+    word: str
+
+
+def written(default: Any, how: Text) -> Any:
+    """A field of a settings class that is written as :class:`Text`."""
+    return field(default=default, metadata={"text": how})
+
+
+def parse_numbers(text: str) -> tuple[float, ...]:
+    """Numbers separated by commas: ``1,3``.
+
+    Raises:
+        UserError: if they are none.
+    """
+    try:
+        numbers = tuple(float(part) for part in text.split(",")) if text else ()
+    except ValueError:
+        numbers = (math.nan,)
+    if not all(map(math.isfinite, numbers)):
+        raise UserError(f"{text!r} are no numbers, expected some separated by commas, such as 1,3")
+    return numbers
+
+
+def parse_weights(text: str) -> tuple[tuple[float, ...], ...]:
+    """Weights of a blend: a number per teacher, or Bernstein coefficients over time.
+
+    Raises:
+        UserError: if they are none.
+
+    Example:
+        >>> parse_weights("1.25,-0.25"), parse_weights("1.0:1.5,0.0:-0.5")
+        (((1.25,), (-0.25,)), ((1.0, 1.5), (0.0, -0.5)))
+    """
+    return tuple(parse_numbers(part.replace(":", ",")) for part in text.split(","))
+
+
+def parse_words(text: str) -> tuple[str, ...]:
+    """Words separated by commas."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _joined(values: Iterable[object]) -> str:
+    return ",".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
+
+
+NUMBERS = Text(parse_numbers, _joined, "FLOAT,...")
+WORDS = Text(parse_words, _joined, "NAME,...")
+WEIGHTS = Text(
+    parse_weights,
+    lambda rows: ",".join(_joined(row).replace(",", ":") for row in rows),
+    "FLOAT,... | FLOAT:FLOAT,...",
+)
+
+
+def as_paths(config: object, *names: str) -> None:
+    """Let Python users give paths as text."""
+    for name in names:
+        value = getattr(config, name)
+        object.__setattr__(
+            config,
+            name,
+            Path(value) if isinstance(value, str | Path) else tuple(Path(v) for v in value),
+        )
+
+
+def check_conditional(conditional: bool, source: str | None, coupling: Coupling) -> None:
+    """Refuse what a conditional flow cannot be.
+
+    Raises:
+        UserError: with a source domain, whose samples have no condition of the target's; or with
+            optimal transport within the batch, which makes the noise depend on the condition, while
+            sampling draws it independently.
+    """
+    if conditional and source is not None:
+        raise UserError(
+            f"conditional is on and source is {source}: a flow that translates takes no condition,"
+            " leave one of them out"
+        )
+    if conditional and coupling == "ot":
+        raise UserError(
+            "coupling ot with conditional would make the noise depend on the condition: expected"
+            " --coupling independent"
+        )
+
+
+def check_whole_batches(accumulate: int) -> None:
+    """Raise ``UserError`` if gradients of several batches are added up, where a budget or rounds
+    are counted in batches.
+    """
+    if accumulate > 1:
+        raise UserError(
+            f"loop.accumulate is {accumulate}, expected 1: passes are counted in whole batches"
+        )
+
+
+def check_counts(**counts: int) -> None:
+    """Raise ``UserError`` unless every number is 1 or more."""
+    for name, value in counts.items():
+        if value < 1:
+            raise UserError(f"{name} is {value}, expected 1 or more")
+
+
+def check_seed(seed: int) -> None:
+    """Raise ``UserError`` unless a seed is one that every table of draws takes."""
+    if not 0 <= seed < 2**63:
+        raise UserError(f"seed is {seed}, expected a whole number from 0 up to 2^63 - 1")
+
+
+def check_not_negative(**numbers: float) -> None:
+    for name, value in numbers.items():
+        if value < 0:
+            raise UserError(f"{name} is {value}, expected 0 or more")
+
+
+def check_choice(name: str, value: str, choices: Any) -> None:
+    """Raise ``UserError`` unless a setting is one of the words of a ``Literal``."""
+    if value not in get_args(choices):
+        raise UserError(f"{name} is {value!r}, expected one of {', '.join(get_args(choices))}")
+
+
+def check_degree(degree: int) -> None:
+    """Raise ``UserError`` unless ``degree`` is an integer of 1 or more."""
+    if isinstance(degree, bool) or not isinstance(degree, int) or not 1 <= degree <= MAX_DEGREE:
+        raise UserError(f"degree is {degree!r}, expected 1 (the straight line) to {MAX_DEGREE}")
+
+
+def check_scale(scale: tuple[float, ...]) -> None:
+    """Raise ``UserError`` unless a guidance scale is none, a strength, or a rising range."""
+    if len(scale) > 2 or (len(scale) == 2 and scale[0] >= scale[1]):
+        raise UserError(
+            f"guidance scale is {_joined(scale)}, expected a strength such as 2, or a rising range"
+            " such as 1,3"
+        )
