@@ -20,11 +20,10 @@ import msgspec
 from bezierdistill.data.scaling import Scaling
 from bezierdistill.errors import UserError
 from bezierdistill.files import read_text, write_atomically
+from bezierdistill.settings import Noise, Points, Units
 
 T = TypeVar("T")
 MAX_STATE, MAX_NUMBERS, MAX_COUNT = 2**28, 2**40, 2**62
-Points = Literal["float32", "bfloat16", "uint8"]
-Noise = Literal["stored", "seed"]
 Kind = Literal["teacher", "student"]
 
 
@@ -65,22 +64,22 @@ class Conditions(Record):
     """What the conditions of a model or of curves are.
 
     ``size`` numbers a condition, 0 is none; ``frequencies`` of class labels in the training data,
-    None where conditions are vectors; ``names`` of the classes; ``guidance``, the range of a
-    strength that is the last number of a condition; ``guided``, the strengths, or the range, that
-    are in the curves.
+    None where conditions are vectors; ``names`` of the classes; ``guidance_range``, the range of
+    a guidance scale that is the last number of a condition; ``guided``, the scale, or both ends of
+    the range, that is in the curves.
     """
 
     size: int = 0
     frequencies: tuple[float, ...] | None = None
     names: tuple[str, ...] = ()
-    guidance: tuple[float, float] | None = None
+    guidance_range: tuple[float, float] | None = None
     guided: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         expect(0 <= self.size <= MAX_NUMBERS, "size", self.size, "a whole number")
-        low_high, own = self.guidance, self.size - (self.guidance is not None)
+        low_high, own = self.guidance_range, self.size - (self.guidance_range is not None)
         rises = low_high is None or (low_high[0] < low_high[1] and self.size > 0)
-        expect(rises, "guidance", low_high, "two rising numbers of a model with conditions")
+        expect(rises, "guidance_range", low_high, "two rising numbers of a model with conditions")
         given = self.frequencies
         shares = given is None or (len(given) == own and min(given) >= 0 and 0 < sum(given) < 1e6)
         expect(shares, "frequencies", given, f"{own} of 0 or more")
@@ -95,8 +94,8 @@ class Conditions(Record):
         return len(self.frequencies or ())
 
     @property
-    def strength(self) -> float | None:
-        """The one strength of guidance that is in the curves; None for none, or a range."""
+    def guidance_scale(self) -> float | None:
+        """The one guidance scale that is in the curves; None for none, or a range."""
         return self.guided[0] if len(self.guided) == 1 and self.guided[0] != 1 else None
 
 
@@ -126,7 +125,8 @@ class ModelCard(Record):
     """``model.json``: how to build a network, how to use it, and where it comes from.
 
     ``network`` are the settings of the network, ``settings`` those of the stage that made it;
-    ``source`` and ``source_data`` are the other domain that a model translates from; ``drop`` is
+    ``domain`` and ``domain_data`` are the units and the name of the other domain that a model
+    translates from; ``drop`` is
     the share of rows that it was trained on without their condition.
     """
 
@@ -138,8 +138,8 @@ class ModelCard(Record):
     steps: int
     passes: Passes
     conditions: Conditions = Conditions()
-    source: Scaling | None = None
-    source_data: str | None = None
+    domain: Scaling | None = None
+    domain_data: str | None = None
     data: str | None = None
     drop: float | None = None
     knots: dict[int, tuple[float, ...]] = {}
@@ -154,8 +154,8 @@ class ModelCard(Record):
     def __post_init__(self) -> None:
         _state(self.shape)
         self.scaling.check(self.shape)
-        if self.source is not None:
-            self.source.check(self.shape)
+        if self.domain is not None:
+            self.domain.check(self.shape)
         for passes, times in self.knots.items():
             expect(passes == len(times) - 1, "knots", times, "one time more than passes")
 
@@ -165,7 +165,7 @@ class Imported(Record):
 
     source: str
     passes: int
-    units: Literal["model", "data"]
+    units: Units
 
 
 class Merged(Record):
@@ -195,9 +195,9 @@ class CurveRecipe(Record):
     teacher_passes: int = 0
     network: dict[str, Any] | None = None
     through: TeacherRef | None = None
-    source: str | None = None
-    source_scaling: Scaling | None = None
-    data: str | None = None
+    domain: str | None = None
+    domain_scaling: Scaling | None = None
+    invert_from: str | None = None
     count: int | None = None
     seed: int | None = None
     steps: int | None = None
