@@ -129,16 +129,6 @@ def discard(folder: Path) -> None:
         shutil.rmtree(gone, ignore_errors=True)
 
 
-def seen_from(folder: Path, path: Path) -> str:
-    """A path relative to a folder, which holds as long as both are moved together; the whole path
-    where none leads from one to the other (another drive).
-    """
-    try:
-        return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
-    except ValueError:
-        return str(path.resolve())
-
-
 def write_json(path: Path, value: Any) -> None:
     """Write readable JSON atomically; infinite numbers are refused."""
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"

@@ -25,7 +25,6 @@ from bezierdistill.settings import Noise, Points, Units
 
 T = TypeVar("T")
 MAX_STATE, MAX_NUMBERS, MAX_COUNT = 2**28, 2**40, 2**62
-MADE = "made.json"
 Kind = Literal["teacher", "student"]
 
 
@@ -518,7 +517,7 @@ def sealed(value: Mapping[str, Any]) -> str:
     return json.dumps({**value, "seal": seal}, indent=2) + "\n"
 
 
-def read_sealed(path: Path, kind: type[T], what: str, again: str) -> T:
+def read_sealed(path: Path, kind: type[T], what: str, again: str = "make it again") -> T:
     """Read what :func:`write_sealed` wrote.
 
     Args:

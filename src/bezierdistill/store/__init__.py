@@ -7,25 +7,23 @@ A store is a folder::
     shard-000000.safetensors   rows first: "points" (rows, points, *shape) and, if there are any, "cond" (rows, C)
     shard-000000.json          while the store is being made: the record of a finished shard, which goes into the manifest at the end
 
-Points are kept in single precision, bfloat16, or a byte a number
-(:mod:`~bezierdistill.store.codec`); sources that are noise may be regenerated from their seed
+Points are kept in single precision, bfloat16, or a byte per number
+(:mod:`~bezierdistill.store.codec`); sources that are noise may be drawn again from their seed
 instead of being stored. Every shard is whole before its record names it, and a rerun makes what is
 missing.
 """
 
-from bezierdistill.store.codec import Kept
-from bezierdistill.store.manifest import MANIFEST, Shard, read_manifest
+from bezierdistill.store.manifest import MANIFEST, read_manifest
 from bezierdistill.store.merge import merge
 from bezierdistill.store.reader import CurveStore
-from bezierdistill.store.writer import CurveWriter, repair
+from bezierdistill.store.writer import CurveWriter, repair, simulate_shards
 
 __all__ = [
     "MANIFEST",
     "CurveStore",
     "CurveWriter",
-    "Kept",
-    "Shard",
     "merge",
     "read_manifest",
     "repair",
+    "simulate_shards",
 ]

@@ -17,6 +17,12 @@ from msgspec.structs import asdict
 from bezierdistill.records import CurveRecipe, Manifest, read_sealed, write_sealed
 
 MANIFEST, COPY = "manifest.json", "manifest.copy.json"
+FILES = {
+    MANIFEST: f"what made the curves, and the checksums of the shards; {COPY} is its copy",
+    "shard-*.safetensors": (
+        "control points and conditions; bezierdistill distill --curves {out} reads them"
+    ),
+}  # for README.txt
 REPAIR = "simulate again with --repair (a merged or imported store: make it again)"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from bezierdistill.errors import UserError
-from bezierdistill.files import locked, seen_from, write_atomically
+from bezierdistill.files import locked, write_atomically
 from bezierdistill.records import CurveRecipe, Manifest, Merged, Shard, TeacherRef
 from bezierdistill.store.manifest import (
     COPY,
@@ -61,7 +61,8 @@ def _recipe(stores: list[CurveStore], out: Path) -> CurveRecipe:
     first = stores[0]
 
     def moved(teacher: TeacherRef) -> TeacherRef:
-        return replace(teacher, path=seen_from(out, first.folder / teacher.path))
+        path = (first.folder / teacher.path).resolve()
+        return replace(teacher, path=Path(os.path.relpath(path, out.resolve())).as_posix())
 
     through = first.recipe.through
     return replace(
