@@ -147,9 +147,7 @@ class CurveWriter:
         """
         if not self.complete:
             shards = tuple(self._record(plan) for plan in plans)
-            write_manifest(
-                self.folder, Manifest(recipe=self.recipe, complete=True, shards=shards)
-            )
+            write_manifest(self.folder, Manifest(recipe=self.recipe, complete=True, shards=shards))
             self.complete = True
         for path in self.folder.glob("shard-*.json"):
             path.unlink(missing_ok=True)
