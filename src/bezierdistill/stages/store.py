@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from bezierdistill.errors import UnfitError
 from bezierdistill.progress import progress
 from bezierdistill.settings import Points, Units
+from bezierdistill.stages.simulate import CONTENTS
 
 PLACE = {"positional": True}  # a field that has no flag of its own
 
@@ -154,11 +155,10 @@ def main_store_verify(config: StoreVerifyConfig) -> dict[str, Any]:
 
 def main_store_merge(config: StoreMergeConfig) -> dict[str, Any]:
     """One store of several: see :func:`bezierdistill.store.merge.merge`."""
-    from bezierdistill.run import Contents, made_whole
+    from bezierdistill.run import made_whole
     from bezierdistill.store import merge
-    from bezierdistill.store.manifest import FILES
 
-    contents = Contents("a store of Bezier curves, merged of several", FILES)
+    contents = replace(CONTENTS, what="a store of Bezier curves, merged of several")
     with made_whole(config.out, "store merge", config, contents):
         store = merge(config.stores, config.out)
     print(f"{config.out}: {len(store):,} curves of {len(config.stores)} stores")
@@ -179,11 +179,10 @@ def main_store_import(config: StoreImportConfig) -> dict[str, Any]:
     """A store of other people's curves: see
     :func:`~bezierdistill.stages.exchange.import_curves`.
     """
-    from bezierdistill.run import Contents, made_whole
+    from bezierdistill.run import made_whole
     from bezierdistill.stages.exchange import import_curves
-    from bezierdistill.store.manifest import FILES
 
-    contents = Contents("a store of Bezier curves, imported", FILES)
+    contents = replace(CONTENTS, what="a store of Bezier curves, imported")
     with made_whole(config.out, "store import", config, contents):
         store = import_curves(
             config.source, config.teacher, config.out, config.passes, config.units, config.points

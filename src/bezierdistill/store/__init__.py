@@ -15,7 +15,7 @@ instead of being stored. Every shard is whole before its record names it, and a 
 missing.
 """
 
-from bezierdistill.store.manifest import MANIFEST, read_manifest
+from bezierdistill.store.manifest import MANIFEST, held_recipe, read_manifest
 from bezierdistill.store.merge import merge
 from bezierdistill.store.reader import CurveStore
 from bezierdistill.store.writer import CurveWriter, repair, simulate_shards
@@ -24,6 +24,7 @@ __all__ = [
     "MANIFEST",
     "CurveStore",
     "CurveWriter",
+    "held_recipe",
     "merge",
     "read_manifest",
     "repair",

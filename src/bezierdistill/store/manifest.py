@@ -9,20 +9,16 @@ beside it in a file of its own.
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from msgspec.structs import asdict
 
+from bezierdistill.errors import UserError
 from bezierdistill.records import CurveRecipe, Manifest, read_sealed, write_sealed
 
 MANIFEST, COPY = "manifest.json", "manifest.copy.json"
-FILES = {
-    MANIFEST: f"what made the curves, and the checksums of the shards; {COPY} is its copy",
-    "shard-*.safetensors": (
-        "control points and conditions; bezierdistill distill --curves {out} reads them"
-    ),
-}  # for README.txt
 REPAIR = "simulate again with --repair (a merged or imported store: make it again)"
 
 
@@ -54,6 +50,14 @@ def read_manifest(folder: Path, name: str = MANIFEST) -> Manifest:
             version.
     """
     return read_sealed(folder / name, Manifest, "curve store", REPAIR)
+
+
+def held_recipe(folder: Path) -> CurveRecipe | None:
+    """What made the store in a folder, as far as that can be read; None if there is none."""
+    for name in (MANIFEST, COPY):
+        with suppress(UserError):
+            return read_manifest(folder, name).recipe
+    return None
 
 
 def differing(a: CurveRecipe, b: CurveRecipe, free: Collection[str] = ()) -> str:

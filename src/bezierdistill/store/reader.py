@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +20,7 @@ from bezierdistill.curves import BezierCurve
 from bezierdistill.errors import UserError
 from bezierdistill.files import digest, read_tensors
 from bezierdistill.noise import Stream, noise
-from bezierdistill.records import CurveRecipe, Manifest, Shard
+from bezierdistill.records import CurveRecipe, Manifest, Shard, to_json
 from bezierdistill.run import MADE, RUN, read_made, read_settings
 from bezierdistill.store.codec import decode, layout
 from bezierdistill.store.manifest import COPY, MANIFEST, REPAIR, read_manifest
@@ -88,6 +90,11 @@ class CurveStore:
         return self.recipe.noise == "seed"
 
     @property
+    def digest(self) -> str:
+        """What the curves are, wherever the store lies."""
+        return hashlib.sha256(json.dumps(to_json(self.shards)).encode()).hexdigest()
+
+    @property
     def error(self) -> float:
         """Greatest error of a stored number, from keeping it in fewer bits, in model units."""
         return max(shard.error for shard in self.shards)
@@ -123,6 +130,11 @@ class CurveStore:
             )
         points, cond = self._gathered(rows)
         return BezierCurve(points.transpose(0, 1)), cond
+
+    def to(self, device: torch.device, count: int) -> Batch:
+        """The first curves and their conditions (or None) on a device."""
+        curve, cond = self.take(torch.arange(count))
+        return BezierCurve(curve.points.to(device)), None if cond is None else cond.to(device)
 
     @cached_property
     def _small(self) -> tuple[Tensor, Tensor | None] | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from msgspec.structs import replace
@@ -40,8 +41,17 @@ from bezierdistill.store.reader import CurveStore, damaged
 # Small, so that small states are spread over ranks too; a shard of images is a batch or two.
 SHARD_BYTES = 8 * 2**20
 MAX_SKIPPED = 0.01  # share of the rows of a shard that may be left out
-Draw = Callable[[range], tuple[Tensor, Tensor | None]]
-Curves = Callable[[Tensor, Tensor | None], tuple[BezierCurve, int]]
+Draw = Callable[[int, int], tuple[Tensor, Tensor | None]]
+
+
+class Simulates(Protocol):
+    """What makes curves of start states: a :class:`~bezierdistill.simulation.Simulation`."""
+
+    def curves(self, start: Tensor, cond: Tensor | None = None) -> tuple[BezierCurve, int]:
+        """Curves from states ``(B, ...)`` with conditions ``(B, C)``, and the network passes per
+        row.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -51,11 +61,6 @@ class Plan:
     index: int
     first: int
     rows: int
-
-    def batches(self, batch: int) -> list[range]:
-        """Its rows, so many at once."""
-        end = self.first + self.rows
-        return [range(k, min(k + batch, end)) for k in range(self.first, end, batch)]
 
 
 class CurveWriter:
@@ -154,7 +159,7 @@ class CurveWriter:
 
 
 def simulate_shards(
-    curves: Curves,
+    simulation: Simulates,
     draw: Draw,
     plans: Sequence[Plan],
     writer: CurveWriter,
@@ -165,9 +170,9 @@ def simulate_shards(
     """Make those shards of a store that are not there; memory does not grow with their number.
 
     Args:
-        curves: gives the curves of start states and their conditions, and the network passes per
-            row: :meth:`~bezierdistill.simulation.Simulation.curves`.
-        draw: gives the start states of a range of rows and their conditions, or None.
+        simulation: how curves are made.
+        draw: ``draw(start, rows)`` gives the start states of rows ``start .. start + rows`` and
+            their conditions, or None.
         plans: the shards to make, of :meth:`CurveWriter.plan`: all, or a part if others are made
             elsewhere.
         writer: the store.
@@ -187,17 +192,18 @@ def simulate_shards(
         parts: list[Packed] = []
         skipped: list[int] = []
         spent = 0
-        for rows in plan.batches(batch):
-            states, cond = draw(rows)
-            curve, passes = curves(states, cond)
+        for start in range(0, plan.rows, batch):
+            rows = min(batch, plan.rows - start)
+            states, cond = draw(plan.first + start, rows)
+            curve, passes = simulation.curves(states, cond)
             made = curve.points.to("cpu", torch.float32)
             finite = made.isfinite().transpose(0, 1).flatten(1).all(1)
-            skipped += (rows.start - plan.first + (~finite).nonzero().flatten()).tolist()
+            skipped += (start + (~finite).nonzero().flatten()).tolist()
             _check_skipped(skipped, plan)
             cond = None if cond is None else cond.cpu()[finite]
             parts.append(writer.pack(BezierCurve(made[:, finite]), cond))
-            spent += passes * len(rows)
-            advance(len(rows))
+            spent += passes * rows
+            advance(rows)
         writer.write(plan, parts, spent, skipped, seed)
 
 
