@@ -25,16 +25,14 @@ from typing import Any, Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
-from bezierdistill.curves import Time, expand_time, match_time
+from bezierdistill.curves import Time, expand_time, match_time, widest
 from bezierdistill.errors import UserError
 
 Prediction = Literal["velocity", "flow", "epsilon", "sample", "v_prediction"]
 
 
 class Schedule(Protocol):
-    """Noise levels over our time t in [0, 1], from noise to data, and the number that the model is
-    told for a time.
-    """
+    """Noise levels over our time t in [0, 1], from noise to data, and the model's time input."""
 
     @property
     def span(self) -> tuple[float, float]:
@@ -52,8 +50,8 @@ class LinearSchedule:
 
     Args:
         time: ``up`` if the model's time is 0 at the noise, ``down`` if it is 0 at the data.
-        scale: what its time is multiplied by before it is told (999 for RectifiedFlow, 1000 for
-            diffusers' transformers).
+        scale: what its time input is multiplied by (999 for RectifiedFlow, 1000 for diffusers'
+            transformers).
         low: least time of ours, in [0, 1).
         high: greatest time of ours, in (low, 1].
 
@@ -92,7 +90,7 @@ class LinearSchedule:
 
 @dataclass(frozen=True)
 class SigmaSchedule:
-    """EDM and consistency models: ``alpha = 1``, and the model is told ``sigma``.
+    """EDM and consistency models: ``alpha = 1``, and the time input is ``sigma``.
 
     Args:
         least: smallest sigma that the model was trained on.
@@ -127,7 +125,7 @@ class StepSchedule:
     r"""DDPM and most of diffusers: steps 0 (data) to N - 1 (noise) with :math:`\alpha^2 + \sigma^2
     = 1`.
 
-    Between two steps the model is told a fraction, found linearly in :math:`\log (\sigma /
+    Between two steps the time input is a fraction, found linearly in :math:`\log (\sigma /
     \alpha)`.
 
     Args:
@@ -155,7 +153,7 @@ class StepSchedule:
 
     @cached_property
     def _levels(self) -> Tensor:
-        a = self.alphas_cumprod.double()
+        a = self.alphas_cumprod.cpu().double()
         return 0.5 * ((1 - a).log() - a.log())  # log sigma / alpha, rising
 
     @property
@@ -166,13 +164,9 @@ class StepSchedule:
 
     def at(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See :class:`Schedule`."""
-        levels = self._levels.to(t.device)
-        level = (
-            (1 / t.double().clamp(1e-12, 1) - 1)
-            .clamp_min(1e-300)
-            .log()
-            .clamp(levels[0], levels[-1])
-        )
+        levels = self._levels.to(widest(t.device)).to(t.device)
+        ratio = 1 / t.to(levels).clamp(1e-12, 1) - 1  # sigma / alpha
+        level = ratio.log().clamp(levels[0], levels[-1])  # of zero: -inf, clamped
         above = torch.searchsorted(levels, level.contiguous()).clamp(1, len(levels) - 1)
         low, high = levels[above - 1], levels[above]
         step = above - 1 + (level - low) / (high - low)
