@@ -1,12 +1,10 @@
-"""The verbs that use what is there: samples, their judgement, reports, models of other
-libraries.
-"""
+"""The verbs that use what is there: samples, their judgement, reports."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -14,14 +12,10 @@ from bezierdistill.cli.results import Verb, facts
 from bezierdistill.data import load_data, read_array, read_sides
 from bezierdistill.errors import UserError
 from bezierdistill.files import write_array, write_json
-from bezierdistill.interop import export_diffusers, import_diffusers
 from bezierdistill.metrics import Evaluator, load_extractor
 from bezierdistill.models import Model, load_model
-from bezierdistill.networks.foreign import ScheduleKind
 from bezierdistill.reporting import print_rows, protocol_lines, write_report
 from bezierdistill.reporting.plots import save_grid
-from bezierdistill.run import noted
-from bezierdistill.schedules import Prediction
 from bezierdistill.settings import Solver
 from bezierdistill.stages.translate import TranslateConfig, translate_files
 from bezierdistill.training.ranks import open_fabric
@@ -120,57 +114,6 @@ class ReportConfig:
     """Folder of a demo, model, curve store or reflow."""
 
 
-@dataclasses.dataclass(frozen=True)
-class ImportConfig:
-    """Make a teacher of a pretrained network of diffusers.
-
-    What the network predicts and its schedule are named, never guessed.
-
-    Example::
-
-        bezierdistill import --source ddpm --prediction epsilon --schedule steps --out runs/teacher
-    """
-
-    source: Path
-    """A local folder: a pipeline with unet/ or transformer/, or the network alone; only safetensors
-    are read."""
-    out: Path
-    """Folder of the new model."""
-    prediction: Prediction
-    """Velocity (data minus noise), flow (noise minus data), epsilon (noise), sample (data),
-    v_prediction."""
-    schedule: ScheduleKind
-    """Linear-up (time 0 is noise), linear-down (time 0 is data), sigma, or steps (those of the
-    pipeline's scheduler)."""
-    scale: float | None = None
-    """Linear: what its time is multiplied by before it is told, such as 1000; 1 without it."""
-    low: float | None = None
-    """Linear: least time of ours that it was trained on; 0 without it."""
-    high: float | None = None
-    """Linear: greatest time of ours; 1 without it."""
-    least: float | None = None
-    """Sigma: smallest sigma that it was trained on; 0.002 without it."""
-    most: float | None = None
-    """Sigma: greatest sigma; 80 without it."""
-
-
-@dataclasses.dataclass(frozen=True)
-class ExportConfig:
-    """Write a student as a pipeline of diffusers, with a model card.
-
-    Example::
-
-        bezierdistill export --model runs/student --out runs/pipeline
-    """
-
-    model: Path
-    """Folder of a student or teacher of images."""
-    out: Path
-    """The new folder."""
-    to: Literal["diffusers"] = "diffusers"
-    """The library."""
-
-
 def _load(folder: Path, accelerator: str) -> Model:
     """A model on a device; Fabric, which takes seconds to import, is only asked where there is a
     choice.
@@ -256,29 +199,6 @@ def _translate(config: TranslateConfig) -> dict[str, Any]:
     return {"out": config.out, "count": len(y), "shape": y.shape[1:], "passes": config.passes}
 
 
-def _import(config: ImportConfig) -> dict[str, Any]:
-    numbers = {
-        name: getattr(config, name)
-        for name in ("scale", "low", "high", "least", "most")
-        if getattr(config, name) is not None
-    }
-    with noted(config.out, "import", config):
-        model = import_diffusers(
-            config.source, config.out, config.prediction, config.schedule, **numbers
-        )
-    print(
-        f"{config.out}: teacher of images {model.shape}, {model.conditions} classes, from"
-        f" {config.source}"
-    )
-    return facts(model)
-
-
-def _export(config: ExportConfig) -> dict[str, Any]:
-    folder = export_diffusers(load_model(config.model), config.out)
-    print(f"{folder}: pipeline of {config.to}; its README.md says how to load it")
-    return {"out": folder, "to": config.to}
-
-
 def _report(config: ReportConfig) -> dict[str, Any]:
     page = write_report(config.run)
     print(page)
@@ -290,6 +210,4 @@ SAMPLES: dict[str, Verb] = {
     "translate": (TranslateConfig, _translate),
     "evaluate": (EvaluateConfig, _evaluate),
     "report": (ReportConfig, _report),
-    "import": (ImportConfig, _import),
-    "export": (ExportConfig, _export),
 }
