@@ -6,12 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from bezierdistill.settings import Prediction, ScheduleKind, as_paths
+from bezierdistill.settings import Contents, Prediction, ScheduleKind, as_paths
 
 if TYPE_CHECKING:
     from bezierdistill.models import Model
 
 NUMBERS = ("scale", "low", "high", "least", "most")
+CONTENTS = Contents(
+    "a teacher, imported from diffusers",
+    {
+        "model.json": "the model's card: network, shape, units, which scheduler was believed",
+        "model.safetensors": "its weights; bezierdistill sample --model {out} reads both",
+    },
+    continues=False,
+)
 
 
 @dataclass(frozen=True)
@@ -78,20 +86,13 @@ class ExportConfig:
 
 
 def main_import(config: ImportConfig) -> dict[str, Any]:
-    """Import, and say what was found."""
+    """The verb ``import``."""
     from bezierdistill.interop import import_diffusers
-    from bezierdistill.run import Contents, made_whole
+    from bezierdistill.run import made_whole
 
-    files = {
-        "model.json": "the model's card: network, shape, units, what was believed",
-        "model.safetensors": (
-            "its weights; bezierdistill sample --model {out} and other verbs read both"
-        ),
-    }
-    contents = Contents("a teacher, imported from diffusers", files, continues=False)
     given = {name: getattr(config, name) for name in NUMBERS}
     numbers = {name: number for name, number in given.items() if number is not None}
-    with made_whole(config.out, "import", config, contents):
+    with made_whole(config.out, "import", config, CONTENTS):
         model = import_diffusers(
             config.folder, config.out, config.prediction, config.schedule, **numbers
         )
@@ -101,13 +102,7 @@ def main_import(config: ImportConfig) -> dict[str, Any]:
     )
     for line in _findings(model):
         print(line)
-    return {
-        "out": config.out,
-        "digest": model.card.digest,
-        "shape": model.shape,
-        "classes": model.conditions.classes,
-        **model.card.settings,
-    }
+    return {**model.facts(), **model.card.settings}
 
 
 def _findings(model: Model) -> list[str]:
@@ -130,7 +125,7 @@ def _findings(model: Model) -> list[str]:
 
 
 def main_export(config: ExportConfig) -> dict[str, Any]:
-    """Export, and say how to load it."""
+    """The verb ``export``."""
     from bezierdistill.interop import export_diffusers
     from bezierdistill.models import load_model
 
