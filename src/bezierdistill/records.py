@@ -514,13 +514,13 @@ def _write_text(path: Path, text: str) -> None:
 
 def write_sealed(path: Path, record: object) -> None:
     """Write a record with its own checksum, by which a single flipped bit is found."""
-    _write_text(path, sealed(to_json(record)))
+    body = json.dumps(to_json(record), indent=2).removesuffix("\n}")
+    _write_text(path, body + seal(body))
 
 
-def sealed(value: Mapping[str, Any]) -> str:
-    """The text of a JSON object with its checksum as the last entry, ``seal``."""
-    seal = hashlib.sha256(json.dumps(value).encode()).hexdigest()
-    return json.dumps({**value, "seal": seal}, indent=2) + "\n"
+def seal(body: str) -> str:
+    """How a JSON object ends whose text up to here is ``body``: with its checksum."""
+    return f',\n  "seal": "{hashlib.sha256(body.encode()).hexdigest()}"\n}}\n'
 
 
 def read_sealed(path: Path, kind: type[T], what: str, again: str = "make it again") -> T:
@@ -539,11 +539,10 @@ def read_sealed(path: Path, kind: type[T], what: str, again: str = "make it agai
     value = parse_json(path, text)
     if issubclass(kind, Manifest):
         check_version(path, value, Manifest)
-    plain = dict(value) if isinstance(value, dict) else {}
-    plain.pop("seal", None)
-    if sealed(plain) != text:
+    body = text[: -len(seal(""))]
+    if body + seal(body) != text:
         raise UserError(f"{path} differs from its checksum: it was changed or damaged; {again}")
-    return from_json(plain, kind, path)
+    return from_json({key: value[key] for key in value if key != "seal"}, kind, path)
 
 
 def read_record(path: Path, kind: type[T], what: str) -> T:
