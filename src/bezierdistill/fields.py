@@ -34,8 +34,10 @@ from bezierdistill.errors import UserError
 
 @runtime_checkable
 class Field(Protocol):
-    """A velocity field: ``field(x, t, cond)`` gives ``dx/dt``; ``passes`` is the number of network
-    passes one evaluation costs.
+    """A velocity field: ``field(x, t, cond)`` gives ``dx/dt``.
+
+    ``passes`` is the number of network passes that one evaluation costs; a field without it, such
+    as a plain function, costs 1 (:func:`passes_of`).
     """
 
     @property
@@ -44,7 +46,7 @@ class Field(Protocol):
         ...
 
     def __call__(self, x: Tensor, t: Time, cond: Tensor | None = None) -> Tensor:
-        """Velocity ``(B, ...)`` of states ``x`` ``(B, ...)`` at a scalar time or one time a row
+        """Velocity ``(B, ...)`` of states ``x`` ``(B, ...)`` at a scalar time or one time per row
         ``(B,)``.
         """
         ...
@@ -97,9 +99,7 @@ def _modules(thing: object, found: dict[int, object], depth: int) -> Iterator[nn
     if isinstance(thing, FunctionType):
         names, cells = thing.__code__.co_names, thing.__closure__ or ()
         held += [thing.__globals__[name] for name in names if name in thing.__globals__]
-        held += [
-            cell.cell_contents for cell in cells if cell != CellType()
-        ]  # empty until it is set
+        held += [cell.cell_contents for cell in cells if cell != CellType()]  # not empty ones
         held += thing.__defaults__ or ()
     elif isinstance(thing, MethodType):
         held += [thing.__self__, thing.__func__]
@@ -109,6 +109,11 @@ def _modules(thing: object, found: dict[int, object], depth: int) -> Iterator[nn
         held += thing.values() if isinstance(thing, Mapping) else thing
     for part in held:
         yield from _modules(part, found, depth - 1)
+
+
+def passes_of(field: Field) -> int:
+    """Network passes that one evaluation of a field costs."""
+    return getattr(field, "passes", 1)
 
 
 class NetworkField:
@@ -137,8 +142,8 @@ class Blend:
 
     Args:
         fields: one or more teachers over the same states.
-        weights: ``(M, m + 1)``: a row of Bernstein coefficients a teacher. ``(M,)`` or one column:
-            constant. Negative allowed.
+        weights: ``(M, m + 1)``: a row of Bernstein coefficients per teacher. ``(M,)`` or one
+            column: constant. Negative allowed.
 
     Raises:
         UserError: if the number of rows differs from the number of fields, or a column does not
@@ -160,19 +165,19 @@ class Blend:
         if self.weights.ndim != 2 or len(self.weights) != len(self.fields):
             raise UserError(
                 f"weights have shape {tuple(matrix.shape)} for {len(self.fields)} fields, expected"
-                " a row of Bernstein coefficients a field"
+                " a row of Bernstein coefficients per field"
             )
         sums = self.weights.sum(0)
         if not torch.allclose(sums, torch.ones_like(sums), atol=1e-6):
             raise UserError(
-                f"blend weights sum to {[round(s, 6) for s in sums.tolist()]} a column, expected 1"
-                " in every column"
+                f"blend weights sum to {[round(s, 6) for s in sums.tolist()]} per column, expected"
+                " 1 in every column"
             )
 
     @property
     def passes(self) -> int:
         """Network passes of one evaluation: the teachers' together."""
-        return sum(getattr(field, "passes", 1) for field in self.fields)
+        return sum(map(passes_of, self.fields))
 
     def weight_at(self, t: Tensor) -> Tensor:
         """The teachers' weights ``(M, *t.shape)`` at times ``t``."""
@@ -208,7 +213,7 @@ class Guided:
     @property
     def passes(self) -> int:
         """Network passes of one evaluation: twice the field's."""
-        return 2 * self.field.passes
+        return 2 * passes_of(self.field)
 
     def __call__(self, x: Tensor, t: Time, cond: Tensor | None = None) -> Tensor:
         """Velocity ``(B, ...)``; see :class:`Field`.
@@ -218,8 +223,8 @@ class Guided:
         """
         if cond is None:
             raise UserError(
-                "guidance got no condition, expected one a row: a teacher without conditions cannot"
-                " be guided"
+                "guidance got no condition, expected one per row: a teacher without conditions"
+                " cannot be guided"
             )
         own = cond if self.strength is not None else cond[:, :-1]
         strength = self.strength if self.strength is not None else expand_time(cond[:, -1], x).to(x)
@@ -246,12 +251,10 @@ class Stretched:
     @property
     def passes(self) -> int:
         """Network passes of one evaluation: the field's."""
-        return self.field.passes
+        return passes_of(self.field)
 
     def __call__(self, x: Tensor, t: Time, cond: Tensor | None = None) -> Tensor:
-        """Velocity ``(B, ...)`` per unit of the stretched time; see
-        :class:`~bezierdistill.fields.Field`.
-        """
+        """Velocity ``(B, ...)`` per unit of the stretched time; see :class:`Field`."""
         time = torch.lerp(self.start, self.end, match_time(t, x))
         return expand_time(self.end - self.start, x) * self.field(x, time, cond)
 
@@ -304,7 +307,7 @@ class GaussianMixture:
     passes: int = 1
 
     def __call__(self, x: Tensor, t: Time, cond: Tensor | None = None) -> Tensor:
-        """Velocity ``(B, D)``; see :class:`Field`. ``cond`` is not used by an unconditional law."""
+        """Velocity ``(B, D)``; see :class:`Field`. A mixture has no condition."""
         time = expand_time(t, x)[:, None]
         means, var = self.means.to(x), self.stds.to(x) ** 2
         spread = (1 - time) ** 2 + time**2 * var
@@ -315,6 +318,10 @@ class GaussianMixture:
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """Fresh draws ``(count, D)`` from the mixture."""
-        component = torch.multinomial(self.weights, count, replacement=True, generator=generator)
-        noise = torch.randn(count, self.means.shape[1], generator=generator, dtype=self.means.dtype)
-        return self.means[component] + self.stds[component] * noise
+        device = self.means.device if generator is None else generator.device
+        means, stds, weights = (part.to(device) for part in (self.means, self.stds, self.weights))
+        component = torch.multinomial(weights, count, replacement=True, generator=generator)
+        noise = torch.randn(
+            count, means.shape[1], generator=generator, dtype=means.dtype, device=device
+        )
+        return (means[component] + stds[component] * noise).to(self.means.device)

@@ -26,7 +26,7 @@ from typing import Any, Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
-from bezierdistill.curves import Time, expand_time, match_time
+from bezierdistill.curves import Time, expand_time, match_time, widest
 from bezierdistill.errors import UserError
 from bezierdistill.fields import evaluating
 from bezierdistill.settings import Prediction
@@ -152,7 +152,7 @@ class StepSchedule:
 
     @cached_property
     def _levels(self) -> Tensor:
-        a = self.alphas_cumprod.double()
+        a = self.alphas_cumprod.cpu().double()
         return 0.5 * ((1 - a).log() - a.log())  # log sigma / alpha, rising
 
     @property
@@ -163,13 +163,9 @@ class StepSchedule:
 
     def at(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See :class:`Schedule`."""
-        levels = self._levels.to(t.device)
-        level = (
-            (1 / t.double().clamp(1e-12, 1) - 1)
-            .clamp_min(1e-300)
-            .log()
-            .clamp(levels[0], levels[-1])
-        )
+        levels = self._levels.to(widest(t.device)).to(t.device)
+        ratio = 1 / t.to(levels).clamp(1e-12, 1) - 1  # sigma / alpha
+        level = ratio.log().clamp(levels[0], levels[-1])  # of zero: -inf, clamped
         above = torch.searchsorted(levels, level.contiguous()).clamp(1, len(levels) - 1)
         low, high = levels[above - 1], levels[above]
         step = above - 1 + (level - low) / (high - low)
