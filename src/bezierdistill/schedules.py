@@ -4,7 +4,8 @@ adds noise.
 Every Gaussian path is :math:`y = \alpha x_1 + \sigma \epsilon`. Divided by :math:`\alpha + \sigma`
 such a state is one of ours,
 
-.. math:: x = \frac{y}{\alpha + \sigma} = (1 - t)\, x_0 + t\, x_1, \qquad x_0 = \epsilon, \quad t = \frac{\alpha}{\alpha + \sigma},
+.. math:: x = \frac{y}{\alpha + \sigma} = (1 - t)\, x_0 + t\, x_1, \qquad
+          x_0 = \epsilon, \quad t = \frac{\alpha}{\alpha + \sigma},
 
 so a model that knows the noise or the data in y knows the velocity :math:`v(x, t) = E[x_1 - x_0
 \mid x]`. The conversion is exact; there is nothing to choose but what the model predicts
@@ -195,7 +196,7 @@ class ForeignField:
     Example:
         >>> from bezierdistill.fields import GaussianMixture
         >>> exact = GaussianMixture(torch.zeros(1, 2), torch.ones(1, 2), torch.ones(1))
-        >>> denoiser = lambda y, sigma: y / (1 + sigma[:, None] ** 2)  # of standard normal data, as EDM calls it
+        >>> denoiser = lambda y, sigma: y / (1 + sigma[:, None] ** 2)  # EDM's, of normal data
         >>> field = ForeignField(denoiser, "sample", SigmaSchedule())
         >>> x, t = torch.randn(3, 2), torch.tensor([0.1, 0.5, 0.9])
         >>> torch.allclose(field(x, t), exact(x, t), atol=1e-5)
