@@ -176,13 +176,13 @@ def import_curves(
     )
     with locked(out):
         writer = CurveWriter(out, recipe)
-        if not writer.complete:
-            _write(writer, chain([head], chunks), model, str(source))
+        plans = _write(writer, () if writer.complete else chain([head], chunks), model, str(source))
+        writer.close(plans)
     return CurveStore.open(out)
 
 
-def _write(writer: CurveWriter, chunks: Iterable[Rows], model: Model, source: str) -> None:
-    """A shard per chunk, of those that are not there."""
+def _write(writer: CurveWriter, chunks: Iterable[Rows], model: Model, source: str) -> list[Plan]:
+    """A shard per chunk, of those that are not there; returns all."""
     imported, plans = writer.recipe.imported, list[Plan]()
     assert imported is not None
     with progress("import", None) as advance:
@@ -194,7 +194,7 @@ def _write(writer: CurveWriter, chunks: Iterable[Rows], model: Model, source: st
                 curve, cond = _states(chunk, model, writer.recipe.degree, imported.units, name)
                 writer.write(plan, [writer.pack(curve, cond)], imported.passes * plan.rows)
             advance(plan.rows)
-    writer.close(plans)
+    return plans
 
 
 def _states(
