@@ -206,8 +206,8 @@ def test_mistakes(make: Callable[[], object], message: str) -> None:
 
 
 class Dropped(nn.Module):
-    """A module whose output and state depend on its mode: dropout, batch normalisation, and a frozen
-    part."""
+    """A module whose output and state depend on its mode: dropout, batch normalisation, and a part
+    that is frozen."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -259,7 +259,7 @@ def test_a_users_module_is_called_in_evaluation_mode_and_left_as_it_was(how: str
     expected = x / (1 + module.norm.eps) ** 0.5  # with the running mean 0 and variance 1
     field = ForeignField(HOLDERS[how](module), "velocity", line)
     torch.testing.assert_close(field(x, 0.3), expected)
-    torch.testing.assert_close(solve(field, x, [0.0, 0.5]).state, x + 0.5 * expected)
+    torch.testing.assert_close(solve(field, x, [0.0, 0.5], "euler").state, x + 0.5 * expected)
     with evaluating(field), evaluating([Blend([field], [1.0])]):
         assert not any(part.training for part in module.modules())
     with pytest.raises(RuntimeError), evaluating(field):
