@@ -260,9 +260,11 @@ def test_a_users_module_is_called_in_evaluation_mode_and_left_as_it_was(how: str
     field = ForeignField(HOLDERS[how](module), "velocity", line)
     torch.testing.assert_close(field(x, 0.3), expected)
     torch.testing.assert_close(solve(field, x, [0.0, 0.5], "euler").state, x + 0.5 * expected)
-    with evaluating(field), evaluating([Blend([field], [1.0])]):
+    with evaluating(), evaluating():
+        Blend([field], [1.0])(x, 0.3)
         assert not any(part.training for part in module.modules())
-    with pytest.raises(RuntimeError), evaluating(field):
+    with pytest.raises(RuntimeError), evaluating():
+        module(x)
         raise RuntimeError
     assert [part.training for part in module.modules()] == modes
     assert [p.requires_grad for p in module.parameters()] == [False, True]

@@ -18,15 +18,14 @@ Source: Liu et al. 2022 (arXiv 2209.03003); Ho & Salimans 2022 (arXiv 2207.12598
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from bezierdistill.curves import Time, bernstein, expand_time, match_time
 from bezierdistill.errors import UserError
@@ -52,68 +51,42 @@ class Field(Protocol):
         ...
 
 
-@contextmanager
-def evaluating(*things: object) -> Iterator[None]:
-    """Evaluation mode for the time of a block, of every module in ``things``.
-
-    Flags are set one by one and set back: modules may override ``eval`` and do more. Nothing else
-    of a module changes.
-
-    Args:
-        things: modules, or what holds modules: fields, functions that close over one, lists.
-
-    Example:
-        >>> net = nn.Sequential(nn.Dropout(0.5))
-        >>> with evaluating(lambda x: net(x)):
-        ...     print(net.training, net[0].training)
-        False False
-        >>> net.training, net[0].training
-        (True, True)
-    """
-    found: dict[int, object] = {}
-    modules = [module for thing in things for module in _modules(thing, found, MAX_DEPTH)]
-    active = [part for module in modules for part in module.modules() if part.training]
-    try:
-        for part in active:
-            part.training = False
-        yield
-    finally:
-        for part in active:
-            part.training = True
-
-
-MAX_DEPTH, MAX_ITEMS = 8, 100  # how far is looked, and into how long a list: not into data sets
-
-
-def _modules(thing: object, found: dict[int, object], depth: int) -> Iterator[nn.Module]:
-    """The modules that something holds; ``found`` is what was looked at."""
-    if id(thing) in found or depth == 0:
-        return
-    found[id(thing)] = thing
-    if isinstance(thing, nn.Module):
-        yield thing
-        return
-    if isinstance(thing, Tensor | ModuleType | type):
-        return
-    held: list[object] = [*getattr(thing, "__dict__", {}).values()]
-    if isinstance(thing, FunctionType):
-        names, cells = thing.__code__.co_names, thing.__closure__ or ()
-        held += [thing.__globals__[name] for name in names if name in thing.__globals__]
-        held += [cell.cell_contents for cell in cells if cell != CellType()]  # not empty ones
-        held += thing.__defaults__ or ()
-    elif isinstance(thing, MethodType):
-        held += [thing.__self__, thing.__func__]
-    elif isinstance(thing, partial):
-        held += [thing.func, thing.args, thing.keywords]
-    elif isinstance(thing, Mapping | list | tuple | set) and len(thing) <= MAX_ITEMS:
-        held += thing.values() if isinstance(thing, Mapping) else thing
-    for part in held:
-        yield from _modules(part, found, depth - 1)
-
-
 def passes_of(field: Field) -> int:
     """Network passes that one evaluation of a field costs."""
     return getattr(field, "passes", 1)
+
+
+@contextmanager
+def evaluating() -> Iterator[None]:
+    """Evaluation mode, for the time of a block, of every module that runs in it.
+
+    What a user hands over as a field may be a module, or any function around some: modules are met
+    when they run, and get their mode back at the end. Nothing else of them changes.
+
+    Example:
+        >>> net = nn.Sequential(nn.Dropout(0.5))
+        >>> with evaluating():
+        ...     print(net(torch.ones(3)), net.training)
+        tensor([1., 1., 1.]) False
+        >>> net.training, net[0].training
+        (True, True)
+    """
+    active: list[nn.Module] = []
+
+    def meet(module: nn.Module, _: object) -> None:
+        if module.training:
+            found = [part for part in module.modules() if part.training]
+            active.extend(found)
+            for part in found:
+                part.training = False
+
+    handle = register_module_forward_pre_hook(meet)
+    try:
+        yield
+    finally:
+        handle.remove()
+        for part in active:
+            part.training = True
 
 
 class NetworkField:
@@ -132,7 +105,7 @@ class NetworkField:
     def __call__(self, x: Tensor, t: Time, cond: Tensor | None = None) -> Tensor:
         """Velocity ``(B, ...)``; see :class:`Field`."""
         time = match_time(t, x)
-        with evaluating(self.net):
+        with evaluating():
             return self.net(x, time, time, cond)
 
 

@@ -274,5 +274,5 @@ class ForeignField:
                 return self.call(self.model, y, time, cond)
             return self.model(y, time) if cond is None else self.model(y, time, cond)
 
-        with evaluating(self.model, self.call):
+        with evaluating():
             return velocity(predict, self.prediction, self.schedule, x, t)
