@@ -372,6 +372,12 @@ class Scores(Record):
     classes: ClassScores | None = None
     protocol: Protocol | None = None
 
+    @property
+    def finite(self) -> bool:
+        """Whether all distances are."""
+        parts = msgspec.structs.asdict(self).values()
+        return all(math.isfinite(part.value) for part in parts if isinstance(part, Score))
+
     def __getitem__(self, metric: str) -> Score:
         """A score by the name of its metric."""
         return getattr(self, metric)
