@@ -7,6 +7,7 @@ written nor read.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -213,6 +214,13 @@ class CurveRecipe(Record):
         _counts(teacher_passes=self.teacher_passes)
         named = self.network is not None or len(self.teachers) in (0, len(self.weights))
         expect(named, "weights", self.weights, f"a row for each of {len(self.teachers)} teachers")
+
+    @property
+    def stored_points(self) -> int:
+        """Control points of a curve that are kept: without its source where that is noise, drawn
+        again from its seed.
+        """
+        return self.degree + (self.noise == "stored")
 
 
 class Shard(Record):
@@ -497,8 +505,45 @@ def _hook(kind: type, value: object) -> object:
 
 def write_record(path: Path, record: object) -> None:
     """Write a record as readable JSON, atomically."""
-    text = json.dumps(to_json(record), indent=2) + "\n"
+    _write_text(path, json.dumps(to_json(record), indent=2) + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_sealed(path: Path, record: object) -> None:
+    """Write a record with its own checksum, by which a single flipped bit is found."""
+    _write_text(path, sealed(to_json(record)))
+
+
+def sealed(value: Mapping[str, Any]) -> str:
+    """The text of a JSON object with its checksum as the last entry, ``seal``."""
+    seal = hashlib.sha256(json.dumps(value).encode()).hexdigest()
+    return json.dumps({**value, "seal": seal}, indent=2) + "\n"
+
+
+def read_sealed(path: Path, kind: type[T], what: str, again: str = "make it again") -> T:
+    """Read what :func:`write_sealed` wrote.
+
+    Args:
+        path: the file.
+        kind: the record's class.
+        what: what to call it in messages.
+        again: what to do if it is damaged.
+
+    Raises:
+        UserError: if it is missing, of another version, or a single bit of it has changed.
+    """
+    text = read_text(path, what)
+    value = parse_json(path, text)
+    if issubclass(kind, Manifest):
+        check_version(path, value, Manifest)
+    plain = dict(value) if isinstance(value, dict) else {}
+    plain.pop("seal", None)
+    if sealed(plain) != text:
+        raise UserError(f"{path} differs from its checksum: it was changed or damaged; {again}")
+    return from_json(plain, kind, path)
 
 
 def read_record(path: Path, kind: type[T], what: str) -> T:
