@@ -32,7 +32,7 @@ from bezierdistill.objectives.alignment import REAL_ROWS
 from bezierdistill.objectives.base import Aligned, Curves
 from bezierdistill.objectives.intervals import MapIntervals
 from bezierdistill.reporting.plots import COLOURS, GREY
-from bezierdistill.reporting.runs import counted
+from bezierdistill.words import counted
 from bezierdistill.settings import Guides
 from bezierdistill.simulation import Simulation
 from bezierdistill.solvers import solve, time_grid

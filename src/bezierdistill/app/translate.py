@@ -16,7 +16,7 @@ from bezierdistill.data import from_pixels, load_data
 from bezierdistill.data.images import check_size, read_images
 from bezierdistill.errors import UserError
 from bezierdistill.models import Model
-from bezierdistill.reporting.runs import counted
+from bezierdistill.words import counted
 from bezierdistill.stages.translate import resized
 
 TEXT = """A model that starts from images of one domain and ends in another. Drop an image, which is

@@ -38,8 +38,11 @@ class Code:
     folded: bool = False
 
 
-class Words(tuple[str, ...]):
-    """Words of a report whose meaning the template has."""
+@dataclass(frozen=True)
+class Words:
+    """What some words of the report mean; the template has the meanings."""
+
+    words: Sequence[str]
 
 
 @dataclass(frozen=True)
