@@ -46,7 +46,9 @@ def opening(found: Findings) -> Opening:
     facts = {
         "Data": data,
         "Seed": card.seed,
-        "Network": f"{network.kind}, {network.width} x {network.depth}" if plain else "of diffusers",
+        "Network": f"{network.kind}, {network.width} x {network.depth}"
+        if plain
+        else "of diffusers",
         "Parameters": f"{sum(parameter.numel() for parameter in model.net.parameters()):,}",
         "Passes per sample": ", ".join(map(str, sorted(model.knots))),
         "Classes": model.conditions.classes or None,
@@ -113,7 +115,9 @@ def _samples(models: Models) -> list[Part]:
     """
     everyone = {**models, **_teachers(models)}
     scales = {
-        ref.digest: model.teacher_scale() for model in models.values() for ref in model.card.teachers
+        ref.digest: model.teacher_scale()
+        for model in models.values()
+        for ref in model.card.teachers
     }
     notes: list[Part] = [
         Note("All from the same noise (seed 0). Students make jumps, teachers Euler steps.")

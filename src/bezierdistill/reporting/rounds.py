@@ -44,8 +44,7 @@ def _parts(figures: Rounds) -> list[Part]:
     rounds = figures.rounds
     first = rounds[0]
     ratios = [
-        [row.round, *(f"{one.scores.frechet.ratio:.2f}x" for one in row.samplers)]
-        for row in rounds
+        [row.round, *(f"{one.scores.frechet.ratio:.2f}x" for one in row.samplers)] for row in rounds
     ]
     costs = ["flow", "student", *(["ours"] if first.ours_passes is not None else [])]
     errors = [

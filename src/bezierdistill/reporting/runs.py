@@ -64,7 +64,9 @@ class Findings:
             held = read_settings(folder)
         models = {name: load_model(file.parent) for name, file in _files(folder, CARD)}
         stores = {name: CurveStore.open(file.parent) for name, file in _files(folder, MANIFEST)}
-        rounds = {name: read_record(file, Rounds, "rounds") for name, file in _files(folder, ROUNDS)}
+        rounds = {
+            name: read_record(file, Rounds, "rounds") for name, file in _files(folder, ROUNDS)
+        }
         found = cls(folder, held, made, models, stores, rounds)
         if not models and not stores and not rounds and not found.is_arena:
             raise UserError(
