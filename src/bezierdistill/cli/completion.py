@@ -23,7 +23,7 @@ class CompletionConfig:
     """Bash, zsh or fish."""
 
 
-def complete(config: CompletionConfig) -> None:
+def main_completion(config: CompletionConfig) -> None:
     """Print the script, which `shtab <https://docs.iterative.ai/shtab>`_ makes of the parser."""
     from bezierdistill.cli.parser import build_parser  # imported here: this is one of its verbs
 

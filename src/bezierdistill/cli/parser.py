@@ -1,168 +1,250 @@
-"""From arguments to settings: a parser for every verb, whose options are the fields of its settings
-class.
+"""From arguments to settings: every field of a verb's settings class is an option.
+
+Jsonargparse reads flags and YAML files. What it lacks is here: flags with dashes, values that begin
+with a minus, the texts under fields, and fields that are written as
+:class:`~bezierdistill.settings.Text`.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
+import argparse
+import re
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from types import NoneType
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
-from bezierdistill import __version__
-from bezierdistill.cli.help import JSON, describe, overview, summary, texts
-from bezierdistill.cli.results import Verb
-from bezierdistill.cli.settings import MODE, check_file, register_loader
-from bezierdistill.cli.verbs import GROUPS, SILENT, VERBS
+from bezierdistill.cli.plain import MODE, PlainConfigFile
+from bezierdistill.cli.verbs import GROUPS, SILENT, VERBS, Verb, read_help
 from bezierdistill.errors import UserError
-from bezierdistill.stages.store import STORE, STORE_SUMMARY
+
+NAMES = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH", bool: "{true,false}"}
+MINUS = re.compile(r"-\.?\d")  # a value that begins so is no flag; as in Python 3.14
+JSON = "print the result as one JSON value on standard output, and nothing else there"
 
 
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What a command line asks for.
+class Request(NamedTuple):
+    """What a command line asks for."""
 
-    Args:
-        verb: the verb as it is spelt, such as ``store info``.
-        kind: its settings class.
-        run: its function of the settings.
-        values: values of the fields of the settings.
-        json: whether the result is to be printed as JSON.
-    """
-
-    verb: str
-    kind: type
-    run: Callable[[Any], Any]
-    values: dict[str, Any]
+    verb: Verb
+    config: Any
     json: bool
 
-    @property
-    def config(self) -> Any:
-        """The settings.
 
-        Raises:
-            UserError: if they do not fit together.
-        """
-        return self.kind(**self.values)
+class Formatter(DefaultHelpFormatter):
+    """Paragraphs as they are written, and words whole, so that what is to be copied can be."""
 
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30)
+        self._width = min(self._width, 118)
 
-class Parser(ArgumentParser):
-    """A parser whose help is ours."""
+    def _get_help_string(self, action: argparse.Action) -> str:
+        return action.help or ""
 
-    told: Callable[[], str]
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
 
-    def format_help(self, formatter: Any = None) -> str:
-        """What ``--help`` prints."""
-        return self.told()
-
-
-def listing() -> str:
-    """The verbs with a line each, in the order of the work."""
-    lines = {name: summary(config) for name, (config, _) in VERBS.items()} | {
-        "store": STORE_SUMMARY
-    }
-    about = "Distil flow models along Bezier curves into one or two network passes."
-    return overview(
-        "bezierdistill VERB",
-        about,
-        {title: {name: lines[name] for name in names} for title, names in GROUPS.items()},
-    )
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        parts = text.split("\n\n")
+        return "\n\n".join(
+            part if "\n  " in part else "\n".join(self._split_lines(part, width)) for part in parts
+        )
 
 
-def store_listing() -> str:
-    """The actions on curve stores with a line each."""
-    actions = {name: summary(config) for name, (config, _) in STORE.items()}
-    return overview("bezierdistill store ACTION", STORE_SUMMARY, {"actions": actions})
+def listing(start: str = "") -> str:
+    """The verbs with a line each, in the order of the work.
+
+    Args:
+        start: how the names of the verbs begin that are listed, such as ``store``.
+    """
+    lines = []
+    for title, verbs in GROUPS.items():
+        rows = [f"  {n:<14}{VERBS[n].help.summary}" for n in verbs if n.startswith(start)]
+        lines += [f"{title}:", *rows, ""] if rows else []
+    return f"""usage: bezierdistill VERB [options]
+
+Distil flow models along Bezier curves into one or two network passes.
+
+{chr(10).join(lines)}
+bezierdistill VERB --help lists every option with its default, and has examples.
+Flags take dashes or underscores. bezierdistill --version prints the version.
+"""
 
 
 def build_parser() -> ArgumentParser:
-    """The parser of all verbs."""
-    register_loader()
-    parser = _new(listing, prog="bezierdistill", version=__version__)
+    """The parser of all verbs, for the completion of shells."""
+    parser, store = _new(prog="bezierdistill"), _new()
     verbs = parser.add_subcommands(required=True, dest="verb")
-    for name, verb in VERBS.items():
-        verbs.add_subcommand(name, _verb_parser(name, verb), help=summary(verb[0]))
-    group = _new(store_listing)
-    verbs.add_subcommand("store", group, help=STORE_SUMMARY)
-    actions = group.add_subcommands(required=True, dest="action")
-    for name, verb in STORE.items():
-        actions.add_subcommand(name, _verb_parser(f"store {name}", verb), help=summary(verb[0]))
+    verbs.add_subcommand("store", store, help="look at, check, join and exchange curve stores")
+    actions = store.add_subcommands(required=True, dest="action")
+    for verb in VERBS.values():
+        group, name = actions if " " in verb.name else verbs, verb.name.rpartition(" ")[2]
+        group.add_subcommand(name, verb_parser(verb), help=verb.help.summary)
     return parser
 
 
-def _new(told: Callable[[], str], **settings: Any) -> Parser:
-    parser = Parser(exit_on_error=False, parser_mode=MODE, **settings)
-    parser.told = told
+def _new(**settings: Any) -> ArgumentParser:
+    return ArgumentParser(
+        formatter_class=Formatter,
+        parser_mode=MODE,
+        print_config="--print-config",
+        exit_on_error=False,
+        allow_abbrev=False,
+        **settings,
+    )
+
+
+def verb_parser(verb: Verb) -> ArgumentParser:
+    """The options of a verb: the fields of its settings, and of settings within them."""
+    told, config = verb.help, verb.config
+    examples = "\n".join(["example:", *(f"  {line}" for line in told.examples)])
+    parser = _new(
+        prog=f"bezierdistill {verb.name}",
+        description="\n\n".join([told.summary, *told.details, examples]),
+        add_help=False,
+    )
+    parser._negative_number_matcher = MINUS
+    needed = _add_options(parser, config, None, "", "options")
+    parser.usage = " ".join(["%(prog)s", *needed, "[options]"])
+    common = parser.add_argument_group("common options")
+    config_help = "YAML file of settings; flags given after it win"
+    setattr(common, "_print_config", parser._print_config)  # it comes with --config
+    common.add_argument("--config", action=PlainConfigFile, metavar="PATH", help=config_help)
+    printing = parser._option_string_actions["--print-config"]
+    printing.metavar, printing.help = "", "print all settings as YAML and exit"
+    if verb.name not in SILENT:
+        common.add_argument("--json", action="store_true", help=JSON)
+    common.add_argument("-h", "--help", action="help", help="print this")
     return parser
 
 
-def _verb_parser(name: str, verb: Verb) -> ArgumentParser:
-    """The flags of a settings class; some fields are spelt otherwise than the parser would:
-    ``STORE``, ``--teachers A B``, ``--report``.
+def _add_options(
+    parser: ArgumentParser, config: type, values: Any, start: str, title: str
+) -> list[str]:
+    """Add a group of the fields of a settings class, then a group for each settings class in it.
+
+    Returns:
+        Flags that have no default, with what they take.
     """
-    config, gives = verb[0], name not in SILENT
-    parser = _new(lambda: describe(name, config, gives))
-    parser.add_argument("--config", action="config", help="YAML file of settings")
-    if gives:
-        parser.add_argument("--json", action="store_true", help=JSON)
-    kinds, plain = get_type_hints(config), dict[str, dict[str, Any]]()
-    for field in dataclasses.fields(config):
-        many, place = field.type == "tuple[Path, ...]", "positional" in field.metadata
-        if field.type == "bool":
-            plain[field.name] = {"action": "store_true"}
-        elif many or field.metadata:
-            kind = {"type": Path, "nargs": "+"} if many else {"type": kinds[field.name]}
-            plain[field.name] = kind | ({} if place else {"required": True})
-    parser.add_class_arguments(config, skip=set(plain))
-    places = {field.name for field in dataclasses.fields(config) if "positional" in field.metadata}
-    for field, settings in plain.items():
-        parser.add_argument(
-            field if field in places else f"--{field}", help=texts(config)[field], **settings
-        )
-    return parser
+    group, kinds, needed = parser.add_argument_group(title), get_type_hints(config), []
+    told, inner = read_help(config).fields, []
+    for field in fields(config):
+        kind, text = kinds[field.name], told[field.name]
+        default = _default(field) if values is None else getattr(values, field.name)
+        if is_dataclass(kind):
+            inner.append((kind, default, f"{start}{field.name}.", text))
+            continue
+        flag, how = _option(field, kind, start)
+        if default is MISSING:
+            note = "required"
+            needed.append(f"{flag} {how['metavar']}" if flag.startswith("-") else how["metavar"])
+            how |= {"required": True} if flag.startswith("-") else {}
+        else:
+            note = f"default: {_shown(default, field, start)}"
+            how |= {"default": default}
+        group.add_argument(flag, help=f"{text} ({note})", **how)
+    for kind, default, name, text in inner:
+        _add_options(parser, kind, default, name, text)
+    return needed
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
+
+
+def _option(field: Field[Any], kind: Any, start: str) -> tuple[str, dict[str, Any]]:
+    """A flag, or the name of a positional argument, and how it is read."""
+    place, many = "positional" in field.metadata, get_origin(kind) is tuple
+    flag = field.name if place else f"--{start}{field.name}".replace("_", "-")
+    if "text" in field.metadata:
+        how = field.metadata["text"]
+        return flag, {"type": _reader(how), "metavar": how.word}
+    if kind is bool and not start:
+        return flag, {"action": "store_true"}
+    word = field.name.upper() if place else _word(kind)
+    return flag, {
+        "type": get_args(kind)[0] if many else kind,
+        "metavar": word,
+    } | ({"nargs": "+"} if many else {})
+
+
+def _word(kind: Any) -> str:
+    """What help calls a value of a type."""
+    if get_origin(kind) is Literal:
+        return f"{{{','.join(get_args(kind))}}}"
+    parts = [part for part in get_args(kind) if part not in (NoneType, ...)]
+    return _word(parts[0]) if parts else NAMES[kind]
+
+
+def _shown(default: Any, field: Field[Any], start: str) -> str:
+    if isinstance(default, bool):
+        return str(default).lower() if start else ("on" if default else "off")
+    if default is None or default == ():
+        return "none"
+    return field.metadata["text"].show(default) if "text" in field.metadata else str(default)
+
+
+def _reader(how: Any) -> Callable[[Any], Any]:
+    """What reads a :class:`~bezierdistill.settings.Text`, or the list that YAML has for it."""
+
+    def flat(value: Any, between: str = ",") -> str:
+        if isinstance(value, list | tuple):
+            return between.join(flat(part, ":") for part in value)
+        return str(value)
+
+    def read(value: Any) -> Any:
+        try:
+            return how.parse(flat(value))
+        except UserError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return read
 
 
 def parse(arguments: Sequence[str]) -> Request:
     """What the arguments ask for; flags may have dashes or underscores.
 
     Raises:
-        UserError: if they say nothing that is known.
+        UserError: if they say nothing that is known, or settings do not fit together.
     """
-    words = [_underscored(argument) for argument in arguments]
-    parser = build_parser()
+    verb = find_verb(arguments)
+    words = [_dashed(word) for word in arguments[len(verb.name.split()) :]]
     try:
-        check_file(words)
-        parsed = parser.parse_args(words)
-    except (
-        ArgumentError,
-        ValueError,
-        TypeError,
-        LookupError,
-        AttributeError,
-        RecursionError,
-        OSError,
-    ) as error:
-        raise UserError(f"{error} (bezierdistill VERB --help lists every option)") from None
-    fields, verb, table = parser.instantiate_classes(parsed)[parsed.verb], parsed.verb, VERBS
-    if verb == "store":
-        fields, verb, table = fields[fields.action], fields.action, STORE
-    kind, run = table[verb]
-    given = {
-        key: value
-        for key, value in vars(fields).items()
-        if key not in ("config", "__path__", "json")
-    }
-    values = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in given.items()
-    }
-    return Request(
-        verb if table is VERBS else f"store {verb}", kind, run, values, bool(fields.get("json"))
-    )
+        parsed = verb_parser(verb).parse_args(words)
+    except (ArgumentError, ValueError) as error:
+        raise UserError(f"{error} (bezierdistill {verb.name} --help)") from None
+    return Request(verb, _built(verb.config, parsed), bool(parsed.get("json")))
 
 
-def _underscored(argument: str) -> str:
-    """``--keep-samples`` as the parser knows it; what follows an equals sign stays as it is."""
-    flag, equals, value = argument.partition("=")
-    return f"--{flag[2:].replace('-', '_')}{equals}{value}" if flag.startswith("--") else argument
+def find_verb(words: Sequence[str]) -> Verb:
+    """The verb that a command line begins with.
+
+    Raises:
+        UserError: if there is none.
+    """
+    for count in (1, 2):
+        if verb := VERBS.get(" ".join(words[:count])):
+            return verb
+    said = " ".join(words[:1] if words[0] != "store" else words[:2])
+    raise UserError(f"no verb {said!r}, expected one that bezierdistill --help lists")
+
+
+def _built(config: type, values: Any) -> Any:
+    """Settings of what the parser read."""
+    kinds, given = get_type_hints(config), {}
+    for field in fields(config):
+        value = values[field.name]
+        if is_dataclass(kinds[field.name]):
+            value = _built(kinds[field.name], value)
+        given[field.name] = tuple(value) if isinstance(value, list) else value
+    return config(**given)
+
+
+def _dashed(word: str) -> str:
+    """``--keep_samples`` as the parser knows it; what follows an equals sign stays as it is."""
+    flag, equals, value = word.partition("=")
+    return f"{flag.replace('_', '-')}{equals}{value}" if flag.startswith("--") else word
