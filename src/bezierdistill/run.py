@@ -30,6 +30,7 @@ from bezierdistill.errors import UserError
 from bezierdistill.files import locked, write_atomically
 from bezierdistill.progress import is_follower
 from bezierdistill.records import Machine, Made, Settings, read_record, to_json, write_record
+from bezierdistill.settings import Contents
 
 RUN, MADE, README = "run.json", "made.json", "README.txt"
 PACKAGES = ("torch", "diffusers", "numpy", "safetensors", "lightning-fabric")
@@ -38,21 +39,6 @@ TELLS = {
     MADE: "the command, the machine and the working time",
     "report.html": "pictures and tables, once they are asked for",
 }
-
-
-@dataclass(frozen=True)
-class Contents:
-    """What a verb's folder is, and its files, for ``README.txt``.
-
-    Args:
-        what: what it is: "a teacher, trained by flow matching".
-        files: what each file is; ``{out}`` stands for the folder.
-        continues: whether the same command goes on where it was stopped.
-    """
-
-    what: str
-    files: Mapping[str, str]
-    continues: bool = True
 
 
 @dataclass

@@ -7,7 +7,7 @@ them takes no torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -93,6 +93,21 @@ WEIGHTS = Text(
     lambda rows: ",".join(_joined(row).replace(",", ":") for row in rows),
     "FLOAT,... | FLOAT:FLOAT,...",
 )
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a verb's folder is, and its files, for ``README.txt``.
+
+    Args:
+        what: what it is: "a teacher, trained by flow matching".
+        files: what each file is; ``{out}`` stands for the folder.
+        continues: whether the same command goes on where it was stopped.
+    """
+
+    what: str
+    files: Mapping[str, str]
+    continues: bool = True
 
 
 def as_paths(config: object, *names: str) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -94,6 +94,20 @@ class Model:
     def spent(self) -> int:
         """Network passes spent to make this model, its teachers and curves included."""
         return self.card.passes.total
+
+    def facts(self) -> dict[str, Any]:
+        """What a script may want to know of it."""
+        passes = {**self.card.passes.parts, "total": self.spent}
+        return {
+            "out": self.folder,
+            "kind": self.card.kind,
+            "digest": self.card.digest,
+            "passes": passes,
+            "shape": self.shape,
+            "conditions": self.condition_size,
+            "classes": self.conditions.names,
+            "knots": self.knots,
+        }
 
     @property
     def device(self) -> torch.device:
