@@ -20,6 +20,7 @@ from typing import Any
 
 from bezierdistill import __version__
 from bezierdistill.cli.parser import find_verb, listing, parse
+from bezierdistill.cli.settings import as_yaml
 from bezierdistill.cli.verbs import CONTINUED, VERBS
 from bezierdistill.errors import UnfitError, UserError
 from bezierdistill.progress import is_follower
@@ -54,7 +55,10 @@ def _answer(words: list[str]) -> int:
     name, as_json = "", False
     try:
         name = find_verb(words).name
-        verb, config, as_json = parse(words)
+        verb, config, as_json, print_config = parse(words)
+        if print_config:
+            print(as_yaml(config), end="")
+            return 0
         with redirect_stdout(io.StringIO()) if as_json or is_follower() else nullcontext():
             result = verb.run(config)
         if as_json:

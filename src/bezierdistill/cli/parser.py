@@ -1,49 +1,58 @@
 """From arguments to settings: every field of a verb's settings class is an option.
 
-Jsonargparse reads flags and YAML files. What it lacks is here: flags with dashes, values that begin
-with a minus, the texts under fields, and fields that are written as
-:class:`~bezierdistill.settings.Text`.
+Options are named and typed by the fields, and told by the texts under them. A value may begin with
+a minus, flags may have dashes or underscores, and ``--config`` stands for the flags in its file.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
+import shutil
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
 
-from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
-
-from bezierdistill.cli.plain import MODE, PlainConfigFile
+from bezierdistill.cli.settings import read_flags
 from bezierdistill.cli.verbs import GROUPS, SILENT, VERBS, Verb, read_help
 from bezierdistill.errors import UserError
 
 NAMES = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH", bool: "{true,false}"}
+NONE = ("none", "null", "~", "")  # here, and in YAML
 MINUS = re.compile(r"-\.?\d")  # a value that begins so is no flag; as in Python 3.14
-JSON = "print the result as one JSON value on standard output, and nothing else there"
+WIDEST = 120  # columns
+COMMON = {
+    "--config": "YAML file of settings; flags given after it win",
+    "--print-config": "print all settings as YAML and exit",
+    "--json": "print the result as one JSON value on standard output, and nothing else there",
+}
 
 
 class Request(NamedTuple):
-    """What a command line asks for."""
+    """What a command line asks for; ``print_config`` asks for the settings alone."""
 
     verb: Verb
     config: Any
     json: bool
+    print_config: bool
 
 
-class Formatter(DefaultHelpFormatter):
+class Formatter(argparse.HelpFormatter):
     """Paragraphs as they are written, and words whole, so that what is to be copied can be."""
 
     def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=30)
-        self._width = min(self._width, 118)
+        width = min(WIDEST, shutil.get_terminal_size().columns) - 2
+        super().__init__(prog, max_help_position=30, width=width)
 
-    def _get_help_string(self, action: argparse.Action) -> str:
-        return action.help or ""
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        """A switch that is off needs no value; a list in one word is shown as one."""
+        if action.const is True and action.default is False:
+            return ""
+        whole = action.nargs == "+" and "," in str(action.metavar)
+        return str(action.metavar) if whole else super()._format_args(action, default_metavar)
 
     def _split_lines(self, text: str, width: int) -> list[str]:
         return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
@@ -53,6 +62,18 @@ class Formatter(DefaultHelpFormatter):
         return "\n\n".join(
             part if "\n  " in part else "\n".join(self._split_lines(part, width)) for part in parts
         )
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose mistakes are the user's."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(formatter_class=Formatter, allow_abbrev=False, **settings)
+        self._negative_number_matcher = MINUS
+
+    def error(self, message: str) -> NoReturn:
+        """Raise ``UserError``."""
+        raise UserError(f"{message} ({self.prog} --help)")
 
 
 def listing(start: str = "") -> str:
@@ -75,81 +96,58 @@ Flags take dashes or underscores. bezierdistill --version prints the version.
 """
 
 
-def build_parser() -> ArgumentParser:
+def build_parser() -> Parser:
     """The parser of all verbs, for the completion of shells."""
-    parser, store = _new(prog="bezierdistill"), _new()
-    verbs = parser.add_subcommands(required=True, dest="verb")
-    verbs.add_subcommand("store", store, help="look at, check, join and exchange curve stores")
-    actions = store.add_subcommands(required=True, dest="action")
+    parser = Parser(prog="bezierdistill")
+    verbs = parser.add_subparsers()
+    store = verbs.add_parser("store", help="look at, check, join and exchange curve stores")
+    actions = store.add_subparsers()
     for verb in VERBS.values():
         group, name = actions if " " in verb.name else verbs, verb.name.rpartition(" ")[2]
-        group.add_subcommand(name, verb_parser(verb), help=verb.help.summary)
+        _fill(group.add_parser(name, help=verb.help.summary, add_help=False), verb)
     return parser
 
 
-def _new(**settings: Any) -> ArgumentParser:
-    return ArgumentParser(
-        formatter_class=Formatter,
-        parser_mode=MODE,
-        print_config="--print-config",
-        exit_on_error=False,
-        allow_abbrev=False,
-        **settings,
-    )
-
-
-def verb_parser(verb: Verb) -> ArgumentParser:
-    """The options of a verb: the fields of its settings, and of settings within them."""
-    told, config = verb.help, verb.config
+def _fill(parser: argparse.ArgumentParser, verb: Verb) -> None:
+    """Add the options of a verb: the fields of its settings, and of settings within them."""
+    told = verb.help
     examples = "\n".join(["example:", *(f"  {line}" for line in told.examples)])
-    parser = _new(
-        prog=f"bezierdistill {verb.name}",
-        description="\n\n".join([told.summary, *told.details, examples]),
-        add_help=False,
-    )
-    parser._negative_number_matcher = MINUS
-    needed = _add_options(parser, config, None, "", "options")
+    parser.description = "\n\n".join([told.summary, *told.details, examples])
+    needed = list(_add_options(parser, verb.config, None, "", "options"))
     parser.usage = " ".join(["%(prog)s", *needed, "[options]"])
     common = parser.add_argument_group("common options")
-    config_help = "YAML file of settings; flags given after it win"
-    setattr(common, "_print_config", parser._print_config)  # it comes with --config
-    common.add_argument("--config", action=PlainConfigFile, metavar="PATH", help=config_help)
-    printing = parser._option_string_actions["--print-config"]
-    printing.metavar, printing.help = "", "print all settings as YAML and exit"
-    if verb.name not in SILENT:
-        common.add_argument("--json", action="store_true", help=JSON)
+    for flag, text in COMMON.items():
+        if flag == "--config":
+            common.add_argument(flag, metavar="PATH", help=text)
+        elif flag != "--json" or verb.name not in SILENT:
+            common.add_argument(flag, action="store_true", help=text)
     common.add_argument("-h", "--help", action="help", help="print this")
-    return parser
 
 
 def _add_options(
-    parser: ArgumentParser, config: type, values: Any, start: str, title: str
-) -> list[str]:
-    """Add a group of the fields of a settings class, then a group for each settings class in it.
-
-    Returns:
-        Flags that have no default, with what they take.
+    parser: argparse.ArgumentParser, config: type, values: Any, start: str, title: str
+) -> Iterator[str]:
+    """Add a group of the fields of a settings class, then a group for each settings class in it;
+    yields what the usage shows.
     """
-    group, kinds, needed = parser.add_argument_group(title), get_type_hints(config), []
-    told, inner = read_help(config).fields, []
+    group, kinds, inner = parser.add_argument_group(title), get_type_hints(config), []
     for field in fields(config):
-        kind, text = kinds[field.name], told[field.name]
+        kind, text = kinds[field.name], read_help(config).fields[field.name]
         default = _default(field) if values is None else getattr(values, field.name)
         if is_dataclass(kind):
             inner.append((kind, default, f"{start}{field.name}.", text))
             continue
-        flag, how = _option(field, kind, start)
+        name, options = _option(field, kind, start)
         if default is MISSING:
             note = "required"
-            needed.append(f"{flag} {how['metavar']}" if flag.startswith("-") else how["metavar"])
-            how |= {"required": True} if flag.startswith("-") else {}
+            yield f"{name} {options['metavar']}" if name.startswith("-") else options["metavar"]
+            options |= {"required": True} if name.startswith("-") else {}
         else:
-            note = f"default: {_shown(default, field, start)}"
-            how |= {"default": default}
-        group.add_argument(flag, help=f"{text} ({note})", **how)
-    for kind, default, name, text in inner:
-        _add_options(parser, kind, default, name, text)
-    return needed
+            note = f"default: {_shown(default, field)}"
+            options["default"] = default
+        group.add_argument(name, help=f"{text} ({note})".replace("%", "%%"), **options)
+    for settings in inner:
+        yield from _add_options(parser, *settings)
 
 
 def _default(field: Field[Any]) -> Any:
@@ -158,66 +156,58 @@ def _default(field: Field[Any]) -> Any:
 
 def _option(field: Field[Any], kind: Any, start: str) -> tuple[str, dict[str, Any]]:
     """A flag, or the name of a positional argument, and how it is read."""
-    place, many = "positional" in field.metadata, get_origin(kind) is tuple
-    flag = field.name if place else f"--{start}{field.name}".replace("_", "-")
+    parts = [part for part in get_args(kind) if part is not NoneType]
+    single = kind if get_origin(kind) in (None, Literal) else parts[0]
     if "text" in field.metadata:
-        how = field.metadata["text"]
-        return flag, {"type": _reader(how), "metavar": how.word}
-    if kind is bool and not start:
-        return flag, {"action": "store_true"}
-    word = field.name.upper() if place else _word(kind)
-    return flag, {
-        "type": get_args(kind)[0] if many else kind,
-        "metavar": word,
-    } | ({"nargs": "+"} if many else {})
+        options: dict[str, Any] = {"nargs": "+", "metavar": field.metadata["text"].word}
+    elif get_origin(single) is Literal:
+        choices = get_args(single)
+        options = {"choices": choices, "metavar": f"{{{','.join(choices)}}}"}
+    else:
+        options = {"type": _reader(single, NoneType in get_args(kind)), "metavar": NAMES[single]}
+        options |= {"nargs": "+"} if get_origin(kind) is tuple else {}
+        options |= {"nargs": "?", "const": True} if single is bool else {}
+    if "positional" in field.metadata:
+        return field.name, options | {"metavar": field.name.upper()}
+    return f"--{start}{field.name}".replace("_", "-"), options
 
 
-def _word(kind: Any) -> str:
-    """What help calls a value of a type."""
-    if get_origin(kind) is Literal:
-        return f"{{{','.join(get_args(kind))}}}"
-    parts = [part for part in get_args(kind) if part not in (NoneType, ...)]
-    return _word(parts[0]) if parts else NAMES[kind]
+def _reader(kind: Any, optional: bool) -> Callable[[str], Any]:
+    """What reads the text of a value."""
+    parse = {"true": True, "false": False}.__getitem__ if kind is bool else kind
 
-
-def _shown(default: Any, field: Field[Any], start: str) -> str:
-    if isinstance(default, bool):
-        return str(default).lower() if start else ("on" if default else "off")
-    if default is None or default == ():
-        return "none"
-    return field.metadata["text"].show(default) if "text" in field.metadata else str(default)
-
-
-def _reader(how: Any) -> Callable[[Any], Any]:
-    """What reads a :class:`~bezierdistill.settings.Text`, or the list that YAML has for it."""
-
-    def flat(value: Any, between: str = ",") -> str:
-        if isinstance(value, list | tuple):
-            return between.join(flat(part, ":") for part in value)
-        return str(value)
-
-    def read(value: Any) -> Any:
+    def read(text: str) -> Any:
         try:
-            return how.parse(flat(value))
-        except UserError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
+            return None if optional and text in NONE else parse(text)
+        except (ValueError, KeyError):
+            told = f"got {text[:80]!r}, expected {NAMES[kind]}"
+            raise argparse.ArgumentTypeError(told) from None
 
     return read
 
 
+def _shown(default: Any, field: Field[Any]) -> str:
+    if default is None or default == ():
+        return "none"
+    if "text" in field.metadata:
+        return field.metadata["text"].show(default)
+    return str(default).lower() if isinstance(default, bool) else str(default)
+
+
 def parse(arguments: Sequence[str]) -> Request:
-    """What the arguments ask for; flags may have dashes or underscores.
+    """What the arguments ask for.
 
     Raises:
         UserError: if they say nothing that is known, or settings do not fit together.
+        OSError: if the file of settings cannot be read.
     """
     verb = find_verb(arguments)
-    words = [_dashed(word) for word in arguments[len(verb.name.split()) :]]
-    try:
-        parsed = verb_parser(verb).parse_args(words)
-    except (ArgumentError, ValueError) as error:
-        raise UserError(f"{error} (bezierdistill {verb.name} --help)") from None
-    return Request(verb, _built(verb.config, parsed), bool(parsed.get("json")))
+    parser = Parser(prog=f"bezierdistill {verb.name}", add_help=False)
+    _fill(parser, verb)
+    words = _expanded([_dashed(word) for word in arguments[len(verb.name.split()) :]])
+    parsed = vars(parser.parse_args(words))
+    config = _built(verb.config, parsed, "")
+    return Request(verb, config, parsed.get("json", False), parsed["print_config"])
 
 
 def find_verb(words: Sequence[str]) -> Verb:
@@ -229,22 +219,38 @@ def find_verb(words: Sequence[str]) -> Verb:
     for count in (1, 2):
         if verb := VERBS.get(" ".join(words[:count])):
             return verb
-    said = " ".join(words[:1] if words[0] != "store" else words[:2])
-    raise UserError(f"no verb {said!r}, expected one that bezierdistill --help lists")
-
-
-def _built(config: type, values: Any) -> Any:
-    """Settings of what the parser read."""
-    kinds, given = get_type_hints(config), {}
-    for field in fields(config):
-        value = values[field.name]
-        if is_dataclass(kinds[field.name]):
-            value = _built(kinds[field.name], value)
-        given[field.name] = tuple(value) if isinstance(value, list) else value
-    return config(**given)
+    said = " ".join(words[: 2 if words[0] == "store" else 1])
+    raise UserError(f"no verb {said[:80]!r}, expected one that bezierdistill --help lists")
 
 
 def _dashed(word: str) -> str:
     """``--keep_samples`` as the parser knows it; what follows an equals sign stays as it is."""
     flag, equals, value = word.partition("=")
     return f"{flag.replace('_', '-')}{equals}{value}" if flag.startswith("--") else word
+
+
+def _expanded(words: list[str]) -> list[str]:
+    """Words with the flags of a settings file in the place of ``--config``."""
+    found, rest = list[str](), iter(words)
+    for word in rest:
+        flag, equals, value = word.partition("=")
+        path = value if equals else next(rest, None) if flag == "--config" else None
+        found += read_flags(Path(path)) if flag == "--config" and path else [word]
+    return found
+
+
+def _built(config: type, parsed: dict[str, Any], start: str) -> Any:
+    """Settings of what the parser read."""
+    kinds, given = get_type_hints(config), {}
+    for field in fields(config):
+        kind, name = kinds[field.name], f"{start}{field.name}"
+        if is_dataclass(kind):
+            given[field.name] = _built(kind, parsed, f"{name}.")
+            continue
+        value = parsed[name]
+        if "text" in field.metadata and isinstance(value, list):
+            text = ",".join(value)
+            absent = NoneType in get_args(kind) and text in NONE
+            value = None if absent else field.metadata["text"].parse(text)
+        given[field.name] = tuple(value) if isinstance(value, list) else value
+    return config(**given)

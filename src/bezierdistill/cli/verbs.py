@@ -12,6 +12,7 @@ import ast
 import dataclasses
 import inspect
 import textwrap
+from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
 from itertools import pairwise
@@ -93,18 +94,24 @@ def read_help(config: type) -> Help:
     Raises:
         TypeError: if a field has no text.
     """
-    (node,) = ast.parse(textwrap.dedent(inspect.getsource(config))).body
-    assert isinstance(node, ast.ClassDef)
-    fields = {
-        field.target.id: " ".join(text.value.value.replace("``", "").split()).removesuffix(".")
-        for field, text in pairwise(node.body)
-        if isinstance(field, ast.AnnAssign)
-        and isinstance(field.target, ast.Name)
-        and isinstance(text, ast.Expr)
-        and isinstance(text.value, ast.Constant)
-    }
-    if silent := {field.name for field in dataclasses.fields(config)} - fields.keys():
+    bases = [base for base in reversed(config.__mro__) if dataclasses.is_dataclass(base)]
+    texts = {}
+    for base in bases:
+        (node,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        assert isinstance(node, ast.ClassDef)
+        texts |= dict(_texts(node))
+    if silent := {field.name for field in dataclasses.fields(config)} - texts.keys():
         raise TypeError(f"{config.__name__}: {sorted(silent)} have no text under them")
     about, _, examples = (ast.get_docstring(node) or "").partition("Example::")
     summary, *details = about.replace("``", "").strip().split("\n\n")
-    return Help(summary, details, [line.strip() for line in examples.split("\n") if line], fields)
+    return Help(summary, details, [line.strip() for line in examples.split("\n") if line], texts)
+
+
+def _texts(node: ast.ClassDef) -> Iterator[tuple[str, str]]:
+    for above, under in pairwise(node.body):
+        match above, under:
+            case (
+                ast.AnnAssign(target=ast.Name(id=name)),
+                ast.Expr(value=ast.Constant(value=str(text))),
+            ):
+                yield name, " ".join(text.replace("``", "").split()).removesuffix(".")
