@@ -131,7 +131,7 @@ def _add_options(
     yields what the usage shows.
     """
     group, kinds, inner = parser.add_argument_group(title), get_type_hints(config), []
-    for field in fields(config):
+    for field in sorted(fields(config), key=lambda field: _default(field) is not MISSING):
         kind, text = kinds[field.name], read_help(config).fields[field.name]
         default = _default(field) if values is None else getattr(values, field.name)
         if is_dataclass(kind):
