@@ -41,6 +41,12 @@ def announce(text: str) -> None:
         print(text, file=sys.stderr)
 
 
+def notice(text: str) -> None:
+    """Say on standard error what the user should know, on a terminal or not: one line."""
+    if not follows():
+        print(text, file=sys.stderr)
+
+
 @contextmanager
 def progress(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """A bar with rate and time left (if the total is known) on standard error; yields
