@@ -17,18 +17,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from bezierdistill.reporting.style import DARK, LIGHT
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from bezierdistill import knots
 from bezierdistill.arena.runner import ArenaConfig, arena
-from bezierdistill.arena.summary import Entry
 from bezierdistill.cli import parse
 from bezierdistill.curves import BezierCurve
 from bezierdistill.models import NetworkConfig
 from bezierdistill.reporting import plots, write_report
 from bezierdistill.reporting.page import Section, page, table
-from bezierdistill.reporting.style import DARK, LIGHT
+from bezierdistill.reporting.summary import Entry
 from bezierdistill.stages.recipe import RecipeConfig, run_recipe
 from bezierdistill.stages.reflow import ReflowConfig, reflow
 from bezierdistill.training.settings import LoopConfig

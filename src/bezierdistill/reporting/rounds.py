@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from bezierdistill.records import Rounds
+from bezierdistill.records import ERRORS, Rounds
 from bezierdistill.reporting.page import Gallery, Opening, Part, Picture, Section, Table, Words
 from bezierdistill.reporting.plots import errors_figure, rounds_figure
 from bezierdistill.reporting.runs import Findings
-from bezierdistill.stages.reflow import ERRORS
 from bezierdistill.words import counted, sampler_label
 
 
