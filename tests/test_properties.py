@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 from bezierdistill.data import Scaling, load_data
-from bezierdistill.fields import parse_weights
 from bezierdistill.knots import parse_knots
 from bezierdistill.models import NetworkConfig
 from bezierdistill.noise import noise, row_noise
+from bezierdistill.settings import parse_weights
 from bezierdistill.stages.simulate import SimulateConfig
 from bezierdistill.store.codec import decode, pack
 from bezierdistill.store.order import shuffled
