@@ -410,7 +410,7 @@ def test_a_damaged_state_is_named(tmp_path: Path) -> None:
     [
         (
             {"net/net/weight": torch.zeros(2, 3)},
-            r"net/net/weight is float32 \(2, 3\), expected float32 \(1, 3\)",
+            r"net/net/weight is float32 \(2, 3\)",
         ),
         ({"ema/more": torch.zeros(1)}, r"ema/more is float32 \(1,\), expected not there"),
         (
