@@ -18,12 +18,14 @@ Source: Liu et al. 2022 (arXiv 2209.03003); Ho & Salimans 2022 (arXiv 2207.12598
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from bezierdistill.curves import Time, bernstein, expand_time, match_time
 from bezierdistill.errors import UserError
@@ -54,12 +56,45 @@ def passes_of(field: Field) -> int:
     return getattr(field, "passes", 1)
 
 
+@contextmanager
+def evaluating() -> Iterator[None]:
+    """Evaluation mode, for the time of a block, of every module that runs in it.
+
+    What a user hands over as a field may be a module, or any function around some: modules are met
+    when they run, and get their mode back at the end. Nothing else of them changes.
+
+    Example:
+        >>> net = nn.Sequential(nn.Dropout(0.5))
+        >>> with evaluating():
+        ...     print(net(torch.ones(3)), net.training)
+        tensor([1., 1., 1.]) False
+        >>> net.training, net[0].training
+        (True, True)
+    """
+    active: list[nn.Module] = []
+
+    def meet(module: nn.Module, _: object) -> None:
+        if module.training:
+            found = [part for part in module.modules() if part.training]
+            active.extend(found)
+            for part in found:
+                part.training = False
+
+    handle = register_module_forward_pre_hook(meet)
+    try:
+        yield
+    finally:
+        handle.remove()
+        for part in active:
+            part.training = True
+
+
 class NetworkField:
     """The field of a network ``net(x, s, t, cond)`` that predicts average velocities: its diagonal
     ``v(x, t) = u(x, t, t)``.
 
     Args:
-        net: the network; called with one time per row.
+        net: the network, called with one time per row, in evaluation mode.
     """
 
     passes = 1
@@ -70,7 +105,8 @@ class NetworkField:
     def __call__(self, x: Tensor, t: Time, cond: Tensor | None = None) -> Tensor:
         """Velocity ``(B, ...)``; see :class:`Field`."""
         time = match_time(t, x)
-        return self.net(x, time, time, cond)
+        with evaluating():
+            return self.net(x, time, time, cond)
 
 
 class Blend:
@@ -88,7 +124,7 @@ class Blend:
 
     Example:
         >>> zero, one = (lambda x, t, cond=None: 0 * x), (lambda x, t, cond=None: 0 * x + 1)
-        >>> blend = Blend([zero, one], [[1.0, 0.0], [0.0, 1.0]])
+        >>> blend = Blend([zero, one], torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
         >>> blend(torch.zeros(1, 1), 0.25).item()
         0.25
     """

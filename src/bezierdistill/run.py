@@ -28,8 +28,8 @@ import torch
 from bezierdistill import __version__
 from bezierdistill.errors import UserError
 from bezierdistill.files import locked, write_atomically
-from bezierdistill.progress import follows
-from bezierdistill.records import Machine, Made, Settings, read_record, to_json, write_record
+from bezierdistill.progress import is_follower
+from bezierdistill.records import Machine, Made, Settings, read_sealed, to_json, write_sealed
 from bezierdistill.settings import Contents
 
 RUN, MADE, README = "run.json", "made.json", "README.txt"
@@ -77,11 +77,11 @@ class Run:
     def __enter__(self) -> Run:
         self._stack = ExitStack()
         with self._stack as stack:  # let go of the lock if what follows fails
-            if not follows():
+            if not is_follower():
                 stack.enter_context(locked(self.out))
                 self._claim()
             self.barrier()
-            if not follows():
+            if not is_follower():
                 stack.enter_context(self._recorded())
             self._stack = stack.pop_all()
         return self
@@ -99,7 +99,7 @@ class Run:
                 raise UserError(
                     f"{self.out} is not empty and holds no run of {self.verb}: choose another --out"
                 )
-            write_record(file, wanted)
+            write_sealed(file, wanted)
             return
         held = read_settings(self.out)
         if held.verb != self.verb:
@@ -155,14 +155,14 @@ def made_whole(out: Path, verb: str, config: Any, contents: Contents) -> Iterato
 
 
 def _write(out: Path, made: Made, contents: Contents) -> None:
-    write_record(out / MADE, made)
+    write_sealed(out / MADE, made)
     text = _readme(out, made, contents)
     write_atomically(out / README, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def _close(out: Path, made: Made, started: float, finished: bool) -> None:
     seconds = round(made.seconds + time.perf_counter() - started, 2)
-    write_record(out / MADE, msgspec.structs.replace(made, seconds=seconds, finished=finished))
+    write_sealed(out / MADE, msgspec.structs.replace(made, seconds=seconds, finished=finished))
 
 
 def read_settings(folder: Path) -> Settings:
@@ -171,7 +171,7 @@ def read_settings(folder: Path) -> Settings:
     Raises:
         UserError: if it belongs to none, or this is damaged.
     """
-    return read_record(folder / RUN, Settings, "run")
+    return read_sealed(folder / RUN, Settings, "run")
 
 
 def read_made(folder: Path) -> Made | None:
@@ -181,7 +181,7 @@ def read_made(folder: Path) -> Made | None:
         UserError: if it is damaged.
     """
     path = folder / MADE
-    return read_record(path, Made, "record of the run") if path.exists() else None
+    return read_sealed(path, Made, "record of the run") if path.exists() else None
 
 
 def _before(out: Path) -> Made | None:

@@ -1,5 +1,5 @@
-"""Stored curves to a student, by regression along them, then alignment with real data: ``bezierdistill
-distill``.
+"""Stored curves to a student, by regression along them, then alignment with real data:
+``bezierdistill distill``.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def distill(config: DistillConfig) -> Model:
             another run.
     """
     from bezierdistill.data import load_data
-    from bezierdistill.models.folder import is_model, load_model
+    from bezierdistill.models.folder import find_teacher, is_model, load_model
     from bezierdistill.models.weights import start_from
     from bezierdistill.run import Run
     from bezierdistill.store import CurveStore
@@ -173,7 +173,9 @@ def distill(config: DistillConfig) -> Model:
 
     store = CurveStore.open(config.curves)
     recipe = store.recipe
-    best = None if recipe.network is not None else _best(store)
+    teachers = [find_teacher(ref, store.folder) for ref in recipe.teachers]
+    means = [sum(row) / len(row) for row in recipe.weights]
+    best = teachers[means.index(max(means))] if teachers else None  # the one with the most weight
     network = _network(config, store) if best is None else best.network
     net = network.build(recipe.shape, config.seed, recipe.conditions.size)
     if best is not None and config.init == "teacher":
@@ -191,13 +193,14 @@ def distill(config: DistillConfig) -> Model:
     with Run(config.out, "distill", config, CONTENTS, identity=identity, barrier=barrier):
         if trainer.fabric.broadcast(is_model(config.out)):
             return load_model(config.out)
-        return _distilled(config, store, trainer, asdict(network), data)
+        return _distilled(config, store, trainer, teachers, asdict(network), data)
 
 
 def _distilled(
     config: DistillConfig,
     store: CurveStore,
     trainer: Trainer,
+    teachers: list[Model],
     network: dict[str, Any],
     data: Data | None,
 ) -> Model:
@@ -235,28 +238,12 @@ def _distilled(
         conditions=recipe.conditions,
         domain=recipe.domain_scaling,
         domain_data=recipe.domain,
-        data=config.data or _trained_on(store),
+        data=config.data or next((teacher.card.data for teacher in teachers), None),
         knots=knots,
-        teachers=tuple(refer(teacher, config.out) for teacher in _teachers(store)),
+        teachers=tuple(refer(teacher, config.out) for teacher in teachers),
         weights=recipe.weights,
     )
     return saved(config.out, Model(net, card), trainer)
-
-
-def _teachers(store: CurveStore) -> list[Model]:
-    from bezierdistill.models.folder import find_teacher
-
-    return [find_teacher(ref, store.folder) for ref in store.recipe.teachers]
-
-
-def _trained_on(store: CurveStore) -> str | None:
-    return next((teacher.card.data for teacher in _teachers(store)), None)
-
-
-def _best(store: CurveStore) -> Model:
-    """The teacher with the greatest weight, whose network the student has."""
-    means = [sum(row) / len(row) for row in store.recipe.weights]
-    return _teachers(store)[means.index(max(means))]
 
 
 def _network(config: DistillConfig, store: CurveStore) -> Any:

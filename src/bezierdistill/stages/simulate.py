@@ -235,7 +235,7 @@ def simulate_field(
     fabric, shape = open_fabric(config.accelerator), tuple(shape)
     network = network or NetworkConfig()
     scaling = scaling or Scaling(layout="flat" if len(shape) == 1 else "chw")
-    with evaluating(field):
+    with evaluating():
         _check_field(field, shape, scaling, network, fabric.device)
         simulation = Simulation(
             field, config.degree, config.guides, [field], config.steps, config.solver
