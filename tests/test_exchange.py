@@ -335,6 +335,19 @@ def test_damaged_archives_are_named(spoil: Callable[[bytes], bytes], tmp_path: P
         import_curves(path, tmp_path / "teacher", tmp_path / "store")
 
 
+def test_a_sparse_member_without_a_map_is_named(tmp_path: Path) -> None:
+    teacher(tmp_path / "teacher")
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        info = tarfile.TarInfo("a.points.npy")
+        info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}
+        info.size = 600
+        tar.addfile(info, io.BytesIO(b"x" * 600))
+    with pytest.raises(
+        UserError, match=r"a\.tar is no tar archive, or is packed, cut off or damaged"
+    ):
+        import_curves(tmp_path / "a.tar", tmp_path / "teacher", tmp_path / "store")
+
+
 def test_the_store_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = curves(tmp_path, "c", points="uint8", noise="seed")
     curves(tmp_path, "d", seed=1, points="uint8", noise="seed")

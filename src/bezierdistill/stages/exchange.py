@@ -41,6 +41,8 @@ CHUNK = 4096  # rows at once
 ARCHIVE_ROWS = 10_000
 ARRAYS = ("points", "z0", "z1", "cond")
 MAX_MEMBERS = 16  # of a row that are looked at
+# What reading a damaged tar raises.
+DAMAGED = (tarfile.TarError, OSError, EOFError, ValueError, ArithmeticError, LookupError)
 
 
 def export_curves(
@@ -325,7 +327,9 @@ def _members(file: Path) -> Iterator[tuple[str, np.ndarray]]:
                         name,
                         read_npy(cast(BinaryIO, content), member.size, f"{file} ({member.name})"),
                     )
-    except (tarfile.TarError, OSError, EOFError, OverflowError) as error:
+    except UserError:
+        raise
+    except DAMAGED as error:
         raise UserError(
             f"{file} is no tar archive, or is packed, cut off or damaged ({error}): expected a"
             " plain .tar"
