@@ -293,6 +293,8 @@ def test_archives_that_are_no_pairs_are_refused(
         ({"z0": ROW, "z1": ROW, "cond": ROW[:1]}, r"\(1, 3\), expected .* and \(N, C\)"),
         ({"z0": ROW, "z1": ROW, "cond": ROW}, "conditions of 3 numbers, the teacher takes 0"),
         ({"z0": ROW + np.inf, "z1": ROW}, "NaN or infinite"),
+        ({"z0": ROW.astype(str), "z1": ROW.astype(str)}, "<U32 in it, expected integers or floats"),
+        ({"z0": ROW, "z1": ROW, "cond": ROW.astype(str)}, "conditions|<U32 in it"),
     ],
 )
 @pytest.mark.parametrize("packed", [False, True], ids=["npy", "npz"])

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain, groupby, islice
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -204,6 +204,9 @@ def _states(
 ) -> tuple[BezierCurve, Tensor | None]:
     """A chunk as curves in the teacher's units, and its conditions."""
     points, cond = chunk
+    for array in (points, cond):
+        if array is not None and array.dtype.kind not in "biuf":
+            raise UserError(f"{name} has {array.dtype} in it, expected integers or floats")
     states = [torch.from_numpy(np.array(points[:, k], np.float32)) for k in range(points.shape[1])]
     if units == "data":
         states = [model.scaling.encode(state) for state in states]
@@ -323,10 +326,7 @@ def _members(file: Path) -> Iterator[tuple[str, np.ndarray]]:
                     )
                 content = archive.extractfile(member) if name.endswith(".npy") else None
                 if content is not None:
-                    yield (
-                        name,
-                        read_npy(cast(BinaryIO, content), member.size, f"{file} ({member.name})"),
-                    )
+                    yield name, read_npy(content.read(), name=f"{file} ({member.name})")
     except UserError:
         raise
     except DAMAGED as error:
