@@ -626,7 +626,7 @@ def test_a_line_of_ours_has_the_marker_of_its_passes() -> None:
     lines = {str(line.get_label()): line for line in plots.rounds_figure(rounds()).axes[0].lines}
     assert lines["ours, 1 pass"].get_marker() == "*"
     assert lines["ours, 2 passes"].get_marker() == "P"
-    assert lines["flow, Euler, 1 pass"].get_marker() not in "*P"
+    assert lines["flow, Euler, 1 pass"].get_marker() not in ("*", "P")
 
 
 def test_points_share_their_axes_and_limits() -> None:
