@@ -40,7 +40,7 @@ from bezierdistill.training.settings import LoopConfig
 from bezierdistill.words import counted
 
 TASKS = tuple(TOYS)
-CENTRES, SHARP, BLURRED = 256, 0.3, 0.6  # points per mixture, and deviations, in model units
+CENTRES, SHARP, BLURRED = 256, 0.3, 0.6  # points per mixture, deviations in model units
 STEPS, SHOWN, JUDGED, HELD_OUT, LEARNT = 12, 8, 1000, 8000, 8000
 MAX_DEGREE = 6
 REACH = 2.5  # model units shown on each axis
