@@ -45,7 +45,7 @@ from bezierdistill.objectives import Alignment, CurveRegression, Loss
 from bezierdistill.objectives.alignment import REAL_ROWS
 from bezierdistill.objectives.curve_regression import MapDraw, VelocityDraw
 from bezierdistill.reporting.plots import COLOURS, GREY, image_grid
-from bezierdistill.reporting.runs import counted
+from bezierdistill.words import counted
 
 BLUE, RED, GREEN = COLOURS[:3]
 STYLE: Any = {

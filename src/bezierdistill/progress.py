@@ -23,6 +23,12 @@ def announce(text: str) -> None:
         print(text, file=sys.stderr)
 
 
+def notice(text: str) -> None:
+    """Say on standard error what the user should know, on a terminal or not: one line."""
+    if not follows():
+        print(text, file=sys.stderr)
+
+
 @contextmanager
 def progress(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """A bar with speed and time left (if the total is known) on standard error; yields
