@@ -4,8 +4,8 @@
     python docs/drawings.py --run runs/demo    # docs/demo.png, of the samples that a demo has kept
 
 In two dimensions the distribution is a mixture of Gaussians on two half circles, whose rectified
-flow is known exactly: a teacher without an error. The images are the 8x8 digits, with two small teachers
-and a student. Everything is seeded and takes less than a minute on one thread.
+flow is known exactly: a teacher without an error. The images are the 8x8 digits, with two small
+teachers and a student. Everything is seeded and takes less than a minute on one thread.
 """
 
 from __future__ import annotations
@@ -374,7 +374,8 @@ def curves() -> Figure:
     figure, (left, right) = panels(1, 2, height=3.9, share=False)
     times = bd.time_grid(32)
     path = visited(moons(), noise(5, Stream.SAMPLE, range(512), (2,)), 32)
-    bent = 421  # a path with a clear bend
+    direct = (path[-1] - path[0]).norm(dim=1).clamp_min(1.5)
+    bent = int((bd.BezierCurve.fit(path, times, 4).arc_length() / direct).argmax())
     left.plot(
         path[::2, bent, 0],
         path[::2, bent, 1],
@@ -429,7 +430,7 @@ def curves() -> Figure:
 
 
 def blend() -> Figure:
-    """Two teachers as one: weights over time, what the weight does to the distribution, and to samples."""
+    """Two teachers as one: weights over time, what the weight does to the distribution, and samples."""
     made = digits()
     figure = Figure(figsize=(7.2, 4.5), layout="constrained")
     halves: Any = figure.subfigures(2, 1, height_ratios=[2, 1])
@@ -505,7 +506,7 @@ def jumps() -> Figure:
 
 
 def alignment() -> Figure:
-    """The distribution of a student of a wrong teacher, before and after alignment with real data."""
+    """Samples of a student of a wrong teacher, before and after alignment with real data."""
     figure, axes = panels(2, 3)
     dots(axes[0], visited(moons(WRONG), judged(), 16)[-1], GREY)
     axes[0].set_title("the teacher\n")
