@@ -32,7 +32,11 @@ LINE = (
     *("run", "networks", "models", "simulation", "store", "objectives", "metrics", "training"),
     *("budget", "interop", "reporting", "stages", "arena", "app", "cli"),
 )
-SETTINGS = [name for name in FILES if name.startswith("stages.") and name != "stages.starts"] + [
+SETTINGS = [
+    name
+    for name in FILES
+    if name.startswith("stages.") and name not in ("stages.starts", "stages.exchange")
+] + [
     *("arena.demo", "arena.runner", "app.__init__", "networks.config", "training.settings"),
 ]
 # What a verb prints, and what it is compared with, is of the faces above it.

@@ -206,8 +206,8 @@ def test_mistakes(make: Callable[[], object], message: str) -> None:
 
 
 class Dropped(nn.Module):
-    """A module whose output and state depend on its mode: dropout, batch normalisation, and a frozen
-    part."""
+    """A module whose output and state depend on its mode: dropout, batch normalisation, and a part
+    that is frozen."""
 
     def __init__(self) -> None:
         super().__init__()

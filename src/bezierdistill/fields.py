@@ -119,8 +119,8 @@ class Blend:
             column: constant. Negative allowed.
 
     Raises:
-        UserError: if the number of rows differs from the number of fields, or a column does not
-            sum to one (the sums are shown).
+        UserError: if the number of rows differs from the number of fields, rows differ in length,
+            or a column does not sum to one (the sums are shown).
 
     Example:
         >>> zero, one = (lambda x, t, cond=None: 0 * x), (lambda x, t, cond=None: 0 * x + 1)
@@ -132,7 +132,12 @@ class Blend:
     def __init__(
         self, fields: Sequence[Field], weights: Tensor | Sequence[Sequence[float]]
     ) -> None:
-        matrix = torch.as_tensor(weights, dtype=torch.float64)
+        try:
+            matrix = torch.as_tensor(weights, dtype=torch.float64)
+        except ValueError:
+            raise UserError(
+                f"weights are {weights}, expected equally many numbers per field"
+            ) from None
         self.weights = matrix[:, None] if matrix.ndim == 1 else matrix
         self.fields = tuple(fields)
         if self.weights.ndim != 2 or len(self.weights) != len(self.fields):
@@ -196,8 +201,8 @@ class Guided:
         """
         if cond is None:
             raise UserError(
-                "guidance got no condition, expected one per row: a teacher without conditions cannot"
-                " be guided"
+                "guidance got no condition, expected one per row: a teacher without conditions"
+                " cannot be guided"
             )
         own = cond if self.strength is not None else cond[:, :-1]
         strength = self.strength if self.strength is not None else expand_time(cond[:, -1], x).to(x)
@@ -232,33 +237,6 @@ class Stretched:
         return expand_time(self.end - self.start, x) * self.field(x, time, cond)
 
 
-def parse_weights(text: str) -> Tensor:
-    """Read blend weights from text: teachers by commas, Bernstein coefficients by colons.
-
-    Returns:
-        Float64 tensor ``(M, m + 1)``.
-
-    Raises:
-        UserError: if an entry is no number or the teachers have different numbers of coefficients.
-
-    Example:
-        >>> parse_weights("1.0:1.5,0.0:-0.5").tolist()
-        [[1.0, 1.5], [0.0, -0.5]]
-    """
-    try:
-        rows = [[float(number) for number in row.split(":")] for row in text.split(",")]
-    except ValueError:
-        raise UserError(
-            f'weights are {text!r}, expected numbers such as "1.25,-0.25" or "1.0:1.5,0.0:-0.5"'
-        ) from None
-    if len({len(row) for row in rows}) != 1:
-        raise UserError(
-            f"weights {text!r} have {[len(row) for row in rows]} coefficients a teacher, expected"
-            " equally many"
-        )
-    return torch.tensor(rows, dtype=torch.float64)
-
-
 @dataclass(frozen=True)
 class GaussianMixture:
     r"""Exact velocity of rectified flow from a standard normal to a mixture of diagonal Gaussians.
@@ -280,7 +258,7 @@ class GaussianMixture:
     passes: int = 1
 
     def __call__(self, x: Tensor, t: Time, cond: Tensor | None = None) -> Tensor:
-        """Velocity ``(B, D)``; see :class:`Field`. ``cond`` is not used by an unconditional mixture."""
+        """Velocity ``(B, D)``; see :class:`Field`. ``cond`` is not used: there is no condition."""
         time = expand_time(t, x)[:, None]
         means, var = self.means.to(x), self.stds.to(x) ** 2
         spread = (1 - time) ** 2 + time**2 * var

@@ -16,7 +16,7 @@ import psutil
 from bezierdistill.errors import UserError
 
 MEMORY_SHARE = 0.8
-LEAST_BATCH, MOST_BATCH = 64, 4096
+MIN_BATCH, MAX_BATCH = 64, 4096
 CPU_NUMBERS, GPU_NUMBERS = 2**17, 2**22  # numbers of states that go through a network at once
 
 
@@ -63,4 +63,4 @@ def batch_size(shape: Sequence[int], device: str = "cpu") -> int:
     """
     numbers = CPU_NUMBERS if device == "cpu" else GPU_NUMBERS
     rows = 2 ** round(math.log2(numbers / math.prod(shape)))
-    return min(MOST_BATCH, max(LEAST_BATCH, rows))
+    return min(MAX_BATCH, max(MIN_BATCH, rows))

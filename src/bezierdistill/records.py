@@ -488,7 +488,7 @@ def from_json(value: object, kind: type[T], where: str | Path) -> T:
         UserError: if it does not fit; ``where`` and the path of the field are told.
     """
     try:
-        return msgspec.convert(value, kind, dec_hook=_hook)
+        return msgspec.convert(value, kind, dec_hook=_hook, str_keys=True)
     except (msgspec.ValidationError, TypeError, RecursionError) as error:
         told = " ".join(str(error).replace("`", "").split())[:300]
         raise UserError(f"{where} cannot be used: {told}; {AGAIN}") from None

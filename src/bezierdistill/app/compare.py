@@ -40,7 +40,7 @@ def compare_tab(page: gr.Blocks, run: Shown) -> None:
     passes = sorted({row.passes for row in run.rows if row.error is None})
     for row in run.rows:
         if row.error is not None:
-            gr.Markdown(f"Failed: `{row['method']}`, seed {row['seed']}: {row['error']}")
+            gr.Markdown(f"Failed: `{row.method}`, seed {row.seed}: {row.error}")
     if not passes:
         return
     gr.Markdown(TEXT)

@@ -13,7 +13,7 @@ from bezierdistill.app.answers import LIVE, answered, image, shown
 from bezierdistill.app.run import Shown
 from bezierdistill.errors import UserError
 from bezierdistill.models import Model
-from bezierdistill.reporting.runs import counted
+from bezierdistill.words import counted
 
 TEXT = """The same noise through a student, in one or two passes, and through the teacher that it was
 distilled from, in many. Times are those of this machine, all samples at once, the best of five."""

@@ -32,12 +32,12 @@ from bezierdistill.objectives.alignment import REAL_ROWS
 from bezierdistill.objectives.base import Aligned, Curves
 from bezierdistill.objectives.intervals import MapIntervals
 from bezierdistill.reporting.plots import COLOURS, GREY
-from bezierdistill.reporting.runs import counted
 from bezierdistill.settings import Guides
 from bezierdistill.simulation import Simulation
 from bezierdistill.solvers import solve, time_grid
 from bezierdistill.training.loop import Trainer
 from bezierdistill.training.settings import LoopConfig
+from bezierdistill.words import counted
 
 TASKS = tuple(TOYS)
 CENTRES, SHARP, BLURRED = 256, 0.3, 0.6  # points per mixture, and deviations, in model units

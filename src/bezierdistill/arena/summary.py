@@ -5,12 +5,11 @@ passes.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
-from typing import Any
 
-Row = Mapping[str, Any]
+from bezierdistill.records import ArenaRow
 
 
 @dataclass(frozen=True)
@@ -20,7 +19,7 @@ class Entry:
     Args:
         method: its name.
         ours: whether it is our default recipe.
-        passes: network passes a sample.
+        passes: network passes per sample.
         rank: place among all methods of equal passes, by mean excess; 1 is the best.
         excess: mean over seeds of distance / floor - 1 (0 is as good as real data).
         error: standard error of that mean; 0 for a single seed.
@@ -41,10 +40,15 @@ class Entry:
     spent: float
     memory: float
 
+    @property
+    def label(self) -> str:
+        """Its name; it says whether it is ours."""
+        return f"{self.method} (ours)" if self.ours else self.method
 
-def excess(row: Row, metric: str = "frechet") -> float:
+
+def excess(row: ArenaRow, metric: str = "frechet") -> float:
     """Distance over its floor, minus one."""
-    return row[f"{metric}_ratio"] - 1
+    return row.judged[metric].excess
 
 
 def standard_error(values: Sequence[float]) -> float:
@@ -52,35 +56,30 @@ def standard_error(values: Sequence[float]) -> float:
     return statistics.stdev(values) / sqrt(len(values)) if len(values) > 1 else 0.0
 
 
-def summarise(rows: Sequence[Row], metric: str = "frechet") -> list[Entry]:
+def summarise(rows: Sequence[ArenaRow], metric: str = "frechet") -> list[Entry]:
     """Means over seeds, by passes and then by rank; rows of failed cells are left out."""
-    groups: dict[tuple[int, str], list[Row]] = {}
+    groups: dict[tuple[int, str], list[ArenaRow]] = {}
     for row in rows:
-        if "error" not in row:
-            groups.setdefault((row["passes"], row["method"]), []).append(row)
+        if row.error is None:
+            groups.setdefault((row.passes, row.method), []).append(row)
     means = {
         key: statistics.mean(excess(row, metric) for row in own) for key, own in groups.items()
     }
-    order = sorted(groups, key=lambda key: (key[0], means[key]))
     entries = []
-    for passes, method in order:
-        own = groups[passes, method]
-        values = [excess(row, metric) for row in own]
-        entries.append(
-            Entry(
-                method,
-                bool(own[0]["ours"]),
-                passes,
-                1
-                + sum(
-                    other[0] == passes and means[other] < means[passes, method] for other in order
-                ),
-                means[passes, method],
-                standard_error(values),
-                len(values),
-                statistics.mean(row["seconds"] for row in own),
-                statistics.mean(row["spent_passes"] for row in own),
-                max(row["peak_memory_mb"] for row in own),
-            )
+    for passes, method in sorted(groups, key=lambda key: (key[0], means[key])):
+        own, mean = groups[passes, method], means[passes, method]
+        better = [key for key in groups if key[0] == passes and means[key] < mean]
+        entry = Entry(
+            method=method,
+            ours=own[0].ours,
+            passes=passes,
+            rank=1 + len(better),
+            excess=mean,
+            error=standard_error([excess(row, metric) for row in own]),
+            seeds=len(own),
+            seconds=statistics.mean(row.seconds for row in own),
+            spent=statistics.mean(row.spent for row in own),
+            memory=max(row.memory for row in own),
         )
+        entries.append(entry)
     return entries

@@ -13,7 +13,7 @@ import io
 import math
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain, groupby, islice
 from pathlib import Path
@@ -157,9 +157,7 @@ def import_curves(
     check_choice("units", units, Units)
     check_not_negative(passes=passes)
     model = load_model(teacher)
-    rows = max(1, shard_bytes // (8 * math.prod(model.shape)))
-    tars = [source] if source.suffix == ".tar" else sorted(source.glob("*.tar"))
-    chunks = _archived(source, tars, rows) if tars else _arrays(source, rows)
+    chunks = _chunks(source, max(1, shard_bytes // (8 * math.prod(model.shape))))
     head = next(chunks, None)
     if head is None:
         raise UserError(f"{source} holds no pair")
@@ -176,19 +174,27 @@ def import_curves(
         teacher_passes=model.spent,
         imported=Imported(source=str(source), passes=passes, units=units),
     )
-    with locked(out), progress("import", None) as advance:
+    with locked(out):
         writer = CurveWriter(out, recipe)
-        plans: list[Plan] = []
-        for chunk in () if writer.complete else chain([head], chunks):
-            plan = Plan(len(plans), sum(plan.rows for plan in plans), len(chunk[0]))
-            plans.append(plan)
-            advance(plan.rows)
-            if writer.finished(plan):
-                continue
-            curve, cond = _states(chunk, model, degree, units, f"{source} from row {plan.first} on")
-            writer.write(plan, [writer.pack(curve, cond)], passes * plan.rows)
+        plans = _write(writer, () if writer.complete else chain([head], chunks), model, str(source))
         writer.close(plans)
     return CurveStore.open(out)
+
+
+def _write(writer: CurveWriter, chunks: Iterable[Rows], model: Model, source: str) -> list[Plan]:
+    """A shard per chunk, of those that are not there; returns all."""
+    imported, plans = writer.recipe.imported, list[Plan]()
+    assert imported is not None
+    with progress("import", None) as advance:
+        for chunk in chunks:
+            plan = Plan(len(plans), sum(plan.rows for plan in plans), len(chunk[0]))
+            plans.append(plan)
+            if not writer.finished(plan):
+                name = f"{source} from row {plan.first} on"
+                curve, cond = _states(chunk, model, writer.recipe.degree, imported.units, name)
+                writer.write(plan, [writer.pack(curve, cond)], imported.passes * plan.rows)
+            advance(plan.rows)
+    return plans
 
 
 def _states(
@@ -215,6 +221,11 @@ def _states(
     if not all(part.isfinite().all() for part in (curve.points, given) if part is not None):
         raise UserError(f"{name} has NaN or infinite numbers: leave these rows out")
     return curve, given
+
+
+def _chunks(source: Path, rows: int) -> Iterator[Rows]:
+    files = [source] if source.suffix == ".tar" else sorted(source.glob("*.tar"))
+    return _archived(source, files, rows) if files else _arrays(source, rows)
 
 
 def _arrays(source: Path, rows: int) -> Iterator[Rows]:

@@ -288,7 +288,7 @@ def _ours(config: ReflowConfig, folder: Path, first: Model, budget: int) -> Mode
 def main_reflow(config: ReflowConfig) -> dict[str, Any]:
     """The verb ``reflow``."""
     from bezierdistill.records import to_json
-    from bezierdistill.reporting.rounds import sampler_label
+    from bezierdistill.words import sampler_label
     from bezierdistill.reporting.tables import print_rows
 
     rounds = reflow(config)

@@ -16,7 +16,8 @@ from typing import Any
 from msgspec.structs import asdict
 
 from bezierdistill.errors import UserError
-from bezierdistill.records import CurveRecipe, Manifest, read_sealed, write_sealed
+from bezierdistill.files import digest
+from bezierdistill.records import CurveRecipe, Manifest, Shard, read_sealed, write_sealed
 
 MANIFEST, COPY = "manifest.json", "manifest.copy.json"
 REPAIR = "simulate again with --repair (a merged or imported store: make it again)"
@@ -30,6 +31,27 @@ def shard_name(index: int) -> str:
 def record_file(folder: Path, index: int) -> Path:
     """Where the record of a shard lies while the store is being made."""
     return folder / f"shard-{index:06d}.json"
+
+
+def cut_off(folder: Path, shard: Shard) -> str | None:
+    """What is wrong with the size of a shard's file; None if nothing."""
+    path = folder / shard.file
+    if not path.is_file():
+        return f"{path} is missing"
+    size = path.stat().st_size
+    return (
+        None
+        if size == shard.bytes
+        else f"{path} has {size:,} bytes, its record says {shard.bytes:,}"
+    )
+
+
+def damaged(folder: Path, shard: Shard) -> str | None:
+    """What is wrong with a shard's file, which is read as a whole; None if nothing."""
+    path = folder / shard.file
+    return cut_off(folder, shard) or (
+        None if digest(path) == shard.sha256 else f"{path} differs from its checksum"
+    )
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

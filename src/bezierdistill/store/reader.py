@@ -18,12 +18,19 @@ from torch import Tensor
 
 from bezierdistill.curves import BezierCurve
 from bezierdistill.errors import UserError
-from bezierdistill.files import digest, read_tensors
+from bezierdistill.files import read_tensors
 from bezierdistill.noise import Stream, noise
 from bezierdistill.records import CurveRecipe, Manifest, Shard, to_json
 from bezierdistill.run import MADE, RUN, read_made, read_settings
 from bezierdistill.store.codec import decode, layout
-from bezierdistill.store.manifest import COPY, MANIFEST, REPAIR, read_manifest
+from bezierdistill.store.manifest import (
+    COPY,
+    MANIFEST,
+    REPAIR,
+    cut_off,
+    damaged,
+    read_manifest,
+)
 
 SMALL = 2**27
 MAX_MAPPED = 2**13  # shards mapped at once: systems allow some tens of thousands of maps
@@ -272,24 +279,3 @@ class CurveStore:
                     f" its manifest says {dtype}, {(shard.rows, *size)}"
                 )
         return tensors
-
-
-def cut_off(folder: Path, shard: Shard) -> str | None:
-    """What is wrong with the size of a shard's file; None if nothing."""
-    path = folder / shard.file
-    if not path.is_file():
-        return f"{path} is missing"
-    size = path.stat().st_size
-    return (
-        None
-        if size == shard.bytes
-        else f"{path} has {size:,} bytes, its record says {shard.bytes:,}"
-    )
-
-
-def damaged(folder: Path, shard: Shard) -> str | None:
-    """What is wrong with a shard's file, which is read as a whole; None if nothing."""
-    path = folder / shard.file
-    return cut_off(folder, shard) or (
-        None if digest(path) == shard.sha256 else f"{path} differs from its checksum"
-    )

@@ -30,13 +30,14 @@ from bezierdistill.store.manifest import (
     COPY,
     MANIFEST,
     REPAIR,
+    damaged,
     differing,
     read_manifest,
     record_file,
     shard_name,
     write_manifest,
 )
-from bezierdistill.store.reader import CurveStore, damaged
+from bezierdistill.store.reader import CurveStore
 
 # Small, so that small states are spread over ranks too; a shard of images is a batch or two.
 SHARD_BYTES = 8 * 2**20

@@ -1,5 +1,5 @@
-"""What objectives are trained on, a batch at a time: ``batches(generator)`` draws one and puts it on
-the trainer's device.
+"""What objectives are trained on: ``batches(generator)`` draws a batch and puts it on the trainer's
+device.
 """
 
 from __future__ import annotations
