@@ -430,7 +430,7 @@ def curves() -> Figure:
 
 
 def blend() -> Figure:
-    """Two teachers as one: weights over time, what the weight does to the distribution, and samples."""
+    """Two teachers as one: weights over time, the blend by its weight, and samples."""
     made = digits()
     figure = Figure(figsize=(7.2, 4.5), layout="constrained")
     halves: Any = figure.subfigures(2, 1, height_ratios=[2, 1])
