@@ -16,7 +16,8 @@ from bezierdistill.models import Model
 from bezierdistill.words import counted
 
 TEXT = """The same noise through a student, in one or two passes, and through the teacher that it
-was distilled from, in many. Times are those of this machine, all samples at once, the best of five."""
+was distilled from, in many. Times are those of this machine, all samples at once, the best of
+five."""
 COLUMNS, MAX_SAMPLES, MAX_PASSES, MAX_SEED, REPEATS = 8, 160, 100, 2**31, 5
 Given = tuple[str, float, float, float, list[int], float, float]
 

@@ -49,8 +49,8 @@ KNOTS = ((0.0, 1.0), (0.0, 0.5, 1.0))
 
 @dataclass(frozen=True)
 class Plane:
-    """A task: real points ``(HELD_OUT, 2)`` to judge by, others for the floor and to learn from, and
-    two exact teachers.
+    """A task: real points ``(HELD_OUT, 2)`` to judge by, others for the floor and to learn from,
+    and two exact teachers.
     """
 
     real: Tensor
