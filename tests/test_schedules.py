@@ -288,8 +288,7 @@ def test_a_users_module_is_called_in_evaluation_mode_and_left_as_it_was(how: str
         Blend([field], [1.0])(x, 0.3)
         assert not any(part.training for part in module.modules())
     with pytest.raises(RuntimeError), evaluating():
-        module(x)
-        raise RuntimeError
+        module(x[:, :1])
     assert [part.training for part in module.modules()] == modes
     assert [p.requires_grad for p in module.parameters()] == [False, True]
     after = module.state_dict()
