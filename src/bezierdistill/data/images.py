@@ -115,7 +115,7 @@ def stack_images(
     Raises:
         UserError: if one cannot be read, or their sizes differ.
     """
-    array, grey = np.empty(0), not alpha
+    array, grey = np.empty((0, 0, 0, 0), np.uint8), not alpha
     for k, (name, source) in enumerate(zip(names, sources, strict=True)):
         pixels, is_grey = _pixels(name, source, alpha)
         height, width = pixels.shape[:2]
@@ -123,9 +123,9 @@ def stack_images(
             check_memory(len(names) * pixels.nbytes, f"{len(names):,} images of {width} x {height}")
             array = np.empty((len(names), *pixels.shape), np.uint8)
         if array.shape[1:] != pixels.shape:
+            first = " x ".join(map(str, array.shape[2:0:-1]))
             raise UserError(
-                f"{name} is {width} x {height}, {names[0]} is {array.shape[2]} x {array.shape[1]}:"
-                " resize them to one size"
+                f"{name} is {width} x {height}, {names[0]} is {first}: resize them to one size"
             )
         array[k], grey = pixels, grey and is_grey
     return array[..., 0].copy() if grey else array

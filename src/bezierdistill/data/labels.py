@@ -80,17 +80,20 @@ def number_classes(
     Raises:
         UserError: if they are no labels; the value that is wrong is told.
     """
-    flat = {split: x[:, 0] if x.ndim == 2 and x.shape[1] == 1 else x for split, x in labels.items()}
+    flat: dict[Split, np.ndarray] = {
+        split: x[:, 0] if x.ndim == 2 and x.shape[1] == 1 else x for split, x in labels.items()
+    }
     if all(x.dtype.kind == "U" for x in flat.values()):
         found = {split: np.unique(x, return_inverse=True) for split, x in flat.items()}
-        names = names or natural_order({str(word) for words, _ in found.values() for word in words})
-        flat = {
-            split: np.array(parse_labels([str(word) for word in words], names), np.int64)[places]
-            for split, (words, places) in found.items()
-        }
+        names = names or natural_order(
+            {word for words, _ in found.values() for word in words.tolist()}
+        )
+        for split, (words, places) in found.items():
+            flat[split] = np.array(parse_labels(words.tolist(), names), np.int64)[places]
     for split, x in flat.items():
         _check(split, x, len(names) or MAX_CLASSES)
-    return {split: x.astype(np.int64) for split, x in flat.items()}, tuple(names)
+        flat[split] = x.astype(np.int64)
+    return flat, tuple(names)
 
 
 def _check(split: Split, x: np.ndarray, classes: int) -> None:
