@@ -1,16 +1,16 @@
-"""What curves cost on disk and how fast they are read: bytes, rows a second against what training
+"""What curves cost on disk and how fast they are read: bytes, rows per second against what training
 consumes, memory.
 
     python benchmarks/store.py            # five minutes and 10 GB of disk, make store
 
-1. bytes of a CIFAR-size curve of degree 3 with a byte a number and noise from its seed, against a
-   pair of float32 states;
-2. rows a second that a store gives, drawn at random or in epochs by two threads, over the rows that
-   the demo's training consumes;
+1. bytes of a CIFAR-size curve of degree 3 with a byte per number and noise from its seed, against
+   a pair of float32 states;
+2. rows per second that a store gives, drawn at random or in epochs by two threads, over the rows
+   that the demo's training consumes;
 3. memory of writing 1,000,000 CIFAR-size curves (9 GB on disk, removed at the end) over 10,000, and
    of reading as many rows from the one as from the other, in fresh processes; pages of mapped
    files, which the system takes back when it needs them, are counted apart;
-4. megabytes a second of writing, of checking and of reading, for plans of larger stores
+4. megabytes per second of writing, of checking and of reading, for plans of larger stores
 (docs/scale.md).
 """
 
@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from itertools import pairwise
 from math import prod
 from pathlib import Path
@@ -33,14 +33,16 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
 
 from bezierdistill.curves import BezierCurve
-from bezierdistill.models import NetworkConfig
-from bezierdistill.noise import row_noise
+from bezierdistill.networks.config import NetworkConfig
+from bezierdistill.noise import Stream, noise
 from bezierdistill.objectives import CurveRegression, Loss
-from bezierdistill.objectives.curve_regression import MapDraw
-from bezierdistill.store import CurveStore, CurveWriter, reader
+from bezierdistill.objectives.base import Curves
+from bezierdistill.objectives.intervals import MapIntervals
+from bezierdistill.records import CurveRecipe
+from bezierdistill.store import CurveStore, CurveWriter
+from bezierdistill.training.batches import CurveBatches
 from bezierdistill.training.loop import Trainer
 from bezierdistill.training.settings import LoopConfig
 
@@ -53,10 +55,8 @@ LIMITS = {"bytes": 9300, "reader": 5.0, "memory": 1.2}
 def made(
     folder: Path, shape: tuple[int, ...], rows: int, degree: int = 3, **more: Any
 ) -> tuple[CurveStore, float]:
-    """A store of random curves, and the seconds that writing it took."""
-    writer = CurveWriter(
-        folder, {"degree": degree, "shape": list(shape), "teachers": [], "weights": [[1.0]], **more}
-    )
+    """A store of random curves, read from its files, and the seconds that writing it took."""
+    writer = CurveWriter(folder, CurveRecipe(degree=degree, shape=shape, **more))
     plans = writer.plan(rows, BATCH)
     points = torch.randn(degree + 1, BATCH, *shape)
     started = time.perf_counter()
@@ -66,11 +66,11 @@ def made(
             plan, [writer.pack(BezierCurve(points[:, :count])) for count in parts], 0, seed=0
         )
     writer.close(plans)
-    return CurveStore.open(folder), time.perf_counter() - started
+    return CurveStore.open(folder, small=0), time.perf_counter() - started
 
 
 def rate(take: Callable[[], int]) -> float:
-    """Rows a second of a call that gives a number of rows."""
+    """Rows per second of a call that gives a number of rows."""
     rows, started = 0, time.perf_counter()
     while time.perf_counter() - started < SECONDS:
         rows += take()
@@ -80,28 +80,23 @@ def rate(take: Callable[[], int]) -> float:
 def consumed(
     store: CurveStore, network: NetworkConfig, shape: tuple[int, ...], folder: Path, steps: int = 60
 ) -> float:
-    """Rows a second that training on stored curves consumes, reading included."""
-    objective, stamps = CurveRegression(MapDraw(), Loss(0.03)), []
-    trainer = Trainer(
-        {"student": network.build(shape, 0)},
-        LoopConfig(accelerator="cpu", save_every=10**9),
-        folder,
-        "bench",
-    )
+    """Rows per second that training on stored curves consumes, reading included."""
+    objective, stamps = CurveRegression(MapIntervals(), Loss(0.03)), []
+    loop = LoopConfig(accelerator="cpu", save_every=10**9)
+    trainer = Trainer({"student": network.build(shape, 0)}, loop, folder, "bench")
+    batches = CurveBatches(store, trainer, BATCH)
 
-    def step(
-        nets: Mapping[str, nn.Module], generator: torch.Generator
-    ) -> Iterator[tuple[str, Tensor]]:
+    def timed(generator: torch.Generator) -> Curves:
         stamps.append(time.perf_counter())
-        yield "student", objective.loss(nets["student"], store.batch(BATCH, generator), generator)
+        return batches(generator)
 
     with contextlib.redirect_stderr(io.StringIO()):
-        trainer.fit(step, steps, 0)
+        trainer.fit(objective, timed, steps, 0)
     return BATCH / statistics.median(b - a for a, b in pairwise(stamps[5:]))
 
 
 def readers(store: CurveStore) -> dict[str, float]:
-    """Rows a second of both ways to read, from mapped files, not from memory as small stores
+    """Rows per second of both ways to read, from mapped files, not from memory as small stores
     are.
     """
     generator = torch.Generator().manual_seed(0)
@@ -115,8 +110,8 @@ def readers(store: CurveStore) -> dict[str, float]:
 
 
 def reading(folder: Path) -> list[tuple[str, float, float]]:
-    """Rows a second of readers over rows a second of training, in rounds of both: name, ratio, rows
-    a second.
+    """Rows per second of readers over those of training, in rounds of both: name, ratio, rows per
+    second.
     """
     demo, image = NetworkConfig(), NetworkConfig("unet", 32, 1)
     cases = [
@@ -156,7 +151,7 @@ import store
 if sys.argv[2] == "write":
     store.made(Path(sys.argv[3]), store.CIFAR, int(sys.argv[4]), **store.PACKED)
 else:
-    s = store.CurveStore.open(Path(sys.argv[3]))
+    s = store.CurveStore.open(Path(sys.argv[3]), small=0)
     ahead = s.epochs(store.BATCH, 0)
     for _ in range(1_000_000 // store.BATCH): next(ahead)
     assert not list(s.verify())
@@ -199,15 +194,14 @@ def speeds(folder: Path, rows: int = 8192) -> tuple[int, dict[str, float]]:
     for part in order:
         store.take(part)
     found["read"] = size / (time.perf_counter() - started)
-    noise = torch.arange(BATCH).numpy()
-    found["noise"] = rate(lambda: len(row_noise(0, noise, CIFAR))) * prod(CIFAR) * 4
+    drawn = rate(lambda: len(noise(0, Stream.SIMULATE, range(BATCH), CIFAR)))
+    found["noise"] = drawn * prod(CIFAR) * 4
     return -(-size // rows), {name: value / 1e6 for name, value in found.items()}
 
 
 def main() -> int:
     failed = 0
     print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    reader.SMALL = 0
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         size, found = speeds(folder)
@@ -224,7 +218,7 @@ def main() -> int:
             f" {-(-sum(shard.bytes for shard in latent.shards) // 512):,} bytes"
         )
         table = Table(title="readers against training")
-        for heading in ("store", "rows a second", "over training", "limit"):
+        for heading in ("store", "rows per second", "over training", "limit"):
             table.add_column(heading)
         for name, ratio, rows in reading(folder):
             failed += ratio < LIMITS["reader"]

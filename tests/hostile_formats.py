@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from functools import partialmethod
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -12,16 +15,18 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from msgspec.structs import replace
 
 from bezierdistill.data import Scaling
 from bezierdistill.files import digest
-from bezierdistill.models import Model, NetworkConfig, load_model, save_model
-from bezierdistill.run import read_made
-from bezierdistill.stages import exchange as sharing
+from bezierdistill.models.folder import load_model, save_model
+from bezierdistill.models.model import Model
+from bezierdistill.networks.config import NetworkConfig
+from bezierdistill.records import Conditions, Made, ModelCard, Passes, write_sealed
+from bezierdistill.run import MADE, RUN, machine, read_made, read_settings
 from bezierdistill.stages.simulate import SimulateConfig, simulate
 from bezierdistill.stages.train import TrainConfig, train
-from bezierdistill.store import CurveStore, writer
-from bezierdistill.store.writer import repair
+from bezierdistill.store import CurveStore, CurveWriter, read_manifest, repair
 from bezierdistill.training.checkpoint import load_state, save_state
 from bezierdistill.training.settings import LoopConfig
 from hostile import Format, Kit
@@ -36,7 +41,6 @@ from hostile_archives import (
     spoil_images,
     spoil_tar,
 )
-from hostile_commands import build_settings, command, settings_used, spoil_nothing, spoil_settings
 from hostile_mutators import sealed, spoil_json, spoil_safetensors
 
 CPU = ["--accelerator", "cpu"]
@@ -51,30 +55,34 @@ def build_assets(folder: Path) -> None:
     rng = np.random.default_rng(0)
     np.savez(folder / "data.npz", x=rng.standard_normal((80, 3)).astype(np.float32))
     save_teacher(folder / "plain")
-    save_teacher(folder / "classes", 4, classes=[0.25] * 4)
-    save_teacher(folder / "vectors", 3)
-    with patch.object(writer, "SHARD_BYTES", 400):
+    save_teacher(folder / "classes", Conditions(size=4, frequencies=(0.25,) * 4))
+    save_teacher(folder / "vectors", Conditions(size=3))
+    with small_shards():
         simulate(_simulation(folder, folder / "curves", points="float32", seed=1))
 
 
-def save_teacher(folder: Path, conditions: int = 0, **more: Any) -> Model:
+def small_shards() -> AbstractContextManager[object]:
+    """Stores have several shards."""
+    return patch.object(CurveWriter, "plan", partialmethod(CurveWriter.plan, shard_bytes=400))
+
+
+def save_teacher(folder: Path, conditions: Conditions = Conditions()) -> Model:  # noqa: B008
     """A small network with random weights."""
     network = NetworkConfig(width=8, depth=1)
-    net = network.build((3,), 0, conditions)
-    card = {
-        "kind": "teacher",
-        "passes": {"training": 5, "total": 5},
-        "config": {"data": "digits", "drop": 0.1},
-        "package": "0",
-        **more,
-    }
-    knots = {1: (0.0, 1.0), 2: (0.0, 0.4, 1.0)}
-    return save_model(
-        folder,
-        Model(
-            net.eval(), network, (3,), Scaling((1.0,), (2.0,)), knots, card, conditions=conditions
-        ),
+    card = ModelCard(
+        kind="teacher",
+        network=asdict(network),
+        shape=(3,),
+        scaling=Scaling((1.0,), (2.0,)),
+        seed=0,
+        steps=1,
+        passes=Passes(training=5),
+        conditions=conditions,
+        data="digits",
+        drop=0.1,
+        knots={1: (0.0, 1.0), 2: (0.0, 0.4, 1.0)},
     )
+    return save_model(folder, Model(network.build((3,), 0, conditions.size).eval(), card))
 
 
 def _simulation(assets: Path, out: Path, **more: Any) -> SimulateConfig:
@@ -87,8 +95,7 @@ def build_store(points: str, noise: str) -> Callable[[Path, Path], None]:
     """Makes a store of three shards, kept in one of the ways."""
 
     def build(assets: Path, folder: Path) -> None:
-        sharing.ARCHIVE_ROWS = 8  # several archives
-        with patch.object(writer, "SHARD_BYTES", 400):
+        with small_shards():
             simulate(_simulation(assets, folder, points=points, noise=noise))
 
     return build
@@ -156,7 +163,7 @@ def store_distilled(_: Random, kit: Kit) -> list[object]:
     return ["distill", "--curves", kit.folder, "--out", kit.out, "--steps", 1, *TINY]
 
 
-def store_mended(rng: Random, kit: Kit) -> list[object]:
+def store_repaired(rng: Random, kit: Kit) -> list[object]:
     """Make what is damaged again."""
     ways = [["--points", "uint8", "--noise", "seed"], []]
     again = [
@@ -190,7 +197,7 @@ def build_records(assets: Path, folder: Path) -> None:
     """A store that lacks its last shard, with the records of the others."""
     build_store("float32", "stored")(assets, folder)
     (folder / "shard-000002.safetensors").unlink()
-    repair(folder, CurveStore(folder, json.loads((folder / "manifest.json").read_text())).recipe)
+    repair(folder, read_manifest(folder).recipe)
 
 
 def spoil_records(rng: Random, kit: Kit) -> str:
@@ -272,7 +279,7 @@ def model_used(rng: Random, kit: Kit) -> list[object]:
                 kit.out / "s.npz",
                 "--labels",
                 "0,3",
-                "--guidance",
+                "--guidance-scale",
                 2,
                 "--passes",
                 4,
@@ -298,7 +305,7 @@ def model_used(rng: Random, kit: Kit) -> list[object]:
                 8,
                 "--steps",
                 4,
-                "--guidance",
+                "--guidance-scale",
                 2,
                 "--out",
                 kit.out,
@@ -324,8 +331,8 @@ def build_state(assets: Path, folder: Path) -> None:
     )
     (folder / "model.json").unlink()
     (folder / "model.safetensors").unlink()
-    settings = json.loads((folder / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps({**settings, "steps": 4}))
+    held = read_settings(folder)
+    write_sealed(folder / RUN, replace(held, settings={**held.settings, "steps": 4}))
 
 
 def spoil_state(rng: Random, kit: Kit) -> str:
@@ -451,19 +458,20 @@ def spoil_figures(rng: Random, kit: Kit) -> str:
 def build_made(_: Path, folder: Path) -> None:
     """What a run says of its making."""
     folder.mkdir(exist_ok=True)
-    made = {
-        "command": "bezierdistill train --data digits --out x",
-        "machine": {"system": "Linux", "cores": 2},
-        "started": "2026-01-01",
-    }
-    (folder / "made.json").write_text(
-        json.dumps({**made, "seconds": 1.5, "sessions": 1, "finished": True})
+    made = Made(
+        verb="train",
+        commands=("bezierdistill train --data digits --out x",),
+        machine=machine(),
+        started="2026-01-01",
+        seconds=1.5,
+        finished=True,
     )
+    write_sealed(folder / MADE, made)
 
 
 def spoil_made(rng: Random, kit: Kit) -> str:
     """Spoil it."""
-    return spoil_json(rng, kit.folder / "made.json")
+    return spoil_json(rng, kit.folder / MADE, seal=rng.random() < 0.8)
 
 
 def made_read(_: Random, kit: Kit) -> Callable[[], object]:
@@ -472,7 +480,7 @@ def made_read(_: Random, kit: Kit) -> Callable[[], object]:
     def read() -> None:
         made = read_made(kit.folder)
         assert made is not None
-        f"{made.command.splitlines()} {made.seconds:.1f} {made.sessions:,} {made.started} {made.machine}"
+        f"{made.commands} {made.seconds:.1f} {made.sessions:,} {made.started} {made.machine}"
 
     return read
 
@@ -527,36 +535,34 @@ FORMATS = {
             "manifest",
             build_store("float32", "stored"),
             spoil_manifest,
-            {store_read: 4, store_used: 3, store_mended: 1, store_distilled: 1},
+            {store_read: 4, store_used: 3, store_repaired: 1, store_distilled: 1},
             220,
         ),
         Format(
             "packed",
             build_store("uint8", "seed"),
             spoil_manifest,
-            {store_read: 4, store_used: 2, store_mended: 1, report: 1},
+            {store_read: 4, store_used: 2, store_repaired: 1, report: 1},
             120,
         ),
         Format(
             "shard",
             build_store("float32", "stored"),
             spoil_shard,
-            {store_read: 4, store_used: 2, store_mended: 1, store_distilled: 1},
+            {store_read: 4, store_used: 2, store_repaired: 1, store_distilled: 1},
             160,
         ),
         Format(
             "packed-shard",
             build_store("uint8", "seed"),
             spoil_shard,
-            {store_read: 4, store_used: 1, store_mended: 1},
+            {store_read: 4, store_used: 1, store_repaired: 1},
             100,
         ),
         Format("record", build_records, spoil_records, {records_used: 1}, 100),
         Format("card", build_model, spoil_card, {model_read: 5, model_used: 2, report: 0.2}, 220),
         Format("weights", build_model, spoil_weights, {model_read: 4, model_used: 1}, 150),
         Format("state", build_state, spoil_state, {state_used: 1}, 100),
-        Format("settings", build_settings, spoil_settings, {settings_used: 1}, 220, parsed=True),
-        Format("command", build_settings, spoil_nothing, {command: 1}, 260, parsed=True),
         Format("arrays", build_arrays, spoil_arrays, ARRAYS, 240),
         Format("tar", build_tar, spoil_tar, TARS, 160),
         Format("images", build_images, spoil_images, PICTURES, 140),

@@ -3,12 +3,13 @@ safetensors. Each says what it has done."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
+
+from bezierdistill.records import seal
 
 DEEP, AGAIN = (
     "@@DEEP@@",
@@ -160,7 +161,7 @@ def _change_tree(
     return ""
 
 
-def as_text(tree: Any, indent: int | None = 1) -> str:
+def as_text(tree: Any, indent: int | None = 2) -> str:
     """JSON of a spoilt tree."""
     text = json.dumps(tree, indent=indent).replace(f'"{AGAIN}', '"')
     return text.replace(f'"{DEEP}"', "[" * 2000 + "]" * 2000)
@@ -182,9 +183,9 @@ def spoil_json(rng: Random, path: Path, seal: bool = False) -> str:
 
 
 def sealed(tree: dict[str, Any]) -> str:
-    """JSON with the checksum that the manifest of a store and records of shards carry."""
-    seal = hashlib.sha256(json.dumps(tree).encode()).hexdigest()
-    return as_text({**tree, "seal": seal}) + "\n"
+    """JSON with the checksum that the manifest of a store and other records carry."""
+    body = as_text(tree).removesuffix("\n}")
+    return body + seal(body)
 
 
 def spoil_safetensors(rng: Random, data: bytes) -> tuple[bytes, str]:

@@ -2,14 +2,22 @@
 pickled."""
 
 import ast
+import dataclasses
 import re
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 import bezierdistill
+from bezierdistill.networks.config import NetworkConfig
+from bezierdistill.stages.distill import DistillConfig
+from bezierdistill.stages.recipe import RecipeConfig
+from bezierdistill.stages.simulate import SimulateConfig
+from bezierdistill.stages.train import TrainConfig
+from bezierdistill.training.settings import LoopConfig
 
 ROOT = Path(bezierdistill.__file__).parent
 FILES = {
@@ -17,49 +25,23 @@ FILES = {
     for path in sorted(ROOT.rglob("*.py"))
 }
 TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
-# A part may import what stands before it, and nothing after it.
-LINE = [
-    *(
-        "files",
-        "arrays",
-        "progress",
-        "provenance",
-        "sources",
-        "curves",
-        "fields",
-        "conventions",
-        "solvers",
-        "couplings",
-        "store",
-        "simulate",
-        "students",
-        "networks",
-    ),
-    *(
-        "objectives",
-        "data",
-        "metrics",
-        "cards",
-        "models",
-        "starts",
-        "interop",
-        "starts",
-        "training",
-        "pipeline",
-    ),
+# A room may import what stands before it, and nothing after it; every room is named once.
+LINE = (
+    *("errors", "settings", "words", "memory", "progress", "files", "noise", "curves", "fields"),
+    *("schedules", "solvers", "couplings", "flow_map", "knots", "sdedit", "data", "records"),
+    *("run", "networks", "models", "simulation", "store", "objectives", "metrics", "training"),
+    *("budget", "interop", "reporting", "stages", "arena", "app", "cli"),
+)
+SETTINGS = [
+    name
+    for name in FILES
+    if name.startswith("stages.") and name not in ("stages.starts", "stages.exchange")
+] + [
+    *("arena.demo", "arena.runner", "app.__init__", "networks.config", "training.settings"),
 ]
 LAZY = {
-    "lightning_fabric",
-    "sklearn",
-    "ot",
-    "torchdiffeq",
-    "matplotlib",
-    "tensorboard",
-    "diffusers",
-    "gradio",
-    "datasets",
-    "scipy",
-    "PIL",
+    *("lightning_fabric", "sklearn", "ot", "torchdiffeq", "matplotlib", "tensorboard", "diffusers"),
+    *("gradio", "datasets", "scipy", "PIL", "jinja2"),
 }
 
 
@@ -123,14 +105,16 @@ def loaded_with(module: str) -> set[str]:
     return seen
 
 
-def test_the_line_names_what_there_is() -> None:
-    assert set(LINE) <= {part(name) for name in FILES}
+def test_the_line_names_every_room_once() -> None:
+    assert len(set(LINE)) == len(LINE)
+    assert set(LINE) == {part(name) for name in FILES} - {"__init__", "__main__"}
 
 
 @pytest.mark.parametrize("module", [name for name in FILES if part(name) in LINE])
 def test_imports_point_one_way(module: str) -> None:
     before = LINE[: LINE.index(part(module)) + 1]
-    wrong = {used for used in USES[module] if part(used) not in before and used != "__init__"}
+    used = {name for name in USES[module] if name != "__init__"}
+    wrong = {name for name in used if part(name) not in before}
     assert not wrong, f"{module} imports {sorted(wrong)}, which come after it"
 
 
@@ -163,7 +147,7 @@ def test_nobody_imports_the_command_line() -> None:
     ]
 
 
-@pytest.mark.parametrize("entry", ["__init__", "pipeline"])
+@pytest.mark.parametrize("entry", ["__init__", "models.folder", "training.loop", "store.reader"])
 def test_heavy_packages_are_imported_where_they_are_used(entry: str) -> None:
     for name in loaded_with(entry):
         heavy = {
@@ -174,10 +158,49 @@ def test_heavy_packages_are_imported_where_they_are_used(entry: str) -> None:
         assert not heavy, f"{name} imports {sorted(heavy)} at module level"
 
 
-def test_the_package_loads_the_whole_line_and_no_interface() -> None:
-    parts = {part(name) for name in loaded_with("__init__")}
-    assert parts >= set(LINE)
-    assert not parts & {"cli", "demo", "reporting", "app", "arena"}
+@pytest.mark.parametrize("module", SETTINGS)
+def test_settings_take_no_torch(module: str) -> None:
+    for name in loaded_with(module):
+        used = {one.split(".")[0] for one in imports(at_import(TREES[name]))}
+        assert not used & {"torch", "numpy", *LAZY}, f"{name}, which {module} runs"
+
+
+@pytest.mark.parametrize("module", [name for name in FILES if name != "records"])
+def test_no_string_key_of_a_record_is_read_outside_of_records(module: str) -> None:
+    names = "card|recipe|manifest|made|shard|scores|row|rounds"
+    found = re.findall(rf"\b(?:{names})(?:\[[\"']\w+[\"']\]|\.get\()", FILES[module].read_text())
+    assert not found
+
+
+def test_no_setting_is_declared_twice() -> None:
+    """What a recipe, an arena or a reflow hands on has the defaults of the stage that it is of."""
+    recipe = RecipeConfig("digits", Path("out"))
+    for name, stage in {
+        "train": TrainConfig,
+        "simulate": SimulateConfig,
+        "distill": DistillConfig,
+    }.items():
+        own = getattr(recipe, name)
+        assert issubclass(stage, type(own))
+        assert not {one.name for one in dataclasses.fields(own)} & (
+            {one.name for one in dataclasses.fields(RecipeConfig)} - {name}
+        )
+    assert recipe.train == type(recipe.train)()
+    assert recipe.distill == type(recipe.distill)()
+    assert recipe.simulate == dataclasses.replace(type(recipe.simulate)(), steps=4)
+    assert recipe.loop == LoopConfig()
+    assert recipe.network == NetworkConfig()
+
+
+@pytest.mark.parametrize("module", SETTINGS)
+def test_every_setting_has_its_help_under_it(module: str) -> None:
+    tree = TREES[module]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef) and re.search(r"(Config|Settings|Shares)$", node.name):
+            for field, after in pairwise([*node.body, ast.Pass()]):
+                if isinstance(field, ast.AnnAssign):
+                    text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+                    assert text, f"{module}.{node.name}: {ast.unparse(field)}"
 
 
 @pytest.mark.parametrize("module", FILES)

@@ -1,6 +1,7 @@
 """Networks: what the zero interval weight promises, that rows do not see each other, and what a
 condition does."""
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Literal, cast
@@ -9,12 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bezierdistill.models import NetworkConfig
+from bezierdistill.errors import UserError
+from bezierdistill.networks.config import NetworkConfig, read_network
 from bezierdistill.networks.dit import DiT
 from bezierdistill.networks.embeddings import TimeEmbedding
 from bezierdistill.networks.mlp import MLP
 from bezierdistill.networks.unet import UNet, count_levels
-from bezierdistill.objectives.flow_map_matching import forward_derivative
+from bezierdistill.objectives.jvp import forward_derivative
 from conftest import Draw, close
 
 Make = Callable[..., nn.Module]
@@ -33,7 +35,7 @@ def train(
     size: tuple[int, ...],
     draw: Draw,
     diagonal: bool,
-    conditions: int = 0,
+    condition_size: int = 0,
 ) -> None:
     """Regress noise: whatever the target, the diagonal must not move the interval weight."""
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2, weight_decay=0.0)
@@ -41,7 +43,9 @@ def train(
         x, target = draw(8, *size), draw(8, *size)
         s, t = torch.rand(8).double(), torch.rand(8).double()
         optimizer.zero_grad()
-        cond = torch.eye(conditions)[torch.arange(8) % conditions] if conditions else None
+        cond = (
+            torch.eye(condition_size)[torch.arange(8) % condition_size] if condition_size else None
+        )
         (net(x, s, s if diagonal else t, cond) - target).square().mean().backward()
         optimizer.step()
 
@@ -126,9 +130,9 @@ def test_mlp_skip_scales_the_state(size: tuple[int, ...], draw: Draw) -> None:
 def test_a_condition_of_zeros_is_none_and_labels_differ_once_trained(
     size: tuple[int, ...], make: Make, draw: Draw
 ) -> None:
-    net, x = make(conditions=3).double(), draw(4, *size)
+    net, x = make(condition_size=3).double(), draw(4, *size)
     s, t = torch.rand(2, 4).double()
-    train(net, 2, size, draw, diagonal=False, conditions=3)
+    train(net, 2, size, draw, diagonal=False, condition_size=3)
     assert torch.equal(net(x, s, t, torch.zeros(4, 3)), net(x, s, t))
     first, second = (net(x, s, t, torch.eye(3)[[label] * 4]) for label in (0, 1))
     assert (first - second).abs().amax(dim=tuple(range(1, x.ndim))).min() > 1e-4
@@ -152,6 +156,25 @@ def test_a_seed_makes_the_same_weights_and_leaves_the_global_draws_alone(
     assert first["time.condition.weight"].shape[1] == 2
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": 3}, "kind"),
+        ({"width": "wide"}, "width"),
+        ({"width": True}, "width"),
+        ({"size": 3}, "'size' is missing or unknown"),
+        ({"depth": None}, "depth"),
+    ],
+)
+def test_settings_of_no_network_are_refused(change: dict[str, object], message: str) -> None:
+    fields = dataclasses.asdict(NetworkConfig("unet", 16, 1))
+    assert read_network(fields) == NetworkConfig("unet", 16, 1)
+    with pytest.raises(UserError, match=message):
+        read_network(fields | change)
+    with pytest.raises(UserError, match="'depth' is missing or unknown"):
+        read_network({"kind": "mlp", "patch": 1, "width": 8})
+
+
 @pytest.mark.parametrize(("size", "make"), NETWORKS[2:])
 def test_checkpointing_changes_no_gradient(size: tuple[int, ...], make: Make, draw: Draw) -> None:
     net, x = make().double(), draw(2, *size)
@@ -166,8 +189,8 @@ def test_checkpointing_changes_no_gradient(size: tuple[int, ...], make: Make, dr
         )
         cast(UNet | DiT, net).checkpointing()
     assert len(grads[0]) == len(list(net.parameters()))
-    for plain, made_anew in zip(*grads, strict=True):
-        close(made_anew, plain)
+    for plain, again in zip(*grads, strict=True):
+        close(again, plain)
 
 
 @pytest.mark.parametrize(("size", "make"), NETWORKS[2:])

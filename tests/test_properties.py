@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,13 +16,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 from bezierdistill.data import Scaling, load_data
-from bezierdistill.fields import parse_weights
-from bezierdistill.knots import parse_knots
-from bezierdistill.models import NetworkConfig
-from bezierdistill.noise import noise, row_noise
+from bezierdistill.errors import UserError
+from bezierdistill.knots import inner_knots
+from bezierdistill.networks.config import NetworkConfig
+from bezierdistill.noise import Stream, noise
+from bezierdistill.records import CurveRecipe, Manifest, Shard
+from bezierdistill.settings import parse_numbers, parse_weights
 from bezierdistill.stages.simulate import SimulateConfig
+from bezierdistill.store import CurveStore
 from bezierdistill.store.codec import decode, pack
-from bezierdistill.store.order import shuffled
 
 each = settings(
     deadline=None,
@@ -38,7 +41,7 @@ def tried(work: Callable[[], object]) -> None:
     message = "done"
     try:
         work()
-    except ValueError as error:
+    except UserError as error:
         message = str(error)
     assert message
     assert "\n" not in message
@@ -58,7 +61,7 @@ def test_weights_are_finite_columns_or_one_line(text: str) -> None:
 @given(FLAG, some.integers(1, 10))
 def test_knots_rise_from_0_to_1_or_one_line(text: str, passes: int) -> None:
     def work() -> None:
-        knots = parse_knots(text, passes)
+        knots = inner_knots(parse_numbers(text), passes)
         assert len(knots) == passes + 1
         assert (knots[0], knots[-1]) == (0.0, 1.0)
         assert all(a < b for a, b in pairwise(knots))
@@ -68,12 +71,13 @@ def test_knots_rise_from_0_to_1_or_one_line(text: str, passes: int) -> None:
 
 @each
 @given(FLAG)
-def test_guidance_is_a_strength_a_range_or_one_line(text: str) -> None:
+def test_a_guidance_scale_is_none_a_strength_a_range_or_one_line(text: str) -> None:
     def work() -> None:
-        strengths = SimulateConfig((Path("teacher"),), Path("out"), guidance=text).strengths()
-        assert 1 <= len(strengths) <= 2
-        assert list(strengths) == sorted(set(strengths))
-        assert all(map(math.isfinite, strengths))
+        scale = parse_numbers(text)
+        given = SimulateConfig((Path("teacher"),), Path("out"), guidance_scale=scale).guidance_scale
+        assert len(given) <= 2
+        assert list(given) == sorted(set(given))
+        assert all(map(math.isfinite, given))
 
     tried(work)
 
@@ -137,35 +141,61 @@ def test_bytes_are_off_by_half_a_step(
 
 
 @each
-@given(some.integers(1, 3000), some.integers(0, 2**64 - 1), some.integers(0, 2**40))
-def test_an_epoch_is_a_permutation(count: int, seed: int, epoch: int) -> None:
-    assert sorted(shuffled(np.arange(count), count, seed, epoch)) == list(range(count))
+@given(
+    some.integers(1, 90), some.integers(1, 200), some.integers(0, 2**63 - 1), some.integers(0, 50)
+)
+def test_epochs_hold_every_row_once_and_go_on_anywhere(
+    count: int, batch: int, seed: int, start: int
+) -> None:
+    shard = Shard(
+        file="a", first=0, rows=count, seed=0, skipped=(), passes=0, error=0, bytes=0, sha256=""
+    )
+    manifest = Manifest(recipe=CurveRecipe(degree=1, shape=(1,)), complete=True, shards=(shard,))
+
+    class Rows(CurveStore):
+        """A store that gives its rows themselves."""
+
+        def take(self, rows: torch.Tensor) -> Any:
+            return rows, None
+
+    store = Rows(Path(), manifest)
+
+    def taken(first: int, batches: int) -> list[int]:
+        epochs = store.epochs(batch, seed, first)
+        return torch.cat([rows for rows, _ in islice(epochs, batches)]).tolist()
+
+    read = taken(0, -(-2 * count // batch))
+    assert sorted(read[:count]) == sorted(read[count : 2 * count]) == list(range(count))
+    assert taken(start, 2) == taken(0, start + 2)[start * batch :]
 
 
 @each
 @given(
     some.lists(some.integers(0, 2**62), min_size=1, max_size=5),
-    some.integers(0, 2**64 - 1),
+    some.integers(0, 2**63 - 1),
     some.integers(1, 9),
+    some.sampled_from(Stream),
 )
 def test_noise_of_rows_does_not_depend_on_the_others(
-    rows: list[int], seed: int, numbers: int
+    rows: list[int], seed: int, numbers: int, stream: Stream
 ) -> None:
-    together = row_noise(seed, np.array(rows), (numbers,))
+    together = noise(seed, stream, np.array(rows), (numbers,))
     assert together.isfinite().all()
     assert all(
-        torch.equal(together[k], row_noise(seed, np.array([row]), (numbers,))[0])
+        torch.equal(together[k], noise(seed, stream, np.array([row]), (numbers,))[0])
         for k, row in enumerate(rows)
     )
 
 
 @each
 @given(some.integers(0, 5000), some.integers(1, 50), some.integers(0, 2**31))
-def test_noise_in_blocks_does_not_depend_on_the_window(start: int, count: int, seed: int) -> None:
-    assert torch.equal(
-        noise(seed, start, count, (2,)),
-        noise(seed, start - start % 7, count + start % 7, (2,))[start % 7 :],
-    )
+def test_noise_of_a_range_does_not_depend_on_where_it_starts(
+    start: int, count: int, seed: int
+) -> None:
+    first = start - start % 7
+    whole = noise(seed, Stream.SAMPLE, range(first, start + count), (2,))
+    part = noise(seed, Stream.SAMPLE, range(start, start + count), (2,))
+    assert torch.equal(part, whole[start % 7 :])
 
 
 @each

@@ -4,7 +4,6 @@ rejected."""
 import itertools
 import math
 import random
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,27 +11,42 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy.stats import kstest
+from msgspec.structs import replace
 from torch import Tensor
 
 from bezierdistill.curves import BezierCurve
+from bezierdistill.errors import UserError
 from bezierdistill.fields import Blend, Field, GaussianMixture
-from bezierdistill.noise import BLOCK, block_generator, noise, philox, row_noise
-from bezierdistill.simulation import Simulation, simulate_shards
+from bezierdistill.noise import Stream, noise
+from bezierdistill.records import (
+    Conditions,
+    CurveRecipe,
+    TeacherRef,
+    to_json,
+    write_sealed,
+)
+from bezierdistill.run import MADE, RUN, Run
+from bezierdistill.simulation import Simulation
 from bezierdistill.solvers import solve, time_grid
-from bezierdistill.store import MANIFEST, CurveStore, CurveWriter, repair
-from bezierdistill.store import reader as reader_module
-from bezierdistill.store import writer as writer_module
-from bezierdistill.store.manifest import record_file, write_sealed
-from bezierdistill.store.order import shuffled
+from bezierdistill.stages.simulate import CONTENTS, CurveSettings
+from bezierdistill.store import (
+    MANIFEST,
+    CurveStore,
+    CurveWriter,
+    held_recipe,
+    repair,
+    simulate_shards,
+)
+from bezierdistill.store.manifest import COPY, record_file
 from conftest import CountedField, close, gaussian
 
-RECIPE: dict[str, Any] = {"degree": 4, "shape": [2], "seed": 7}
+RECIPE = CurveRecipe(degree=4, shape=(2,), seed=7)
 COUNT = 230
+SHARD_BYTES = 60 * 5 * 2 * 4  # sixty curves
 
 
 def draw_rows(start: int, rows: int) -> Tensor:
-    return noise(7, start, rows, (2,))
+    return noise(7, Stream.SIMULATE, range(start, start + rows), (2,))
 
 
 def draw_starts(start: int, rows: int) -> tuple[Tensor, None]:
@@ -44,13 +58,14 @@ def simulate(
     field: Field,
     batch: int = 50,
     draw: Callable[[int, int], tuple[Tensor, None]] = draw_starts,
+    shard_bytes: int = SHARD_BYTES,
     **more: Any,
 ) -> CurveStore:
-    writer = CurveWriter(folder, RECIPE | more)
-    plans = writer.plan(COUNT, batch)
+    writer = CurveWriter(folder, replace(RECIPE, **more))
+    plans = writer.plan(COUNT, batch, shard_bytes)
     simulate_shards(Simulation(field), draw, plans, writer, batch, seed=7)
     writer.close(plans)
-    return CurveStore.open(folder)
+    return CurveStore.open(folder, small=0)
 
 
 def everything(store: CurveStore) -> Tensor:
@@ -58,25 +73,27 @@ def everything(store: CurveStore) -> Tensor:
 
 
 def written(
-    folder: Path, control: Tensor, batch: int = 7, cond: Tensor | None = None, **more: Any
+    folder: Path,
+    control: Tensor,
+    batch: int = 7,
+    cond: Tensor | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    **more: Any,
 ) -> CurveStore:
-    """A store of given control points ``(degree + 1, rows, *shape)``."""
-    writer = CurveWriter(
-        folder, {"degree": len(control) - 1, "shape": list(control.shape[2:]), **more}
+    """A store of given control points ``(degree + 1, rows, *shape)``, read from its files."""
+    size = 0 if cond is None else cond.shape[1]
+    shape = tuple(control.shape[2:])
+    recipe = CurveRecipe(
+        degree=len(control) - 1, shape=shape, conditions=Conditions(size=size), **more
     )
-    plans = writer.plan(control.shape[1], batch)
+    writer = CurveWriter(folder, recipe)
+    plans = writer.plan(control.shape[1], batch, shard_bytes)
     for plan in plans:
         rows = slice(plan.first, plan.first + plan.rows)
         packed = writer.pack(BezierCurve(control[:, rows]), None if cond is None else cond[rows])
         writer.write(plan, [packed], 10 * plan.rows, seed=7)
     writer.close(plans)
-    return CurveStore.open(folder)
-
-
-@pytest.fixture(autouse=True)
-def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer_module, "SHARD_BYTES", 60 * 5 * 2 * 4)  # sixty curves
-    monkeypatch.setattr(reader_module, "SMALL", 0)  # nothing is kept in memory
+    return CurveStore.open(folder, small=0)
 
 
 @pytest.fixture
@@ -93,7 +110,7 @@ def test_what_is_written_is_read(
     store = written(tmp_path, points)
     assert len(store.shards) > 1
     assert len(store) == 101
-    assert store.manifest["passes"] == 1010
+    assert store.manifest.passes == 1010
     assert torch.equal(everything(store), points.float())
     some = torch.tensor([100, 0, 57, 57, 3])
     assert torch.equal(store.curves(some).points, points[:, some].float())
@@ -136,7 +153,7 @@ def test_a_stopped_simulation_is_not_read_and_continues_to_the_same_store(
     with pytest.raises(ValueError, match="not complete: run the simulate that makes it again"):
         CurveStore.open(folder)
     with pytest.raises(ValueError, match="made with other seed"):
-        CurveWriter(folder, RECIPE | {"seed": 8})
+        CurveWriter(folder, replace(RECIPE, seed=8))
     field = CountedField(mixture)
     resumed = simulate(folder, field)
     assert field.calls == 2 * 16  # rows 150..230 only
@@ -154,7 +171,7 @@ def test_any_number_of_ranks_writes_the_same_files(
     ranks: int, store: CurveStore, mixture: GaussianMixture, tmp_path: Path
 ) -> None:
     writers = [CurveWriter(tmp_path / "other", RECIPE) for _ in range(ranks)]
-    plans = writers[0].plan(COUNT, 50)
+    plans = writers[0].plan(COUNT, 50, SHARD_BYTES)
     for rank in reversed(range(ranks)):
         simulate_shards(
             Simulation(mixture), draw_starts, plans[rank::ranks], writers[rank], 50, seed=7
@@ -172,7 +189,7 @@ def test_a_store_is_not_closed_before_every_shard_is_there(
     mixture: GaussianMixture, tmp_path: Path
 ) -> None:
     writer = CurveWriter(tmp_path, RECIPE)
-    plans = writer.plan(COUNT, 50)
+    plans = writer.plan(COUNT, 50, SHARD_BYTES)
     simulate_shards(Simulation(mixture), draw_starts, plans[::2], writer, 50)
     with pytest.raises(ValueError, match="no record of a shard"):
         writer.close(plans)
@@ -185,12 +202,17 @@ def test_progress_and_passes_are_counted(tmp_path: Path, mixture: GaussianMixtur
     field = CountedField(mixture, passes=3)
     writer = CurveWriter(tmp_path, RECIPE)
     simulate_shards(
-        Simulation(field, steps=5), draw_starts, writer.plan(120, 50), writer, 50, done.append
+        Simulation(field, steps=5),
+        draw_starts,
+        writer.plan(120, 50, SHARD_BYTES),
+        writer,
+        50,
+        done.append,
     )
-    writer.close(writer.plan(120, 50))
+    writer.close(writer.plan(120, 50, SHARD_BYTES))
     assert done == [50, 50, 20]
     assert field.calls == 3 * 10
-    assert CurveStore.open(tmp_path).manifest["passes"] == 120 * 3 * 10
+    assert CurveStore.open(tmp_path).manifest.passes == 120 * 3 * 10
 
 
 def spoilt(*bad: int) -> Callable[[int, int], tuple[Tensor, None]]:
@@ -222,25 +244,20 @@ def test_teachers_that_give_nan_alone_are_named(tmp_path: Path, mixture: Gaussia
 
 @pytest.mark.parametrize("noise_kept", ["stored", "seed"])
 def test_a_few_nan_rows_are_left_out_and_the_rest_keep_their_rows(
-    noise_kept: str, tmp_path: Path, mixture: GaussianMixture, monkeypatch: pytest.MonkeyPatch
+    noise_kept: str, tmp_path: Path, mixture: GaussianMixture
 ) -> None:
-    monkeypatch.setattr(writer_module, "SHARD_BYTES", 10**9)
-    monkeypatch.setattr(
-        sys.modules[__name__],
-        "draw_rows",
-        lambda start, rows: row_noise(7, np.arange(start, start + rows), (2,)),
-    )
-    store = simulate(tmp_path / "a", mixture, draw=spoilt(3, 229), noise=noise_kept)
-    whole = simulate(tmp_path / "b", mixture, noise=noise_kept)
+    one = 10**9  # bytes of a shard
+    store = simulate(tmp_path / "a", mixture, 50, spoilt(3, 229), one, noise=noise_kept)
+    whole = simulate(tmp_path / "b", mixture, 50, draw_starts, one, noise=noise_kept)
     kept = [row for row in range(COUNT) if row not in (3, 229)]
     assert (len(store), store.skipped, store.shards[0].skipped) == (228, 2, (3, 229))
-    assert store.manifest["passes"] == whole.manifest["passes"]  # they were spent
+    assert store.manifest.passes == whole.manifest.passes  # they were spent
     assert torch.equal(everything(store), everything(whole)[:, kept])
 
 
 @pytest.mark.parametrize("index", [0, -1])
 def test_damaged_shards_are_found(index: int, store: CurveStore) -> None:
-    path = store.folder / store.manifest["shards"][index]["file"]
+    path = store.folder / store.shards[index].file
     content = path.read_bytes()
     path.write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
     assert list(CurveStore.open(store.folder).verify()) == [f"{path} differs from its checksum"]
@@ -253,43 +270,63 @@ def test_damaged_shards_are_found(index: int, store: CurveStore) -> None:
             CurveStore.open(store.folder)
 
 
-def test_every_single_flipped_bit_is_found(store: CurveStore) -> None:
+def run_of(folder: Path) -> None:
+    """Do nothing in a folder as a verb would, which leaves its records."""
+    config = CurveSettings()
+    with Run(folder, "simulate", config, CONTENTS):
+        pass
+
+
+def test_every_single_flipped_bit_of_what_is_read_is_found(
+    mixture: GaussianMixture, tmp_path: Path
+) -> None:
+    run_of(tmp_path)
+    store = simulate(tmp_path, mixture)
+    everything = [*store.verify_records(), *store.verify()]
+    assert everything == []
     rng = random.Random(0)
-    files = [MANIFEST, *(shard.file for shard in store.shards)]
-    for _ in range(200):
+    files = [MANIFEST, COPY, MADE, RUN, *(shard.file for shard in store.shards)]
+    for _ in range(300):
         path = store.folder / rng.choice(files)
         content = path.read_bytes()
         flipped = bytearray(content)
         flipped[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
         path.write_bytes(flipped)
         try:
-            assert list(CurveStore.open(store.folder).verify()) == [
-                f"{path} differs from its checksum"
-            ]
-        except ValueError as error:
+            opened = CurveStore.open(store.folder)
+            (problem,) = [*opened.verify_records(), *opened.verify()]
+            assert problem.startswith(str(path))
+        except UserError as error:
             assert path.name == MANIFEST, error  # noqa: PT017
         path.write_bytes(content)
-    assert list(CurveStore.open(store.folder).verify()) == []
+    assert [*store.verify_records(), *store.verify()] == []
+    (store.folder / COPY).unlink()
+    assert list(store.verify_records()) == [
+        f"{store.folder / COPY} is missing or differs from {MANIFEST}"
+    ]
 
 
-@pytest.mark.parametrize("lost", [[0], [1, 3], [MANIFEST], [0, MANIFEST]], ids=str)
+@pytest.mark.parametrize(
+    "lost", [[0], [1, 3], [MANIFEST], [0, MANIFEST], [COPY], [2, COPY]], ids=str
+)
 def test_repair_makes_just_the_damaged_shards_again(
     lost: list[Any], store: CurveStore, mixture: GaussianMixture
 ) -> None:
     before = {path.name: path.read_bytes() for path in store.folder.iterdir()}
-    names = [name if name == MANIFEST else store.shards[name].file for name in lost]
+    names = [name if isinstance(name, str) else store.shards[name].file for name in lost]
+    shards = [name for name in names if name.startswith("shard")]
     for name in names:
         (store.folder / name).write_bytes(before[name][:-1] + b"\x01")
-    assert repair(store.folder, RECIPE) == [name for name in names if name != MANIFEST]
+    assert repair(store.folder, RECIPE) == shards
     field = CountedField(mixture)
     simulate(store.folder, field)
-    assert field.calls == 16 * len([name for name in lost if name != MANIFEST])
+    assert field.calls == 16 * len(shards)
     assert {path.name: path.read_bytes() for path in store.folder.iterdir()} == before
 
 
 def test_repair_refuses_another_store(store: CurveStore) -> None:
     with pytest.raises(ValueError, match="made with other seed"):
-        repair(store.folder, RECIPE | {"seed": 8})
+        repair(store.folder, replace(RECIPE, seed=8))
     with pytest.raises(ValueError, match="no curve store"):
         repair(store.folder / "nowhere", RECIPE)
 
@@ -298,7 +335,7 @@ def test_a_damaged_record_of_a_stopped_store_is_made_again(
     store: CurveStore, mixture: GaussianMixture, tmp_path: Path
 ) -> None:
     writer = CurveWriter(tmp_path, RECIPE)
-    plans = writer.plan(COUNT, 50)
+    plans = writer.plan(COUNT, 50, SHARD_BYTES)
     simulate_shards(Simulation(mixture), draw_starts, plans, writer, 50, seed=7)
     for index, content in ((0, b""), (1, b"{}"), (2, record_file(tmp_path, 3).read_bytes())):
         record_file(tmp_path, index).write_bytes(content)
@@ -311,13 +348,12 @@ def stored_bytes(store: CurveStore) -> float:
 
 
 def test_a_byte_a_number_is_off_by_a_510th_of_the_range(
-    tmp_path: Path, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, generator: torch.Generator
 ) -> None:
-    monkeypatch.setattr(writer_module, "SHARD_BYTES", 10**7)
     scales = 10.0 ** torch.randint(-4, 5, (4, 300, 1, 1, 1), generator=generator)
     points = torch.randn(4, 300, 3, 8, 8, generator=generator) * scales
     points[:, 7] = 0.25  # a constant has no range
-    store = written(tmp_path, points, 300, points="uint8")
+    store = written(tmp_path, points, 300, None, 10**7, points="uint8")
     read, span = everything(store), points.flatten(2).amax(2) - points.flatten(2).amin(2)
     error = (read - points).flatten(2).abs().amax(2)
     assert (error <= span / 510 * 1.001 + 1e-7 * points.flatten(2).abs().amax(2)).all()
@@ -336,25 +372,21 @@ def test_images_of_bytes_are_kept_exactly_by_bytes(
 
 
 @pytest.mark.parametrize(
-    "more", [{}, {"points": "uint8", "noise": "seed", "conditions": 2}], ids=["plain", "packed"]
+    "more", [{}, {"points": "uint8", "noise": "seed"}], ids=["plain", "packed"]
 )
 def test_a_small_store_is_read_once_and_gives_the_same_rows(
-    more: dict[str, Any],
-    tmp_path: Path,
-    generator: torch.Generator,
-    monkeypatch: pytest.MonkeyPatch,
+    more: dict[str, Any], tmp_path: Path, generator: torch.Generator
 ) -> None:
     cond = torch.randn(130, 2, generator=generator) if more else None
     large = written(tmp_path, torch.randn(4, 130, 3, generator=generator), cond=cond, **more)
-    monkeypatch.setattr(reader_module, "SMALL", 130 * (4 * 3 + 2 * bool(more)) * 4)
-    small, rows = CurveStore.open(tmp_path), torch.tensor([129, 0, 60, 60, 7])
+    size = 130 * (4 * 3 + 2 * bool(more)) * 4
+    small, rows = CurveStore.open(tmp_path, size), torch.tensor([129, 0, 60, 60, 7])
     assert small._small is not None
     assert torch.equal(small.curves(rows).points, large.curves(rows).points)
     given = small.conditions(rows)
     assert (given is None) == (cond is None)
     assert given is None or cond is None or torch.equal(given, cond[rows])
-    monkeypatch.setattr(reader_module, "SMALL", 130 * (4 * 3 + 2 * bool(more)) * 4 - 1)
-    assert CurveStore.open(tmp_path)._small is None
+    assert CurveStore.open(tmp_path, size - 1)._small is None
 
 
 def test_bfloat16_keeps_eight_bits(tmp_path: Path, generator: torch.Generator) -> None:
@@ -367,7 +399,7 @@ def test_bfloat16_keeps_eight_bits(tmp_path: Path, generator: torch.Generator) -
 def test_noise_comes_back_from_its_seed_bit_for_bit(
     tmp_path: Path, generator: torch.Generator
 ) -> None:
-    x0 = row_noise(7, np.arange(130), (2,))
+    x0 = noise(7, Stream.SIMULATE, range(130), (2,))
     points = torch.stack([x0, *torch.randn(4, 130, 2, generator=generator)])
     store = written(tmp_path, points, noise="seed")
     assert len(store.shards) > 1
@@ -376,17 +408,9 @@ def test_noise_comes_back_from_its_seed_bit_for_bit(
     assert torch.equal(store.curves(rows).points, points[:, rows])
 
 
-def test_a_cifar_curve_takes_9300_bytes(
-    tmp_path: Path, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(writer_module, "SHARD_BYTES", 10**7)
-    store = written(
-        tmp_path,
-        torch.randn(4, 256, 3, 32, 32, generator=generator),
-        256,
-        points="uint8",
-        noise="seed",
-    )
+def test_a_cifar_curve_takes_9300_bytes(tmp_path: Path, generator: torch.Generator) -> None:
+    points = torch.randn(4, 256, 3, 32, 32, generator=generator)
+    store = written(tmp_path, points, 256, None, 10**7, points="uint8", noise="seed")
     assert stored_bytes(store) <= 9300
 
 
@@ -395,31 +419,36 @@ def test_conditions_are_read_with_their_rows(tmp_path: Path, generator: torch.Ge
         torch.randn(2, 200, 3, generator=generator),
         torch.randn(200, 5, generator=generator),
     )
-    store = written(tmp_path, points, cond=cond, conditions=5, points="uint8")
+    store = written(tmp_path, points, cond=cond, points="uint8")
     rows = torch.tensor([199, 0, 55, 56, 0])
     given = store.conditions(rows)
     assert given is not None
     assert torch.equal(given, cond[rows])
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 16, 17, 1000, 4097])
-def test_the_order_of_an_epoch_is_a_permutation(count: int) -> None:
-    first, second, other = (
-        shuffled(np.arange(count), count, seed, epoch) for seed, epoch in ((5, 0), (5, 1), (6, 0))
-    )
-    assert sorted(first) == sorted(second) == sorted(other) == list(range(count))
-    if count > 16:
-        assert not (first == second).all()
-        assert not (first == other).all()
+def order(store: CurveStore, seed: int, batch: int) -> np.ndarray:
+    """The rows of an epoch, told by their sources."""
+    sources = {x: k for k, x in enumerate(everything(store)[0, :, 0].tolist())}
+    read = itertools.islice(store.epochs(batch, seed), len(store) // batch)
+    return np.array([sources[x] for curve, _ in read for x in curve.source[:, 0].tolist()])
 
 
-def test_the_order_of_an_epoch_looks_random() -> None:
-    count = 100_000
-    order = shuffled(np.arange(count), count, 3, 2)
-    assert kstest(order[:2000] / count, "uniform").pvalue > 1e-3
-    assert abs(np.corrcoef(order[:-1], order[1:])[0, 1]) < 4 / math.sqrt(count)
-    assert abs(np.corrcoef(order, np.arange(count))[0, 1]) < 4 / math.sqrt(count)
-    assert (shuffled(np.array([0, 10**15 - 1]), 10**15, 1, 0) < 10**15).all()  # nothing is laid out
+@pytest.mark.parametrize("batch", [1, 23, 46, 230])
+def test_the_order_of_an_epoch_is_a_seeded_permutation(batch: int, store: CurveStore) -> None:
+    first = order(store, 3, batch)
+    assert sorted(first) == list(range(COUNT))
+    assert (first == order(store, 3, 10)).all()  # whatever the batch
+    assert not (first == order(store, 4, batch)).all()
+    assert abs(np.corrcoef(first[:-1], first[1:])[0, 1]) < 4 / math.sqrt(COUNT)
+    assert abs(np.corrcoef(first, np.arange(COUNT))[0, 1]) < 4 / math.sqrt(COUNT)
+
+
+def test_a_batch_may_hold_several_epochs(store: CurveStore) -> None:
+    sources = next(store.epochs(2 * COUNT + 30, 3, 1))[0].source  # rows 490 .. 980
+    assert len(sources) == 490
+    whole = [x for x, _ in itertools.islice(store.epochs(10, 3), 49, 98)]
+    assert torch.equal(sources, torch.cat([curve.source for curve in whole]))
+    assert len({*sources[200:430, 0].tolist()}) == COUNT  # the third epoch, rows 460 + 230
 
 
 def test_epochs_read_every_row_once_and_continue_anywhere(store: CurveStore) -> None:
@@ -440,93 +469,93 @@ def test_epochs_read_every_row_once_and_continue_anywhere(store: CurveStore) -> 
     )
 
 
-def test_philox_gives_the_words_of_its_authors() -> None:
-    """Known answers of Random123 for Philox4x32-10."""
-    answers = [
-        ([0, 0, 0, 0], [0, 0], [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),
-        ([0xFFFFFFFF] * 4, [0xFFFFFFFF] * 2, [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]),
-        (
-            [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344],
-            [0xA4093822, 0x299F31D0],
-            [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1],
-        ),
-    ]
-    for counter, (low, high), words in answers:
-        assert [
-            int(word) for word in philox([np.uint64(c) for c in counter], low | high << 32)
-        ] == words
-
-
-@pytest.mark.parametrize("size", [(1,), (2, 3), (3, 32, 32)], ids=str)
-def test_noise_of_any_row_is_the_same_alone_and_among_others(size: tuple[int, ...]) -> None:
-    rows = np.array([5, 10**12, 0, 5, 2**33])
-    together = row_noise(11, rows, size)
-    assert torch.equal(
-        together, torch.cat([row_noise(11, rows[k : k + 1], size) for k in range(5)])
-    )
-    assert torch.equal(together[0], together[3])
-    assert not torch.equal(together[0], together[1])
-    assert not torch.equal(together, row_noise(12, rows, size))
-
-
-def test_noise_of_rows_is_standard_normal_and_independent() -> None:
-    x = row_noise(11, np.arange(50_000), (3,)).double()
-    n = len(x)
-    for power, moment, variance in [(1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)]:
-        assert ((x**power).mean(0) - moment).abs().max() < 4 * math.sqrt(variance / n)
-    assert kstest(x.flatten().numpy(), "norm").pvalue > 1e-3
-    for a, b in (
-        (x[:, 0], x[:, 1]),
-        (x[:, 0], x[:, 2]),
-        (x[:-1, 0], x[1:, 0]),
-        (x[:, 0] ** 2 - 1, x[:, 1] ** 2 - 1),
-    ):
-        assert abs(float((a * b).mean())) < 4 * 2 / math.sqrt(n)
+def changed(store: CurveStore, **changes: Any) -> None:
+    """Change a store's manifest; its checksum fits."""
+    write_sealed(store.folder / MANIFEST, {**to_json(store.manifest), **changes})
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         (
-            {"version": 3},
-            "'bezierdistill-curves' version 3, expected .* version 2: update bezierdistill",
+            {"version": 4},
+            "version '4', expected format 'bezierdistill-curves', version 3: it was written by"
+            " another version",
         ),
-        ({"version": 1}, "version 1, expected .* version 2: simulate again"),
-        ({"format": "parquet"}, "'parquet' version 2, expected"),
-        ({"recipe": {"degree": 4}}, "lacks shape"),
+        ({"version": 2}, "version '2', expected .* version 3: .* make it again"),
+        ({"format": "parquet"}, "format 'parquet', version '3', expected"),
+        ({"recipe": {"degree": 4}}, r"missing required field shape - at \$.recipe"),
         (
-            {"recipe": RECIPE | {"degree": 3}},
+            {"recipe": {"degree": 3, "shape": [2]}},
             r"shape \(50, 5, 2\), its manifest says torch.float32, \(50, 4, 2\)",
         ),
-        ({"recipe": RECIPE | {"shape": [10**9, 10**9]}}, "degree is 4 and shape"),
-        ({"recipe": RECIPE | {"points": "float8"}}, "points are kept as 'float8', expected one of"),
-        ({"shards": [], "rows": 0, "passes": 0}, "holds no curve"),
-        ({"shards": [{}], "rows": 0}, "a record of a shard cannot be read"),
-        ({"rows": 231}, "rows are not those of its shards"),
+        ({"recipe": {"degree": 4, "shape": [10**9, 10**9]}}, "degree and shape is"),
+        ({"recipe": {"degree": 4, "shape": [2], "points": "float8"}}, r"'float8' - at .*points"),
+        ({"recipe": {"degree": 4, "shape": [2], "data": "digits"}}, "unknown field data"),
+        ({"shards": []}, "holds no curve"),
+        ({"shards": [{}]}, "missing required field file"),
+        ({"rows": 231}, "unknown field rows"),
     ],
 )
 def test_manifests_that_do_not_fit_are_rejected(
     changes: dict[str, Any], message: str, store: CurveStore
 ) -> None:
-    write_sealed(store.folder / MANIFEST, store.manifest | changes)
-    with pytest.raises(ValueError, match=message):
+    changed(store, **changes)
+    with pytest.raises(UserError, match=message):
         CurveStore.open(store.folder).curves(torch.arange(4))
+
+
+def test_recipes_that_do_not_fit_are_rejected(tmp_path: Path) -> None:
+    recipe = replace(RECIPE, points="float8")
+    with pytest.raises(UserError, match=r"recipe cannot be used: .*float8"):
+        CurveWriter(tmp_path, recipe)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_store_is_continued_wherever_its_teachers_lie_now(tmp_path: Path) -> None:
+    here = TeacherRef(path="../teacher", digest="a1")
+    recipe = replace(RECIPE, teachers=(here,), through=here)
+    CurveWriter(tmp_path, recipe)
+    there = TeacherRef(path="/elsewhere/teacher", digest="a1")
+    CurveWriter(tmp_path, replace(recipe, teachers=(there,), through=there))
+    other = TeacherRef(path="../teacher", digest="b2")
+    with pytest.raises(UserError, match="made with other teachers, count: choose another"):
+        CurveWriter(tmp_path, replace(recipe, teachers=(other,), count=3))
+    with pytest.raises(UserError, match="made with other through: choose another"):
+        CurveWriter(tmp_path, replace(recipe, through=other))
+
+
+def test_what_made_a_store_is_read_from_whatever_is_whole(store: CurveStore) -> None:
+    assert held_recipe(store.folder) == RECIPE
+    (store.folder / MANIFEST).write_text("{")
+    assert held_recipe(store.folder) == RECIPE
+    (store.folder / COPY).write_text("{")
+    assert held_recipe(store.folder) is None
+    assert held_recipe(store.folder / "nowhere") is None
+
+
+def test_the_digest_of_a_store_tells_its_curves_not_its_place(
+    store: CurveStore, mixture: GaussianMixture, tmp_path: Path
+) -> None:
+    assert simulate(tmp_path / "again", mixture).digest == store.digest
+    other = simulate(tmp_path / "other", mixture, draw=spoilt(3), shard_bytes=10**9)
+    assert other.digest != store.digest
 
 
 def test_a_manifest_that_was_changed_by_hand_is_rejected(store: CurveStore) -> None:
     text = (store.folder / MANIFEST).read_text()
-    (store.folder / MANIFEST).write_text(text.replace('"seed": 7', '"seed": 8', 1))
+    (store.folder / MANIFEST).write_text(text.replace('"seed": 7', '"seed": 8'))
     with pytest.raises(ValueError, match=r"manifest\.json differs from its checksum"):
         CurveStore.open(store.folder)
 
 
 def test_a_shard_cannot_claim_a_file_outside_its_folder(store: CurveStore) -> None:
-    shards = [
-        dict(store.manifest["shards"][0], file="../outside.safetensors"),
-        *store.manifest["shards"][1:],
-    ]
-    write_sealed(store.folder / MANIFEST, store.manifest | {"shards": shards})
-    with pytest.raises(ValueError, match="a record of a shard cannot be read"):
+    shards = to_json(store.shards)
+    shards[0]["file"] = "../outside.safetensors"
+    changed(store, shards=shards)
+    with pytest.raises(
+        UserError, match=r"file is '\.\./outside\.safetensors', expected a plain name"
+    ):
         CurveStore.open(store.folder)
 
 
@@ -537,8 +566,8 @@ def test_what_is_no_store_is_rejected(store: CurveStore, tmp_path: Path) -> None
         CurveStore.open(store.folder / MANIFEST)  # a file, not a folder
     for text, message in [
         ("{", "is no valid JSON"),
-        ("[]", "holds a list, expected a JSON object"),
-        ("{}", "is None version None"),
+        ("[]", "has format 'None', version 'None', expected"),
+        ("{}", "has format 'None', version 'None', expected"),
     ]:
         (store.folder / MANIFEST).write_text(text)
         with pytest.raises(ValueError, match=message):
@@ -593,7 +622,7 @@ def test_endpoint_guides_are_where_each_teacher_ends() -> None:
 
 
 def test_a_higher_degree_than_the_guides_give_is_the_same_curve() -> None:
-    field, x0 = gaussian(0.7, 0.4), noise(0, 0, 9, (1,)).double()
+    field, x0 = gaussian(0.7, 0.4), noise(0, Stream.SIMULATE, range(9), (1,)).double()
     for guides in ("hermite", "endpoints"):
         low = Simulation(field, 3, guides, (field, field)).curves(x0)[0]
         high = Simulation(field, 5, guides, (field, field)).curves(x0)[0]
@@ -619,30 +648,3 @@ def test_a_higher_degree_than_the_guides_give_is_the_same_curve() -> None:
 def test_simulations_that_cannot_be_are_rejected(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Simulation(gaussian(0.0, 1.0), **settings)
-
-
-def test_noise_rows_do_not_depend_on_the_chunks() -> None:
-    whole = noise(3, 0, 3000, (2, 2))
-    for chunk in (1, 700, BLOCK, 2999):
-        parts = [
-            noise(3, start, min(chunk, 3000 - start), (2, 2)) for start in range(0, 3000, chunk)
-        ][: 3000 // chunk + 1]
-        assert torch.equal(torch.cat(parts), whole)
-    torch.manual_seed(9)
-    assert torch.equal(noise(3, 1000, 100, (2, 2)), whole[1000:1100])
-    assert not torch.equal(noise(4, 0, 100, (2, 2)), whole[:100])
-    assert not torch.equal(whole[:BLOCK], whole[BLOCK : 2 * BLOCK])
-
-
-def test_noise_is_standard_normal_and_blocks_are_independent() -> None:
-    x = noise(11, 0, 50 * BLOCK, (2,)).double()
-    n = len(x)
-    for power, moment, variance in [(1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)]:
-        assert ((x**power).mean(0) - moment).abs().max() < 4 * math.sqrt(variance / n)
-    assert kstest(x.flatten().numpy(), "norm").pvalue > 1e-3
-    assert abs(float((x[:, 0] * x[:, 1]).mean())) < 4 / math.sqrt(n)
-    assert abs(float((x[:-BLOCK] * x[BLOCK:]).mean())) < 4 / math.sqrt(2 * n)
-    seeds = [
-        block_generator(seed, block).initial_seed() for seed in range(30) for block in range(30)
-    ]
-    assert len(set(seeds)) == 900

@@ -1,14 +1,14 @@
 """Couplings: which source state is joined to which data state.
 
-Every coupling takes an independent draw of both sides and returns a coupled :class:`Pair`, so flow
-matching, reflow and simulation differ in nothing else:
+Every coupling takes independent draws of sources and data and returns a coupled :class:`Pair`, so
+flow matching, reflow and simulation differ in nothing else:
 
 * :class:`Independent`: as drawn (flow matching, Lipman et al. 2022);
 * :class:`MinibatchOT`: the exact optimal assignment within the batch (Pooladian et al. 2023; Tong
   et al. 2023), by POT;
 * :class:`Teacher`: sources moved forwards by a field (reflow, Liu et al. 2022);
 * :class:`Inversion`: data moved backwards by a field (Balanced Conic Rectified Flow, arXiv
-2510.25229).
+  2510.25229).
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from bezierdistill.curves import widest
 from bezierdistill.fields import Field
 from bezierdistill.solvers import Observer, solve
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Coupled states ``x0`` and ``x1`` of shape ``(B, ...)``, and the network ``passes`` each row
-    cost.
+    """Coupled states ``x0`` and ``x1`` of shape ``(B, ...)``, and the network ``passes`` that each
+    row cost.
     """
 
     x0: Tensor
@@ -61,8 +62,9 @@ class MinibatchOT:
         """Couple a batch; see :class:`Coupling`."""
         import ot  # POT takes a second to import and only this class needs it
 
-        cost = torch.cdist(x1.flatten(1).double(), x0.flatten(1).double()).square()
-        plan = ot.emd(ot.unif(len(x1)), ot.unif(len(x0)), cost.cpu().numpy())
+        rows, columns = (x.flatten(1).to(widest(x.device)) for x in (x1, x0))
+        cost = torch.cdist(rows, columns).square().cpu().double()
+        plan = ot.emd(ot.unif(len(x1)), ot.unif(len(x0)), cost.numpy())
         return Pair(x0[torch.as_tensor(plan.argmax(1), device=x0.device)], x1)
 
 

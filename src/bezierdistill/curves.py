@@ -3,7 +3,8 @@ r"""Bezier curves whose control points are batches of states.
 With the Bernstein basis :math:`b_{i,n}(t) = \binom{n}{i} t^i (1-t)^{n-i}` a curve of degree ``n``
 is
 
-.. math:: B(t) = \sum_{i=0}^{n} b_{i,n}(t)\, P_i, \qquad P_0 = x_0 \text{ (source)}, \quad P_n = x_1 \text{ (data)}.
+.. math:: B(t) = \sum_{i=0}^{n} b_{i,n}(t)\, P_i, \qquad P_0 = x_0 \text{ (source)}, \quad
+          P_n = x_1 \text{ (data)}.
 
 The inner control points are the *guides*. Degree 1 is the straight line of rectified flow.
 
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from math import comb
 
 import numpy as np
@@ -27,13 +28,14 @@ import torch
 from torch import Tensor
 
 from bezierdistill.errors import UserError
+from bezierdistill.settings import check_degree
 
 Time = float | Tensor
 
 
 def match_time(t: Time, x: Tensor) -> Tensor:
-    """Bring a time to one number a row, shape ``(B,)``, in the dtype and device of the states ``x``
-    ``(B, ...)``.
+    """Bring a time to one number per row ``(B,)``, in the dtype and on the device of the states
+    ``x`` ``(B, ...)``.
 
     Raises:
         UserError: if ``t`` is neither a scalar nor of shape ``(B,)``.
@@ -44,7 +46,7 @@ def match_time(t: Time, x: Tensor) -> Tensor:
     if time.shape != x.shape[:1]:
         raise UserError(
             f"time has shape {tuple(time.shape)}, expected a scalar or ({x.shape[0]},): one time"
-            " a row"
+            " per row"
         )
     return time
 
@@ -54,6 +56,11 @@ def expand_time(t: Time, x: Tensor) -> Tensor:
     ...)``.
     """
     return match_time(t, x).reshape(-1, *[1] * (x.ndim - 1))
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """The most precise floating type of a device: Apple's MPS has no double precision."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def bernstein(degree: int, t: Tensor) -> Tensor:
@@ -76,18 +83,6 @@ def _powers(t: Tensor, degree: int) -> list[Tensor]:
     while len(powers) <= degree:
         powers.append(powers[-1] * t)
     return powers
-
-
-@cache
-def _bernstein_matrix(degree: int, times: tuple[float, ...]) -> np.ndarray:
-    """Values ``(N, n + 1)`` of the Bernstein basis at fixed times, in float64."""
-    t = np.asarray(times)[:, None]
-    i = np.arange(degree + 1)[None, :]
-    return (
-        np.array([comb(degree, k) for k in range(degree + 1)], dtype=np.float64)
-        * t**i
-        * (1 - t) ** (degree - i)
-    )
 
 
 @lru_cache(maxsize=None, typed=True)
@@ -124,7 +119,7 @@ def fit_weights(degree: int, times: tuple[float, ...]) -> Tensor:
     weights = np.zeros((degree + 1, len(times)))
     weights[0, first] = weights[-1, last] = 1.0
     if degree > 1:
-        basis = _bernstein_matrix(degree, inner)
+        basis = bernstein(degree, torch.tensor(inner, dtype=torch.float64)).T.numpy()
         solve = np.linalg.pinv(basis[:, 1:-1])
         weights[1:-1, 1:-1] = solve
         weights[1:-1, first] = -solve @ basis[:, 0]
@@ -132,20 +127,12 @@ def fit_weights(degree: int, times: tuple[float, ...]) -> Tensor:
     return torch.from_numpy(weights)
 
 
-def check_degree(degree: int) -> None:
-    """Raise ``UserError`` unless ``degree`` is an integer of 1 or more."""
-    if isinstance(degree, bool) or not isinstance(degree, int) or degree < 1:
-        raise UserError(
-            f"degree is {degree!r}, expected an integer of 1 or more (1 is the straight line)"
-        )
-
-
 class CurveFit:
     """Least-squares curve with fixed ends, built from running sums while a solver visits the states
     of a path.
 
     Pass it as ``observe`` to :func:`bezierdistill.solvers.solve`; memory is ``degree + 1`` states
-    whatever the number of steps.
+    whatever the number of steps. A second solve, from index 0, starts again.
 
     Args:
         degree: degree of the curve.
@@ -166,7 +153,7 @@ class CurveFit:
 
     def __call__(self, k: int, x: Tensor) -> None:
         """Add the state ``x`` ``(B, ...)`` visited at grid index ``k``."""
-        if self._sums is None:
+        if self._sums is None or k == 0:
             self._dtype = x.dtype
             wide = torch.promote_types(x.dtype, torch.float32)
             self._sums = torch.zeros((self.weights.shape[0], *x.shape), dtype=wide, device=x.device)
@@ -239,7 +226,7 @@ class BezierCurve:
         if len(path) != fit.weights.shape[1]:
             raise UserError(
                 f"path has {len(path)} states for {fit.weights.shape[1]} times, expected one state"
-                " a time"
+                " per time"
             )
         for k, x in enumerate(path):
             fit(k, x)
@@ -267,11 +254,11 @@ class BezierCurve:
         return self.degree * (self.points[1:] - self.points[:-1])
 
     def point(self, t: Time) -> Tensor:
-        """The state ``B(t)``, shape ``(B, ...)``, at a scalar time or one time a row ``(B,)``."""
+        """The state ``B(t)``, shape ``(B, ...)``, at a scalar time or one time per row ``(B,)``."""
         return self._combine(bernstein(self.degree, match_time(t, self.points[0])), self.points)
 
     def ends(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """The states ``(B(s), B(t))`` of an interval a row, times ``(B,)``, in one product: what
+        """The states ``(B(s), B(t))`` of an interval per row, times ``(B,)``, in one product: what
         training evaluates at every step.
         """
         weights = bernstein(self.degree, torch.stack([s, t], 1).to(self.points)).permute(1, 2, 0)

@@ -18,12 +18,14 @@ Source: Liu et al. 2022 (arXiv 2209.03003); Ho & Salimans 2022 (arXiv 2207.12598
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from bezierdistill.curves import Time, bernstein, expand_time, match_time
 from bezierdistill.errors import UserError
@@ -31,8 +33,10 @@ from bezierdistill.errors import UserError
 
 @runtime_checkable
 class Field(Protocol):
-    """A velocity field: ``field(x, t, cond)`` gives ``dx/dt``; ``passes`` is the number of network
-    passes one evaluation costs.
+    """A velocity field: ``field(x, t, cond)`` gives ``dx/dt``.
+
+    ``passes`` is the number of network passes that one evaluation costs; a field without it, such
+    as a plain function, costs 1 (:func:`passes_of`).
     """
 
     @property
@@ -41,10 +45,48 @@ class Field(Protocol):
         ...
 
     def __call__(self, x: Tensor, t: Time, cond: Tensor | None = None) -> Tensor:
-        """Velocity ``(B, ...)`` of states ``x`` ``(B, ...)`` at a scalar time or one time a row
+        """Velocity ``(B, ...)`` of states ``x`` ``(B, ...)`` at a scalar time or one time per row
         ``(B,)``.
         """
         ...
+
+
+def passes_of(field: Field) -> int:
+    """Network passes that one evaluation of a field costs."""
+    return getattr(field, "passes", 1)
+
+
+@contextmanager
+def evaluating() -> Iterator[None]:
+    """Evaluation mode, for the time of a block, of every module that runs in it.
+
+    What a user hands over as a field may be a module, or any function around some: modules are met
+    when they run, and get their mode back at the end. Nothing else of them changes.
+
+    Example:
+        >>> net = nn.Sequential(nn.Dropout(0.5))
+        >>> with evaluating():
+        ...     print(net(torch.ones(3)), net.training)
+        tensor([1., 1., 1.]) False
+        >>> net.training, net[0].training
+        (True, True)
+    """
+    active: list[nn.Module] = []
+
+    def meet(module: nn.Module, _: object) -> None:
+        if module.training:
+            found = [part for part in module.modules() if part.training]
+            active.extend(found)
+            for part in found:
+                part.training = False
+
+    handle = register_module_forward_pre_hook(meet)
+    try:
+        yield
+    finally:
+        handle.remove()
+        for part in active:
+            part.training = True
 
 
 class NetworkField:
@@ -52,7 +94,7 @@ class NetworkField:
     ``v(x, t) = u(x, t, t)``.
 
     Args:
-        net: the network; called with one time a row.
+        net: the network, called with one time per row, in evaluation mode.
     """
 
     passes = 1
@@ -63,7 +105,8 @@ class NetworkField:
     def __call__(self, x: Tensor, t: Time, cond: Tensor | None = None) -> Tensor:
         """Velocity ``(B, ...)``; see :class:`Field`."""
         time = match_time(t, x)
-        return self.net(x, time, time, cond)
+        with evaluating():
+            return self.net(x, time, time, cond)
 
 
 class Blend:
@@ -72,41 +115,47 @@ class Blend:
 
     Args:
         fields: one or more teachers over the same states.
-        weights: ``(M, m + 1)``: a row of Bernstein coefficients a teacher. ``(M,)`` or one column:
-            constant. Negative allowed.
+        weights: ``(M, m + 1)``: a row of Bernstein coefficients per teacher. ``(M,)`` or one
+            column: constant. Negative allowed.
 
     Raises:
-        UserError: if the number of rows differs from the number of fields, or a column does not
-            sum to one (the sums are shown).
+        UserError: if the number of rows differs from the number of fields, rows differ in length,
+            or a column does not sum to one (the sums are shown).
 
     Example:
         >>> zero, one = (lambda x, t, cond=None: 0 * x), (lambda x, t, cond=None: 0 * x + 1)
-        >>> Blend([zero, one], torch.tensor([[1.0, 0.0], [0.0, 1.0]]))(torch.zeros(1, 1), 0.25).item()
+        >>> blend = Blend([zero, one], torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+        >>> blend(torch.zeros(1, 1), 0.25).item()
         0.25
     """
 
     def __init__(
         self, fields: Sequence[Field], weights: Tensor | Sequence[Sequence[float]]
     ) -> None:
-        matrix = torch.as_tensor(weights, dtype=torch.float64)
+        try:
+            matrix = torch.as_tensor(weights, dtype=torch.float64)
+        except ValueError:
+            raise UserError(
+                f"weights are {weights}, expected equally many numbers per field"
+            ) from None
         self.weights = matrix[:, None] if matrix.ndim == 1 else matrix
         self.fields = tuple(fields)
         if self.weights.ndim != 2 or len(self.weights) != len(self.fields):
             raise UserError(
                 f"weights have shape {tuple(matrix.shape)} for {len(self.fields)} fields, expected"
-                " a row of Bernstein coefficients a field"
+                " a row of Bernstein coefficients per field"
             )
         sums = self.weights.sum(0)
         if not torch.allclose(sums, torch.ones_like(sums), atol=1e-6):
             raise UserError(
-                f"blend weights sum to {[round(s, 6) for s in sums.tolist()]} a column, expected 1"
-                " in every column"
+                f"blend weights sum to {[round(s, 6) for s in sums.tolist()]} per column, expected"
+                " 1 in every column"
             )
 
     @property
     def passes(self) -> int:
         """Network passes of one evaluation: the teachers' together."""
-        return sum(getattr(field, "passes", 1) for field in self.fields)
+        return sum(map(passes_of, self.fields))
 
     def weight_at(self, t: Tensor) -> Tensor:
         """The teachers' weights ``(M, *t.shape)`` at times ``t``."""
@@ -142,7 +191,7 @@ class Guided:
     @property
     def passes(self) -> int:
         """Network passes of one evaluation: twice the field's."""
-        return 2 * self.field.passes
+        return 2 * passes_of(self.field)
 
     def __call__(self, x: Tensor, t: Time, cond: Tensor | None = None) -> Tensor:
         """Velocity ``(B, ...)``; see :class:`Field`.
@@ -152,8 +201,8 @@ class Guided:
         """
         if cond is None:
             raise UserError(
-                "guidance got no condition, expected one a row: a teacher without conditions cannot"
-                " be guided"
+                "guidance got no condition, expected one per row: a teacher without conditions"
+                " cannot be guided"
             )
         own = cond if self.strength is not None else cond[:, :-1]
         strength = self.strength if self.strength is not None else expand_time(cond[:, -1], x).to(x)
@@ -180,41 +229,12 @@ class Stretched:
     @property
     def passes(self) -> int:
         """Network passes of one evaluation: the field's."""
-        return self.field.passes
+        return passes_of(self.field)
 
     def __call__(self, x: Tensor, t: Time, cond: Tensor | None = None) -> Tensor:
-        """Velocity ``(B, ...)`` per unit of the stretched time; see
-        :class:`~bezierdistill.fields.Field`.
-        """
+        """Velocity ``(B, ...)`` per unit of the stretched time; see :class:`Field`."""
         time = torch.lerp(self.start, self.end, match_time(t, x))
         return expand_time(self.end - self.start, x) * self.field(x, time, cond)
-
-
-def parse_weights(text: str) -> Tensor:
-    """Read blend weights from text: teachers by commas, Bernstein coefficients by colons.
-
-    Returns:
-        Float64 tensor ``(M, m + 1)``.
-
-    Raises:
-        UserError: if an entry is no number or the teachers have different numbers of coefficients.
-
-    Example:
-        >>> parse_weights("1.0:1.5,0.0:-0.5").tolist()
-        [[1.0, 1.5], [0.0, -0.5]]
-    """
-    try:
-        rows = [[float(number) for number in row.split(":")] for row in text.split(",")]
-    except ValueError:
-        raise UserError(
-            f'weights are {text!r}, expected numbers such as "1.25,-0.25" or "1.0:1.5,0.0:-0.5"'
-        ) from None
-    if len({len(row) for row in rows}) != 1:
-        raise UserError(
-            f"weights {text!r} have {[len(row) for row in rows]} coefficients a teacher, expected"
-            " equally many"
-        )
-    return torch.tensor(rows, dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -238,7 +258,7 @@ class GaussianMixture:
     passes: int = 1
 
     def __call__(self, x: Tensor, t: Time, cond: Tensor | None = None) -> Tensor:
-        """Velocity ``(B, D)``; see :class:`Field`. ``cond`` is not used by an unconditional law."""
+        """Velocity ``(B, D)``; see :class:`Field`. ``cond`` is not used: there is no condition."""
         time = expand_time(t, x)[:, None]
         means, var = self.means.to(x), self.stds.to(x) ** 2
         spread = (1 - time) ** 2 + time**2 * var
@@ -249,6 +269,10 @@ class GaussianMixture:
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """Fresh draws ``(count, D)`` from the mixture."""
-        component = torch.multinomial(self.weights, count, replacement=True, generator=generator)
-        noise = torch.randn(count, self.means.shape[1], generator=generator, dtype=self.means.dtype)
-        return self.means[component] + self.stds[component] * noise
+        device = self.means.device if generator is None else generator.device
+        means, stds, weights = (part.to(device) for part in (self.means, self.stds, self.weights))
+        component = torch.multinomial(weights, count, replacement=True, generator=generator)
+        noise = torch.randn(
+            count, means.shape[1], generator=generator, dtype=means.dtype, device=device
+        )
+        return (means[component] + stds[component] * noise).to(self.means.device)

@@ -1,4 +1,4 @@
-r"""The student: a flow map along the curves, one network pass an interval.
+r"""The student: a flow map along the curves, one network pass per interval.
 
 .. math:: F(x, s, t) = x + (t - s)\, u(x, s, t)
 
@@ -42,6 +42,11 @@ def sample(
     return x
 
 
+def fresh_noise(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Standard normal noise like ``x``, in its dtype and on its device."""
+    return torch.randn(x.shape, generator=generator, device=generator.device).to(x)
+
+
 def renoised_sample(
     net: nn.Module,
     x0: Tensor,
@@ -68,6 +73,5 @@ def renoised_sample(
         raise UserError(f"times are {list(times)}, expected them to rise strictly within (0, 1)")
     x = flow_map(net, x0, 0.0, 1.0, cond)
     for s in times:
-        fresh = torch.randn(x.shape, generator=generator, device=generator.device).to(x)
-        x = flow_map(net, torch.lerp(fresh, x, s), s, 1.0, cond)
+        x = flow_map(net, torch.lerp(fresh_noise(x, generator), x, s), s, 1.0, cond)
     return x

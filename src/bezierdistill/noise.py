@@ -23,7 +23,7 @@ from torch import Tensor
 
 WORD, LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
 CHUNK = 2**16  # counters at once, which stay in the cache
-NORMAL, UNIFORM, LABEL, INDEX = range(4)  # the tables of a stream
+NORMAL, UNIFORM, LABEL, INDEX, SEQUENCE = range(5)  # the tables of a stream
 Rows = range | np.ndarray
 
 
@@ -39,12 +39,13 @@ class Stream(IntEnum):
 
 def generator(seed: int, stream: Stream, *more: int) -> torch.Generator:
     """A CPU generator of a stream: a function of the seed, the stream and further numbers alone."""
-    state = np.random.SeedSequence((seed, stream, *more)).generate_state(1, np.uint64)[0]
+    entropy = (seed & 0xFFFFFFFF, seed >> 32, int(_place(stream, SEQUENCE)), len(more), *more)
+    state = np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 
 
 def noise(seed: int, stream: Stream, rows: Rows, shape: Sequence[int]) -> Tensor:
-    """Standard normal rows ``(len(rows), *shape)`` of an endless table, by indices in any order."""
+    """Standard normal rows ``(len(rows), *shape)`` of an endless table, in any order."""
     numbers, index = math.prod(shape), _indices(rows)
     chunk = max(1, CHUNK * 4 // numbers)
     parts = [
@@ -73,7 +74,7 @@ def labels(seed: int, stream: Stream, rows: Rows, frequencies: Sequence[float]) 
 
 
 def indices(seed: int, stream: Stream, rows: Rows, count: int) -> np.ndarray:
-    """Whole numbers ``(len(rows),)`` from 0 up to ``count - 1``, int64, each drawn independently."""
+    """Whole numbers ``(len(rows),)``, int64, from 0 up to ``count - 1``, drawn independently."""
     drawn = uniform(seed, stream, rows, 0.0, count, INDEX).numpy()
     return np.minimum(drawn.astype(np.int64), count - 1)
 
@@ -83,7 +84,8 @@ def _indices(rows: Rows) -> np.ndarray:
 
 
 def _place(stream: Stream, table: int) -> np.uint64:
-    return np.uint64(4 * stream + table)
+    """Where everything that is drawn says what it is drawn for."""
+    return np.uint64(8 * stream + table)
 
 
 def _normal(seed: int, stream: Stream, index: np.ndarray, numbers: int) -> Tensor:

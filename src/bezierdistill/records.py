@@ -7,6 +7,7 @@ written nor read.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -23,6 +24,9 @@ from bezierdistill.files import read_text, write_atomically
 from bezierdistill.settings import Noise, Points, Units
 
 T = TypeVar("T")
+ROUNDS = "rounds.json"
+# What a round of a reflow loses.
+ERRORS = ("straightness", "drift", "reconstruction_real", "reconstruction_generated")
 MAX_STATE, MAX_NUMBERS, MAX_COUNT = 2**28, 2**40, 2**62
 Kind = Literal["teacher", "student"]
 
@@ -51,7 +55,7 @@ def _state(shape: tuple[int, ...]) -> None:
     expect(fits, "shape", shape, f"1 or 3 sizes whose product is {MAX_STATE:,} or less")
 
 
-class TeacherRef(Record):
+class TeacherRef(Record, frozen=True):
     """A teacher that a record names: where it was, and the digest of its weights by which it is
     known wherever it lies now.
     """
@@ -60,7 +64,7 @@ class TeacherRef(Record):
     digest: str
 
 
-class Conditions(Record):
+class Conditions(Record, frozen=True):
     """What the conditions of a model or of curves are.
 
     ``size`` numbers a condition, 0 is none; ``frequencies`` of class labels in the training data,
@@ -99,7 +103,7 @@ class Conditions(Record):
         return self.guided[0] if len(self.guided) == 1 and self.guided[0] != 1 else None
 
 
-class Passes(Record):
+class Passes(Record, frozen=True):
     """Network passes spent: on the model's own training, its curves, its teachers, a search."""
 
     training: int
@@ -121,7 +125,7 @@ class Passes(Record):
         return sum(self.parts.values())
 
 
-class ModelCard(Record):
+class ModelCard(Record, frozen=True):
     """``model.json``: how to build a network, how to use it, and where it comes from.
 
     ``network`` are the settings of the network, ``settings`` those of the stage that made it;
@@ -160,7 +164,7 @@ class ModelCard(Record):
             expect(passes == len(times) - 1, "knots", times, "one time more than passes")
 
 
-class Imported(Record):
+class Imported(Record, frozen=True):
     """Where imported curves come from: the path, the passes of a row, and its units."""
 
     source: str
@@ -168,14 +172,14 @@ class Imported(Record):
     units: Units
 
 
-class Merged(Record):
+class Merged(Record, frozen=True):
     """A store that was merged into another."""
 
     rows: int
     shards: tuple[str, ...]
 
 
-class CurveRecipe(Record):
+class CurveRecipe(Record, frozen=True):
     """What made the rows of a curve store.
 
     ``weights`` are Bernstein coefficients over time, a row per teacher; ``network`` are settings of
@@ -214,8 +218,15 @@ class CurveRecipe(Record):
         named = self.network is not None or len(self.teachers) in (0, len(self.weights))
         expect(named, "weights", self.weights, f"a row for each of {len(self.teachers)} teachers")
 
+    @property
+    def stored_points(self) -> int:
+        """Control points of a curve that are kept: without its source where that is noise, drawn
+        again from its seed.
+        """
+        return self.degree + (self.noise == "stored")
 
-class Shard(Record):
+
+class Shard(Record, frozen=True):
     """The record of a shard.
 
     ``first`` is the index of its first row in the table of its ``seed`` (None for imported rows),
@@ -249,7 +260,7 @@ class Shard(Record):
         return self.rows + len(self.skipped)
 
 
-class Manifest(Record):
+class Manifest(Record, frozen=True):
     """``manifest.json``: what made a store, and the record of every shard."""
 
     recipe: CurveRecipe
@@ -269,7 +280,7 @@ class Manifest(Record):
         return sum(shard.passes for shard in self.shards)
 
 
-class Machine(Record):
+class Machine(Record, frozen=True):
     """Where a result comes from: system, processor, threads, versions of packages."""
 
     system: str
@@ -280,7 +291,7 @@ class Machine(Record):
     versions: dict[str, str | None]
 
 
-class Made(Record):
+class Made(Record, frozen=True):
     """``made.json``: what made a folder, and on which machine.
 
     ``commands`` are shell commands, more than one if the folder was extended by others; ``fast`` is
@@ -301,14 +312,14 @@ class Made(Record):
         expect(self.sessions > 0, "sessions", self.sessions, "1 or more")
 
 
-class Settings(Record):
+class Settings(Record, frozen=True):
     """``run.json``: to which run a folder belongs."""
 
     verb: str
     settings: dict[str, Any]
 
 
-class Score(Record):
+class Score(Record, frozen=True):
     """A distance, and its floor: the same distance of real data to real data."""
 
     value: float
@@ -325,7 +336,7 @@ class Score(Record):
         return self.ratio - 1
 
 
-class Protocol(Record):
+class Protocol(Record, frozen=True):
     """What figures depend on besides the samples: they compare only where it is equal.
 
     ``metric`` names the Frechet distance, ``manifold`` says where precision and recall are
@@ -347,7 +358,7 @@ class Protocol(Record):
     quantised: bool
 
 
-class ClassScores(Record):
+class ClassScores(Record, frozen=True):
     """Whether samples are of the classes that they were asked to be, and cover them: see
     :meth:`~bezierdistill.metrics.Evaluator.classes`.
     """
@@ -359,7 +370,7 @@ class ClassScores(Record):
     by_class: tuple[dict[str, Any], ...] = ()
 
 
-class Scores(Record):
+class Scores(Record, frozen=True):
     """All metrics of a set of samples: :class:`~bezierdistill.metrics.Evaluator`."""
 
     frechet: Score
@@ -372,12 +383,18 @@ class Scores(Record):
     classes: ClassScores | None = None
     protocol: Protocol | None = None
 
+    @property
+    def finite(self) -> bool:
+        """Whether all distances are."""
+        parts = msgspec.structs.asdict(self).values()
+        return all(math.isfinite(part.value) for part in parts if isinstance(part, Score))
+
     def __getitem__(self, metric: str) -> Score:
         """A score by the name of its metric."""
         return getattr(self, metric)
 
 
-class ArenaRow(Record):
+class ArenaRow(Record, frozen=True):
     """A method of the arena, a seed and a number of passes; ``error`` says why a cell failed.
 
     ``spent`` are the network passes of everything, ``memory`` is the peak in MB.
@@ -404,7 +421,7 @@ class ArenaRow(Record):
         return self.scores
 
 
-class Sampled(Record):
+class Sampled(Record, frozen=True):
     """The scores of a sampler in a reflow: whose it is, its solver, its passes."""
 
     who: Literal["flow", "distilled", "ours"]
@@ -413,7 +430,7 @@ class Sampled(Record):
     scores: Scores
 
 
-class RoundRow(Record):
+class RoundRow(Record, frozen=True):
     """A round of a reflow: what it cost, what it lost, and the scores of its samplers."""
 
     round: int
@@ -427,7 +444,7 @@ class RoundRow(Record):
     ours_passes: int | None = None
 
 
-class Rounds(Record):
+class Rounds(Record, frozen=True):
     """``rounds.json``: the figures of a reflow."""
 
     data: str
@@ -435,7 +452,7 @@ class Rounds(Record):
     rounds: tuple[RoundRow, ...] = ()
 
 
-class Search(Record):
+class Search(Record, frozen=True):
     """``search.json``: the search of a blend's weight; ``scores`` by the weight of the strong
     teacher.
     """
@@ -447,7 +464,7 @@ class Search(Record):
     passes: int
 
 
-class LogEntry(Record):
+class LogEntry(Record, frozen=True):
     """A line of ``log.jsonl``: mean losses by network since the line before."""
 
     stage: str
@@ -474,7 +491,7 @@ def from_json(value: object, kind: type[T], where: str | Path) -> T:
         UserError: if it does not fit; ``where`` and the path of the field are told.
     """
     try:
-        return msgspec.convert(value, kind, dec_hook=_hook)
+        return msgspec.convert(value, kind, dec_hook=_hook, str_keys=True)
     except (msgspec.ValidationError, TypeError, RecursionError) as error:
         told = " ".join(str(error).replace("`", "").split())[:300]
         raise UserError(f"{where} cannot be used: {told}; {AGAIN}") from None
@@ -491,8 +508,44 @@ def _hook(kind: type, value: object) -> object:
 
 def write_record(path: Path, record: object) -> None:
     """Write a record as readable JSON, atomically."""
-    text = json.dumps(to_json(record), indent=2) + "\n"
+    _write_text(path, json.dumps(to_json(record), indent=2) + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_sealed(path: Path, record: object) -> None:
+    """Write a record with its own checksum, by which a single flipped bit is found."""
+    body = json.dumps(to_json(record), indent=2).removesuffix("\n}")
+    _write_text(path, body + seal(body))
+
+
+def seal(body: str) -> str:
+    """How a JSON object ends whose text up to here is ``body``: with its checksum."""
+    return f',\n  "seal": "{hashlib.sha256(body.encode()).hexdigest()}"\n}}\n'
+
+
+def read_sealed(path: Path, kind: type[T], what: str, again: str = "make it again") -> T:
+    """Read what :func:`write_sealed` wrote.
+
+    Args:
+        path: the file.
+        kind: the record's class.
+        what: what to call it in messages.
+        again: what to do if it is damaged.
+
+    Raises:
+        UserError: if it is missing, of another version, or a single bit of it has changed.
+    """
+    text = read_text(path, what)
+    value = parse_json(path, text)
+    if issubclass(kind, Manifest):
+        check_version(path, value, Manifest)
+    body = text[: -len(seal(""))]
+    if body + seal(body) != text:
+        raise UserError(f"{path} differs from its checksum: it was changed or damaged; {again}")
+    return from_json({key: value[key] for key in value if key != "seal"}, kind, path)
 
 
 def read_record(path: Path, kind: type[T], what: str) -> T:

@@ -1,11 +1,11 @@
-"""Where a folder comes from: the command that makes it, the machine that did, and a ``README.txt``
-that says what is in it.
+"""A folder belongs to a run: locked while it is written, claimed by its settings, and told about.
 
-    made.json    command, machine, when it was started, seconds, sessions, whether it has finished
+    run.json     to which verb and settings it belongs (:class:`~bezierdistill.records.Settings`)
+    made.json    commands, machine, time (:class:`~bezierdistill.records.Made`)
     README.txt   the same for people, and what each file is
 
-The command is worked out from the settings, so a run from Python has one too. Both files hold
-times: of two runs alike they differ.
+The command is worked out from the settings, so a run from Python has one too. ``made.json`` and
+``README.txt`` hold times: of two runs alike they differ.
 """
 
 from __future__ import annotations
@@ -14,242 +14,164 @@ import os
 import platform
 import shlex
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 
 from bezierdistill import __version__
 from bezierdistill.errors import UserError
-from bezierdistill.files import check_entries, read_json, write_atomically, write_json
-from bezierdistill.progress import follows
+from bezierdistill.files import locked, write_atomically
+from bezierdistill.progress import is_follower
+from bezierdistill.records import Machine, Made, Settings, read_sealed, to_json, write_sealed
+from bezierdistill.settings import Contents
 
-MADE, README = "made.json", "README.txt"
+RUN, MADE, README = "run.json", "made.json", "README.txt"
 PACKAGES = ("torch", "diffusers", "numpy", "safetensors", "lightning-fabric")
-MADE_ENTRIES = {
-    "command": str,
-    "machine": dict,
-    "started": str,
-    "seconds": (int, float),
-    "sessions": int,
-    "finished": bool,
-}
-MODEL = {
-    "model.json": "the model's card: network, shape, units, knots, network passes spent, settings",
-    "model.safetensors": (
-        "its averaged weights; bezierdistill sample --model {out} and other verbs read both"
-    ),
-}
-TRAINING = {
-    "run.json": "the settings; the folder belongs to a run with these",
-    "state-*.safetensors": "the whole state of a stage of training, from which it continues",
-    "log.jsonl": "losses and steps a second, a line every so many steps",
-    "tensorboard/": "the same for: tensorboard --logdir {out}",
-}
-STORE = {
-    "manifest.json": (
-        "what made the curves, and the checksums of the shards; manifest.copy.json is its copy"
-    ),
-    "shard-*.safetensors": (
-        "control points and conditions; bezierdistill distill --curves {out} reads them"
-    ),
-}
-ARENA = {
-    "run.json": "the settings, and the machine of the first session",
-    "arena.json": "the result: a row for each method, seed and number of passes",
-    "cells/": "the same by method and seed; remove a cell's file to run it again",
-    "samples/": "judged samples, where they are kept",
-    "models/, shared/": "models and curves of every method, where they are kept",
-}
-EXTENDED = {"arena", "reflow"}  # whose finished folders take more methods, seeds and rounds
-# By verb: what its folder is, and its files.
-FOLDERS: dict[str, tuple[str, dict[str, str]]] = {
-    "train": ("a teacher, trained by flow matching", MODEL | TRAINING),
-    "simulate": ("a store of Bezier curves, simulated by teachers", STORE),
-    "distill": ("a student, distilled from stored curves", MODEL | TRAINING),
-    "recipe": (
-        "a student and all that it was made of, within a budget of network passes",
-        {
-            "recipe.json": "the settings; the folder belongs to a recipe with these",
-            "strong/, weak/": "the teachers",
-            "curves/": "their curves",
-            "student/": (
-                "the student: bezierdistill sample --model {out}/student --passes 1 --out"
-                " samples.npz"
-            ),
-            "search.json": "the search of the blend, where there was one",
-        },
-    ),
-    "reflow": (
-        "k-rectified flows and what each round loses",
-        {
-            "reflow.json": "the settings; the folder belongs to a reflow with these",
-            "rounds.json": "the result: the figures of every round",
-            "round-1/, ...": "a round's flow, its pairs, the one-pass student; ours, with --report",
-        },
-    ),
-    "arena": ("methods compared within one budget of network passes", ARENA),
-    "demo": ("ours beside rectified-flow distillation within one budget of network passes", ARENA),
-    "import": ("a teacher, imported from diffusers", MODEL),
-    "store merge": ("a store of Bezier curves, merged of several", STORE),
-    "store import": ("a store of Bezier curves, imported", STORE),
+TELLS = {
+    RUN: "the settings; the folder belongs to a run with these",
+    MADE: "the command, the machine and the working time",
+    "report.html": "pictures and tables, once they are asked for",
 }
 
 
-@dataclass(frozen=True)
-class Made:
-    """What ``made.json`` says of a folder.
+@dataclass
+class Run:
+    """A folder that a verb fills; a context manager.
+
+    The first process of several takes it for all. The same settings again continue the run, or find
+    it finished; other settings are refused.
 
     Args:
-        command: the shell command; a line each if it was extended by others.
-        machine: where the last session ran, see :func:`machine`.
-        started: when the first session began (UTC, ISO 8601).
-        seconds: working time of all sessions but killed ones.
-        sessions: how often it was started.
-        finished: whether it has come to its end.
+        out: the folder.
+        verb: the verb that fills it.
+        config: its settings.
+        contents: what the folder is.
+        free: settings that may change from session to session.
+        identity: what stands for settings that are paths, such as the digests of models: folders
+            that were moved are still the same.
+        barrier: what several processes wait at.
+        asked: the settings that its command is told by, if they are not these.
+        fast: whether it is a small trial run.
+
+    Raises:
+        UserError: if another process holds the folder, or it holds another run, or anything else.
     """
 
-    command: str
-    machine: dict[str, Any]
-    started: str
-    seconds: float = 0.0
-    sessions: int = 0
-    finished: bool = False
+    out: Path
+    verb: str
+    config: Any
+    contents: Contents
+    free: Sequence[str] = ()
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    barrier: Callable[[], object] = lambda: None
+    asked: Any = None
+    fast: bool = False
 
+    def __enter__(self) -> Run:
+        self._stack = ExitStack()
+        with self._stack as stack:  # let go of the lock if what follows fails
+            if not is_follower():
+                stack.enter_context(locked(self.out))
+                self._claim()
+            self.barrier()
+            if not is_follower():
+                stack.enter_context(self._recorded())
+            self._stack = stack.pop_all()
+        return self
 
-def machine() -> dict[str, Any]:
-    """Where a result comes from: system, processor, threads, versions."""
-    return {
-        "system": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "device": "cuda" if torch.cuda.is_available() else "cpu",
-        "python": platform.python_version(),
-        "bezierdistill": __version__,
-        **{name: _version(name) for name in PACKAGES},
-    }
+    def __exit__(self, *error: Any) -> bool | None:
+        return self._stack.__exit__(*error)
 
+    def _claim(self) -> None:
+        skipped = {"out", *self.free}
+        settings = {k: v for k, v in to_json(self.config).items() if k not in skipped}
+        wanted = Settings(verb=self.verb, settings=settings | to_json(dict(self.identity)))
+        file = self.out / RUN
+        if not file.exists():
+            if any(not entry.name.startswith(".") for entry in self.out.iterdir()):
+                raise UserError(
+                    f"{self.out} is not empty and holds no run of {self.verb}: choose another --out"
+                )
+            write_sealed(file, wanted)
+            return
+        held = read_settings(self.out)
+        if held.verb != self.verb:
+            raise UserError(f"{self.out} holds a run of {held.verb}: choose another --out")
+        keys = held.settings.keys() | wanted.settings.keys()
+        other = sorted(k for k in keys if held.settings.get(k) != wanted.settings.get(k))
+        if other:
+            raise UserError(
+                f"{self.out} holds another run of {self.verb}, with other {', '.join(other)}:"
+                " choose another --out, or the same settings"
+            )
 
-def _version(package: str) -> str | None:
-    with suppress(PackageNotFoundError):
-        return version(package)
-    return None
-
-
-def command(verb: str, config: Any) -> str:
-    """The shell command of a verb with these settings; what is as it is by default is left out.
-
-    Args:
-        verb: as it is spelt, such as ``train`` or ``store merge``.
-        config: its settings, a dataclass.
-    """
-    return shlex.join(["bezierdistill", *verb.split(), *_flags(config, None, "")])
-
-
-def _flags(config: Any, usual: Any, group: str) -> Iterator[str]:
-    """The flags of what differs from ``usual``, or from the defaults."""
-    for field in fields(config):
-        value, default = (
-            getattr(config, field.name),
-            _default(field) if usual is None else getattr(usual, field.name),
+    @contextmanager
+    def _recorded(self) -> Iterator[None]:
+        line = command(self.verb, self.asked or self.config)
+        made = _before(self.out)
+        known = made is not None and line in made.commands
+        if made is not None and made.finished and (known or not self.free):
+            yield  # a finished run that is started again is left alone
+            return
+        sessions = 1 if made is None else made.sessions + 1
+        commands = () if made is None else made.commands
+        made = Made(
+            verb=self.verb,
+            commands=commands if known else (*commands, line),
+            machine=machine(),
+            started=_now() if made is None else made.started,
+            seconds=0.0 if made is None else made.seconds,
+            sessions=sessions,
+            fast=self.fast,
         )
-        if is_dataclass(value):
-            yield from _flags(value, default, f"{group}{field.name}.")
-        elif value != default:
-            yield from _flag(f"--{group}{field.name}", value, field)
-
-
-def _flag(flag: str, value: Any, field: Field[Any]) -> Iterator[str]:
-    words = [str(part) for part in value] if isinstance(value, tuple | list) else [str(value)]
-    if isinstance(value, bool):
-        yield from [flag, str(value).lower()] if "." in flag else [flag]
-    elif "positional" in field.metadata:
-        yield from words
-    elif words[0].startswith("-"):
-        yield f"{flag}={words[0]}"  # else it would be a flag itself
-    else:
-        yield from [flag, *words]
-
-
-def _default(field: Field[Any]) -> Any:
-    return field.default if field.default_factory is MISSING else field.default_factory()
+        _write(self.out, made, self.contents)
+        started = time.perf_counter()
+        try:
+            yield
+        except BaseException:
+            with suppress(OSError):  # of a full disk the first failure tells
+                _close(self.out, made, started, finished=False)
+            raise
+        _close(self.out, made, started, finished=True)
 
 
 @contextmanager
-def recorded(out: Path, verb: str, config: Any) -> Iterator[None]:
-    """Write down what is done in a folder while it is done: ``made.json`` and ``README.txt``, by
-    the first rank.
+def made_whole(out: Path, verb: str, config: Any, contents: Contents) -> Iterator[None]:
+    """Tell about a folder that is made in one step, such as an imported model, when it is there."""
+    now, started = _now(), time.perf_counter()
+    yield
+    if not (out / MADE).exists():
+        commands = (command(verb, config),)
+        made = Made(verb=verb, commands=commands, machine=machine(), started=now)
+        _write(out, made, contents)
+        _close(out, made, started, finished=True)
 
-    A finished run that is started again is left alone. A damaged ``made.json`` is begun anew: it
-    must not stop the run that it is about.
 
-    Args:
-        out: the folder, which belongs to the run already.
-        verb: the verb that makes it.
-        config: its settings.
-    """
-    if follows():
-        yield
-        return
-    line = command(verb, config)
-    made = _before(out) or Made(line, {}, _now())
-    known = line in made.command.split("\n")
-    if made.finished and (
-        known or verb not in EXTENDED
-    ):  # the same settings: another spelling of the folder, at most
-        yield
-        return
-    if not known:
-        made = replace(made, command=f"{made.command}\n{line}")
-    made = replace(made, machine=machine(), sessions=made.sessions + 1, finished=False)
-    write_json(out / MADE, asdict(made))
-    write_atomically(
-        out / README, lambda path: path.write_text(_readme(out, verb, made), encoding="utf-8")
-    )
-    started = time.perf_counter()
-    try:
-        yield
-    except BaseException:
-        with suppress(OSError):  # of a full disk the first failure tells
-            _close(out, made, started, finished=False)
-        raise
-    _close(out, made, started, finished=True)
+def _write(out: Path, made: Made, contents: Contents) -> None:
+    write_sealed(out / MADE, made)
+    text = _readme(out, made, contents)
+    write_atomically(out / README, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def _close(out: Path, made: Made, started: float, finished: bool) -> None:
     seconds = round(made.seconds + time.perf_counter() - started, 2)
-    write_json(out / MADE, asdict(replace(made, seconds=seconds, finished=finished)))
+    write_sealed(out / MADE, msgspec.structs.replace(made, seconds=seconds, finished=finished))
 
 
-@contextmanager
-def noted(out: Path, verb: str, config: Any) -> Iterator[None]:
-    """The same for a folder that is made whole in one step, such as an imported model: both files
-    are written when it is there.
+def read_settings(folder: Path) -> Settings:
+    """To which run a folder belongs.
+
+    Raises:
+        UserError: if it belongs to none, or this is damaged.
     """
-    line, now, started = command(verb, config), _now(), time.perf_counter()
-    yield
-    if not (out / MADE).exists():
-        made = Made(line, machine(), now, sessions=1)
-        write_atomically(
-            out / README, lambda path: path.write_text(_readme(out, verb, made), encoding="utf-8")
-        )
-        _close(out, made, started, finished=True)
-
-
-def _now() -> str:
-    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
-
-
-def _before(out: Path) -> Made | None:
-    with suppress(ValueError):
-        return read_made(out)
-    return None
+    return read_sealed(folder / RUN, Settings, "run")
 
 
 def read_made(folder: Path) -> Made | None:
@@ -259,68 +181,104 @@ def read_made(folder: Path) -> Made | None:
         UserError: if it is damaged.
     """
     path = folder / MADE
-    if not path.exists():
-        return None
-    entries = check_entries(read_json(path, "record of the run"), MADE_ENTRIES, str(path))
-    check_entries(
-        entries["machine"] | dict.fromkeys({"cores", "threads"} - entries["machine"].keys(), 1),
-        dict.fromkeys(("cores", "threads"), (int, type(None))),
-        str(path),
-    )
-    for name, value in entries["machine"].items():
-        if type(value) not in (str, int, type(None)):
-            raise UserError(
-                f"{path} has machine {name[:80]} {str(value)[:80]!r}, expected text or a whole"
-                " number"
-            )
-    if entries["seconds"] < 0 or entries["sessions"] < 1:
-        raise UserError(
-            f"{path} has {entries['sessions']} sessions of {entries['seconds']} seconds, expected"
-            " one or more of 0 or more"
-        )
-    return Made(**{name: entries[name] for name in MADE_ENTRIES})
+    return read_sealed(path, Made, "record of the run") if path.exists() else None
 
 
-def _readme(out: Path, verb: str, made: Made) -> str:
-    what, names = FOLDERS[verb]
-    names = names | {
-        MADE: "the command, the machine and the working time",
-        "report.html": "pictures and tables, once they are asked for",
-    }
-    where = shlex.quote(str(out))
-    files = "\n".join(f"  {name:<20} {line.format(out=where)}" for name, line in names.items())
-    versions = ", ".join(
-        f"{name} {made.machine[name]}" for name in ("python", "bezierdistill", *PACKAGES)
+def _before(out: Path) -> Made | None:
+    """The record of earlier sessions; a damaged one must not stop the run that it tells about."""
+    with suppress(UserError):
+        return read_made(out)
+    return None
+
+
+def machine() -> Machine:
+    """Where a result comes from: system, processor, threads, versions."""
+    versions = {"python": platform.python_version(), "bezierdistill": __version__}
+    return Machine(
+        system=platform.platform(),
+        processor=platform.processor() or platform.machine(),
+        cores=os.cpu_count(),
+        threads=torch.get_num_threads(),
+        device="cuda" if torch.cuda.is_available() else "cpu",
+        versions=versions | {name: _version(name) for name in PACKAGES},
     )
-    place = "{system}, {processor}, cores {cores}, threads {threads}, {device}".format(
-        **made.machine
-    )
-    commands = "\n".join(f"  {line}" for line in made.command.split("\n"))
+
+
+def _version(package: str) -> str | None:
+    with suppress(PackageNotFoundError):
+        return version(package)
+    return None
+
+
+def _now() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def command(verb: str, config: Any) -> str:
+    """The shell command of a verb with these settings; what is as it is by default is left out.
+
+    Args:
+        verb: such as ``train`` or ``store merge``.
+        config: its settings, a dataclass.
+    """
+    return shlex.join(["bezierdistill", *verb.split(), *_flags(config, None, "")])
+
+
+def _flags(config: Any, usual: Any, group: str) -> Iterator[str]:
+    """The flags of what differs from ``usual``, or from the defaults."""
+    for part in fields(config):
+        value = getattr(config, part.name)
+        default = _default(part) if usual is None else getattr(usual, part.name)
+        if is_dataclass(value):
+            yield from _flags(value, default, f"{group}{part.name}.")
+        elif value != default:
+            yield from _flag(f"--{group}{part.name}".replace("_", "-"), value, part)
+
+
+def _flag(flag: str, value: Any, part: Field[Any]) -> Iterator[str]:
+    if "text" in part.metadata:
+        words = [part.metadata["text"].show(value)]
+    else:
+        words = [str(one) for one in value] if isinstance(value, tuple) else [str(value)]
+    if isinstance(value, bool):
+        yield from [flag, str(value).lower()] if "." in flag else [flag]
+    elif "positional" in part.metadata:
+        yield from words
+    elif words[0].startswith("-"):
+        yield f"{flag}={words[0]}"  # else it would be a flag itself
+    else:
+        yield from [flag, *words]
+
+
+def _default(part: Field[Any]) -> Any:
+    return part.default if part.default_factory is MISSING else part.default_factory()
+
+
+def _readme(out: Path, made: Made, contents: Contents) -> str:
+    where, place = shlex.quote(str(out)), made.machine
+    files = {name: text.format(out=where) for name, text in contents.files.items()} | TELLS
+    lines = "\n".join(f"  {name:<20} {text}" for name, text in files.items())
+    versions = ", ".join(f"{name} {number}" for name, number in place.versions.items())
     again = (
-        ""
-        if verb == "import"
-        else (
-            "The same command again continues it where it was stopped, and leaves it alone once it"
-            " is finished.\n\n"
-        )
+        "The same command again continues it where it was stopped, and leaves it alone once it is"
+        " finished.\n\n"
     )
-    return f"""This folder holds {what}.
+    return f"""This folder holds {contents.what}.
 
 Made by
 
-{commands}
-
-{again}See it
+{"".join(f"  {line}{chr(10)}" for line in made.commands)}
+{again if contents.continues else ""}See it
 
   bezierdistill report --run {where}
   bezierdistill app --run {where}
 
 Files
 
-{files}
+{lines}
 
 Started {made.started} (session {made.sessions}) on
 
-  {place}
+  {place.system}, {place.processor}, cores {place.cores}, threads {place.threads}, {place.device}
   {versions}
 """

@@ -1,10 +1,11 @@
-r"""A model of another library as a velocity field, whatever it predicts, however it counts time and
-adds noise.
+r"""A model of another library as a velocity field, whatever it predicts, however it counts time
+and adds noise.
 
 Every Gaussian path is :math:`y = \alpha x_1 + \sigma \epsilon`. Divided by :math:`\alpha + \sigma`
 such a state is one of ours,
 
-.. math:: x = \frac{y}{\alpha + \sigma} = (1 - t)\, x_0 + t\, x_1, \qquad x_0 = \epsilon, \quad t = \frac{\alpha}{\alpha + \sigma},
+.. math:: x = \frac{y}{\alpha + \sigma} = (1 - t)\, x_0 + t\, x_1,
+   \qquad x_0 = \epsilon, \quad t = \frac{\alpha}{\alpha + \sigma},
 
 so a model that knows the noise or the data in y knows the velocity :math:`v(x, t) = E[x_1 - x_0
 \mid x]`. The conversion is exact; there is nothing to choose but what the model predicts
@@ -25,16 +26,14 @@ from typing import Any, Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
-from bezierdistill.curves import Time, expand_time, match_time
+from bezierdistill.curves import Time, expand_time, match_time, widest
 from bezierdistill.errors import UserError
-
-Prediction = Literal["velocity", "flow", "epsilon", "sample", "v_prediction"]
+from bezierdistill.fields import evaluating
+from bezierdistill.settings import Prediction
 
 
 class Schedule(Protocol):
-    """Noise levels over our time t in [0, 1], from noise to data, and the number that the model is
-    told for a time.
-    """
+    """Noise levels over our time t in [0, 1], from noise to data, and the model's time input."""
 
     @property
     def span(self) -> tuple[float, float]:
@@ -52,9 +51,8 @@ class LinearSchedule:
 
     Args:
         time: ``up`` if the model's time is 0 at the noise, ``down`` if it is 0 at the data.
-        scale: what its time is multiplied by before it is told (999 for RectifiedFlow, 1000 for
-            diffusers' transformers).
-        low: least time of ours, in [0, 1).
+        scale: factor of its time input (999 for RectifiedFlow, 1000 for diffusers' transformers).
+        low: smallest time of ours that it was trained on, in [0, 1).
         high: greatest time of ours, in (low, 1].
 
     Raises:
@@ -92,7 +90,7 @@ class LinearSchedule:
 
 @dataclass(frozen=True)
 class SigmaSchedule:
-    """EDM and consistency models: ``alpha = 1``, and the model is told ``sigma``.
+    """EDM and consistency models: ``alpha = 1``, and the time input is ``sigma``.
 
     Args:
         least: smallest sigma that the model was trained on.
@@ -127,8 +125,7 @@ class StepSchedule:
     r"""DDPM and most of diffusers: steps 0 (data) to N - 1 (noise) with :math:`\alpha^2 + \sigma^2
     = 1`.
 
-    Between two steps the model is told a fraction, found linearly in :math:`\log (\sigma /
-    \alpha)`.
+    Between two steps the time input is a fraction, linear in :math:`\log (\sigma / \alpha)`.
 
     Args:
         alphas_cumprod: ``(N,)`` products of ``1 - beta``, falling, each in (0, 1): the attribute of
@@ -155,7 +152,7 @@ class StepSchedule:
 
     @cached_property
     def _levels(self) -> Tensor:
-        a = self.alphas_cumprod.double()
+        a = self.alphas_cumprod.cpu().double()
         return 0.5 * ((1 - a).log() - a.log())  # log sigma / alpha, rising
 
     @property
@@ -166,13 +163,9 @@ class StepSchedule:
 
     def at(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See :class:`Schedule`."""
-        levels = self._levels.to(t.device)
-        level = (
-            (1 / t.double().clamp(1e-12, 1) - 1)
-            .clamp_min(1e-300)
-            .log()
-            .clamp(levels[0], levels[-1])
-        )
+        levels = self._levels.to(widest(t.device)).to(t.device)
+        ratio = 1 / t.to(levels).clamp(1e-12, 1) - 1  # sigma / alpha
+        level = ratio.log().clamp(levels[0], levels[-1])  # of zero: -inf, clamped
         above = torch.searchsorted(levels, level.contiguous()).clamp(1, len(levels) - 1)
         low, high = levels[above - 1], levels[above]
         step = above - 1 + (level - low) / (high - low)
@@ -180,8 +173,62 @@ class StepSchedule:
         return alpha.to(t), torch.sigmoid(2 * level).sqrt().to(t), step.to(t)
 
 
+def check_prediction(prediction: Prediction, schedule: Schedule) -> None:
+    """Whether a model that predicts this has a velocity over the whole span of its schedule.
+
+    Raises:
+        UserError: on another prediction, or one that says nothing at an end of the span (the noise
+            at pure noise, the data at pure data).
+    """
+    if prediction not in get_args(Prediction):
+        raise UserError(
+            f"prediction is {prediction!r}, expected one of {', '.join(get_args(Prediction))}"
+        )
+    low, high = schedule.span
+    if (prediction == "epsilon" and low <= 0) or (prediction == "sample" and high >= 1):
+        edge = "pure noise (low > 0)" if prediction == "epsilon" else "pure data (high < 1)"
+        raise UserError(
+            f"the schedule spans {low:g} to {high:g}, a model that predicts {prediction} needs"
+            f" a span that ends before {edge}"
+        )
+
+
+def velocity(
+    model: Callable[[Tensor, Tensor], Any],
+    prediction: Prediction,
+    schedule: Schedule,
+    x: Tensor,
+    t: Time,
+) -> Tensor:
+    """The velocity ``(B, ...)`` at ``x`` ``(B, ...)`` and time ``t`` of what a model predicts.
+
+    Args:
+        model: called as ``model(y, time)``, its own state and its own time ``(B,)``.
+        prediction: what it predicts; see :class:`ForeignField`.
+        schedule: its noise levels and times.
+        x: states of ours.
+        t: time of ours.
+    """
+    alpha, sigma, time = schedule.at(match_time(t, x))
+    alpha, sigma = expand_time(alpha, x), expand_time(sigma, x)
+    y = (alpha + sigma) * x
+    out = model(y, time)
+    out = out if isinstance(out, Tensor) else out[0]  # diffusers wraps its outputs
+    if prediction == "velocity":
+        return out
+    if prediction == "flow":
+        return -out
+    if prediction == "epsilon":
+        return (y - sigma * out) / alpha - out
+    if prediction == "sample":
+        return out - (y - alpha * out) / sigma
+    return ((alpha - sigma) * y - (alpha + sigma) * out) / (alpha**2 + sigma**2)
+
+
 class ForeignField:
     """The velocity field of a model that predicts something else, or in another time.
+
+    Modules are called in evaluation mode, and are left as they were.
 
     Args:
         model: called as ``model(y, time)``, its state and its time ``(B,)``, unless ``call`` says
@@ -195,13 +242,12 @@ class ForeignField:
         passes: network passes of one call.
 
     Raises:
-        UserError: on another prediction, or one that says nothing at an end of the schedule's span
-            (the noise at pure noise, the data at pure data): shorten the span.
+        UserError: if the prediction does not go with the schedule; see :func:`check_prediction`.
 
     Example:
         >>> from bezierdistill.fields import GaussianMixture
         >>> exact = GaussianMixture(torch.zeros(1, 2), torch.ones(1, 2), torch.ones(1))
-        >>> denoiser = lambda y, sigma: y / (1 + sigma[:, None] ** 2)  # of standard normal data, as EDM calls it
+        >>> denoiser = lambda y, sigma: y / (1 + sigma[:, None] ** 2)  # of standard normal data
         >>> field = ForeignField(denoiser, "sample", SigmaSchedule())
         >>> x, t = torch.randn(3, 2), torch.tensor([0.1, 0.5, 0.9])
         >>> torch.allclose(field(x, t), exact(x, t), atol=1e-5)
@@ -216,44 +262,17 @@ class ForeignField:
         call: Callable[[Callable[..., Any], Tensor, Tensor, Tensor | None], Any] | None = None,
         passes: int = 1,
     ) -> None:
-        if prediction not in get_args(Prediction):
-            raise UserError(
-                f"prediction is {prediction!r}, expected one of {', '.join(get_args(Prediction))}"
-            )
-        low, high = schedule.span
-        if (prediction == "epsilon" and low <= 0) or (prediction == "sample" and high >= 1):
-            edge = "pure noise (low > 0)" if prediction == "epsilon" else "pure data (high < 1)"
-            raise UserError(
-                f"the schedule spans {low:g} to {high:g}, a model that predicts {prediction} needs"
-                f" a span that ends before {edge}"
-            )
-        self.model, self.prediction, self.schedule, self.call, self.passes = (
-            model,
-            prediction,
-            schedule,
-            call,
-            passes,
-        )
+        check_prediction(prediction, schedule)
+        self.model, self.prediction, self.schedule = model, prediction, schedule
+        self.call, self.passes = call, passes
 
     def __call__(self, x: Tensor, t: Time, cond: Tensor | None = None) -> Tensor:
         """Velocity ``(B, ...)``; see :class:`~bezierdistill.fields.Field`."""
-        alpha, sigma, time = self.schedule.at(match_time(t, x))
-        alpha, sigma = expand_time(alpha, x), expand_time(sigma, x)
-        y = (alpha + sigma) * x
-        if self.call is not None:
-            out = self.call(self.model, y, time, cond)
-        else:
-            out = self.model(y, time) if cond is None else self.model(y, time, cond)
-        out = out if isinstance(out, Tensor) else out[0]  # diffusers wraps its outputs
-        return self._velocity(out, y, alpha, sigma)
 
-    def _velocity(self, out: Tensor, y: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        if self.prediction == "velocity":
-            return out
-        if self.prediction == "flow":
-            return -out
-        if self.prediction == "epsilon":
-            return (y - sigma * out) / alpha - out
-        if self.prediction == "sample":
-            return out - (y - alpha * out) / sigma
-        return ((alpha - sigma) * y - (alpha + sigma) * out) / (alpha**2 + sigma**2)
+        def predict(y: Tensor, time: Tensor) -> Any:
+            if self.call is not None:
+                return self.call(self.model, y, time, cond)
+            return self.model(y, time) if cond is None else self.model(y, time, cond)
+
+        with evaluating():
+            return velocity(predict, self.prediction, self.schedule, x, t)

@@ -7,7 +7,7 @@ them takes no torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -95,6 +95,21 @@ WEIGHTS = Text(
 )
 
 
+@dataclass(frozen=True)
+class Contents:
+    """What a verb's folder is, and its files, for ``README.txt``.
+
+    Args:
+        what: what it is: "a teacher, trained by flow matching".
+        files: what each file is; ``{out}`` stands for the folder.
+        continues: whether the same command goes on where it was stopped.
+    """
+
+    what: str
+    files: Mapping[str, str]
+    continues: bool = True
+
+
 def as_paths(config: object, *names: str) -> None:
     """Let Python users give paths as text."""
     for name in names:
@@ -150,6 +165,7 @@ def check_seed(seed: int) -> None:
 
 
 def check_not_negative(**numbers: float) -> None:
+    """Raise ``UserError`` unless every number is 0 or more."""
     for name, value in numbers.items():
         if value < 0:
             raise UserError(f"{name} is {value}, expected 0 or more")

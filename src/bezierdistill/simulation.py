@@ -1,5 +1,5 @@
-"""Simulation: a field moves sources (or real data, backwards), and the paths become Bezier curves
-in a store.
+"""Simulation: a field moves sources (or real data, backwards), and the paths become Bezier
+curves.
 
 The inner control points, the *guides*, come from the teachers in one of three ways:
 
@@ -13,25 +13,18 @@ A higher degree than the guides give is the same curve, elevated.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from bezierdistill.couplings import Inversion, Teacher
-from bezierdistill.curves import BezierCurve, CurveFit, check_degree, fit_weights
+from bezierdistill.curves import BezierCurve, CurveFit, fit_weights
 from bezierdistill.errors import UserError
 from bezierdistill.fields import Field
-from bezierdistill.noise import BLOCK
+from bezierdistill.settings import Guides, check_choice, check_degree
 from bezierdistill.solvers import solve, time_grid
-from bezierdistill.store import CurveWriter
-from bezierdistill.store.codec import Packed
-from bezierdistill.store.writer import Plan
-
-Guides = Literal["fit", "hermite", "endpoints"]
-MOST_SKIPPED = 0.01  # share of the rows of a shard that may be left out
 
 
 @dataclass(frozen=True)
@@ -64,18 +57,15 @@ class Simulation:
 
     def __post_init__(self) -> None:
         check_degree(self.degree)
-        if self.guides not in get_args(Guides):
-            raise UserError(
-                f"guides are {self.guides!r}, expected one of {', '.join(get_args(Guides))}"
-            )
+        check_choice("guides", self.guides, Guides)
         if self.guides == "fit":
             fit_weights(self.degree, self.fit_times)
         if self.through is not None and (self.backwards or self.guides != "fit"):
             raise UserError(
                 "a path through another domain's noise runs forwards and its guides are fitted:"
-                " expected --guides fit, no --data"
+                " expected --guides fit, no --invert-from"
             )
-        if self.degree < self._least_degree:
+        if self.degree < self._min_degree:
             why = (
                 "a cubic"
                 if self.guides == "hermite"
@@ -83,11 +73,11 @@ class Simulation:
             )
             raise UserError(
                 f"degree is {self.degree} with guides {self.guides!r}, expected"
-                f" {self._least_degree} or more: {why}"
+                f" {self._min_degree} or more: {why}"
             )
 
     @property
-    def _least_degree(self) -> int:
+    def _min_degree(self) -> int:
         return {"fit": 1, "hermite": 3, "endpoints": len(self.teachers) + 1}[self.guides]
 
     @property
@@ -105,7 +95,7 @@ class Simulation:
     @torch.no_grad()
     def curves(self, start: Tensor, cond: Tensor | None = None) -> tuple[BezierCurve, int]:
         """Curves from states ``(B, ...)`` at the first time with conditions ``(B, C)``, and the
-        network passes a row.
+        network passes per row.
         """
         fit = CurveFit(self.degree, self.fit_times) if self.guides == "fit" else None
         if self.through is not None and fit is not None:
@@ -148,71 +138,3 @@ class Simulation:
         while curve.degree < self.degree:
             curve = curve.elevate()
         return curve
-
-
-def simulate_shards(
-    simulation: Simulation,
-    draw: Callable[[int, int], tuple[Tensor, Tensor | None]],
-    plans: Sequence[Plan],
-    writer: CurveWriter,
-    batch: int = 4 * BLOCK,
-    advance: Callable[[int], None] = lambda rows: None,
-    seed: int | None = None,
-) -> None:
-    """Make those shards of a store that are not there; memory does not grow with their number.
-
-    Args:
-        simulation: how curves are made.
-        draw: ``draw(start, rows)`` gives the start states of rows ``start .. start + rows`` and
-            their conditions, or None.
-        plans: the shards to make, of :meth:`~bezierdistill.store.CurveWriter.plan`: all, or a part
-            if others are made elsewhere.
-        writer: the store.
-        batch: rows simulated at once; shards are whole batches, so every batch is the same whoever
-            makes it.
-        advance: called with the number of rows done.
-        seed: seed of the table that the rows start from, for the records of the shards.
-
-    Raises:
-        UserError: if the teachers give NaN or infinite states in more than one row of a hundred of
-            a shard (the rows are named; fewer are left out).
-    """
-    for plan in plans:
-        if writer.complete or writer.finished(plan):
-            advance(plan.rows)
-        else:
-            writer.write(plan, *_simulated(simulation, draw, plan, writer, batch, advance), seed)
-
-
-def _simulated(
-    simulation: Simulation,
-    draw: Callable[[int, int], tuple[Tensor, Tensor | None]],
-    plan: Plan,
-    writer: CurveWriter,
-    batch: int,
-    advance: Callable[[int], None],
-) -> tuple[list[Packed], int, list[int]]:
-    """The curves of a shard, packed, the network passes spent, and the indices of the rows that are
-    left out.
-    """
-    parts: list[Packed] = []
-    skipped: list[int] = []
-    spent = 0
-    for start in range(plan.first, plan.first + plan.rows, batch):
-        states, cond = draw(start, min(batch, plan.first + plan.rows - start))
-        curve, passes = simulation.curves(states, cond)
-        made = curve.points.to("cpu", torch.float32)
-        finite = made.isfinite().transpose(0, 1).flatten(1).all(1)
-        skipped += (start - plan.first + (~finite).nonzero().flatten()).tolist()
-        if len(skipped) > MOST_SKIPPED * plan.rows:
-            rows = ", ".join(str(plan.first + row) for row in skipped[:10])
-            raise UserError(
-                f"the teachers gave NaN or infinite states in {len(skipped)} rows so far ({rows},"
-                " ...): check their training"
-            )
-        parts.append(
-            writer.pack(BezierCurve(made[:, finite]), None if cond is None else cond.cpu()[finite])
-        )
-        spent += passes * len(finite)
-        advance(len(finite))
-    return parts, spent, skipped

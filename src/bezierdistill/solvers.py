@@ -17,8 +17,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from bezierdistill.curves import widest
 from bezierdistill.errors import UserError
-from bezierdistill.fields import Field
+from bezierdistill.fields import Field, passes_of
 
 Observer = Callable[[int, Tensor], None]
 
@@ -105,13 +106,14 @@ def solve(
         times: two or more times in [0, 1], strictly rising or strictly falling.
         method: ``euler``, ``midpoint``, ``heun``, ``rk4`` (one step between neighbouring times) or
             ``dopri5`` (adaptive).
-        cond: condition a row, handed to the field.
+        cond: conditions ``(B, C)``, handed to the field.
         observe: called as ``observe(k, x_k)`` with the state at every ``times[k]``, the first and
             the last included.
         tolerance: relative and absolute tolerance of ``dopri5``; the fixed-step methods have none.
 
     Returns:
-        The final states and the passes spent a row (evaluations times ``field.passes``).
+        The final states and the passes spent per row (evaluations times ``passes`` of the field,
+        1 where it has none).
 
     Raises:
         UserError: on an unknown method or a grid that is not monotone.
@@ -130,7 +132,7 @@ def solve(
     for k, h in enumerate(steps):
         x = _step(field, x, times[k], h, tableau, cond)
         observe(k + 1, x)
-    return Solution(x, len(steps) * len(tableau.b) * field.passes)
+    return Solution(x, len(steps) * len(tableau.b) * passes_of(field))
 
 
 def _step(
@@ -157,9 +159,8 @@ def _solve_adaptive(
     observe: Observer,
     tolerance: float,
 ) -> Solution:
-    from torchdiffeq import (
-        odeint,
-    )  # imported here: it pulls in scipy, which nothing else on this path needs
+    # Imported here: it pulls in scipy, which nothing else on this path needs.
+    from torchdiffeq import odeint
 
     evaluations = 0
 
@@ -168,9 +169,9 @@ def _solve_adaptive(
         evaluations += 1
         return field(state, float(t), cond)
 
-    grid = torch.tensor(list(times), dtype=torch.float64, device=x.device)
+    grid = torch.tensor(list(times), dtype=widest(x.device), device=x.device)
     states = odeint(velocity, x, grid, method="dopri5", rtol=tolerance, atol=tolerance)
     assert isinstance(states, Tensor)
     for k, state in enumerate(states):
         observe(k, state)
-    return Solution(states[-1], evaluations * field.passes)
+    return Solution(states[-1], evaluations * passes_of(field))

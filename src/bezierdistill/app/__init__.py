@@ -16,12 +16,12 @@ from pathlib import Path
 from bezierdistill.errors import UserError
 from bezierdistill.settings import as_paths
 
-MOST_WAITING, MOST_AT_ONCE, LARGEST_UPLOAD = 32, 2, "8mb"
+MAX_WAITING, MAX_AT_ONCE, MAX_UPLOAD = 32, 2, "8mb"
 
 
 @dataclass(frozen=True)
 class AppConfig:
-    """Open a web page of a run: curves, samples, translations, results.
+    """Open a page of a run: curves, samples, translations, results.
 
     Example::
 
@@ -68,12 +68,12 @@ def serve(config: AppConfig) -> None:
             [*filter(None, [os.environ.get(name)]), config.host, "127.0.0.1", "localhost"]
         )
     page = build(open_run(config.run))
-    page.queue(max_size=MOST_WAITING, default_concurrency_limit=MOST_AT_ONCE)
+    page.queue(max_size=MAX_WAITING, default_concurrency_limit=MAX_AT_ONCE)
     page.launch(
         server_name=config.host,
         server_port=config.port,
         inbrowser=config.browser,
-        max_file_size=LARGEST_UPLOAD,
+        max_file_size=MAX_UPLOAD,
         share=False,
         quiet=True,
         prevent_thread_lock=True,
@@ -100,3 +100,8 @@ def _check_address(host: str, port: int) -> None:
                 f"{host}:{port} cannot be listened on ({error.strerror}): is another page open?"
                 " Choose another --port"
             ) from None
+
+
+def main_app(config: AppConfig) -> None:
+    """The verb ``app``."""
+    serve(config)

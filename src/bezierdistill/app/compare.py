@@ -4,7 +4,7 @@ cost.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
@@ -12,9 +12,10 @@ import numpy as np
 
 from bezierdistill.app.answers import LIVE, answered, drawn, image
 from bezierdistill.app.run import Shown
-from bezierdistill.arena.summary import summarise
 from bezierdistill.errors import UserError
+from bezierdistill.records import ArenaRow
 from bezierdistill.reporting.plots import arena_figure
+from bezierdistill.reporting.summary import summarise
 
 METRICS = {
     "Frechet distance": "frechet",
@@ -22,9 +23,10 @@ METRICS = {
     "energy distance": "energy",
 }
 HEADINGS = ["passes", "rank", "method", "excess", "± error", "seeds", "passes spent", "seconds"]
-TEXT = """Every method has the same network and optimizer and may spend the same **total of network passes** on everything (*bezier-half*
-half of it; *bezier-teacher* is our strong teacher alone). *Excess* is the distance over its floor (real against real), minus one:
-0 is as good as real data. **bezier** is ours."""
+TEXT = """Every method has the same network and optimizer and may spend the same **total of network
+passes** on everything (*bezier-half* half of it; *bezier-teacher* is our strong teacher alone).
+*Excess* is the distance over its floor (real against real), minus one: 0 is as good as real data.
+**bezier** is ours."""
 
 
 def compare_tab(page: gr.Blocks, run: Shown) -> None:
@@ -35,10 +37,10 @@ def compare_tab(page: gr.Blocks, run: Shown) -> None:
             " runs/arena`, or `make demo`."
         )
         return
-    passes = sorted({row["passes"] for row in run.rows if "error" not in row})
+    passes = sorted({row.passes for row in run.rows if row.error is None})
     for row in run.rows:
-        if "error" in row:
-            gr.Markdown(f"Failed: `{row['method']}`, seed {row['seed']}: {row['error']}")
+        if row.error is not None:
+            gr.Markdown(f"Failed: `{row.method}`, seed {row.seed}: {row.error}")
     if not passes:
         return
     gr.Markdown(TEXT)
@@ -91,17 +93,17 @@ def compare_tab(page: gr.Blocks, run: Shown) -> None:
     )
 
 
-def _rows(run: Shown, metric: str, chosen: list[int]) -> list[Mapping[str, Any]]:
+def _rows(run: Shown, metric: str, chosen: list[int]) -> list[ArenaRow]:
     """The rows of some numbers of passes; calls can be made without the page, so what is asked is
     checked again.
     """
-    rows = [row for row in run.rows if "error" not in row and row["passes"] in chosen]
+    rows = [row for row in run.rows if row.error is None and row.passes in chosen]
     if metric not in METRICS or not rows:
         raise UserError("nothing is chosen: expected a distance and one number of passes or more")
     return rows
 
 
-def _lines(rows: Sequence[Mapping[str, Any]], metric: str) -> list[list[Any]]:
+def _lines(rows: Sequence[ArenaRow], metric: str) -> list[list[Any]]:
     return [
         [
             entry.passes,
@@ -117,7 +119,7 @@ def _lines(rows: Sequence[Mapping[str, Any]], metric: str) -> list[list[Any]]:
     ]
 
 
-def _pictures(rows: Sequence[Mapping[str, Any]], metric: str) -> tuple[np.ndarray, np.ndarray]:
+def _pictures(rows: Sequence[ArenaRow], metric: str) -> tuple[np.ndarray, np.ndarray]:
     entries = summarise(rows, METRICS[metric])
     by_passes, by_cost = (
         arena_figure(entries, axis, distance=metric) for axis in ("passes", "seconds")

@@ -14,21 +14,23 @@ from bezierdistill.app import plane
 from bezierdistill.app.answers import LIVE, answered, drawn, image
 from bezierdistill.errors import UserError
 
-TEXT = """Noise (black dots) moves to data (grey) along the velocity of two teachers: a *strong* one that blurs the data a little, and a
-*weak* one that blurs it twice as much. Their **blend** has the weight *w(t)* for the strong teacher and *1 − w(t)* for the weak
-one; the three sliders are the Bernstein coefficients of *w*. More than 1 pushes away from the blur. The blend's paths become
+TEXT = """Noise (black dots) moves to data (grey) along the velocity of two teachers: a *strong* one
+that blurs the data a little, and a *weak* one that blurs it twice as much. Their **blend** has the
+weight *w(t)* for the strong teacher and *1 − w(t)* for the weak one; the three sliders are the
+Bernstein coefficients of *w*. More than 1 pushes away from the blur. The blend's paths become
 **Bezier curves**, from which a student learns."""
-NOTE = """*Excess*: Frechet distance to real points (of fixed random features) over its floor, real points against real points, minus one; 0
-is as good as real data. *Straightness*: mean squared gap between a path's velocity and its chord; 0 is straight. A step of the
-blend costs two network passes, one a teacher. The student is a network of 18,000 weights, trained here and now along these curves
-and by law alignment with real points."""
+NOTE = """*Excess*: Frechet distance to real points (of fixed random features) over its floor, real
+points against real points, minus one; 0 is as good as real data. *Straightness*: mean squared gap
+between a path's velocity and its chord; 0 is straight. A step of the blend costs two network
+passes, one per teacher. The student is a network of 18,000 weights, trained here and now along
+these curves and by alignment with real points."""
 HEADINGS = ["field", "straightness", "excess, 1 step", "2 steps", "50 steps"]
 GUIDES = [
     ("fitted to the path", "fit"),
     ("from the end velocities", "hermite"),
     ("where each teacher alone ends", "endpoints"),
 ]
-MOST_WEIGHT, MOST_SHIFT = 2.5, 2.0
+MAX_WEIGHT, MAX_SHIFT = 2.5, 2.0
 Student = tuple[plane.Setting, tuple[Tensor, ...]] | None
 
 
@@ -46,7 +48,7 @@ def curves_tab(page: gr.Blocks) -> None:
             weights = [
                 gr.Slider(
                     -0.5,
-                    MOST_WEIGHT,
+                    MAX_WEIGHT,
                     value,
                     step=0.05,
                     label=f"weight of the strong teacher {where}",
@@ -57,7 +59,7 @@ def curves_tab(page: gr.Blocks) -> None:
             guides = gr.Radio(GUIDES, value="fit", label="guides", elem_id="curves-guides")
             degree = gr.Slider(
                 1,
-                plane.MOST_DEGREE,
+                plane.MAX_DEGREE,
                 4,
                 step=1,
                 label="degree (1 is a straight line)",
@@ -76,15 +78,15 @@ def curves_tab(page: gr.Blocks) -> None:
                 1, 3, 2, step=1, label="guide P1, P2, ... to move", elem_id="curves-guide"
             )
             across = gr.Slider(
-                -MOST_SHIFT,
-                MOST_SHIFT,
+                -MAX_SHIFT,
+                MAX_SHIFT,
                 0,
                 step=0.05,
                 label="move it across",
                 elem_id="curves-across",
             )
             up = gr.Slider(
-                -MOST_SHIFT, MOST_SHIFT, 0, step=0.05, label="move it up", elem_id="curves-up"
+                -MAX_SHIFT, MAX_SHIFT, 0, step=0.05, label="move it up", elem_id="curves-up"
             )
     with gr.Row():
         with gr.Column(scale=3, min_width=320):
@@ -153,13 +155,13 @@ def _setting(
     weights = (float(first), float(middle), float(last))
     if (
         task not in plane.TASKS
-        or not 1 <= degree <= plane.MOST_DEGREE
-        or not all(abs(weight) <= MOST_WEIGHT for weight in weights)
+        or not 1 <= degree <= plane.MAX_DEGREE
+        or not all(abs(weight) <= MAX_WEIGHT for weight in weights)
     ):
         got = f"data {str(task)[:40]!r}, degree {degree}, weights {weights}"
         raise UserError(
-            f"got {got}; expected one of {', '.join(plane.TASKS)}, 1 to {plane.MOST_DEGREE}, and up"
-            f" to {MOST_WEIGHT}"
+            f"got {got}; expected one of {', '.join(plane.TASKS)}, 1 to {plane.MAX_DEGREE}, and up"
+            f" to {MAX_WEIGHT}"
         )
     return plane.Setting(task, weights, int(degree), guides)
 
@@ -167,7 +169,7 @@ def _setting(
 @answered
 def _paths(*values: Any) -> tuple[np.ndarray, str]:
     *given, row, guide, across, up = values
-    shift = tuple(max(-MOST_SHIFT, min(MOST_SHIFT, float(part))) for part in (across, up))
+    shift = tuple(max(-MAX_SHIFT, min(MAX_SHIFT, float(part))) for part in (across, up))
     figure, words = plane.paths_figure(
         _setting(*given), min(max(int(row), 1), plane.SHOWN) - 1, int(guide), (shift[0], shift[1])
     )

@@ -13,11 +13,12 @@ from bezierdistill.app.answers import LIVE, answered, image, shown
 from bezierdistill.app.run import Shown
 from bezierdistill.errors import UserError
 from bezierdistill.models import Model
-from bezierdistill.reporting.runs import counted
+from bezierdistill.words import counted
 
-TEXT = """The same noise through a student, in one or two passes, and through the teacher that it was distilled from, in many. Times are
-those of this machine, all samples at once, the best of five."""
-COLUMNS, MOST_SAMPLES, MOST_PASSES, MOST_SEED, REPEATS = 8, 160, 100, 2**31, 5
+TEXT = """The same noise through a student, in one or two passes, and through the teacher that it
+was distilled from, in many. Times are those of this machine, all samples at once, the best of
+five."""
+COLUMNS, MAX_SAMPLES, MAX_PASSES, MAX_SEED, REPEATS = 8, 160, 100, 2**31, 5
 Given = tuple[str, float, float, float, list[int], float, float]
 
 
@@ -53,37 +54,35 @@ class Draw:
         models = run.generators
         if name not in models:
             raise UserError(f"model is {str(name)[:60]!r}, expected one of {', '.join(models)}")
-        if seed is None or not 0 <= seed < MOST_SEED:
-            raise UserError(f"seed is {seed}, expected a whole number from 0 to {MOST_SEED - 1:,}")
+        if seed is None or not 0 <= seed < MAX_SEED:
+            raise UserError(f"seed is {seed}, expected a whole number from 0 to {MAX_SEED - 1:,}")
         if (
-            not 1 <= count <= MOST_SAMPLES
-            or not 1 <= passes <= MOST_PASSES
-            or not 1 <= many <= MOST_PASSES
+            not 1 <= count <= MAX_SAMPLES
+            or not 1 <= passes <= MAX_PASSES
+            or not 1 <= many <= MAX_PASSES
         ):
             raise UserError(
-                f"samples are {count}, passes {passes} and {many}: expected up to {MOST_SAMPLES},"
-                f" and up to {MOST_PASSES}"
+                f"samples are {count}, passes {passes} and {many}: expected up to {MAX_SAMPLES},"
+                f" and up to {MAX_PASSES}"
             )
         return cls(models[name], int(seed), int(passes), int(count), labels, guidance, int(many))
 
     def sampled(self, model: Model, passes: int, solver: str) -> tuple[np.ndarray, str, float]:
         """Its samples as a picture, what it cost in words, and the seconds."""
-        asked: dict[str, Any] = (
-            {"labels": self.labels or None} if model.frequencies is not None else {}
-        )
-        strength = self.model.strength(self.guidance)
+        asked: dict[str, Any] = {"labels": self.labels or None} if model.conditions.classes else {}
+        scale = self.model.teacher_scale(self.guidance)
         if (
-            strength is not None
-            and model.conditions
-            and (model is not self.model or self.model.guidance is not None)
+            scale is not None
+            and model.condition_size
+            and (model is not self.model or self.model.conditions.guidance_range is not None)
         ):
-            asked["guidance"] = strength
+            asked["guidance_scale"] = scale
         seconds, x = [], np.empty(0)
         for _ in range(REPEATS):
             started = time.perf_counter()
             x = model.sample(self.count, passes, self.seed, solver, **asked)
             seconds.append(time.perf_counter() - started)
-        guided = f", guidance {strength:g}" if strength is not None else ""
+        guided = f", guidance {scale:g}" if scale is not None else ""
         words = (
             f"{counted(passes, 'pass')}, {self.count} samples in {1000 * min(seconds):.1f}"
             f" ms{guided}"
@@ -108,11 +107,11 @@ def generate_tab(page: gr.Blocks, run: Shown) -> None:
             seed = gr.Number(0, precision=0, label="seed", elem_id="generate-seed")
             passes = gr.Slider(1, 8, 1, step=1, label="its passes", elem_id="generate-passes")
             count = gr.Slider(
-                COLUMNS, MOST_SAMPLES, 64, step=COLUMNS, label="samples", elem_id="generate-count"
+                COLUMNS, MAX_SAMPLES, 64, step=COLUMNS, label="samples", elem_id="generate-count"
             )
             labels, guidance = _asked(models[first])
             many = gr.Slider(
-                4, MOST_PASSES, 40, step=4, label="passes of the teacher", elem_id="generate-many"
+                4, MAX_PASSES, 40, step=4, label="passes of the teacher", elem_id="generate-many"
             )
         with gr.Column(scale=3, min_width=300):
             own = image("samples of the model", "generate-ours")
@@ -124,7 +123,7 @@ def generate_tab(page: gr.Blocks, run: Shown) -> None:
     @answered
     def draw(*values: Any) -> tuple[Any, ...]:
         asked = Draw.of(run, *values)
-        kind = str(asked.model.card.get("kind", "model"))
+        kind = asked.model.card.kind
         picture, words, seconds = asked.sampled(asked.model, asked.passes, "euler")
         left = f"**The {kind}**: {words}."
         source = run.teacher(asked.model)
@@ -165,9 +164,9 @@ def generate_tab(page: gr.Blocks, run: Shown) -> None:
 
 def _asked(model: Model) -> tuple[gr.CheckboxGroup, gr.Slider]:
     """The controls of what a model takes as conditions; hidden where it takes none."""
-    classes = list(range(len(model.frequencies or ())))
+    classes = list(range(len(model.conditions.frequencies or ())))
     label = "labels (none chosen: as frequent as in the data)"
-    low, high = model.guidance or (1.0, 2.0)
+    low, high = model.conditions.guidance_range or (1.0, 2.0)
     return (
         gr.CheckboxGroup(
             classes, value=[], label=label, visible=bool(classes), elem_id="generate-labels"
@@ -178,7 +177,7 @@ def _asked(model: Model) -> tuple[gr.CheckboxGroup, gr.Slider]:
             (low + high) / 2,
             step=0.05,
             label="guidance",
-            visible=model.guidance is not None,
+            visible=model.conditions.guidance_range is not None,
             elem_id="generate-guidance",
         ),
     )

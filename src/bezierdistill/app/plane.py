@@ -1,14 +1,14 @@
 """Two dimensions, live: two exact teachers, their blend, its curves, and a student that is trained
 while one waits.
 
-The teachers are Gaussian mixtures around the same points of a made-up law, one sharp and one
-blurred, so their velocity fields are known in closed form and nothing has to be trained before
+The teachers are Gaussian mixtures around the same points of a synthetic distribution, one sharp and
+one blurred, so their velocity fields are known in closed form and nothing has to be trained before
 there is something to see.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -25,36 +25,36 @@ from bezierdistill.data.toys import TOYS
 from bezierdistill.fields import Blend, GaussianMixture
 from bezierdistill.flow_map import sample
 from bezierdistill.metrics import curve_fit_error, frechet_distance, straightness
-from bezierdistill.models import NetworkConfig
-from bezierdistill.noise import noise
+from bezierdistill.networks.config import NetworkConfig
+from bezierdistill.noise import Stream, generator, noise
 from bezierdistill.objectives import Alignment, CurveRegression, Loss
-from bezierdistill.objectives.curve_regression import MapDraw
+from bezierdistill.objectives.alignment import REAL_ROWS
+from bezierdistill.objectives.base import Aligned, Curves
+from bezierdistill.objectives.intervals import MapIntervals
 from bezierdistill.reporting.plots import COLOURS, GREY
-from bezierdistill.reporting.runs import counted
-from bezierdistill.simulation import Guides, Simulation
+from bezierdistill.settings import Guides
+from bezierdistill.simulation import Simulation
 from bezierdistill.solvers import solve, time_grid
 from bezierdistill.training.loop import Trainer
 from bezierdistill.training.settings import LoopConfig
+from bezierdistill.words import counted
 
 TASKS = tuple(TOYS)
-CENTRES, SHARP, BLURRED = (
-    256,
-    0.3,
-    0.6,
-)  # points a mixture, and the standard deviation around each, in model units
+CENTRES, SHARP, BLURRED = 256, 0.3, 0.6  # points per mixture, deviations in model units
 STEPS, SHOWN, JUDGED, HELD_OUT, LEARNT = 12, 8, 1000, 8000, 8000
-MOST_DEGREE = 6
-MOST = 2.5  # model units shown on each axis
-SCHEDULES = ((0.0, 1.0), (0.0, 0.5, 1.0))
+MAX_DEGREE = 6
+REACH = 2.5  # model units shown on each axis
+KNOTS = ((0.0, 1.0), (0.0, 0.5, 1.0))
 
 
 @dataclass(frozen=True)
 class Plane:
-    """A task: real points ``(HELD_OUT, 2)`` to judge by, others to learn from, and two exact
-    teachers.
+    """A task: real points ``(HELD_OUT, 2)`` to judge by, others for the floor and to learn from,
+    and two exact teachers.
     """
 
     real: Tensor
+    floor: Tensor
     learnt: Tensor
     strong: GaussianMixture
     weak: GaussianMixture
@@ -65,7 +65,7 @@ class Setting:
     """What the sliders say.
 
     Args:
-        task: name of the made-up law.
+        task: name of the synthetic distribution.
         weights: Bernstein coefficients of the strong teacher's weight over time; the weak one has
             one minus that.
         degree: degree of the curves.
@@ -97,22 +97,24 @@ class Setting:
 def open_plane(task: str) -> Plane:
     """The task of that name."""
     data = load_data(task)
-    centres = data.real(CENTRES, 1, "train")
+    centres = data.batch(CENTRES, generator(1, Stream.TRAIN))[0]
     strong, weak = (
         GaussianMixture(centres, torch.full_like(centres, std), torch.full((CENTRES,), 1 / CENTRES))
         for std in (SHARP, BLURRED)
     )
-    return Plane(data.real(HELD_OUT, 0, "test"), data.real(LEARNT, 0, "train"), strong, weak)
+    real, floor = data.real(HELD_OUT, 0, "test"), data.real(LEARNT, 0, "train")
+    learnt = data.batch(LEARNT, generator(0, Stream.TRAIN))[0]
+    return Plane(real, floor, learnt, strong, weak)
 
 
-def sources(count: int, start: int = 0) -> Tensor:
-    """The same noise ``(count, 2)`` every time."""
-    return noise(0, start, count, (2,))
+def judged_sources(count: int = JUDGED) -> Tensor:
+    """The noise ``(count, 2)`` that everything is judged on."""
+    return noise(0, Stream.JUDGE, range(count), (2,))
 
 
 @lru_cache(maxsize=64)
 def _flow(setting: Setting, steps: int) -> Tensor:
-    return solve(setting.blend, sources(JUDGED), time_grid(steps), "euler").state
+    return solve(setting.blend, judged_sources(), time_grid(steps), "euler").state
 
 
 @lru_cache(maxsize=64)
@@ -122,7 +124,7 @@ def _excess_of(setting: Setting, steps: int) -> float:
 
 @lru_cache(maxsize=64)
 def _straightness(setting: Setting) -> float:
-    return straightness(setting.blend, sources(200), 16)
+    return straightness(setting.blend, judged_sources(200), 16)
 
 
 def excess(task: str, x: Tensor) -> float:
@@ -136,7 +138,7 @@ def excess(task: str, x: Tensor) -> float:
 def _floor(task: str) -> float:
     """The mean over sets of real points: that of one is off by half."""
     plane = open_plane(task)
-    return mean(frechet_distance(part, plane.real) for part in plane.learnt.split(JUDGED))
+    return mean(frechet_distance(part, plane.real) for part in plane.floor.split(JUDGED))
 
 
 def measures(setting: Setting) -> list[list[str | float]]:
@@ -172,7 +174,7 @@ def paths_figure(
     """Teacher paths and curves, one of them with its guides; and what was measured of it in
     words.
     """
-    x0, times = sources(SHOWN), time_grid(48)
+    x0, times = noise(0, Stream.SAMPLE, range(SHOWN), (2,)), time_grid(48)
     path: list[Tensor] = []
     solve(setting.blend, x0, times, "heun", observe=lambda k, x: path.append(x))
     states, curve = torch.stack(path), moved(setting.curves(x0), row, guide, shift)
@@ -220,7 +222,7 @@ def paths_figure(
             color=COLOURS[1],
         )
     axes.plot(x0[:, 0], x0[:, 1], "o", color=COLOURS[6], ms=4, label="source, t=0")
-    reach = max(MOST, float(curve.points.abs().max()) * 1.05)
+    reach = max(REACH, float(curve.points.abs().max()) * 1.05)
     axes.set(
         xlim=(-reach, reach),
         ylim=(-reach, reach),
@@ -264,7 +266,7 @@ def samples_figure(setting: Setting, student: Sequence[Tensor] | None = None) ->
         figure.subplots(2, 3, sharex=True, sharey=True).flatten(), panels.items(), strict=True
     ):
         axes.plot(x[:, 0], x[:, 1], ".", color=colour, ms=2.5, alpha=0.6)
-        axes.set(xlim=(-MOST, MOST), ylim=(-MOST, MOST), aspect="equal")
+        axes.set(xlim=(-REACH, REACH), ylim=(-REACH, REACH), aspect="equal")
         axes.set_title(title, fontsize=10)
         if not len(x):
             axes.text(
@@ -275,40 +277,46 @@ def samples_figure(setting: Setting, student: Sequence[Tensor] | None = None) ->
     return figure
 
 
+@dataclass(frozen=True)
+class Batches:
+    """Batches of curves, and of real points beside them.
+
+    Args:
+        points: control points of all curves, ``(degree + 1, LEARNT, 2)``.
+        rows: curves of a batch.
+        real: real points to align with; None for none.
+    """
+
+    points: Tensor
+    rows: int
+    real: Tensor | None = None
+
+    def __call__(self, generator: torch.Generator) -> Curves | Aligned:
+        """A batch."""
+        curve = BezierCurve(
+            self.points[:, torch.randint(LEARNT, (self.rows,), generator=generator)]
+        )
+        if self.real is None:
+            return Curves(curve, None)
+        few = torch.randint(len(self.real), (REAL_ROWS * self.rows,), generator=generator)
+        return Aligned(curve, None, self.real[few], None)
+
+
 def distil(
     setting: Setting, steps: int = 500, align: int = 150, batch: int = 256
 ) -> tuple[Tensor, ...]:
     """Train a small student on the curves of a setting; its samples at one and two passes from the
     noise that all are judged on.
     """
-    curves = setting.curves(sources(LEARNT, start=JUDGED))
+    points = setting.curves(noise(0, Stream.SIMULATE, range(LEARNT), (2,))).points
     real, metric = open_plane(setting.task).learnt, Loss(0.03)
-    regression, alignment = CurveRegression(MapDraw(), metric, 1.0), Alignment(SCHEDULES, metric)
-
-    def some(states: Tensor, count: int, generator: torch.Generator) -> Tensor:
-        return states[..., torch.randint(LEARNT, (count,), generator=generator), :]
-
-    def regress(
-        nets: Mapping[str, nn.Module], generator: torch.Generator
-    ) -> Iterator[tuple[str, Tensor]]:
-        batch_of = BezierCurve(some(curves.points, batch, generator))
-        yield "student", regression.loss(nets["student"], (batch_of, None), generator)
-
-    def match(
-        nets: Mapping[str, nn.Module], generator: torch.Generator
-    ) -> Iterator[tuple[str, Tensor]]:
-        batch_of = BezierCurve(some(curves.points, batch, generator))
-        yield (
-            "student",
-            alignment.loss(nets["student"], (batch_of, None), some(real, 4 * batch, generator)),
-        )
-
     net: nn.Module = NetworkConfig("mlp", 64, 3).build((2,), 0)
     with TemporaryDirectory() as folder:
         loop = LoopConfig(accelerator="cpu", ema=0.99)
-        net = Trainer({"student": net}, loop, Path(folder), "curves").fit(regress, steps, 0)
-        net = Trainer({"student": net}, loop, Path(folder), "alignment", {"student": 5e-4}).fit(
-            match, align, 1
-        )
+        trainer = Trainer({"student": net}, loop, Path(folder), "curves")
+        objective = CurveRegression(MapIntervals(), metric, 1.0)
+        net = trainer.fit(objective, Batches(points, batch), steps, 0)
+        trainer = Trainer({"student": net}, loop, Path(folder), "alignment", {"student": 5e-4})
+        net = trainer.fit(Alignment(KNOTS, metric), Batches(points, batch, real), align, 1)
     with torch.no_grad():
-        return tuple(sample(net, sources(JUDGED), knots) for knots in SCHEDULES)
+        return tuple(sample(net, judged_sources(), knots) for knots in KNOTS)

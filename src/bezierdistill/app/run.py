@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from bezierdistill.errors import UserError
 from bezierdistill.models import Model, find_teacher
-from bezierdistill.reporting.runs import Run
+from bezierdistill.records import ArenaRow
+from bezierdistill.reporting.runs import Findings
 
 BUNDLED = Path(__file__).parents[1] / "bundled"
 
@@ -25,7 +27,7 @@ class Shown:
 
     name: str
     models: Mapping[str, Model]
-    rows: Sequence[Mapping[str, Any]]
+    rows: Sequence[ArenaRow]
 
     @property
     def generators(self) -> dict[str, Model]:
@@ -33,28 +35,29 @@ class Shown:
         vectors = {
             name
             for name, model in self.models.items()
-            if model.conditions and model.frequencies is None
+            if model.condition_size and not model.conditions.classes
         }
         return {
             name: model
             for name, model in self.models.items()
-            if model.source is None and name not in vectors
+            if model.domain is None and name not in vectors
         }
 
     @property
     def translators(self) -> dict[str, Model]:
         """The models that start from another domain."""
-        return {name: model for name, model in self.models.items() if model.source is not None}
+        return {name: model for name, model in self.models.items() if model.domain is not None}
 
     def teacher(self, student: Model) -> Model | None:
         """The first of a student's teachers, wherever in the run it lies now, or where it was; None
         if it is not there.
         """
-        for entry in student.card.get("teachers", [])[:1]:
+        for entry in student.card.teachers[:1]:
             for model in self.models.values():
-                if model.card["digest"] == entry["digest"]:
+                if model.card.digest == entry.digest:
                     return model
-            return find_teacher(entry)
+            with suppress(UserError):
+                return find_teacher(entry, student.folder or Path())
         return None
 
 
@@ -64,9 +67,7 @@ def open_run(folder: Path | None) -> Shown:
     Raises:
         UserError: if it holds no run, or something in it is damaged.
     """
-    run = Run.open(BUNDLED if folder is None else folder)
-    students_first = sorted(
-        run.models.items(), key=lambda entry: entry[1].card.get("kind") != "student"
-    )
+    run = Findings.open(BUNDLED if folder is None else folder)
+    students_first = sorted(run.models.items(), key=lambda entry: entry[1].card.kind != "student")
     name = "the run that ships with the package" if folder is None else str(folder)
     return Shown(name, dict(students_first), run.rows)

@@ -12,16 +12,17 @@ import numpy as np
 
 from bezierdistill.app.answers import LIVE, answered, shown
 from bezierdistill.app.run import Shown
-from bezierdistill.data import load_data
-from bezierdistill.data.reading import check_size, read_images
+from bezierdistill.data import from_pixels, load_data
+from bezierdistill.data.images import check_size, read_images
 from bezierdistill.errors import UserError
 from bezierdistill.models import Model
-from bezierdistill.reporting.runs import counted
-from bezierdistill.stages.translate import from_pixels, resized
+from bezierdistill.stages.translate import resized
+from bezierdistill.words import counted
 
-TEXT = """A model that starts from images of one domain and ends in another. Drop an image, which is resized and, for a model of grey
-images, turned grey; or take a held-out image of the domain. An image should look as those do: digits here are white on black."""
-FLOW_PASSES, MOST_HELD_OUT, WIDTH, MOST_PIXELS = 40, 1000, 256, 2**22
+TEXT = """A model that starts from images of one domain and ends in another. Drop an image, which is
+resized and, for a model of grey images, turned grey; or take a held-out image of the domain. An
+image should look as those do: digits here are white on black."""
+FLOW_PASSES, MAX_HELD_OUT, WIDTH, MAX_PIXELS = 40, 1000, 256, 2**22
 
 
 def translate_tab(page: gr.Blocks, run: Shown) -> None:
@@ -63,8 +64,8 @@ def translate_tab(page: gr.Blocks, run: Shown) -> None:
             raise UserError(f"model is {str(name)[:60]!r}, expected one of {', '.join(models)}")
         model = models[name]
         x, what = (_uploaded(Path(file), model), "your image") if file else _held_out(model, number)
-        assert model.source is not None
-        return [(shown(model.source.encode(x), 1, WIDTH), what), *_translations(run, model, x)]
+        assert model.domain is not None
+        return [(shown(model.domain.encode(x), 1, WIDTH), what), *_translations(run, model, x)]
 
     given = [name, file, number]
     gr.on([page.load, *(part.change for part in given)], translate, given, gallery, **LIVE)
@@ -74,12 +75,12 @@ def _translations(run: Shown, model: Model, x: np.ndarray) -> list[tuple[np.ndar
     """A student's at one and two passes, and those of the flow that it was distilled from (or that
     the model itself is).
     """
-    is_student = model.card.get("kind") == "student"
+    is_student = model.card.kind == "student"
     made = [
         (passes, model.translate(x, passes), "student") for passes in ((1, 2) if is_student else ())
     ]
     flow = run.teacher(model) if is_student else model
-    if flow is not None and flow.source is not None:
+    if flow is not None and flow.domain is not None:
         made.append((FLOW_PASSES, flow.translate(x, FLOW_PASSES, "heun"), "flow"))
     return [
         (shown(model.scaling.encode(y), 1, WIDTH), f"{kind}, {counted(passes, 'pass')}")
@@ -88,20 +89,20 @@ def _translations(run: Shown, model: Model, x: np.ndarray) -> list[tuple[np.ndar
 
 
 def _uploaded(file: Path, model: Model) -> np.ndarray:
-    """An uploaded image as a state of the model's source, in own units."""
-    assert model.source is not None
+    """An uploaded image as a state of the model's domain, in original units."""
+    assert model.domain is not None
     try:
-        check_size(file, MOST_PIXELS)
+        check_size(file, MAX_PIXELS)
         pixels = read_images(file)[1]
     except ValueError as error:  # by its own name, without the folders of this machine
         raise UserError(str(error).replace(str(file), file.name)) from None
-    return resized(from_pixels(pixels, model.source, grey=True), model)
+    return resized(from_pixels(pixels, model.domain, grey=True), model)
 
 
 def _held_out(model: Model, number: Any) -> tuple[np.ndarray, str]:
-    """A held-out sample of the data that a model translates from, in own units."""
-    data = load_data(str(model.card.get("source_data")))
-    count = min(data.count("test") or MOST_HELD_OUT, MOST_HELD_OUT)
+    """A held-out sample of the data that a model translates from, in original units."""
+    data = load_data(str(model.card.domain_data))
+    count = min(data.count("test") or MAX_HELD_OUT, MAX_HELD_OUT)
     if number is None or not 0 <= number < count:
         raise UserError(f"number is {number}, expected 0 to {count - 1}")
     return (

@@ -19,17 +19,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bezierdistill.curves import BezierCurve
 from bezierdistill.data import Data
 from bezierdistill.errors import UserError
 from bezierdistill.files import read_json, write_json
 from bezierdistill.models import CARD, Model, NetworkConfig, load_model
-from bezierdistill.objectives import CurveRegression, FlowMatching
+from bezierdistill.objectives import CurveRegression, Curves, FlowMatching, Objective
 from bezierdistill.stages.distill import DistillConfig, distill
 from bezierdistill.stages.simulate import SimulateConfig, simulate
 from bezierdistill.stages.train import TrainConfig, train
 from bezierdistill.store import CurveStore
-from bezierdistill.training.loop import Step, Trainer
+from bezierdistill.training.batches import PairBatches
+from bezierdistill.training.loop import Batches, Trainer
 from bezierdistill.training.settings import LoopConfig
 
 Sampler = Callable[..., Tensor]
@@ -102,7 +102,7 @@ class Bench:
         """A flow-matching teacher trained with a share of the budget; the weak one has another
         seed.
         """
-        steps, seed = self.steps(FlowMatching.passes, int(share * self.budget)), self.seed + weak
+        steps, seed = self.steps(FlowMatching.cost, int(share * self.budget)), self.seed + weak
         folder = self.shared / f"teacher-{steps}-{seed}"
         conditional = self.conditional
         config = TrainConfig(
@@ -165,8 +165,8 @@ class Bench:
         """Train a student (or the next flow) on stored pairs with ``spend`` passes, by default all
         that are left.
         """
-        steps = self.steps(CurveRegression.passes, spend)
-        self.charge(steps * self.batch * CurveRegression.passes)
+        steps = self.steps(CurveRegression.cost, spend)
+        self.charge(steps * self.batch * CurveRegression.cost)
         out = self.folder / name
         return distill(
             DistillConfig(
@@ -186,46 +186,40 @@ class Bench:
             shape or self.data.shape, self.seed, self.data.condition_size if self.conditional else 0
         )
 
-    def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor | None]:
-        """A batch of independent noise and data, and the data's conditions if the cell is
-        conditional.
-        """
-        x1, cond = self.data.batch(self.batch, generator)
-        return torch.randn(x1.shape, generator=generator), x1, cond if self.conditional else None
-
     def fit(
-        self, net: nn.Module, objective: Any, name: str = "student", spend: int | None = None
-    ) -> nn.Module:
-        """Train a network by an objective on noise and data with ``spend`` passes, by default all
-        that are left.
-        """
-
-        def step(nets: Mapping[str, nn.Module], generator: torch.Generator) -> Any:
-            yield "student", objective.loss(nets["student"], self.draw(generator), generator)
-
-        return self.run({"student": net}, step, objective.passes, name, spend)
-
-    def run(
         self,
-        nets: Mapping[str, nn.Module],
-        step: Step,
-        cost: float,
-        name: str,
+        nets: nn.Module | Mapping[str, nn.Module],
+        objective: Objective,
+        batches: Batches | None = None,
+        name: str = "student",
         spend: int | None = None,
-        **rates: float,
+        rates: Mapping[str, float] | None = None,
     ) -> nn.Module:
-        """Train networks by a step of :class:`~bezierdistill.training.loop.Trainer` that costs
-        ``cost`` passes a row.
+        """Train networks by an objective.
+
+        Args:
+            nets: the network, called ``student``, or several by name.
+            objective: what they are trained by.
+            batches: what it is trained on; by default :attr:`draws`.
+            name: of the training in files and logs.
+            spend: network passes, by default all that are left.
+            rates: learning rates by network, where they differ from the loop's.
 
         Returns:
             The first network with averaged weights.
         """
-        steps = self.steps(cost, spend)
-        self.charge(int(steps * self.batch * cost))
-        return Trainer(nets, self.loop, self.folder / name, name, rates).fit(step, steps, self.seed)
+        steps = self.steps(objective.cost, spend)
+        self.charge(int(steps * self.batch * objective.cost))
+        nets = {"student": nets} if isinstance(nets, nn.Module) else nets
+        trainer = Trainer(nets, self.loop, self.folder / name, name, rates)
+        return trainer.fit(objective, batches or self.draws, steps, self.seed)
 
-    def lines(
-        self, store: CurveStore, generator: torch.Generator
-    ) -> tuple[BezierCurve, Tensor | None]:
-        """A batch of stored pairs and their conditions."""
-        return store.batch(self.batch, generator)
+    @property
+    def draws(self) -> PairBatches:
+        """Batches of noise and data, with the data's conditions if the cell is conditional."""
+        drop = 0.0 if self.conditional else None
+        return PairBatches(self.data, self.batch, torch.device("cpu"), drop)
+
+    def lines(self, store: CurveStore) -> Callable[[torch.Generator], Curves]:
+        """Batches of stored pairs."""
+        return lambda generator: Curves(*store.batch(self.batch, generator))

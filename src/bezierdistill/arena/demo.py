@@ -1,17 +1,20 @@
 """The demo: the arena with one seed and the methods that ours replaces, its samples and models kept
-for the report.
+for the report: ``bezierdistill demo``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bezierdistill.arena.runner import ArenaConfig, arena
-from bezierdistill.settings import as_paths
+from bezierdistill.arena.runner import ArenaConfig, arena, compared
+from bezierdistill.settings import as_paths, check_counts, check_seed
 
-METHODS = "bezier,bezier-teacher,teacher-euler,rf-2,rfd-1,rfd-2"
+if TYPE_CHECKING:
+    from bezierdistill.records import ArenaRow
+
+METHODS = ("bezier", "bezier-teacher", "teacher-euler", "rf-2", "rfd-1", "rfd-2")
 
 
 @dataclass(frozen=True)
@@ -39,26 +42,30 @@ class DemoConfig:
 
     def __post_init__(self) -> None:
         as_paths(self, "out")
+        check_seed(self.seed)
+        check_counts(budget=self.budget)
 
 
-def demo(config: DemoConfig) -> list[dict[str, Any]]:
-    """Run the comparison; see :func:`bezierdistill.arena.runner.arena` for its rows.
+def demo(config: DemoConfig) -> list[ArenaRow]:
+    """Run the comparison, on the processor; see :func:`bezierdistill.arena.runner.arena`.
 
     Raises:
         UserError: on bad data or settings, or a folder that holds another run.
     """
-    return arena(
-        ArenaConfig(
-            config.data,
-            config.out,
-            METHODS,
-            config.budget,
-            seeds=1,
-            first_seed=config.seed,
-            keep_samples=True,
-            keep_models=True,
-            fast=config.fast,
-        ),
-        "demo",
-        config,
+    settings = ArenaConfig(
+        config.data,
+        config.out,
+        METHODS,
+        config.budget,
+        seeds=1,
+        first_seed=config.seed,
+        keep_samples=True,
+        keep_models=True,
+        fast=config.fast,
     )
+    return arena(settings, "demo", config)
+
+
+def main_demo(config: DemoConfig) -> dict[str, Any]:
+    """The verb ``demo``."""
+    return compared(config.out, demo(config))

@@ -8,50 +8,50 @@ method (``benchmarks/search.py``).
 from __future__ import annotations
 
 import copy
-import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bezierdistill.arena.bench import PAIR_STEPS, Bench, Method, Sampler
 from bezierdistill.curves import BezierCurve
-from bezierdistill.flow_map import cheapest_knots, interval_errors, sample
+from bezierdistill.flow_map import renoised_sample, sample
+from bezierdistill.knots import cheapest_knots, interval_errors
 from bezierdistill.models import Model
-from bezierdistill.noise import noise
-from bezierdistill.objectives.alignment import REAL_ROWS, Alignment
-from bezierdistill.objectives.conic import Conic
-from bezierdistill.objectives.consistency import (
+from bezierdistill.noise import Stream, generator, noise
+from bezierdistill.objectives import (
+    Aligned,
+    Alignment,
+    Balanced,
+    Conic,
     ConsistencyDistillation,
     ConsistencyTraining,
-    consistency_sample,
-    karras_times,
-    noise_time,
+    ConstantAcceleration,
+    DistributionMatching,
+    InitialVelocity,
+    LagrangianMap,
+    LagrangianSelfDistillation,
+    Loss,
+    MeanFlow,
+    Piecewise,
+    Progressive,
+    RectifiedFlowPP,
+    Shortcut,
 )
-from bezierdistill.objectives.constant_acceleration import ConstantAcceleration
+from bezierdistill.objectives.alignment import REAL_ROWS
+from bezierdistill.objectives.consistency import karras_times, noise_time
 from bezierdistill.objectives.constant_acceleration import sample as acceleration_sample
-from bezierdistill.objectives.distribution_matching import DistributionMatching
-from bezierdistill.objectives.distribution_matching import sample as matching_sample
-from bezierdistill.objectives.flow_map_matching import LagrangianMap, LagrangianSelfDistillation
-from bezierdistill.objectives.losses import Loss
-from bezierdistill.objectives.mean_flow import MeanFlow
-from bezierdistill.objectives.piecewise import Piecewise
-from bezierdistill.objectives.progressive import Progressive, halvings
-from bezierdistill.objectives.rectified_flow_pp import RectifiedFlowPP
-from bezierdistill.objectives.shortcut import Shortcut
+from bezierdistill.objectives.progressive import halvings
 from bezierdistill.simulation import Simulation
 from bezierdistill.solvers import time_grid
 from bezierdistill.stages.recipe import RecipeConfig, run_recipe
 
 OURS = "bezier"
-Nets = Mapping[str, nn.Module]
-Losses = Iterator[tuple[str, Tensor]]
-MIDDLE = noise_time(
-    0.821
-)  # where the second pass of a consistency model starts (Geng et al. 2024; EDM's scale)
+# Where the second pass of a consistency model starts (Geng et al. 2024; EDM's scale).
+MIDDLE = noise_time(0.821)
 TEACHER = 0.4  # share of the budget that a rival's teacher gets, unless its search said otherwise
 
 
@@ -98,10 +98,10 @@ def teacher_knots(bench: Bench, share: float = 0.95) -> Mapping[int, Sampler]:
     model, grid = bench.teacher(share), time_grid(20)
     cost = 2 * PAIR_STEPS + len(grid) * (len(grid) - 1) // 2
     curves = min(bench.left // cost, 2048)
-    cond = model.condition(range(curves), bench.seed)
-    line, _ = Simulation(model.field, steps=PAIR_STEPS).curves(
-        noise(bench.seed, 0, curves, bench.data.shape), cond
-    )
+    rows = range(curves)
+    cond = model.condition(rows, bench.seed, Stream.SIMULATE)
+    x0 = noise(bench.seed, Stream.SIMULATE, rows, bench.data.shape)
+    line, _ = Simulation(model.field, steps=PAIR_STEPS).curves(x0, cond)
     costs = interval_errors(model.net, line, grid, cond)
     bench.charge(curves * cost)
     return {k: partial(sample, model.net, knots=cheapest_knots(costs, grid, k)) for k in (2, 4)}
@@ -155,13 +155,7 @@ def rectified_flow_pp(
     """
     model = bench.teacher(share)
     store, objective = bench.pairs(model), RectifiedFlowPP(huber=huber, **settings)
-
-    def step(nets: Nets, generator: torch.Generator) -> Losses:
-        yield "student", objective.loss(nets["student"], bench.lines(store, generator), generator)
-
-    return _steps(
-        bench.run({"student": copy.deepcopy(model.net)}, step, objective.passes, "student"), 1, 2
-    )
+    return _steps(bench.fit(copy.deepcopy(model.net), objective, bench.lines(store)), 1, 2)
 
 
 def conic(
@@ -171,18 +165,16 @@ def conic(
     the training, as the authors do.
     """
     model = bench.teacher(share)
-    generated, inverted = bench.pairs(model, 0.05), bench.pairs(model, 0.05, backwards=True)
+    generated = bench.lines(bench.pairs(model, 0.05))
+    inverted = bench.lines(bench.pairs(model, 0.05, backwards=True))
+
+    def batches(draws: torch.Generator) -> Balanced:
+        return Balanced(generated(draws), inverted(draws))
+
     net = copy.deepcopy(model.net)
     for half, weight in enumerate((real, 0.0)):
-        objective = Conic(weight, zeta)
-
-        def step(nets: Nets, generator: torch.Generator, objective: Conic = objective) -> Losses:
-            batch = (bench.lines(generated, generator), bench.lines(inverted, generator))
-            yield "student", objective.loss(nets["student"], batch, generator)
-
-        net = bench.run(
-            {"student": net}, step, objective.passes, f"half-{half + 1}", bench.left // (2 - half)
-        )
+        spend = bench.left // (2 - half)
+        net = bench.fit(net, Conic(weight, zeta), batches, f"half-{half + 1}", spend)
     return _steps(net, 1, 2)
 
 
@@ -193,10 +185,8 @@ def progressive(bench: Bench, share: float = TEACHER, steps: int = 64) -> Mappin
     net, samplers = bench.teacher(share).net, {}
     rounds = halvings(steps)
     for k, number in enumerate(rounds):
-        objective = Progressive(copy.deepcopy(net), number)
-        net = bench.fit(
-            copy.deepcopy(net), objective, f"steps-{number}", bench.left // (len(rounds) - k)
-        )
+        objective, spend = Progressive(copy.deepcopy(net), number), bench.left // (len(rounds) - k)
+        net = bench.fit(copy.deepcopy(net), objective, name=f"steps-{number}", spend=spend)
         samplers |= _steps(net, number)
     return {k: samplers[k] for k in (1, 2)}
 
@@ -230,29 +220,17 @@ def consistency_training(
     """
     net = copy.deepcopy(bench.teacher(share).net) if share else bench.build()
     objective = ConsistencyTraining(metric=Loss(huber), **settings)  # pyright: ignore[reportArgumentType]
-    steps, done = bench.steps(objective.passes), itertools.count()
-
-    def step(nets: Nets, generator: torch.Generator) -> Losses:
-        yield (
-            "student",
-            objective.loss(nets["student"], bench.draw(generator), generator, next(done) / steps),
-        )
-
-    return _renoised(
-        bench,
-        bench.run({"student": net}, step, objective.passes, "student", student=lr or bench.loop.lr),
-        middle,
-    )
+    net = bench.fit(net, objective, rates={"student": lr or bench.loop.lr})
+    return _renoised(bench, net, middle)
 
 
 def piecewise(
     bench: Bench, share: float = TEACHER, windows: int = 2, steps: int = 4, solver: str = "heun"
 ) -> Mapping[int, Sampler]:
-    """Piecewise rectified flow (Yan et al. 2024): one Euler step a window."""
+    """Piecewise rectified flow (Yan et al. 2024): one Euler step per window."""
     model = bench.teacher(share)
-    return _steps(
-        bench.fit(copy.deepcopy(model.net), Piecewise(model.field, windows, steps, solver)), windows
-    )
+    objective = Piecewise(model.field, windows, steps, solver)
+    return _steps(bench.fit(copy.deepcopy(model.net), objective), windows)
 
 
 def constant_acceleration(
@@ -260,30 +238,11 @@ def constant_acceleration(
 ) -> Mapping[int, Sampler]:
     """Constant acceleration flow (Park et al. 2024): one step of its two networks is two passes."""
     model = bench.teacher(share)
-    store, objective = bench.pairs(model), ConstantAcceleration(h)
-
-    def first(nets: Nets, generator: torch.Generator) -> Losses:
-        yield (
-            "student",
-            objective.velocity_loss(nets["student"], bench.lines(store, generator), generator),
-        )
-
-    def second(nets: Nets, generator: torch.Generator) -> Losses:
-        yield (
-            "student",
-            objective.acceleration_loss(
-                nets["student"], net_v, bench.lines(store, generator), generator
-            ),
-        )
-
-    spend = int(velocity * bench.left)
-    net_v = bench.run(
-        {"student": copy.deepcopy(model.net)}, first, objective.velocity_passes, "velocity", spend
-    )
-    shape = (2 * bench.data.shape[0], *bench.data.shape[1:])
-    net_a = bench.run(
-        {"student": bench.build(shape)}, second, objective.acceleration_passes, "acceleration"
-    )
+    lines = bench.lines(bench.pairs(model))
+    spend, start = int(velocity * bench.left), copy.deepcopy(model.net)
+    net_v = bench.fit(start, InitialVelocity(h), lines, "velocity", spend)
+    net_a = bench.build((2 * bench.data.shape[0], *bench.data.shape[1:]))
+    net_a = bench.fit(net_a, ConstantAcceleration(net_v), lines, "acceleration")
     return {2: partial(acceleration_sample, net_v, net_a)}
 
 
@@ -291,28 +250,18 @@ def moment_matching(
     bench: Bench, share: float = 0.0, lr: float | None = None
 ) -> Mapping[int, Sampler]:
     """Generative moment matching (Li et al. 2015) by the energy distance, from scratch or a
-    teacher: our law alignment without curves.
+    teacher: our alignment without curves.
     """
     net = copy.deepcopy(bench.teacher(share).net) if share else bench.build()
     objective = Alignment(((0.0, 1.0),), anchor=0.0, clamp=bench.data.scaling.clamp)
 
-    def step(nets: Nets, generator: torch.Generator) -> Losses:
-        x0, x1, cond = bench.draw(generator)
-        real, real_cond = bench.data.batch(REAL_ROWS * bench.batch, generator)
-        yield (
-            "student",
-            objective.loss(
-                nets["student"],
-                (BezierCurve.line(x0, x1), cond),
-                real,
-                real_cond if bench.conditional else None,
-            ),
-        )
+    def batches(draws: torch.Generator) -> Aligned:
+        x0, x1, cond = bench.draws(draws)
+        real, real_cond = bench.data.batch(REAL_ROWS * bench.batch, draws)
+        real_cond = real_cond if bench.conditional else None
+        return Aligned(BezierCurve.line(x0, x1), cond, real, real_cond)
 
-    return _steps(
-        bench.run({"student": net}, step, objective.passes, "student", student=lr or bench.loop.lr),
-        1,
-    )
+    return _steps(bench.fit(net, objective, batches, rates={"student": lr or bench.loop.lr}), 1)
 
 
 def distribution_matching(
@@ -326,14 +275,9 @@ def distribution_matching(
     """DMD2's recipe without a GAN (Yin et al. 2024) from one teacher."""
     model = bench.teacher(share)
     objective = DistributionMatching(model.field, knots, times, critic_steps)
-
-    def step(nets: Nets, generator: torch.Generator) -> Losses:
-        x0, _, cond = bench.draw(generator)
-        yield from objective.losses(nets["student"], nets["critic"], x0, cond, generator)
-
     nets = {"student": copy.deepcopy(model.net), "critic": copy.deepcopy(model.net)}
-    net = bench.run(nets, step, objective.passes, "student", student=lr)
-    return {len(knots) - 1: partial(matching_sample, net, knots=knots, generator=_fresh(bench))}
+    net = bench.fit(nets, objective, rates={"student": lr})
+    return {len(knots) - 1: _renoising(bench, net, *knots[1:-1])}
 
 
 def shortcut(bench: Bench, share: float = 0.75) -> Mapping[int, Sampler]:
@@ -366,18 +310,16 @@ def flow_map_self_distillation(bench: Bench, share: float = 0.5) -> Mapping[int,
 
 
 def _renoised(bench: Bench, net: nn.Module, middle: float) -> dict[int, Sampler]:
-    """Samplers of a consistency model: the second pass starts from the first one's end, noised anew
-    to the time ``middle``.
+    """Samplers of a consistency model: the second pass starts from the first one's end, noised
+    again to the time ``middle``.
     """
-    return {
-        1: partial(consistency_sample, net, times=(), generator=_fresh(bench)),
-        2: partial(consistency_sample, net, times=(middle,), generator=_fresh(bench)),
-    }
+    return {1: _renoising(bench, net), 2: _renoising(bench, net, middle)}
 
 
-def _fresh(bench: Bench) -> torch.Generator:
-    """The generator of noise that a sampler draws beyond its source."""
-    return torch.Generator().manual_seed(bench.seed)
+def _renoising(bench: Bench, net: nn.Module, *times: float) -> Sampler:
+    """A sampler that draws noise beyond its source."""
+    fresh = generator(bench.seed, Stream.JUDGE)
+    return partial(renoised_sample, net, times=times, generator=fresh)
 
 
 def _steps(net: nn.Module, *passes: int) -> dict[int, Sampler]:
@@ -392,7 +334,7 @@ def _jumps(model: Model, *passes: int) -> dict[int, Sampler]:
 
 # Ours is bezier alone; bezier-half has half of the budget, bezier-teacher is its strong teacher
 # undistilled. The others lack an ingredient: curves (straight lines instead), the second teacher,
-# both of these, the pseudo-Huber loss, law alignment.
+# both of these, the pseudo-Huber loss, alignment.
 METHODS: dict[str, Method] = {
     OURS: bezier,
     "bezier-half": half_budget,

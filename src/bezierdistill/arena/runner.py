@@ -1,56 +1,39 @@
 """Run methods against each other: cells of a method and a seed, resumable, judged on the same
-held-out samples from the same noise.
+held-out samples from the same noise: ``bezierdistill arena``.
 """
 
 from __future__ import annotations
 
-import contextlib
-import math
-import resource
-import shutil
 import sys
-import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from bezierdistill.arena.bench import Bench, Method, Sampler
-from bezierdistill.arena.methods import METHODS, OURS
-from bezierdistill.data import Data, load_data
 from bezierdistill.errors import UserError
-from bezierdistill.files import (
-    check_entries,
-    claim,
-    discard,
-    load_function,
-    locked,
-    read_json,
-    remove_unfinished,
-    write_array,
-    write_json,
+from bezierdistill.networks.config import NetworkConfig
+from bezierdistill.settings import (
+    WORDS,
+    Contents,
+    as_paths,
+    check_counts,
+    check_seed,
+    check_whole_batches,
+    written,
 )
-from bezierdistill.metrics import Evaluator
-from bezierdistill.models import NetworkConfig
-from bezierdistill.noise import noise
-from bezierdistill.progress import announce
-from bezierdistill.run import machine, recorded
-from bezierdistill.settings import as_paths, check_counts, check_seed, check_whole_batches
-from bezierdistill.stages.train import conditions_of
-from bezierdistill.training.ranks import open_fabric
 from bezierdistill.training.settings import LoopConfig
 
-RESULT, SETTINGS = "arena.json", "run.json"
-JUDGE_SEED = 1_000_003
-# What every row of a cell has, and what those of a method that ran have.
-HEAD = {"method": str, "seed": int, "ours": bool}
-RATIOS = ("frechet_ratio", "sliced_wasserstein_ratio", "energy_ratio")
-FIGURES = {"passes": int} | dict.fromkeys(
-    ("spent_passes", "seconds", "peak_memory_mb", *RATIOS), (int, float)
-)
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from bezierdistill.arena.bench import Method, Sampler
+    from bezierdistill.data import Data
+    from bezierdistill.metrics import Evaluator
+    from bezierdistill.records import ArenaRow, Scores
+
+RESULT = "arena.json"
+FREE = ("methods", "seeds", "first_seed", "keep_samples", "keep_models")
 
 
 @dataclass(frozen=True)
@@ -69,11 +52,11 @@ class ArenaConfig:
     """Built-in name or path (of vectors or images)."""
     out: Path
     """Folder of the run; cells that are finished there are not run again."""
-    methods: str = "all"
+    methods: tuple[str, ...] = written(("all",), WORDS)
     """All, or names separated by commas; a path ending in .py enters a method of your own (its
     function method(bench))."""
     budget: int = 2_000_000
-    """Network passes that each method may spend: a forward counts 1, forward and backward 3, a
+    """Network passes that each method may spend: a forward counts 1, forward and backward 3, per
     row."""
     seeds: int = 3
     """Number of seeds."""
@@ -82,7 +65,7 @@ class ArenaConfig:
     samples: int = 4096
     """Samples judged."""
     batch: int = 256
-    """Rows a step."""
+    """Rows per step."""
     keep_samples: bool = False
     """Keep the judged samples as samples/METHOD-SEED-PASSES.npz, and the held-out real ones as
     samples/real.npz."""
@@ -103,13 +86,20 @@ class ArenaConfig:
         as_paths(self, "out")
         check_seed(self.first_seed)
         check_counts(budget=self.budget, seeds=self.seeds, samples=self.samples, batch=self.batch)
+        check_whole_batches(self.loop.accumulate)
+        if self.loop.accelerator not in ("auto", "cpu"):
+            raise UserError(
+                f"loop.accelerator is {self.loop.accelerator!r}, expected cpu: methods of the arena"
+                " are compared on the processor"
+            )
 
     def scaled(self) -> ArenaConfig:
         """The settings that are run: much smaller ones with ``fast``."""
+        own = replace(self, loop=replace(self.loop, accelerator="cpu"))
         if not self.fast:
-            return self
+            return own
         return replace(
-            self,
+            own,
             budget=400_000,
             batch=64,
             samples=512,
@@ -117,7 +107,18 @@ class ArenaConfig:
         )
 
 
-def arena(config: ArenaConfig, verb: str = "arena", asked: object = None) -> list[dict[str, Any]]:
+CONTENTS = Contents(
+    "methods compared within one budget of network passes",
+    {
+        "arena.json": "the result: a row for each method, seed and number of passes",
+        "cells/": "the same by method and seed; remove a cell's file to run it again",
+        "samples/": "judged samples, where they are kept",
+        "models/, shared/": "models and curves of every method, where they are kept",
+    },
+)
+
+
+def arena(config: ArenaConfig, verb: str = "arena", asked: object = None) -> list[ArenaRow]:
     """Run every cell that is not finished, and write ``arena.json``.
 
     Args:
@@ -126,124 +127,116 @@ def arena(config: ArenaConfig, verb: str = "arena", asked: object = None) -> lis
         asked: the settings of that command, if they are not these.
 
     Returns:
-        Its rows, one a method, seed and number of passes: ``method``, ``ours``, ``seed``,
-        ``passes``, ``spent_passes``, ``seconds``, ``peak_memory_mb``, and every metric with its
-        ``_floor`` and ``_ratio``; a cell that failed is one row with its ``error``.
+        A row per method, seed and number of passes; a cell that failed is one row with its error.
 
     Raises:
         UserError: on bad data or settings, an unknown method, or a folder that holds an arena with
             other settings or is being written.
     """
-    asked, config = asked or config, config.scaled()
+    from bezierdistill.data import load_data
+    from bezierdistill.files import remove_unfinished, write_json
+    from bezierdistill.records import to_json
+    from bezierdistill.reporting.summary import gather
+    from bezierdistill.run import Run
+    from bezierdistill.stages.train import conditions_of
+
+    asked, fast, config = asked or config, config.fast, config.scaled()
     methods, data = choose_methods(config.methods), load_data(config.data)
-    if open_fabric(config.loop.accelerator).device.type != "cpu":
-        raise UserError(
-            f"accelerator {config.loop.accelerator!r} is not the CPU here, on which the arena"
-            " trains: --loop.accelerator cpu"
-        )
-    check_whole_batches(config.loop)
     if config.conditional:
         conditions_of(data)
-    with locked(config.out):
-        _claim(config)
+    with Run(config.out, verb, config, CONTENTS, FREE, asked=asked, fast=fast):
         for part in ("cells", "samples"):
             remove_unfinished(config.out / part)
-        with recorded(config.out, verb, asked):
-            _run_cells(config, methods, data)
-            rows = gather(config.out)
-            write_json(config.out / RESULT, rows)
-    return rows
+        crashed = _run_cells(config, methods, data)
+        rows = gather(config.out)
+        write_json(config.out / RESULT, to_json(rows))
+    return rows + crashed
 
 
-def _run_cells(config: ArenaConfig, methods: Mapping[str, Method], data: Data) -> None:
-    evaluate = Evaluator(data)
+def _run_cells(config: ArenaConfig, methods: Mapping[str, Method], data: Data) -> list[ArenaRow]:
+    """Run the cells; rows of those that ended in an error that is no user's, which are tried again
+    by the next run.
+    """
+    import traceback
+
+    from bezierdistill.files import discard, write_array, write_json
+    from bezierdistill.metrics import Evaluator
+    from bezierdistill.progress import announce
+    from bezierdistill.records import ArenaRow, to_json
+    from bezierdistill.reporting.summary import gather
+
+    evaluate, crashed = Evaluator(data), []
     if config.keep_samples:
-        write_array(
-            config.out / "samples" / "real.npz",
-            data.scaling.decode(data.real(evaluate.size(config.samples), 0, "test")),
-        )
+        real = data.real(evaluate.size(config.samples), 0, "test")
+        write_array(config.out / "samples" / "real.npz", data.scaling.decode(real))
     for k, seed in enumerate(range(config.first_seed, config.first_seed + config.seeds)):
         for place, (name, method) in enumerate(methods.items(), 1 + k * len(methods)):
             announce(f"cell {place} of {len(methods) * config.seeds}: {name}, seed {seed}")
             cell = config.out / "cells" / f"{name}-{seed}.json"
-            if not cell.exists():
-                write_json(cell, {"rows": _run_cell(config, data, evaluate, name, method, seed)})
-                write_json(config.out / RESULT, gather(config.out))
+            if cell.exists():
+                continue
+            try:
+                rows = _run_cell(config, data, evaluate, name, method, seed)
+            except Exception as error:  # of a method: its traceback helps who wrote it
+                traceback.print_exc()
+                told = f"{type(error).__name__}: {error}"
+                crashed.append(ArenaRow(method=name, seed=seed, error=told))
+                continue
+            write_json(cell, to_json(rows))
+            write_json(config.out / RESULT, to_json(gather(config.out)))
         if not config.keep_models:
             discard(config.out / "shared" / str(seed))
+    return crashed
 
 
-def gather(out: Path) -> list[dict[str, Any]]:
-    """The rows of all finished cells of a folder."""
-    return [row for cell in sorted((out / "cells").glob("*.json")) for row in _rows(cell)]
-
-
-def _rows(cell: Path) -> list[dict[str, Any]]:
-    rows = check_entries(read_json(cell, "arena cell"), {"rows": list}, str(cell))["rows"]
-    for row in rows:
-        failed = isinstance(row, dict) and "error" in row
-        check_entries(row, HEAD | ({"error": str} if failed else FIGURES), f"a row of {cell}")
-    return rows
-
-
-def choose_methods(text: str) -> dict[str, Method]:
-    """Methods by name: ``all``, names separated by commas, paths of Python files.
+def choose_methods(names: tuple[str, ...]) -> dict[str, Method]:
+    """Methods by name: ``all``, names, paths of Python files.
 
     Raises:
         UserError: on a name that is not known, or a file without a function ``method``.
     """
+    from bezierdistill.arena.methods import METHODS
+    from bezierdistill.files import load_function
+
     chosen: dict[str, Method] = {}
-    for name in METHODS if text == "all" else [part.strip() for part in text.split(",")]:
-        if name.endswith(".py"):
-            if Path(name).stem in chosen:
-                raise UserError(
-                    f"two methods are called {Path(name).stem}: rename {name}, or list it once"
-                )
-            chosen[Path(name).stem] = _from_file(Path(name))
-        elif name in METHODS:
+    for name in METHODS if names == ("all",) else names:
+        if name in METHODS:
             chosen[name] = METHODS[name]
-        else:
+        elif not name.endswith(".py"):
             raise UserError(
                 f"no method called {name!r}: expected all, a path ending in .py, or some of"
                 f" {', '.join(METHODS)}"
             )
+        elif Path(name).stem in chosen or Path(name).stem in METHODS:
+            raise UserError(f"two methods are called {Path(name).stem}: rename {name}")
+        else:
+            does = "takes a bench, trains on it and returns {passes: sampler}"
+            chosen[Path(name).stem] = load_function(Path(name), "method", does)
     return chosen
-
-
-def _from_file(path: Path) -> Method:
-    if path.stem in METHODS:
-        raise UserError(f"{path} has the name of a method of the arena: rename the file")
-    return load_function(
-        path, "method", "takes a bench, trains on it and returns {passes: sampler}"
-    )
-
-
-def _claim(config: ArenaConfig) -> None:
-    """Take a folder, or check that its settings are these; methods and seeds may be added."""
-    free = ("out", "methods", "seeds", "first_seed", "keep_samples", "keep_models")
-    settings = {key: value for key, value in asdict(config).items() if key not in free}
-    claim(config.out / SETTINGS, settings, "arena", machine=machine())
 
 
 def _run_cell(
     config: ArenaConfig, data: Data, evaluate: Evaluator, name: str, method: Method, seed: int
-) -> list[dict[str, Any]]:
+) -> list[ArenaRow]:
+    import shutil
+    import time
+    from collections.abc import Mapping
+
+    from bezierdistill.arena.bench import Bench
+    from bezierdistill.arena.methods import OURS
+    from bezierdistill.arena.peak import peak_mb, reset_peak
+    from bezierdistill.budget import Budget
+    from bezierdistill.records import ArenaRow
+
     folder = config.out / "models" / f"{name}-{seed}"
     shared = config.out / "shared" / str(seed)
     shutil.rmtree(folder, ignore_errors=True)  # what a stopped run left of this cell
+    budget = Budget(config.budget, config.batch)
     bench = Bench(
-        data,
-        config.budget,
-        seed,
-        folder,
-        shared,
-        config.batch,
-        config.network,
-        config.loop,
-        config.conditional,
+        data, budget, seed, folder, shared, config.network, config.loop, config.conditional
     )
-    head = {"method": name, "ours": name == OURS, "seed": seed}
-    _reset_peak()
+    ours = name == OURS
+    reset_peak()
     started = time.perf_counter()
     try:
         samplers = method(bench)
@@ -252,92 +245,86 @@ def _run_cell(
                 f"{name} returned {type(samplers).__name__}, expected {{passes: sampler}} with one"
                 " sampler or more"
             )
-        cost = {
-            "spent_passes": bench.spent,
-            "seconds": round(time.perf_counter() - started + bench.seconds, 2),
-            "peak_memory_mb": round(_peak_mb(), 1),
-        }
-        rows = [
-            {
-                **head,
-                "passes": passes,
-                **cost,
-                **_judge(config, data, evaluate, name, seed, passes, sampler),
-            }
+        seconds = round(time.perf_counter() - started + bench.seconds, 2)
+        memory = round(peak_mb(), 1)
+        return [
+            ArenaRow(
+                method=name,
+                seed=seed,
+                ours=ours,
+                passes=passes,
+                spent=budget.spent,
+                seconds=seconds,
+                memory=memory,
+                scores=_judge(config, data, evaluate, f"{name}-{seed}-{passes}", seed, sampler),
+            )
             for passes, sampler in sorted(samplers.items())
         ]
-    except (ValueError, FloatingPointError) as error:
+    except (UserError, FloatingPointError) as error:
         print(f"{name}, seed {seed}: {error}", file=sys.stderr)
-        return [{**head, "error": " ".join(str(error).split())}]
+        return [ArenaRow(method=name, seed=seed, ours=ours, error=" ".join(str(error).split()))]
     finally:
         if not config.keep_models:
             shutil.rmtree(folder, ignore_errors=True)
-    return rows
 
 
-@torch.no_grad()
 def _judge(
-    config: ArenaConfig,
-    data: Data,
-    evaluate: Evaluator,
-    name: str,
-    seed: int,
-    passes: int,
-    sampler: Sampler,
-) -> dict[str, Any]:
-    """Metrics of a sampler's samples as they would be saved: in own units, clamped to their
+    config: ArenaConfig, data: Data, evaluate: Evaluator, name: str, seed: int, sampler: Sampler
+) -> Scores:
+    """Metrics of a sampler's samples as they would be saved: in original units, clamped to their
     range.
     """
-    x0 = noise(JUDGE_SEED + seed, 0, config.samples, data.shape)
+    import torch
+
+    from bezierdistill.files import write_array
+    from bezierdistill.noise import Stream, noise
+
+    x0 = noise(seed, Stream.JUDGE, range(config.samples), data.shape)
     cond = judged_conditions(data, config.samples, seed) if config.conditional else None
-    x = sampler(x0) if cond is None else sampler(x0, cond=cond)
+    with torch.no_grad():
+        x = sampler(x0) if cond is None else sampler(x0, cond=cond)
     if x.shape != x0.shape:
         raise UserError(
-            f"the sampler of {passes} passes made samples of shape {tuple(x.shape)}, expected"
-            f" {tuple(x0.shape)} as its noise"
+            f"{name} made samples of shape {tuple(x.shape)}, expected {tuple(x0.shape)} as its"
+            " noise"
         )
-    own = data.scaling.decode(x)
+    if not bool(x.isfinite().all()):
+        raise UserError(f"{name} made NaN or infinite samples: the method has diverged")
+    original = data.scaling.decode(x)
     if config.keep_samples:
         labels = {} if cond is None or not data.classes else {"labels": cond.argmax(1).numpy()}
-        write_array(config.out / "samples" / f"{name}-{seed}-{passes}.npz", own, **labels)
-    metrics = evaluate(data.scaling.encode(own))
-    bad = [
-        key
-        for key, value in metrics.items()
-        if isinstance(value, float) and not math.isfinite(value)
-    ]
-    if bad:
-        raise UserError(
-            f"samples at {passes} passes are so far off that {bad[0]} is not finite: the method has"
-            " diverged"
-        )
-    return metrics
+        write_array(config.out / "samples" / f"{name}.npz", original, **labels)
+    scores = evaluate(data.scaling.encode(original))
+    if not scores.finite:
+        raise UserError(f"{name} is so far off that a metric is not finite: it has diverged")
+    return scores
 
 
 def judged_conditions(data: Data, count: int, seed: int) -> Tensor | None:
     """Conditions of the judged samples: those of training data, which are as frequent as they
     should be.
     """
-    return data.batch(count, torch.Generator().manual_seed(JUDGE_SEED + seed))[1]
+    from bezierdistill.noise import Stream
+
+    return data.take(range(count), seed, Stream.JUDGE)[1]
 
 
-def _reset_peak() -> None:
-    """Start measuring peak memory anew, where the system can (Linux, but not in every sandbox)."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+def compared(out: Path, rows: list[ArenaRow]) -> dict[str, Any]:
+    """Print the table of an arena and write its report."""
+    from bezierdistill.records import to_json
+    from bezierdistill.reporting import write_report
+    from bezierdistill.reporting.tables import print_arena
+
+    print_arena(rows)
+    page = write_report(out)
+    print(page)
+    return {"out": out, "rows": to_json(rows), "report": page}
 
 
-def _peak_mb() -> float:
-    """Peak memory in MB since the last reset: of the GPU if there is one, else of the process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 1e6
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM"):
-                return int(line.split()[1]) * 1024 / 1e6
-    peak = resource.getrusage(
-        resource.RUSAGE_SELF
-    ).ru_maxrss  # since the start of the process; macOS counts bytes, others kB
-    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+def main_arena(config: ArenaConfig) -> dict[str, Any]:
+    """The verb ``arena``."""
+    rows = arena(config)
+    failed = [f"{row.method} (seed {row.seed})" for row in rows if row.error is not None]
+    if failed:
+        print(f"failed: {', '.join(failed)}; see arena.json and above", file=sys.stderr)
+    return compared(config.out, rows)

@@ -4,10 +4,10 @@ jumps from knot to knot.
 .. math:: x_t = x_s + (t - s)\, u(x_s, s, t, c)
 
 diffusers' own pipeline for few-step models, ``ConsistencyModelPipeline``, runs them as they are:
-noise of standard deviation one, one pass a time step, labels, kinds of output. Its schedulers would
-space few steps badly (two steps of flow matching would start at sigma 1 and 0.001); ours has the
-knots that the student was trained for. A time step here is a row ``[s, t]``: a flow map needs both
-times.
+noise of standard deviation one, one pass per time step, labels, kinds of output. Its schedulers
+would space few steps badly (two steps of flow matching would start at sigma 1 and 0.001); ours has
+the knots that the student was trained for. A time step here is a row ``[s, t]``: a flow map needs
+both times.
 
 Importing this module is what lets ``DiffusionPipeline.from_pretrained`` find the components:
 diffusers imports nothing that a folder names.
@@ -28,8 +28,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from bezierdistill.errors import UserError
-from bezierdistill.models import read_network
+from bezierdistill.networks.config import read_network
 from bezierdistill.solvers import time_grid
+
+VERSION = 2  # of the settings of an exported network
 
 
 # When it loads a component, diffusers looks up ModelMixin and SchedulerMixin in the component's
@@ -42,10 +44,11 @@ class FlowMapUNet(ModelMixin, ConfigMixin):
         sample_size: side of its square images.
         in_channels: their channels.
         num_class_embeds: number of classes; None if it takes no labels.
-        guidance: strength that every image gets, for a student that takes it as an input.
+        guidance_scale: that of every image, for a student that takes it as an input.
+        version: of these settings.
 
     Raises:
-        UserError: on settings of no network.
+        UserError: on settings of no network, or of another version.
     """
 
     _supports_gradient_checkpointing = False
@@ -57,14 +60,19 @@ class FlowMapUNet(ModelMixin, ConfigMixin):
         sample_size: int,
         in_channels: int,
         num_class_embeds: int | None = None,
-        guidance: float | None = None,
+        guidance_scale: float | None = None,
+        version: int = 1,
     ) -> None:
         super().__init__()
-        self.classes, self.guidance = num_class_embeds or 0, guidance
-        conditions = self.classes + (guidance is not None)
-        self.net = read_network(network).build(
-            (in_channels, sample_size, sample_size), 0, conditions
-        )
+        if version != VERSION:
+            raise UserError(
+                f"the pipeline has version {version}, expected {VERSION}: it was exported by"
+                " another version of bezierdistill, export it again"
+            )
+        self.classes, self.guidance_scale = num_class_embeds or 0, guidance_scale
+        size = self.classes + (guidance_scale is not None)
+        shape = (in_channels, sample_size, sample_size)
+        self.net = read_network(network).build(shape, 0, size)
 
     def forward(
         self,
@@ -104,16 +112,14 @@ class FlowMapUNet(ModelMixin, ConfigMixin):
                 f"class_labels run from {int(labels.min())} to {int(labels.max())}, expected 0 to"
                 f" {self.classes - 1}"
             )
-        if not self.classes and self.guidance is None:
+        if not self.classes and self.guidance_scale is None:
             return None
         rows = sample.new_zeros(len(sample), self.classes)
         if labels is not None:
             rows = functional.one_hot(labels.long(), self.classes + 1)[:, : self.classes].to(sample)
-        return (
-            rows
-            if self.guidance is None
-            else torch.cat([rows, rows.new_full((len(rows), 1), self.guidance)], 1)
-        )
+        if self.guidance_scale is None:
+            return rows
+        return torch.cat([rows, rows.new_full((len(rows), 1), self.guidance_scale)], 1)
 
 
 class FlowMapScheduler(SchedulerMixin, ConfigMixin):

@@ -5,7 +5,6 @@ with a card that says what it is.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,46 +12,53 @@ import numpy as np
 
 from bezierdistill import __version__
 from bezierdistill.errors import UserError
-from bezierdistill.files import whole_folder
+from bezierdistill.files import read_text, whole_folder
 from bezierdistill.models import Model
+from bezierdistill.records import parse_json, to_json
 
 METRICS = "metrics.json"
 
 
-def export_diffusers(model: Model, out: str | Path) -> Path:
+def export_diffusers(model: Model, out: str | Path, guidance_scale: float | None = None) -> Path:
     """Write a model as a folder of diffusers: safetensors, settings, and a README; it is whole or
     absent.
 
     Args:
         model: a student or teacher of square images that lie in [-1, 1] in model units.
         out: the new folder.
+        guidance_scale: the scale of every image of a student that takes it as an input; None: the
+            middle of its range.
 
     Returns:
         The folder.
 
     Raises:
         UserError: on a model of something else, one that does not start from noise or takes
-            vectors as conditions, or a folder that is not empty.
+            vectors as conditions, a guidance scale that it cannot have, or a folder that is not
+            empty.
     """
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is not empty: choose another --out")
-    classes = _check(model)
-    pipeline = _pipeline(model, classes)
+    _check(model)
+    model.condition(range(1), guidance_scale=guidance_scale)  # rejects another scale
+    if model.conditions.guidance_range is not None:
+        guidance_scale = model.teacher_scale(guidance_scale)
+    pipeline = _pipeline(model, guidance_scale)
     with whole_folder(out) as folder:
         pipeline.save_pretrained(folder, safe_serialization=True)
-        (folder / "README.md").write_text(_readme(model, classes))
+        (folder / "README.md").write_text(_readme(model, guidance_scale), encoding="utf-8")
     return out
 
 
-def _check(model: Model) -> int:
-    """The number of classes of a model that can be exported."""
+def _check(model: Model) -> None:
+    """Refuse a model that no pipeline can be."""
     if len(model.shape) != 3 or model.shape[1] != model.shape[2]:
         raise UserError(
             f"states have shape {model.shape}, diffusers' pipeline makes square images: expected"
             " (C, N, N)"
         )
-    if model.source is not None:
+    if model.domain is not None:
         raise UserError(
             "the model translates from another domain, diffusers' pipeline starts from noise:"
             " expected a model that does, too"
@@ -65,63 +71,64 @@ def _check(model: Model) -> int:
             "images do not fill [-1, 1] in model units, as diffusers expects: train on images of"
             " bytes"
         )
-    classes = len(model.frequencies or ())
-    if model.conditions != classes + (model.guidance is not None):
+    given = model.conditions
+    if given.size != given.classes + (given.guidance_range is not None):
         raise UserError(
-            f"the model takes vectors of {model.conditions} numbers as conditions, diffusers'"
-            " pipeline class labels alone"
+            f"the model takes vectors of {given.size} numbers as conditions, diffusers' pipeline"
+            " class labels alone"
         )
-    return classes
 
 
-def _pipeline(model: Model, classes: int) -> Any:
+def _pipeline(model: Model, guidance_scale: float | None) -> Any:
     # Imported here: it takes seconds that only its users need.
     from diffusers.pipelines.consistency_models.pipeline_consistency_models import (
         ConsistencyModelPipeline,
     )
 
-    from bezierdistill.interop.diffusers import FlowMapScheduler, FlowMapUNet
+    from bezierdistill.interop.diffusers import VERSION, FlowMapScheduler, FlowMapUNet
 
-    guidance = None if model.guidance is None else sum(model.guidance) / 2
-    network = json.loads(json.dumps(asdict(model.network)))
-    unet: Any = FlowMapUNet(network, model.shape[1], model.shape[0], classes or None, guidance)
+    channels, side = model.shape[:2]
+    classes = model.conditions.classes or None
+    unet: Any = FlowMapUNet(
+        model.card.network, side, channels, classes, guidance_scale, version=VERSION
+    )
     unet.net.load_state_dict(model.net.state_dict())
     knots = {str(passes): list(times) for passes, times in model.knots.items()}
     scheduler: Any = FlowMapScheduler(knots)  # the pipeline wants no more of either than ours have
     return ConsistencyModelPipeline(unet.eval(), scheduler)
 
 
-def _readme(model: Model, classes: int) -> str:
-    passes = max(model.knots, default=1)
+def _readme(model: Model, guidance_scale: float | None) -> str:
+    passes, classes = max(model.knots, default=1), model.conditions.classes
     labels = f", class_labels=[{', '.join(str(i % classes) for i in range(4))}]" if classes else ""
     told = (
         f"Classes: {classes}; label {classes} stands for none.\n"
         if classes
         else "It takes no labels.\n"
     )
-    if model.guidance is not None:
-        low, high = model.guidance
+    if model.conditions.guidance_range is not None:
+        low, high = model.conditions.guidance_range
         told += (
-            f"Guidance is an input: {(low + high) / 2:g} here (`unet/config.json`), {low:g} to"
-            f" {high:g} was distilled.\n"
+            f"The guidance scale is an input of the network: {guidance_scale:g} here"
+            f" (`unet/config.json`), {low:g} to {high:g} was distilled.\n"
         )
     spaced = "\n".join(
         f"- {k}: {', '.join(f'{time:g}' for time in knots)}"
         for k, knots in sorted(model.knots.items())
     )
-    teachers = (
-        "\n".join(f"- `{teacher['digest']}`" for teacher in model.card.get("teachers", ()))
-        or "- none"
-    )
+    teachers = "\n".join(f"- `{teacher.digest}`" for teacher in model.card.teachers) or "- none"
+    spent = {**model.card.passes.parts, "total": model.spent}
+    made_by = {"seed": model.card.seed, "steps": model.card.steps, **model.card.settings}
     title = " x ".join(str(n) for n in model.shape)
     return f"""---
 library_name: diffusers
 tags: [bezierdistill, flow-map, few-step, image-generation]
 ---
 
-# A {model.card.get("kind", "model")} of {title} images, distilled along Bezier curves
+# A {model.card.kind} of {title} images, distilled along Bezier curves
 
-Made by bezierdistill {__version__}, which it needs: diffusers runs no code that a folder names, so the import below comes first.
+Made by bezierdistill {__version__}, which it needs: diffusers runs no code that a folder names, so
+the import below comes first.
 Without it, `from_pretrained` says that `bezierdistill.interop.diffusers` has not been imported.
 
 ```python
@@ -130,7 +137,10 @@ import torch
 from diffusers import DiffusionPipeline
 
 pipe = DiffusionPipeline.from_pretrained("THIS FOLDER")
-images = pipe(batch_size=4{labels}, num_inference_steps={passes}, generator=torch.Generator().manual_seed(0)).images
+generator = torch.Generator().manual_seed(0)
+images = pipe(
+    batch_size=4{labels}, num_inference_steps={passes}, generator=generator
+).images
 ```
 
 {told}
@@ -142,7 +152,7 @@ Time runs from 0 (noise) to 1 (data); other numbers of passes are evenly spaced.
 
 ## Network passes spent
 
-{_block(model.card.get("passes", {}))}
+{_block(spent)}
 ## Teachers, by the SHA-256 of their weights
 
 {teachers}
@@ -152,16 +162,14 @@ Time runs from 0 (noise) to 1 (data); other numbers of passes are evenly spaced.
 {_metrics(model)}
 ## Settings
 
-{_block({"seed": model.card.get("seed"), "step": model.card.get("step"), **model.card.get("config", {})})}"""
+{_block(to_json(made_by))}"""
 
 
 def _metrics(model: Model) -> str:
     file = None if model.folder is None else model.folder / METRICS
-    return (
-        _block(json.loads(file.read_text()))
-        if file is not None and file.exists()
-        else "Not measured.\n"
-    )
+    if file is None or not file.exists():
+        return "Not measured.\n"
+    return _block(parse_json(file, read_text(file, "metrics")))
 
 
 def _block(value: Any) -> str:

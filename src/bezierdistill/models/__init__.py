@@ -1,23 +1,6 @@
 """Trained teachers and students: what they do, and their folders."""
 
-from bezierdistill.models.model import (
-    CARD,
-    Model,
-    NetworkConfig,
-    find_teacher,
-    finite,
-    load_model,
-    read_network,
-    save_model,
-)
+from bezierdistill.models.folder import find_teacher, load_model, save_model
+from bezierdistill.models.model import Model
 
-__all__ = [
-    "CARD",
-    "Model",
-    "NetworkConfig",
-    "find_teacher",
-    "finite",
-    "load_model",
-    "read_network",
-    "save_model",
-]
+__all__ = ["Model", "find_teacher", "load_model", "save_model"]

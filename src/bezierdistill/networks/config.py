@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from bezierdistill.networks.foreign import ForeignConfig
 
 NetworkKind = Literal["mlp", "unet", "dit"]
+MAX_WIDTH, MAX_DEPTH = 4096, 256  # of a network that a file names, which may come from anybody
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,9 @@ class NetworkConfig:
     patch: int = 2
     """Side of a U-Net's or transformer's square patches in pixels; 1 is none. The MLP has none."""
 
-    def build(self, shape: tuple[int, ...], seed: int, conditions: int = 0) -> nn.Module:
-        """A new network for states of ``shape`` and condition vectors of ``conditions`` numbers,
-        its weights a function of the seed.
+    def build(self, shape: tuple[int, ...], seed: int, condition_size: int = 0) -> nn.Module:
+        """A new network for states of ``shape`` and conditions of ``condition_size`` numbers, its
+        weights a function of the seed.
 
         Raises:
             UserError: on another kind, sizes below 1, or what the network itself rejects.
@@ -59,20 +61,23 @@ class NetworkConfig:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             if self.kind == "mlp":
-                return MLP(shape, self.width, self.depth, conditions)
+                return MLP(shape, self.width, self.depth, condition_size)
             if self.kind == "unet":
-                return UNet(shape, self.width, self.depth, self.patch, conditions)
-            return DiT(shape, self.width, self.depth, self.patch, conditions)
+                return UNet(shape, self.width, self.depth, self.patch, condition_size)
+            return DiT(shape, self.width, self.depth, self.patch, condition_size)
 
 
 def read_network(fields: Mapping[str, Any]) -> NetworkConfig | ForeignConfig:
     """The settings of a network, as a record holds them.
 
     Raises:
-        UserError: if they are none.
+        UserError: if they are none, or if some are missing or unknown.
     """
-    from bezierdistill.networks.foreign import ForeignConfig
+    from bezierdistill.networks.foreign import ForeignConfig  # here: it takes torch
     from bezierdistill.records import from_json
 
     kind = ForeignConfig if fields.get("kind") == "diffusers" else NetworkConfig
+    other = sorted(fields.keys() ^ {field.name for field in dataclasses.fields(kind)})
+    if other:
+        raise UserError(f"network cannot be used: {other[0][:80]!r} is missing or unknown")
     return from_json(fields, kind, "network")

@@ -4,7 +4,7 @@ layer norm (adaLN-zero).
 .. math:: u(x, s, t, c) = \mathrm{DiT}(x,\ e(s, t, c))
 
 Our embedding e of both times and the condition is computed once and shared by all blocks, as in the
-paper; diffusers would make one a block. Gates and output start at zero.
+paper; diffusers would make one per block. Gates and output start at zero.
 
 Source: Peebles & Xie 2023, *Scalable diffusion models with transformers* (arXiv 2212.09748);
 ``DiTTransformer2DModel`` of diffusers.
@@ -25,7 +25,7 @@ HEAD = 32  # width of an attention head
 
 
 class Given(nn.Module):
-    """Stands for a block's own embedding of the time: what it is handed is the embedding."""
+    """Takes the place of a block's own embedding of the time: its input is the embedding."""
 
     def forward(
         self, embedding: Tensor, label: Any = None, hidden_dtype: torch.dtype | None = None
@@ -42,7 +42,7 @@ class DiT(nn.Module):
         width: token width, a multiple of 32 (the width of a head).
         depth: number of blocks.
         patch: side of a square patch in pixels.
-        conditions: numbers of a condition; 0 is none.
+        condition_size: numbers of a condition; 0 is none.
 
     Raises:
         UserError: on a shape that is no square image or not divisible by the patch, or a width
@@ -55,7 +55,7 @@ class DiT(nn.Module):
         width: int = 128,
         depth: int = 4,
         patch: int = 2,
-        conditions: int = 0,
+        condition_size: int = 0,
     ) -> None:
         super().__init__()
         if len(shape) != 3 or shape[1] != shape[2] or shape[1] % patch:
@@ -79,17 +79,14 @@ class DiT(nn.Module):
             patch_size=patch,
             num_embeds_ada_norm=1,
         )
-        zero, blocks = (
-            [self.inner.proj_out_1, self.inner.proj_out_2],
-            cast(Any, self.inner.transformer_blocks),
-        )
-        for block in blocks:
+        zero = [self.inner.proj_out_1, self.inner.proj_out_2]
+        for block in cast(Any, self.inner.transformer_blocks):
             block.norm1.emb = Given()
             zero.append(block.norm1.linear)
         for layer in zero:
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
-        self.time = TimeEmbedding(width, conditions)
+        self.time = TimeEmbedding(width, condition_size)
 
     def forward(self, x: Tensor, s: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
         """Average velocity ``(B, C, N, N)`` of images ``x`` between ``s`` and ``t``, each
@@ -98,7 +95,7 @@ class DiT(nn.Module):
         return self.inner(x, self.time(s, t, cond), return_dict=False)[0]
 
     def checkpointing(self) -> None:
-        """Make the blocks anew on the way back instead of keeping them: less memory for more
+        """Compute the blocks again on the way back instead of keeping them: less memory for more
         time.
         """
         self.inner.enable_gradient_checkpointing()

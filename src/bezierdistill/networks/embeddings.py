@@ -1,14 +1,15 @@
 r"""Embedding of the two times of a flow map, ``s`` (where the state is) and ``t`` (where it should
 go), and of a condition c.
 
-.. math:: e(s, t, c) = \mathrm{MLP}(\cos \omega s, \sin \omega s) + Z\,(t - s,\ \sin \omega (t - s)) + C c, \qquad Z = 0 \text{ at first.}
+.. math:: e(s, t, c) = \mathrm{MLP}(\cos \omega s, \sin \omega s)
+   + Z\,(t - s,\ \sin \omega (t - s)) + C c, \qquad Z = 0 \text{ at first.}
 
 The interval enters only through functions that vanish at ``t = s``, and its matrix Z starts at zero
 and has no bias. Two things follow exactly: training on the diagonal (a teacher) leaves Z at zero,
 and a student that starts from a teacher's weights starts as ``F(x, s, t) = x + (t - s) v(x, s)``,
 the teacher's own Euler step. Teachers and students can therefore be one class.
 
-A condition is a vector a row; a class label is a one-hot vector. The zero vector adds nothing: it
+A condition is a vector per row; a class label is a one-hot vector. The zero vector adds nothing: it
 is the absence of a condition, which classifier-free guidance needs (Ho & Salimans 2022, arXiv
 2207.12598).
 """
@@ -28,7 +29,7 @@ class TimeEmbedding(nn.Module):
 
     Args:
         width: size of the embedding.
-        conditions: numbers C of a condition; 0 if the network takes none.
+        condition_size: numbers C of a condition; 0 if the network takes none.
         frequencies: number of frequencies, log-spaced from pi/4 to 16 pi.
         start: whether ``s`` itself is embedded; a network that has an embedding of its time already
             needs only the interval.
@@ -37,7 +38,7 @@ class TimeEmbedding(nn.Module):
     omega: Tensor
 
     def __init__(
-        self, width: int, conditions: int = 0, frequencies: int = 16, start: bool = True
+        self, width: int, condition_size: int = 0, frequencies: int = 16, start: bool = True
     ) -> None:
         super().__init__()
         self.register_buffer("omega", math.pi / 4 * 64 ** torch.linspace(0, 1, frequencies))
@@ -48,7 +49,7 @@ class TimeEmbedding(nn.Module):
         )
         self.interval = nn.Linear(1 + frequencies, width, bias=False)
         nn.init.zeros_(self.interval.weight)
-        self.condition = nn.Linear(conditions, width, bias=False) if conditions else None
+        self.condition = nn.Linear(condition_size, width, bias=False) if condition_size else None
 
     def forward(self, s: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
         """Embedding ``(B, width)``.

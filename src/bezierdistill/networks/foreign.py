@@ -1,8 +1,8 @@
 r"""A pretrained network of diffusers as one of ours: in its own convention within, an average
 velocity ``u(x, s, t, cond)`` without.
 
-.. math:: u(x, s, t, c) = \mathrm{velocity}\big(\mathrm{net}(y,\ \mathrm{time}(s),\ c,\ Z\,(t - s,\ \sin \omega (t - s)))\big), \qquad
-   Z = 0 \text{ at the start,}
+.. math:: u(x, s, t, c) = \mathrm{velocity}\big(\mathrm{net}(y,\ \mathrm{time}(s),\ c,
+   \ Z\,(t - s,\ \sin \omega (t - s)))\big), \qquad Z = 0 \text{ at the start,}
 
 with y, time and velocity of :mod:`bezierdistill.schedules`. The interval goes in where the
 network embeds its time. As Z starts at zero, ``u(x, s, t)`` starts as the teacher's velocity ``v(x,
@@ -28,16 +28,17 @@ from torch.nn import functional
 from bezierdistill.errors import UserError
 from bezierdistill.networks.embeddings import TimeEmbedding
 from bezierdistill.schedules import (
-    ForeignField,
     LinearSchedule,
-    Prediction,
     Schedule,
     SigmaSchedule,
     StepSchedule,
+    check_prediction,
+    velocity,
 )
+from bezierdistill.settings import Prediction, ScheduleKind
 
 ClassName = Literal["UNet2DModel", "DiTTransformer2DModel"]
-ScheduleKind = Literal["linear-up", "linear-down", "sigma", "steps"]
+# What diffusers may raise when it builds a network of somebody's settings.
 UNBUILDABLE = (
     TypeError,
     LookupError,
@@ -94,25 +95,23 @@ def make_schedule(kind: str, numbers: Mapping[str, Any]) -> Schedule:
 class ForeignConfig:
     """How to build a pretrained network again; all of it can be written as JSON.
 
-    Args:
-        name: its class in diffusers.
-        config: its settings there.
-        prediction: what it predicts; see :class:`~bezierdistill.schedules.ForeignField`.
-        schedule: kind of its noise levels and times.
-        numbers: their numbers; see :func:`make_schedule`.
-        kind: what tells it from our own networks.
-
     Raises:
         UserError: on another class or kind; on the first use, what the schedule and diffusers
             reject.
     """
 
     name: ClassName
+    """Its class in diffusers."""
     config: Mapping[str, Any]
+    """Its settings there."""
     prediction: Prediction
+    """What it predicts; see :class:`~bezierdistill.schedules.ForeignField`."""
     schedule: ScheduleKind
+    """Kind of its noise levels and times."""
     numbers: Mapping[str, Any]
+    """Their numbers; see :func:`make_schedule`."""
     kind: Literal["diffusers"] = "diffusers"
+    """What tells it from our own networks."""
 
     def __post_init__(self) -> None:
         if self.name not in get_args(ClassName) or self.kind != "diffusers":
@@ -121,9 +120,9 @@ class ForeignConfig:
                 f" {' or '.join(get_args(ClassName))} of 'diffusers'"
             )
 
-    def build(self, shape: tuple[int, ...], seed: int, conditions: int = 0) -> Foreign:
-        """A new network for states of ``shape``, its weights a function of the seed, for
-        ``conditions`` numbers a condition.
+    def build(self, shape: tuple[int, ...], seed: int, condition_size: int = 0) -> Foreign:
+        """A new network for states of ``shape`` and conditions of ``condition_size`` numbers, its
+        weights a function of the seed.
 
         Raises:
             UserError: on settings that diffusers or :class:`Foreign` reject, or another shape than
@@ -143,9 +142,8 @@ class ForeignConfig:
                     f"states have shape {shape}, the settings of {self.name} name"
                     f" {state_shape(inner)}"
                 )
-            return Foreign(
-                inner, self.prediction, make_schedule(self.schedule, self.numbers), conditions
-            )
+            schedule = make_schedule(self.schedule, self.numbers)
+            return Foreign(inner, self.prediction, schedule, condition_size)
 
 
 def network_class(name: ClassName) -> Any:
@@ -196,14 +194,16 @@ def count_classes(inner: Any) -> int:
 
 
 class Foreign(nn.Module):
-    """``net(x, s, t, cond)`` around a network of diffusers, which is changed: it belongs to this
-    one from here on.
+    """``net(x, s, t, cond)`` around a network of diffusers, which belongs to this one from here on
+    and is changed: its class embedding is replaced and its dropout set to zero. Pass a copy to keep
+    the network as it is.
 
     Args:
         inner: a ``UNet2DModel`` or ``DiTTransformer2DModel``.
         prediction: what it predicts; see :class:`~bezierdistill.schedules.ForeignField`.
         schedule: its noise levels and times.
-        conditions: numbers of a condition: one a class, and more, whose weights start at zero.
+        condition_size: numbers of a condition: one per class, and more, whose weights start at
+            zero.
 
     Raises:
         UserError: on a network that takes no fractions of its time, embeds classes otherwise than
@@ -213,32 +213,32 @@ class Foreign(nn.Module):
     prediction: Prediction
 
     def __init__(
-        self, inner: Any, prediction: Prediction, schedule: Schedule, conditions: int
+        self, inner: Any, prediction: Prediction, schedule: Schedule, condition_size: int
     ) -> None:
         super().__init__()
-        ForeignField(
-            inner, prediction, schedule
-        )  # rejects what does not go together before a pass is made
+        check_prediction(prediction, schedule)
         self.inner, self.prediction, self.schedule = inner, prediction, schedule
         for module in inner.modules():
             if isinstance(module, nn.Dropout):
-                module.p = 0.0  # its draws would be no function of a run's seed, and a student regresses what its teacher does
+                # Its draws would be no function of a run's seed, and a student regresses what its
+                # teacher does.
+                module.p = 0.0
         self.classes, self.channels = count_classes(inner), inner.config.in_channels
         if inner.config.out_channels not in (None, self.channels, 2 * self.channels):
             raise UserError(
                 f"the network makes {inner.config.out_channels} channels of {self.channels},"
                 " expected as many, or twice for variances"
             )
-        if conditions < self.classes:
+        if condition_size < self.classes:
             raise UserError(
-                f"conditions have {conditions} numbers, the network has {self.classes} classes:"
-                " expected one number a class or more"
+                f"conditions have {condition_size} numbers, the network has {self.classes} classes:"
+                " expected one number per class or more"
             )
         self.is_transformer = hasattr(inner, "transformer_blocks")
         width = (
             inner.inner_dim if self.is_transformer else inner.time_embedding.linear_2.out_features
         )
-        self.time = TimeEmbedding(width, conditions, start=False)
+        self.time = TimeEmbedding(width, condition_size, start=False)
         if self.time.condition is not None:
             nn.init.zeros_(self.time.condition.weight)
         if self.is_transformer:
@@ -250,9 +250,8 @@ class Foreign(nn.Module):
         """Average velocity ``(B, C, H, W)`` of images ``x`` between ``s`` and ``t``, each
         ``(B,)``.
         """
-        return ForeignField(partial(self._predict, s, t, cond), self.prediction, self.schedule)(
-            x, s
-        )
+        predict = partial(self._predict, s, t, cond)
+        return velocity(predict, self.prediction, self.schedule, x, s)
 
     def _predict(
         self, s: Tensor, t: Tensor, cond: Tensor | None, y: Tensor, time: Tensor
@@ -262,12 +261,11 @@ class Foreign(nn.Module):
             y.new_zeros(len(y), self.classes) if cond is None else cond[:, : self.classes].to(y)
         )
         given = (labels, ours) if self.is_transformer else ours
-        return self.inner(y, time, class_labels=given, return_dict=False)[0][
-            :, : self.channels
-        ]  # variances, if any, come last
+        out = self.inner(y, time, class_labels=given, return_dict=False)[0]
+        return out[:, : self.channels]  # variances, if any, come last
 
     def checkpointing(self) -> None:
-        """Make the blocks anew on the way back instead of keeping them: less memory for more
+        """Compute the blocks again on the way back instead of keeping them: less memory for more
         time.
         """
         self.inner.enable_gradient_checkpointing()
@@ -287,9 +285,8 @@ def _open_unet(unet: Any, condition: nn.Linear | None) -> None:
             "time_embedding_type is 'learned', which knows whole steps alone: expected 'positional'"
             " or 'fourier'"
         )
-    if (
-        unet.config.time_embedding_type == "fourier"
-    ):  # diffusers' frequencies are parameters that must not be trained
+    if unet.config.time_embedding_type == "fourier":
+        # diffusers' frequencies are parameters that must not be trained
         frequencies = unet.time_proj.weight.detach()
         del unet.time_proj.weight
         unet.time_proj.register_buffer("weight", frequencies)
@@ -324,13 +321,6 @@ class _BlockEmbedding(nn.Module):
     ) -> Tensor:
         labels, ours = given
         embedded = self.own.timestep_embedder(self.own.time_proj(timestep).to(ours))
-        none = (
-            (labels == 0).all(1, keepdim=True).to(labels)
-        )  # the table's last row is that of no label
-        return (
-            embedded
-            + functional.linear(
-                torch.cat([labels, none], 1), self.own.class_embedder.embedding_table.weight.T
-            )
-            + ours
-        )
+        none = (labels == 0).all(1, keepdim=True).to(labels)  # the last row is that of no label
+        table = self.own.class_embedder.embedding_table.weight
+        return embedded + functional.linear(torch.cat([labels, none], 1), table.T) + ours

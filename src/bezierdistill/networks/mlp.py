@@ -24,15 +24,15 @@ class MLP(nn.Module):
         shape: shape of one state, without the batch.
         width: hidden width.
         depth: number of hidden layers, 1 or more.
-        conditions: numbers of a condition; 0 is none.
+        condition_size: numbers of a condition; 0 is none.
     """
 
     def __init__(
-        self, shape: Sequence[int], width: int = 256, depth: int = 3, conditions: int = 0
+        self, shape: Sequence[int], width: int = 256, depth: int = 3, condition_size: int = 0
     ) -> None:
         super().__init__()
         size = math.prod(shape)
-        self.time = TimeEmbedding(width // 2, conditions)
+        self.time = TimeEmbedding(width // 2, condition_size)
         self.enter = nn.Linear(size, width)
         self.shifts = nn.Linear(width // 2, width * depth)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))

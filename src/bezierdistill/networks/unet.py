@@ -1,5 +1,5 @@
-r"""diffusers' U-Net for images, told the interval and the condition beside its own embedding of the
-time.
+r"""diffusers' U-Net for images, which takes the interval and the condition beside its own embedding
+of the time.
 
 .. math:: u(x, s, t, c) = \mathrm{UNet}(x,\ 1000\, s,\ Z\,(t - s,\ \sin \omega (t - s)) + C c)
 
@@ -23,10 +23,7 @@ from torch.nn import functional
 from bezierdistill.errors import UserError
 from bezierdistill.networks.embeddings import TimeEmbedding
 
-LEAST_SIDE, MOST_SIDE = (
-    4,
-    16,
-)  # of the lowest level: at least so much is left of an image, and at most so much attends
+MIN_SIDE, MAX_SIDE = 4, 16  # of the lowest level, which attends
 
 
 class UNet(nn.Module):
@@ -35,9 +32,9 @@ class UNet(nn.Module):
     Args:
         shape: ``(C, H, W)``; sides that halve down to 16 or less after the patches (28: 28, 14, 7).
         width: channels at full resolution, a multiple of 8; twice as many below.
-        depth: residual layers a block.
+        depth: residual layers per block.
         patch: side of a square patch in pixels; 1 is none.
-        conditions: numbers of a condition; 0 is none.
+        condition_size: numbers of a condition; 0 is none.
 
     Raises:
         UserError: on a shape that is no image or does not halve, or another width.
@@ -49,7 +46,7 @@ class UNet(nn.Module):
         width: int = 64,
         depth: int = 1,
         patch: int = 1,
-        conditions: int = 0,
+        condition_size: int = 0,
     ) -> None:
         super().__init__()
         if width % 8:
@@ -57,9 +54,8 @@ class UNet(nn.Module):
                 f"U-Net width is {width}, expected a multiple of 8 (channels are normalised in"
                 " groups)"
             )
-        from diffusers.models.unets.unet_2d import (
-            UNet2DModel,
-        )  # imported here: it takes seconds that only its users need
+        # Imported here: it takes seconds that only its users need.
+        from diffusers.models.unets.unet_2d import UNet2DModel
 
         if len(shape) == 3 and (shape[1] % patch or shape[2] % patch):
             raise UserError(
@@ -67,11 +63,9 @@ class UNet(nn.Module):
                 " divisible by it"
             )
         self.patch = patch
-        channels, *sides = (
-            (shape[0] * patch**2, shape[1] // patch, shape[2] // patch)
-            if len(shape) == 3
-            else shape
-        )
+        channels, *sides = shape
+        if len(shape) == 3:
+            channels, *sides = shape[0] * patch**2, shape[1] // patch, shape[2] // patch
         below = count_levels((channels, *sides)) - 1
         self.inner = UNet2DModel(
             (sides[0], sides[1]),
@@ -85,23 +79,20 @@ class UNet(nn.Module):
             norm_num_groups=math.gcd(32, width // 4),
             class_embed_type="identity",
         )
-        for parameter in (
-            self.inner.conv_out.parameters()
-        ):  # starts at no velocity, as the paper's code does, and learns faster
-            nn.init.zeros_(parameter)
-        self.time = TimeEmbedding(4 * width, conditions, start=False)
+        for parameter in self.inner.conv_out.parameters():
+            nn.init.zeros_(parameter)  # no velocity at first, as in the paper's code: learns faster
+        self.time = TimeEmbedding(4 * width, condition_size, start=False)
 
     def forward(self, x: Tensor, s: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
         """Average velocity ``(B, C, H, W)`` of images ``x`` between ``s`` and ``t``, each
         ``(B,)``.
         """
         patches = functional.pixel_unshuffle(x, self.patch)
-        return functional.pixel_shuffle(
-            self.inner(patches, 1000 * s, self.time(s, t, cond), return_dict=False)[0], self.patch
-        )
+        out = self.inner(patches, 1000 * s, self.time(s, t, cond), return_dict=False)[0]
+        return functional.pixel_shuffle(out, self.patch)
 
     def checkpointing(self) -> None:
-        """Make the blocks anew on the way back instead of keeping them: less memory for more
+        """Compute the blocks again on the way back instead of keeping them: less memory for more
         time.
         """
         self.inner.enable_gradient_checkpointing()
@@ -119,12 +110,12 @@ def count_levels(shape: Sequence[int]) -> int:
             " --network.kind mlp"
         )
     low, high, levels = min(shape[1:]), max(shape[1:]), 1
-    while low % 2 == 0 and high % 2 == 0 and low // 2 >= LEAST_SIDE:
+    while low % 2 == 0 and high % 2 == 0 and low // 2 >= MIN_SIDE:
         low, high, levels = low // 2, high // 2, levels + 1
-    if high > MOST_SIDE:
+    if high > MAX_SIDE:
         raise UserError(
             f"images are {shape[1]}x{shape[2]}, a U-Net expects sides that halve down to"
-            f" {MOST_SIDE} or less (28, 32, 48, 64): pad or resize them, or choose"
+            f" {MAX_SIDE} or less (28, 32, 48, 64): pad or resize them, or choose"
             " --network.kind mlp"
         )
     return levels

@@ -1,22 +1,23 @@
-r"""Law alignment: keep the law of the student's samples on the law of the data, without a critic, a
-discriminator or a teacher's pass.
+r"""Alignment: keep the distribution of the student's samples on that of the data, without a critic,
+a discriminator or a teacher's pass.
 
 A batch of the student's samples X and a batch of real data Y give an unbiased estimate of their
 energy distance, up to a constant,
 
 .. math:: 2\, E|X - Y| - E|X - X'| \; [- E|Y - Y'|],
 
-which is least if and only if the two laws are equal. Its gradient pulls every sample towards the
-data and pushes it away from the other samples. Real data cost no network pass, so Y may be many
-times X. What is compared is what will be saved: samples are clamped (not rounded) to the range of
-the data first, so that a pixel may lie anywhere beyond black.
+which is least if and only if the two distributions are equal. Its gradient pulls every sample
+towards the data and pushes it away from the other samples. Real data cost no network pass, so Y may
+be many times X. What is compared is what will be saved: samples are clamped (not rounded) to the
+range of the data first, so that a pixel may lie anywhere beyond black.
 
-With conditions the joint law of a sample and its condition c is aligned: states are lengthened by
-:math:`w c`, where w makes two classes as far apart as two real states are.
+With conditions the joint distribution of a sample and its condition c is aligned: states are
+lengthened by :math:`w c`, where w makes two classes as far apart as two real states are.
 
-Every sampler of the student (one pass, two passes) has its own law and its own term. The gradient
-goes through a sampler's last jump, the jumps before it cost one pass each. The samples start at the
-sources of stored curves, so the ends of these curves can anchor them at no further pass.
+Every sampler of the student (one pass, two passes) has its own distribution and its own term. The
+gradient goes through a sampler's last jump, the jumps before it cost one pass each. The samples
+start at the sources of stored curves, so the ends of these curves can anchor them at no further
+pass.
 
 Source: Szekely & Rizzo 2013, *Energy statistics*; Li et al. 2015, *Generative moment matching
 networks* (arXiv 1502.02761) and Bellemare et al. 2017, *The Cramer distance* (arXiv 1705.10743),
@@ -33,24 +34,24 @@ import torch
 from torch import Tensor, nn
 
 from bezierdistill.errors import UserError
-from bezierdistill.flow_map import check_knots, sample
-from bezierdistill.objectives.curve_regression import CurveBatch
+from bezierdistill.flow_map import sample
+from bezierdistill.knots import check_knots
+from bezierdistill.objectives.base import Aligned, SingleObjective
 from bezierdistill.objectives.losses import Loss
+from bezierdistill.settings import check_not_negative
 
 REAL_ROWS = 4  # real rows for every sample: they cost no pass
-SCALE_ROWS = (
-    128  # of each of the two sets of real states whose distance sets the scale of conditions
-)
+SCALE_ROWS = 128  # in each of the two sets of real states whose distance scales the conditions
 LEAST = 1e-6  # of a squared distance: keeps the gradient of the root finite between equal states
 
 
 @dataclass(frozen=True)
-class Alignment:
+class Alignment(SingleObjective):
     """Energy distance of the samples of one or more samplers to real data, with the ends of the
     curves as an anchor.
 
     Args:
-        schedules: knots of each sampler, from 0 to 1.
+        knots: the knots of each sampler, from 0 to 1.
         metric: distance of the anchor.
         anchor: weight of the anchor, >= 0. Only the anchor reaches a component that lies beyond the
             range of the data on the wrong side.
@@ -60,42 +61,40 @@ class Alignment:
         UserError: on knots that do not rise from 0 to 1, or a negative anchor.
     """
 
-    schedules: Sequence[Sequence[float]]
+    knots: Sequence[Sequence[float]]
     metric: Loss = field(default_factory=Loss)
     anchor: float = 0.03
     clamp: Callable[[Tensor], Tensor] = lambda x: x
 
     def __post_init__(self) -> None:
-        for knots in self.schedules:
-            check_knots(knots)
-        if self.anchor < 0:
-            raise UserError(f"anchor is {self.anchor}, expected 0 (none) or a positive weight")
+        for times in self.knots:
+            check_knots(times)
+        check_not_negative(anchor=self.anchor)
 
     @property
-    def passes(self) -> int:
-        """Network passes a row and step: every sampler with the gradient of its last jump."""
-        return sum(len(knots) - 1 + 2 for knots in self.schedules)
+    def cost(self) -> int:
+        """Network passes per row of a step: every sampler with the gradient of its last jump."""
+        return sum(len(times) - 1 + 2 for times in self.knots)
 
     def loss(
-        self, net: nn.Module, batch: CurveBatch, real: Tensor, real_cond: Tensor | None = None
+        self, net: nn.Module, batch: Aligned, generator: torch.Generator, progress: float = 0.0
     ) -> Tensor:
-        """Loss of a batch of two curves or more against real states ``(N, ...)`` with conditions
-        ``(N, C)``.
+        """Loss of two curves or more against real states; nothing is drawn.
 
         Raises:
-            UserError: if only one of the batch and the real states has conditions.
+            UserError: if only one of the curves and the real states have conditions.
         """
-        curve, cond = batch
+        curve, cond, real, real_cond = batch
         if (cond is None) != (real_cond is None):
             raise UserError(
                 "one of the curves and the real data has conditions and the other has none,"
                 " expected both or neither"
             )
         total = torch.zeros((), device=curve.points.device)
-        for knots in self.schedules:
+        for times in self.knots:
             with torch.no_grad():
-                before = sample(net, curve.source, knots[:-1], cond)
-            x = sample(net, before, knots[-2:], cond)
+                before = sample(net, curve.source, times[:-1], cond)
+            x = sample(net, before, times[-2:], cond)
             total = total + _joint_energy(self.clamp(x), cond, real, real_cond)
             if self.anchor:
                 total = total + self.anchor * self.metric(x, curve.data)

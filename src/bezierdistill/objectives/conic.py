@@ -6,8 +6,8 @@ ends in a real :math:`x_1` and starts in its inversion z, the teacher's path bac
 says little about its surroundings, so the start is turned towards fresh noise :math:`\epsilon` by a
 share of the angle between them,
 
-.. math:: z_\zeta = |z| \left(\cos(\zeta\varphi)\, \hat z + \sin(\zeta\varphi)\, \hat w\right), \qquad
-          x_t = t\, x_1 + (1 - t)\, z_\zeta, \qquad \text{target } x_1 - z_\zeta,
+.. math:: z_\zeta = |z| \left(\cos(\zeta\varphi)\, \hat z + \sin(\zeta\varphi)\, \hat w\right),
+          \qquad x_t = t\, x_1 + (1 - t)\, z_\zeta, \qquad \text{target } x_1 - z_\zeta,
 
 with :math:`\varphi` the angle from z to :math:`\epsilon` and :math:`\hat w` the unit vector of the
 part of :math:`\epsilon` orthogonal to z. This is slerp; only the direction of the noise enters, so
@@ -16,14 +16,13 @@ keeps both lengths, differs by :math:`O(D^{-1/2})` and is unbounded for opposite
 length).
 
 The share follows :math:`\zeta = \zeta_{max}\, 2 u^2 / (1 + u^2)`. The authors let u move over the
-training; here it is uniform over the rows, which gives every step the law of the whole schedule and
-the loss no state (their ablation: FID 6.63 by the schedule, 6.64 and 6.70 by a rising and a falling
-one). Likewise they alternate real and generated steps where every batch here holds both.
+training; here it is uniform over the rows, which gives every step the shares of the whole schedule
+and the loss no state (their ablation: FID 6.63 by the schedule, 6.64 and 6.70 by a rising and a
+falling one). Likewise they alternate real and generated steps where every batch here holds both.
 
 Source: Kim, Kwon, Jeong & Uh 2025, *Balanced conic rectified flow* (arXiv 2510.25229), section on
-conic reflow; read through a summary
-of the paper, so without equation numbers. Times: U-shaped, as theirs (see
-:mod:`bezierdistill.objectives.rectified_flow_pp`).
+conic reflow; read through a summary of the paper, so without equation numbers. Times: U-shaped, as
+theirs.
 """
 
 from __future__ import annotations
@@ -35,9 +34,11 @@ from torch import Tensor, nn
 
 from bezierdistill.curves import BezierCurve
 from bezierdistill.errors import UserError
-from bezierdistill.objectives.curve_regression import CurveBatch, CurveRegression, Draw
+from bezierdistill.flow_map import fresh_noise
+from bezierdistill.objectives.base import Balanced, SingleObjective, check_shares, uniform
+from bezierdistill.objectives.curve_regression import CurveRegression
+from bezierdistill.objectives.intervals import Intervals, UShapedInstants
 from bezierdistill.objectives.losses import Loss
-from bezierdistill.objectives.rectified_flow_pp import UShapedDraw
 
 
 def slerp(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
@@ -52,7 +53,8 @@ def slerp(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
         share: ``(B,)``, between 0 and 1.
 
     Example:
-        >>> slerp(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 1.0]]), torch.ones(1)).round().abs().tolist()
+        >>> a, b = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+        >>> slerp(a, b, torch.ones(1)).round().abs().tolist()
         [[0.0, 2.0]]
     """
     flat, other = a.flatten(1), b.flatten(1)
@@ -69,7 +71,7 @@ def slerp(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Conic:
+class Conic(SingleObjective):
     """Velocity regression on generated pairs and on cones about inverted real pairs.
 
     Args:
@@ -77,71 +79,54 @@ class Conic:
             of training, 0 in the second.
         zeta: largest share of the angle, 0 to 1; the authors' is 0.13 for CIFAR-10, 0.23 for
             ImageNet.
-        draw: law of the times.
+        times: the instants of the regression.
         metric: distance of the regression.
 
     Raises:
-        UserError: if a share is not between 0 and 1.
+        UserError: if a share is not between 0 and 1, or the times are no instants.
     """
 
     share: float = 0.5
     zeta: float = 0.13
-    draw: Draw = field(default_factory=UShapedDraw)
+    times: Intervals = field(default_factory=UShapedInstants)
     metric: Loss = field(default_factory=Loss)
-    passes = CurveRegression.passes
+    cost = CurveRegression.cost
 
     def __post_init__(self) -> None:
-        for name in ("share", "zeta"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name} is {getattr(self, name)}, expected a number from 0 to 1")
+        check_shares(share=self.share, zeta=self.zeta)
+        if not self.times.instants:
+            raise UserError("times are intervals, expected instants: a velocity is learned")
 
     def loss(
-        self, net: nn.Module, batch: tuple[CurveBatch, CurveBatch], generator: torch.Generator
+        self, net: nn.Module, batch: Balanced, generator: torch.Generator, progress: float = 0.0
     ) -> Tensor:
-        """Loss of two equally large batches of lines and conditions: generated pairs, and pairs of
-        inverted noise and real data.
+        """Loss of two equally large batches of lines.
 
         Raises:
             UserError: if the batches differ in shape, are no lines, or only one has conditions.
         """
-        (generated, generated_cond), (real, real_cond) = batch
+        (generated, cond), (real, real_cond) = batch
         if generated.points.shape != real.points.shape or generated.degree != 1:
             raise UserError(
                 f"generated and real curves have shapes {tuple(generated.points.shape)} and"
                 f" {tuple(real.points.shape)}, expected two equal shapes (2, B, ...) of lines"
             )
-        if (generated_cond is None) != (real_cond is None):
+        if (cond is None) != (real_cond is None):
             raise UserError(
                 "one of the two batches has conditions and the other has none, expected both or"
                 " neither"
             )
-        is_real = (
-            torch.rand(len(real.source), generator=generator, device=generator.device).to(
-                real.source
-            )
-            < self.share
-        )
-        points = torch.stack([self._cone(real.source, generator), real.data])
-        line = BezierCurve(
-            _pick(is_real, points.transpose(0, 1), generated.points.transpose(0, 1)).transpose(0, 1)
-        )
-        cond = (
-            None
-            if real_cond is None or generated_cond is None
-            else _pick(is_real, real_cond, generated_cond)
-        )
-        s, t = (time.to(line.points) for time in self.draw(len(is_real), generator))
-        return self.metric(net(line.point(t), s, t, cond), line.velocity(t))
+        is_real = uniform(real.source, generator) < self.share
+        x0 = _pick(is_real, self._cone(real.source, generator), generated.source)
+        line = BezierCurve.line(x0, _pick(is_real, real.data, generated.data))
+        if cond is not None and real_cond is not None:
+            cond = _pick(is_real, real_cond, cond)
+        t, _ = self.times.rows(x0, generator)
+        return self.metric(net(line.point(t), t, t, cond), line.velocity(t))
 
     def _cone(self, inverted: Tensor, generator: torch.Generator) -> Tensor:
-        squared = (
-            torch.rand(len(inverted), generator=generator, device=generator.device)
-            .to(inverted)
-            .square()
-        )
-        noise = torch.randn(inverted.shape, generator=generator, device=generator.device).to(
-            inverted
-        )
+        squared = uniform(inverted, generator).square()
+        noise = fresh_noise(inverted, generator)
         return slerp(inverted, noise, self.zeta * 2 * squared / (1 + squared))
 
 

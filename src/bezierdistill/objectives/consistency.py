@@ -8,11 +8,12 @@ of one path.
   2406.14548, as in the authors' code, locuslab/ect, ``training/loss.py``); from scratch it stands
   for iCT (Song & Dhariwal 2023, arXiv 2310.14189, table 1), whose 10 to 1280 steps are eight stages
   of doubling too.
-* :func:`consistency_sample`: multistep sampling (Song et al. 2023, algorithm 1).
+
+Samples are drawn by :func:`~bezierdistill.flow_map.renoised_sample`.
 
 The target is the network itself without gradient, not its moving average (iCT, section 3.2). The
 boundary :math:`f(x, 1) = x` holds by construction. The authors add noise of level :math:`\sigma` to
-data of deviation 0.5; here, with data of deviation d, the same signal-to- noise ratio is found at
+data of deviation 0.5; here, with data of deviation d, the same signal-to-noise ratio is found at
 :math:`t = 1 / (1 + \sigma d / 0.5)`.
 """
 
@@ -20,24 +21,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from bezierdistill.curves import expand_time
 from bezierdistill.errors import UserError
-from bezierdistill.fields import Field, Stretched
-from bezierdistill.flow_map import check_knots, flow_map
+from bezierdistill.fields import Field, Stretched, passes_of
+from bezierdistill.flow_map import flow_map
+from bezierdistill.objectives.base import Pairs, SingleObjective, check_positive
+from bezierdistill.objectives.intervals import KnotIntervals
 from bezierdistill.objectives.losses import Loss
+from bezierdistill.settings import check_counts
 from bezierdistill.solvers import evaluations, solve
 
-Batch = tuple[Tensor, Tensor, Tensor | None]
 Level = TypeVar("Level", float, Tensor)
-PSEUDO_HUBER = Loss(
-    0.001
-)  # iCT's scale, 0.00054 a component of data of deviation 0.5, for data of deviation 1
+# iCT's scale, 0.00054 per component of data of deviation 0.5, for data of deviation 1.
+PSEUDO_HUBER = Loss(0.001)
 
 
 def noise_time(sigma: Level, data_std: float = 1.0) -> Level:
@@ -60,7 +60,7 @@ def karras_times(count: int = 18, data_std: float = 1.0) -> tuple[float, ...]:
 
 
 @dataclass(frozen=True)
-class ConsistencyDistillation:
+class ConsistencyDistillation(SingleObjective):
     """Agree with a teacher's solver step between neighbouring times of a grid.
 
     Args:
@@ -80,35 +80,32 @@ class ConsistencyDistillation:
     metric: Loss = field(default_factory=Loss)
 
     def __post_init__(self) -> None:
-        check_knots(self.times)
+        KnotIntervals((self.times,))  # this and the next line check the settings
         evaluations(self.method)
 
     @property
-    def passes(self) -> int:
-        """Network passes a row and step: the teacher's solver step, the target, the student's
+    def cost(self) -> int:
+        """Network passes per row of a step: the teacher's solver step, the target, the student's
         step.
         """
-        return evaluations(self.method) * self.teacher.passes + 1 + 3
+        return evaluations(self.method) * passes_of(self.teacher) + 1 + 3
 
-    def loss(self, net: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
-        """Loss of a batch ``(x0, x1, cond)`` of independent draws ``(B, ...)``."""
-        x0, x1, cond = batch
-        intervals = torch.tensor(
-            list(pairwise(self.times)), dtype=x1.dtype, device=generator.device
-        )
-        pick = torch.randint(
-            len(intervals), (len(x1),), generator=generator, device=generator.device
-        )
-        s, t = intervals[pick].to(x1).unbind(1)
-        x = torch.lerp(x0, x1, expand_time(s, x1))
+    def loss(
+        self, net: nn.Module, batch: Pairs, generator: torch.Generator, progress: float = 0.0
+    ) -> Tensor:
+        """Loss of independent draws."""
+        cond = batch.cond
+        s, t = KnotIntervals((self.times,)).rows(batch.x1, generator)
+        x = batch.point(s)
         with torch.no_grad():
-            neighbour = solve(Stretched(self.teacher, s, t), x, (0.0, 1.0), self.method, cond).state
+            step = Stretched(self.teacher, s, t)
+            neighbour = solve(step, x, (0.0, 1.0), self.method, cond).state
             target = flow_map(net, neighbour, t, 1.0, cond)
         return self.metric(flow_map(net, x, s, 1.0, cond), target)
 
 
 @dataclass(frozen=True)
-class ConsistencyTraining:
+class ConsistencyTraining(SingleObjective):
     r"""Agree with the same noise and datum at a lower noise level, without a teacher's passes.
 
     Levels are log-normal, weights :math:`1 / (\sigma - \sigma_r)`, and in stage k = 0, 1, ... the
@@ -132,12 +129,13 @@ class ConsistencyTraining:
     log_std: float = 2.0
     data_std: float = 1.0
     metric: Loss = PSEUDO_HUBER
-    passes = 4
+    cost = 4
 
     def __post_init__(self) -> None:
-        for name, low in (("stages", 0), ("decay", 1), ("log_std", 0), ("data_std", 0)):
-            if getattr(self, name) <= low:
-                raise UserError(f"{name} is {getattr(self, name)}, expected more than {low}")
+        check_counts(stages=self.stages)
+        check_positive(log_std=self.log_std, data_std=self.data_std)
+        if not self.decay > 1:
+            raise UserError(f"decay is {self.decay}, expected more than 1")
 
     def lower_level(self, sigma: Tensor, progress: float) -> Tensor:
         """The noise level that ``sigma`` is compared with; ``UserError`` unless the ``progress``
@@ -146,43 +144,19 @@ class ConsistencyTraining:
         if not 0 <= progress <= 1:
             raise UserError(f"progress is {progress}, expected 0 (start of training) to 1 (end)")
         stage = min(int(progress * self.stages), self.stages - 1)
-        return sigma * (1 - self.decay ** -(stage + 1) * (1 + 8 * torch.sigmoid(-sigma))).clamp_min(
-            0
-        )
+        gap = self.decay ** -(stage + 1) * (1 + 8 * torch.sigmoid(-sigma))
+        return sigma * (1 - gap).clamp_min(0)
 
     def loss(
-        self, net: nn.Module, batch: Batch, generator: torch.Generator, progress: float
+        self, net: nn.Module, batch: Pairs, generator: torch.Generator, progress: float = 0.0
     ) -> Tensor:
-        """Loss of a batch ``(x0, x1, cond)`` of independent draws ``(B, ...)`` at a ``progress`` of
-        training in [0, 1].
-        """
-        x0, x1, cond = batch
-        normal = torch.randn(len(x1), generator=generator, device=generator.device).to(x1)
+        """Loss of independent draws at a ``progress`` of training in [0, 1]."""
+        rows = len(batch.x1)
+        normal = torch.randn(rows, generator=generator, device=generator.device).to(batch.x1)
         sigma = (self.log_mean + self.log_std * normal).exp()
         lower = self.lower_level(sigma, progress)
         s, r = noise_time(sigma, self.data_std), noise_time(lower, self.data_std)
         with torch.no_grad():
-            target = flow_map(net, torch.lerp(x0, x1, expand_time(r, x1)), r, 1.0, cond)
-        return self.metric(
-            flow_map(net, torch.lerp(x0, x1, expand_time(s, x1)), s, 1.0, cond),
-            target,
-            1 / (sigma - lower),
-        )
-
-
-def consistency_sample(
-    net: nn.Module,
-    x0: Tensor,
-    times: Sequence[float],
-    generator: torch.Generator,
-    cond: Tensor | None = None,
-) -> Tensor:
-    """Jump from ``x0`` ``(B, ...)`` to the end; from each of the ``times``, rising in (0, 1),
-    renoise and jump again: one pass a jump.
-    """
-    check_knots((0.0, *times, 1.0))
-    x = flow_map(net, x0, 0.0, 1.0, cond)
-    for s in times:
-        noise = torch.randn(x.shape, generator=generator, device=generator.device).to(x)
-        x = flow_map(net, torch.lerp(noise, x, s), s, 1.0, cond)
-    return x
+            target = flow_map(net, batch.point(r), r, 1.0, batch.cond)
+        prediction = flow_map(net, batch.point(s), s, 1.0, batch.cond)
+        return self.metric(prediction, target, 1 / (sigma - lower))

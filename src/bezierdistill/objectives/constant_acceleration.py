@@ -4,7 +4,8 @@ acceleration, and the path is a parabola.
 For a pair :math:`(x_0, x_1)` of a source and the teacher's end point, :math:`d = x_1 - x_0` and an
 initial velocity :math:`v_0`,
 
-.. math:: x_t = x_0 + v_0 t + \tfrac12 a t^2, \qquad a = 2 d - 2 v_0, \qquad \text{so } x_1 = x_0 + v_0 + \tfrac12 a.
+.. math:: x_t = x_0 + v_0 t + \tfrac12 a t^2, \qquad a = 2 d - 2 v_0, \qquad
+          \text{so } x_1 = x_0 + v_0 + \tfrac12 a.
 
 1. The velocity network learns :math:`v_0 = h\, d` at :math:`x_t`, uniform t. With h = 1 the flow is
    rectified flow; with h < 1 paths speed up on their way, with h > 1 they slow down.
@@ -21,7 +22,7 @@ have; their acceleration times are U-shaped as in 2-rectified flow++. A third, a
 left out: it is no part of the flow.
 
 Source: Park et al. 2024, *Constant acceleration flow* (arXiv 2411.00322), section 4; their code,
-``flow/pipeline_caf.py``, for the distance, the laws of the times and the step.
+``flow/pipeline_caf.py``, for the distance, the distributions of the times and the step.
 """
 
 from __future__ import annotations
@@ -31,67 +32,80 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bezierdistill.curves import BezierCurve
+from bezierdistill.curves import BezierCurve, match_time
 from bezierdistill.errors import UserError
 from bezierdistill.fields import NetworkField
-from bezierdistill.objectives.curve_regression import CurveBatch, VelocityDraw
-from bezierdistill.objectives.losses import Loss
-from bezierdistill.objectives.rectified_flow_pp import UShapedDraw, pseudo_huber
+from bezierdistill.objectives.base import Curves, SingleObjective, check_positive, uniform
+from bezierdistill.objectives.intervals import UShapedInstants
+from bezierdistill.objectives.losses import pseudo_huber
+from bezierdistill.settings import check_not_negative
 
 
 @dataclass(frozen=True)
-class ConstantAcceleration:
-    """Two stages on pairs: :meth:`velocity_loss` until it has converged, then
-    :meth:`acceleration_loss` with that network fixed.
+class InitialVelocity(SingleObjective):
+    """Stage 1 on pairs: a network of the states' shape, read on its diagonal.
 
     Args:
-        h: initial speed over mean speed, positive; 1.5 is the authors'.
-        steepness: of the U-shaped law of the acceleration's times, positive.
+        h: initial speed over mean speed, positive; 1.5 is the authors', 1 is constant velocity.
         huber: scale of the distance over D, >= 0; zero means squared error.
 
     Raises:
-        UserError: if ``h`` is not positive.
+        UserError: on a setting outside its range.
     """
 
     h: float = 1.5
-    steepness: float = 4.0
     huber: float = 0.00054
-    velocity_passes = 3
-    acceleration_passes = 1 + 3
+    cost = 3
 
     def __post_init__(self) -> None:
-        if not self.h > 0:
-            raise UserError(f"h is {self.h}, expected a positive number (1 is constant velocity)")
-        UShapedDraw(self.steepness)  # this and the next line check the settings
-        Loss(self.huber)
+        check_positive(h=self.h)
+        check_not_negative(huber=self.huber)
 
-    def velocity_loss(
-        self, net_v: nn.Module, batch: CurveBatch, generator: torch.Generator
+    def loss(
+        self, net: nn.Module, batch: Curves, generator: torch.Generator, progress: float = 0.0
     ) -> Tensor:
-        """Stage 1 on a batch of lines and conditions; ``net_v`` has the states' shape and is read
-        on its diagonal.
-        """
+        """Loss of a batch of lines at uniform times."""
         line, cond = batch
         v0 = self.h * (line.data - line.source)
-        t, _ = VelocityDraw()(len(v0), generator)
-        state = parabola(line, v0).point(t.to(v0))
-        return pseudo_huber(v0, self.huber)(NetworkField(net_v)(state, t, cond), v0)
+        t = uniform(v0, generator)
+        state = parabola(line, v0).point(t)
+        return pseudo_huber(v0, self.huber)(net(state, t, t, cond), v0)
 
-    def acceleration_loss(
-        self, net_a: nn.Module, net_v: nn.Module, batch: CurveBatch, generator: torch.Generator
+
+@dataclass(frozen=True)
+class ConstantAcceleration(SingleObjective):
+    """Stage 2 on pairs: a network for states of twice the first dimension (see
+    :func:`acceleration`).
+
+    Args:
+        velocity: the network of stage 1, which stays as it is.
+        steepness: of the U-shaped distribution of times, positive.
+        huber: scale of the distance over D, >= 0; zero means squared error.
+
+    Raises:
+        UserError: on a setting outside its range.
+    """
+
+    velocity: nn.Module
+    steepness: float = 4.0
+    huber: float = 0.00054
+    cost = 1 + 3
+
+    def __post_init__(self) -> None:
+        check_positive(steepness=self.steepness)
+        check_not_negative(huber=self.huber)
+
+    def loss(
+        self, net: nn.Module, batch: Curves, generator: torch.Generator, progress: float = 0.0
     ) -> Tensor:
-        """Stage 2; ``net_a`` is a network for states of twice the first dimension (see
-        :func:`acceleration`).
-        """
+        """Loss of a batch of lines at U-shaped times."""
         line, cond = batch
         with torch.no_grad():
-            v0 = NetworkField(net_v)(line.source, 0.0, cond)
+            v0 = NetworkField(self.velocity)(line.source, 0.0, cond)
         path = parabola(line, v0)
-        t, _ = UShapedDraw(self.steepness)(len(v0), generator)
-        t = t.to(v0)
-        return pseudo_huber(v0, self.huber)(
-            acceleration(net_a, path.point(t), v0, t, cond), path.acceleration(t)
-        )
+        t, _ = UShapedInstants(self.steepness).rows(v0, generator)
+        predicted = acceleration(net, path.point(t), v0, t, cond)
+        return pseudo_huber(v0, self.huber)(predicted, path.acceleration(t))
 
 
 def parabola(line: BezierCurve, v0: Tensor) -> BezierCurve:
@@ -110,7 +124,8 @@ def acceleration(
     The network takes and gives states ``(B, 2 C, ...)``: x and v0 side by side go in, the first
     half of what comes out is read.
     """
-    return NetworkField(net_a)(torch.cat([x, v0], 1), t, cond)[:, : x.shape[1]]
+    time = match_time(t, x)
+    return net_a(torch.cat([x, v0], 1), time, time, cond)[:, : x.shape[1]]
 
 
 @torch.no_grad()

@@ -1,9 +1,9 @@
-r"""Distribution matching distillation: a few-step generator whose law is moved onto the teacher's,
-without pairs or a discriminator.
+r"""Distribution matching distillation: a few-step generator whose distribution is moved onto
+the teacher's, without pairs or a discriminator.
 
 A sample x of the generator is re-noised to :math:`x_t = (1-t)\epsilon + t x`; the teacher's and a
-critic's end points :math:`x_t + (1-t) v` differ by the gradient of the divergence between the laws,
-normalised as DMD does (:func:`matching_loss`). Two rules make DMD2 of it:
+critic's end points :math:`x_t + (1-t) v` differ by the gradient of the divergence between the
+distributions, normalised as DMD does (:func:`matching_loss`). Two rules make DMD2 of it:
 
 * two time scales: ``critic_steps`` updates of the critic, by flow matching on fresh samples, for
   one of the generator, and no regression;
@@ -23,7 +23,7 @@ sections 4.1, 4.2, 4.4 and 4.5; *One-step diffusion with distribution matching d
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,18 +31,20 @@ from torch import Tensor, nn
 
 from bezierdistill.curves import expand_time
 from bezierdistill.errors import UserError
-from bezierdistill.fields import Field, NetworkField
-from bezierdistill.flow_map import check_knots, flow_map
-from bezierdistill.objectives.consistency import consistency_sample
+from bezierdistill.fields import Field, NetworkField, passes_of
+from bezierdistill.flow_map import flow_map, fresh_noise
+from bezierdistill.knots import check_knots
+from bezierdistill.objectives.base import Pairs, uniform
 from bezierdistill.objectives.flow_matching import FlowMatching
+from bezierdistill.settings import check_counts
 
 
 @dataclass(frozen=True)
 class DistributionMatching:
-    """Match the law of one teacher field.
+    """Match the distribution of one teacher field, by a student and its critic.
 
     Args:
-        teacher: the field whose law is matched.
+        teacher: the field whose distribution is matched.
         knots: of the sampler, from 0 to 1: ``(0, 1)`` one pass, ``(0, s, 1)`` two.
         times: range of the re-noising time, within 0 and 1.
         critic_steps: updates of the critic for one of the generator, 1 or more.
@@ -61,36 +63,36 @@ class DistributionMatching:
         check_knots(self.knots)
         if not 0 <= self.times[0] <= self.times[1] < 1:
             raise UserError(f"times are {self.times}, expected low <= high in [0, 1)")
-        if self.critic_steps < 1:
-            raise UserError(f"critic_steps is {self.critic_steps}, expected 1 or more")
+        check_counts(critic_steps=self.critic_steps)
 
     @property
-    def passes(self) -> float:
-        """Mean passes a row of one round (:meth:`losses`); with one knot between 0 and 1, half the
-        rounds simulate a jump.
+    def cost(self) -> float:
+        """Mean passes per row of a step; with one knot between 0 and 1, half the steps simulate a
+        jump.
         """
         simulated = (len(self.knots) - 2) / 2
-        student = simulated + 3 + self.teacher.passes + 1
+        student = simulated + 3 + passes_of(self.teacher) + 1
         return student + 3 * self.critic_steps + (self.critic_steps - 1) * (simulated + 1)
 
     def losses(
         self,
-        net: nn.Module,
-        critic: nn.Module,
-        x0: Tensor,
-        cond: Tensor | None,
+        nets: Mapping[str, nn.Module],
+        batch: Pairs,
         generator: torch.Generator,
+        progress: float = 0.0,
     ) -> Iterator[tuple[str, Tensor]]:
-        """One round as the training loop takes it: the student's loss, then the critic's, on these
-        samples first and then on fresh ones.
+        """One round: the loss of the first network, the student, then those of the second, its
+        critic, on these samples first and then on fresh ones. The batch's data are not used.
         """
+        (student, net), (judge, critic) = nets.items()
+        x0, _, cond = batch
         loss, x = self.student_loss(net, critic, x0, cond, generator)
-        yield "student", loss
-        yield "critic", self.critic_loss(critic, x, cond, generator)
+        yield student, loss
+        yield judge, self.critic_loss(critic, x, cond, generator)
         for _ in range(self.critic_steps - 1):
             with torch.no_grad():
-                x = self.generate(net, _noise(x0, generator), cond, generator)
-            yield "critic", self.critic_loss(critic, x, cond, generator)
+                x = self.generate(net, fresh_noise(x0, generator), cond, generator)
+            yield judge, self.critic_loss(critic, x, cond, generator)
 
     def student_loss(
         self,
@@ -112,7 +114,8 @@ class DistributionMatching:
         """Flow matching of the critic on samples ``x`` ``(B, ...)`` of the generator, at all
         times.
         """
-        return FlowMatching().loss(critic, (_noise(x, generator), x.detach(), cond), generator)
+        batch = Pairs(fresh_noise(x, generator), x.detach(), cond)
+        return FlowMatching().loss(critic, batch, generator)
 
     def generate(
         self, net: nn.Module, x0: Tensor, cond: Tensor | None, generator: torch.Generator
@@ -120,9 +123,8 @@ class DistributionMatching:
         """End points of a randomly chosen jump of the sampler; the jumps before it carry no
         gradient.
         """
-        last = int(
-            torch.randint(len(self.knots) - 1, (), generator=generator, device=generator.device)
-        )
+        jumps, device = len(self.knots) - 1, generator.device
+        last = int(torch.randint(jumps, (), generator=generator, device=device))
         x = x0
         with torch.no_grad():
             for s in self.knots[:last]:
@@ -138,11 +140,11 @@ def matching_loss(
     cond: Tensor | None,
     generator: torch.Generator,
 ) -> Tensor:
-    """Loss whose gradient moves samples ``x`` ``(B, ...)`` from the critic's law towards the
-    teacher's, re-noised at ``times``.
+    """Loss whose gradient moves samples ``x`` ``(B, ...)`` from the critic's distribution towards
+    the teacher's, re-noised at ``times``.
 
-    The gradient of a row is divided by the mean distance of its sample from the teacher's end point
-    (arXiv 2311.18828, eq. 8).
+    The gradient of each row is divided by the mean distance of its sample from the teacher's end
+    point (arXiv 2311.18828, eq. 8).
     """
     with torch.no_grad():
         noisy, t = _renoise(x, times, generator)
@@ -157,22 +159,8 @@ def _renoise(
     x: Tensor, times: tuple[float, float], generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     low, high = times
-    t = low + (high - low) * torch.rand(len(x), generator=generator, device=generator.device).to(x)
-    time = expand_time(t, x)
-    return (1 - time) * _noise(x, generator) + time * x, t
-
-
-def sample(
-    net: nn.Module,
-    x0: Tensor,
-    knots: Sequence[float],
-    generator: torch.Generator,
-    cond: Tensor | None = None,
-) -> Tensor:
-    """The sampler from sources ``x0`` ``(B, ...)``: one pass a knot before 1, fresh noise from the
-    second on.
-    """
-    return consistency_sample(net, x0, check_knots(knots)[1:-1], generator, cond)
+    t = low + (high - low) * uniform(x, generator)
+    return torch.lerp(fresh_noise(x, generator), x, expand_time(t, x)), t
 
 
 def _jump(
@@ -181,9 +169,5 @@ def _jump(
     """From an end point ``x`` back to the time ``s`` by fresh noise, then to the end; at 0 the
     state itself is the source.
     """
-    start = (1 - s) * _noise(x, generator) + s * x if s else x
+    start = torch.lerp(fresh_noise(x, generator), x, s) if s else x
     return flow_map(net, start, s, 1.0, cond)
-
-
-def _noise(x: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(x.shape, generator=generator, device=generator.device).to(x)

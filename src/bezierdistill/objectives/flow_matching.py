@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from bezierdistill.couplings import Coupling, Independent
 from bezierdistill.curves import BezierCurve
+from bezierdistill.objectives.base import Pairs, SingleObjective, uniform
 from bezierdistill.objectives.losses import Loss
 
 
 @dataclass(frozen=True)
-class FlowMatching:
+class FlowMatching(SingleObjective):
     """Train a velocity field on coupled pairs.
 
     Args:
@@ -27,19 +28,14 @@ class FlowMatching:
 
     coupling: Coupling = field(default_factory=Independent)
     metric: Loss = field(default_factory=Loss)
-    passes = 3
+    cost = 3
 
     def loss(
-        self,
-        net: nn.Module,
-        batch: tuple[Tensor, Tensor, Tensor | None],
-        generator: torch.Generator,
+        self, net: nn.Module, batch: Pairs, generator: torch.Generator, progress: float = 0.0
     ) -> Tensor:
-        """Loss of a batch ``(x0, x1, cond)`` of independent draws ``(B, ...)``, at uniform
-        times.
-        """
+        """Loss of independent draws at uniform times."""
         x0, x1, cond = batch
         pair = self.coupling(x0, x1, cond)
         line = BezierCurve.line(pair.x0, pair.x1)
-        t = torch.rand(len(x1), generator=generator, device=generator.device).to(x1)
+        t = uniform(x1, generator)
         return self.metric(net(line.point(t), t, t, cond), line.velocity(t))

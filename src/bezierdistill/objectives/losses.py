@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bezierdistill.curves import expand_time
-from bezierdistill.errors import UserError
+from bezierdistill.settings import check_not_negative
 
 
 @dataclass(frozen=True)
@@ -23,27 +23,34 @@ class Loss:
     :math:`|e|^2 / D` for ``c = 0``.
 
     Args:
-        huber: the scale ``c`` a component, >= 0; zero means squared error.
+        huber: the scale ``c`` per component, >= 0; zero means squared error.
+
+    Raises:
+        UserError: on a negative scale.
     """
 
     huber: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.huber < 0:
-            raise UserError(
-                f"huber is {self.huber}, expected 0 (squared error) or a positive scale"
-            )
+        check_not_negative(huber=self.huber)
 
     def __call__(self, prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Scalar loss of states ``(B, ...)``, with an optional weight a row ``(B,)``."""
+        """Scalar loss of states ``(B, ...)``, with an optional weight per row ``(B,)``."""
         error = prediction - target
         if not self.huber:
-            return (
-                (error if weight is None else error * expand_time(weight.sqrt(), error))
-                .square()
-                .mean()
-            )
+            error = error if weight is None else error * expand_time(weight.sqrt(), error)
+            return error.square().mean()
         root = math.sqrt(error[0].numel())
         distance = torch.linalg.vector_norm(error.flatten(1), dim=1) / root
         row = torch.hypot(distance, distance.new_tensor(self.huber)) - self.huber
         return (row if weight is None else row * weight).mean()
+
+
+def pseudo_huber(x: Tensor, scale: float) -> Loss:
+    """The distance with ``c = scale sqrt(D)`` for states like ``x`` ``(B, ...)`` of D components;
+    0 means squared error.
+
+    Where papers write ``c = scale D`` for the norm of a whole row, this is their distance over
+    ``sqrt(D)``.
+    """
+    return Loss(scale * math.sqrt(x[0].numel()))

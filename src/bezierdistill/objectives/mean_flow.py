@@ -4,16 +4,16 @@ a simulation.
 Differentiating :math:`(t - s)\, u(x_s, s, t) = \int_s^t v(x_r, r)\, dr` by the time s of the state,
 along the path, gives the identity
 
-.. math:: u(x_s, s, t) = v + (t - s) \frac{d}{ds} u(x_s, s, t), \qquad \frac{d}{ds} = v \cdot \nabla_x + \partial_s.
+.. math:: u(x_s, s, t) = v + (t - s) \frac{d}{ds} u(x_s, s, t), \qquad
+          \frac{d}{ds} = v \cdot \nabla_x + \partial_s.
 
 Its right side, with the line's velocity :math:`v = x_1 - x_0` and without gradient, is the target
 of u; at s = t this is flow matching. With the squared error :math:`|e|^2` of a row, the loss is
 :math:`|e|^2 / \mathrm{sg}(|e|^2 + c)^p`.
 
 Source: Geng et al. 2025, *Mean flows for one-step generative modeling* (arXiv 2505.13447), eq.
-6-11, algorithm 1. The authors' time
-t' runs from data to noise: their state's time is :math:`1 - s`, their r is :math:`1 - t`, their v
-is the negative.
+6-11, algorithm 1. The authors' time t' runs from data to noise: their state's time is :math:`1 -
+s`, their r is :math:`1 - t`, their v is the negative.
 """
 
 from __future__ import annotations
@@ -24,18 +24,21 @@ import torch
 from torch import Tensor, nn
 
 from bezierdistill.curves import expand_time
-from bezierdistill.errors import UserError
-from bezierdistill.objectives.flow_map_matching import (
-    Batch,
-    check_share,
+from bezierdistill.objectives.base import (
+    Pairs,
+    SingleObjective,
+    check_positive,
+    check_shares,
     count_rows,
-    forward_derivative,
-    split_batch,
+    velocity_error,
 )
+from bezierdistill.objectives.intervals import LogitNormalIntervals
+from bezierdistill.objectives.jvp import forward_derivative
+from bezierdistill.settings import check_not_negative
 
 
 @dataclass(frozen=True)
-class MeanFlow:
+class MeanFlow(SingleObjective):
     """Regress the average velocity on the mean-flow identity.
 
     The defaults are the authors' for ImageNet. For CIFAR-10 they use share 0.75, power 0.75, logit
@@ -60,41 +63,37 @@ class MeanFlow:
     offset: float = 1e-3
 
     def __post_init__(self) -> None:
-        check_share(self.share)
-        if self.power < 0:
-            raise UserError(f"power is {self.power}, expected 0 (squared error) or more")
-        for name in ("logit_std", "offset"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"{name} is {getattr(self, name)}, expected more than 0")
+        check_shares(share=self.share)
+        check_not_negative(power=self.power)
+        check_positive(logit_std=self.logit_std, offset=self.offset)
 
     @property
-    def passes(self) -> float:
-        """Network passes a row and step: 3, and 1 more for the derivative where s < t."""
+    def cost(self) -> float:
+        """Network passes per row of a step: 3, and 1 more for the derivative where s < t."""
         return 3 + self.share
 
-    def times(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Times ``s <= t``, each ``(count,)``: two logit-normal draws in order."""
-        normal = torch.randn(2, count, generator=generator, device=generator.device)
-        return torch.sigmoid(-self.logit_mean - self.logit_std * normal).aminmax(dim=0)
+    @property
+    def intervals(self) -> LogitNormalIntervals:
+        """Where s < t; the others are at their s, as in the authors' code."""
+        return LogitNormalIntervals(self.logit_mean, self.logit_std)
 
-    def loss(self, net: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
-        """Loss of a batch ``(x0, x1, cond)`` of independent draws ``(B, ...)``."""
-        count = count_rows(len(batch[1]), self.share, generator)
-        averaged, (x0, x1, cond) = split_batch(batch, count)
+    def loss(
+        self, net: nn.Module, batch: Pairs, generator: torch.Generator, progress: float = 0.0
+    ) -> Tensor:
+        """Loss of independent draws."""
+        count = count_rows(len(batch.x1), self.share, generator)
+        averaged, others = batch.split(count)
         errors = [self._average_error(net, averaged, generator)] if count else []
-        if len(x1):
-            s, _ = (
-                time.to(x1) for time in self.times(len(x1), generator)
-            )  # the earlier of two here too, as in the authors' code
-            errors.append(net(torch.lerp(x0, x1, expand_time(s, x1)), s, s, cond) - (x1 - x0))
+        if len(others.x1):
+            s, _ = self.intervals.rows(others.x1, generator)
+            errors.append(velocity_error(net, others, s))
         square = torch.cat(errors).flatten(1).square().sum(1)
         return (square * (square.detach() + self.offset) ** -self.power).mean()
 
-    def _average_error(self, net: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
-        x0, x1, cond = batch
-        s, t = (time.to(x1) for time in self.times(len(x1), generator))
-        x, v = torch.lerp(x0, x1, expand_time(s, x1)), x1 - x0
+    def _average_error(self, net: nn.Module, batch: Pairs, generator: torch.Generator) -> Tensor:
+        s, t = self.intervals.rows(batch.x1, generator)
+        x, v = batch.point(s), batch.x1 - batch.x0
         u, slope = forward_derivative(
-            lambda state, time: net(state, time, t, cond), (x, s), (v, torch.ones_like(s))
+            lambda state, time: net(state, time, t, batch.cond), (x, s), (v, torch.ones_like(s))
         )
         return u - (v + expand_time(t - s, x) * slope).detach()

@@ -5,9 +5,11 @@ instead of whole simulations.
 :math:`x_a = (1-a) x_0 + a x_1` real data noised to the window's start and :math:`x_b` the teacher's
 solution from there,
 
-.. math:: x_t = x_a + \tfrac{t - a}{b - a}(x_b - x_a), \qquad \text{loss } \Big|u(x_t, t, b) - \frac{x_b - x_a}{b - a}\Big|^2.
+.. math:: x_t = x_a + \tfrac{t - a}{b - a}(x_b - x_a), \qquad
+          \text{loss } \Big|u(x_t, t, b) - \frac{x_b - x_a}{b - a}\Big|^2.
 
-The sampler is one Euler step a window, ``students.sample`` over the window boundaries. The authors
+The sampler is one Euler step per window, :func:`~bezierdistill.flow_map.sample` over the windows'
+boundaries. The authors
 run time from t=1 (noise) to t=0 and solve by DDIM, which on a straight path is Euler's step. Their
 velocity reads t alone, but it jumps where a window ends and the next one starts, which is just
 where the sampler reads it. Networks here are smooth in time and would give the mean of both
@@ -27,14 +29,15 @@ import torch
 from torch import Tensor, nn
 
 from bezierdistill.curves import expand_time
-from bezierdistill.errors import UserError
-from bezierdistill.fields import Field, Stretched
+from bezierdistill.fields import Field, Stretched, passes_of
+from bezierdistill.objectives.base import Pairs, SingleObjective, uniform
 from bezierdistill.objectives.losses import Loss
+from bezierdistill.settings import check_counts
 from bezierdistill.solvers import evaluations, solve, time_grid
 
 
 @dataclass(frozen=True)
-class Piecewise:
+class Piecewise(SingleObjective):
     """Regress the straight velocity of the teacher's path in each window.
 
     Args:
@@ -53,37 +56,26 @@ class Piecewise:
     method: str = "euler"
 
     def __post_init__(self) -> None:
-        for name in ("windows", "steps"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}, expected 1 or more")
-        evaluations(self.method)
+        check_counts(windows=self.windows, steps=self.steps)
+        evaluations(self.method)  # checks it
 
     @property
-    def passes(self) -> int:
-        """Network passes a row and step: the teacher's solution of one window, and the student's
+    def cost(self) -> int:
+        """Network passes per row of a step: the teacher's solution of one window, and the student's
         step.
         """
-        return self.steps * evaluations(self.method) * self.teacher.passes + 3
+        return self.steps * evaluations(self.method) * passes_of(self.teacher) + 3
 
     def loss(
-        self,
-        net: nn.Module,
-        batch: tuple[Tensor, Tensor, Tensor | None],
-        generator: torch.Generator,
+        self, net: nn.Module, batch: Pairs, generator: torch.Generator, progress: float = 0.0
     ) -> Tensor:
-        """Loss of a batch ``(x0, x1, cond)`` of independent draws ``(B, ...)``, at uniform
-        times.
-        """
-        x0, x1, cond = batch
-        u = torch.rand(len(x1), generator=generator, device=generator.device).to(x1) * self.windows
-        window = u.floor().clamp_max(
-            self.windows - 1
-        )  # a low precision may round u up to the last boundary
+        """Loss of independent draws at uniform times."""
+        u = uniform(batch.x1, generator) * self.windows
+        window = u.floor().clamp_max(self.windows - 1)  # low precision may round u up to the last
         a, b = window / self.windows, (window + 1) / self.windows
-        start = torch.lerp(x0, x1, expand_time(a, x1))
+        start, grid = batch.point(a), time_grid(self.steps)
         with torch.no_grad():
-            end = solve(
-                Stretched(self.teacher, a, b), start, time_grid(self.steps), self.method, cond
-            ).state
-        x, t = torch.lerp(start, end, expand_time(u - window, x1)), u / self.windows
-        return Loss()(net(x, t, b, cond), (end - start) * self.windows)
+            field = Stretched(self.teacher, a, b)
+            end = solve(field, start, grid, self.method, batch.cond).state
+        x, t = torch.lerp(start, end, expand_time(u - window, start)), u / self.windows
+        return Loss()(net(x, t, b, batch.cond), (end - start) * self.windows)

@@ -4,8 +4,9 @@ number of steps halves from round to round.
 From real data noised to a time :math:`s = i/N` of the student's grid, with :math:`m = s +
 \tfrac{1}{2N}` and :math:`t = s + \tfrac1N`,
 
-.. math:: u^* = \tfrac12\big(u_T(x_s, s, m) + u_T(x_m, m, t)\big), \quad x_m = x_s + (m - s)\, u_T(x_s, s, m),
-          \qquad \text{loss } \max(s^2, (1-s)^2)\, |u(x_s, s, t) - u^*|^2.
+.. math:: u^* = \tfrac12\big(u_T(x_s, s, m) + u_T(x_m, m, t)\big), \quad
+          x_m = x_s + (m - s)\, u_T(x_s, s, m), \qquad
+          \text{loss } \max(s^2, (1-s)^2)\, |u(x_s, s, t) - u^*|^2.
 
 In the authors' terms, with signal :math:`\alpha_s = s` and noise :math:`\sigma_s = 1 - s` (their
 time runs from data to noise), the target is a datum :math:`\tilde x = (x_t -
@@ -27,11 +28,13 @@ from torch import Tensor, nn
 
 from bezierdistill.curves import expand_time
 from bezierdistill.errors import UserError
+from bezierdistill.objectives.base import Pairs, SingleObjective
 from bezierdistill.objectives.losses import Loss
+from bezierdistill.settings import check_counts
 
 
 def halvings(steps: int) -> tuple[int, ...]:
-    """Step numbers of the students, one a round, that follow a teacher of ``steps`` steps: halved
+    """Step numbers of the students, one per round, that follow a teacher of ``steps`` steps: halved
     down to one.
 
     Raises:
@@ -47,7 +50,7 @@ def halvings(steps: int) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class Progressive:
+class Progressive(SingleObjective):
     """One round: a student of ``steps`` equal steps from a teacher of twice as many.
 
     Args:
@@ -62,27 +65,20 @@ class Progressive:
 
     teacher: nn.Module
     steps: int
-    passes = 5
+    cost = 2 + 3
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise UserError(f"steps is {self.steps}, expected 1 or more")
+        check_counts(steps=self.steps)
 
     def loss(
-        self,
-        net: nn.Module,
-        batch: tuple[Tensor, Tensor, Tensor | None],
-        generator: torch.Generator,
+        self, net: nn.Module, batch: Pairs, generator: torch.Generator, progress: float = 0.0
     ) -> Tensor:
-        """Loss of a batch ``(x0, x1, cond)`` of independent draws ``(B, ...)``, at uniform steps of
-        the grid.
-        """
-        x0, x1, cond = batch
-        i = torch.randint(self.steps, (len(x1),), generator=generator, device=generator.device).to(
-            x1
-        )
+        """Loss of independent draws at uniform steps of the grid."""
+        rows, cond = (len(batch.x1),), batch.cond
+        i = torch.randint(self.steps, rows, generator=generator, device=generator.device)
+        i = i.to(batch.x1)
         s, middle, t = i / self.steps, (i + 0.5) / self.steps, (i + 1) / self.steps
-        x = torch.lerp(x0, x1, expand_time(s, x1))
+        x = batch.point(s)
         with torch.no_grad():
             first = self.teacher(x, s, middle, cond)
             second = self.teacher(x + expand_time(middle - s, x) * first, middle, t, cond)

@@ -4,7 +4,8 @@ of half the size.
 For a step :math:`2d \in \{1, \tfrac12, \dots, \tfrac1{64}\}` from a time s on the grid of its
 multiples, with :math:`m = s + d`,
 
-.. math:: u(x_s, s, s + 2d) \to \tfrac12\big(u(x_s, s, m) + u(x_m, m, m + d)\big), \qquad x_m = x_s + d\, u(x_s, s, m),
+.. math:: u(x_s, s, s + 2d) \to \tfrac12\big(u(x_s, s, m) + u(x_m, m, m + d)\big), \qquad
+          x_m = x_s + d\, u(x_s, s, m),
 
 without gradient on the right, where the smallest step 1/128 is read on the diagonal, :math:`u(x, s,
 s)`. The diagonal is learned by flow matching on the rest of the rows. The right side uses averaged
@@ -23,12 +24,18 @@ import torch
 from torch import Tensor, nn
 
 from bezierdistill.curves import expand_time
-from bezierdistill.errors import UserError
-from bezierdistill.objectives.flow_map_matching import Batch, check_share, count_rows, split_batch
+from bezierdistill.objectives.base import (
+    Pairs,
+    SingleObjective,
+    check_shares,
+    count_rows,
+    velocity_error,
+)
+from bezierdistill.settings import check_counts
 
 
 @dataclass(frozen=True)
-class Shortcut:
+class Shortcut(SingleObjective):
     """Self-consistency of steps on a share of the rows, flow matching on the others.
 
     Args:
@@ -47,46 +54,37 @@ class Shortcut:
     target: nn.Module | None = None
 
     def __post_init__(self) -> None:
-        check_share(self.share)
-        if self.halvings < 1:
-            raise UserError(f"halvings is {self.halvings}, expected 1 or more")
+        check_shares(share=self.share)
+        check_counts(halvings=self.halvings)
 
     @property
-    def passes(self) -> float:
-        """Network passes a row and step: 3, and 2 more for the two steps of the target."""
+    def cost(self) -> float:
+        """Network passes per row of a step: 3, and 2 more for the two steps of the target."""
         return 3 + 2 * self.share
 
-    def loss(self, net: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
-        """Loss of a batch ``(x0, x1, cond)`` of independent draws ``(B, ...)``, at times of the
-        grids.
-        """
-        count = count_rows(len(batch[1]), self.share, generator)
-        stepped, (x0, x1, cond) = split_batch(batch, count)
+    def loss(
+        self, net: nn.Module, batch: Pairs, generator: torch.Generator, progress: float = 0.0
+    ) -> Tensor:
+        """Loss of independent draws at times of the grids."""
+        count = count_rows(len(batch.x1), self.share, generator)
+        stepped, others = batch.split(count)
         errors = [self._step_error(net, stepped, generator)] if count else []
-        if len(x1):
-            sections = 2**self.halvings
-            t = (
-                torch.randint(
-                    sections, (len(x1),), generator=generator, device=generator.device
-                ).to(x1)
-                / sections
-            )
-            errors.append(net(torch.lerp(x0, x1, expand_time(t, x1)), t, t, cond) - (x1 - x0))
+        if rows := len(others.x1):
+            ends = 2**self.halvings
+            i = torch.randint(ends, (rows,), generator=generator, device=generator.device)
+            errors.append(velocity_error(net, others, i.to(batch.x1) / ends))
         return torch.cat(errors).square().mean()
 
-    def _step_error(self, net: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
-        x0, x1, cond = batch
+    def _step_error(self, net: nn.Module, batch: Pairs, generator: torch.Generator) -> Tensor:
+        x1, cond = batch.x1, batch.cond
         target = net if self.target is None else self.target
-        halved = torch.randint(
-            self.halvings, (len(x1),), generator=generator, device=generator.device
-        )
-        sections = 2.0**halved  # steps of the size learned that fit into [0, 1]
-        start = (
-            torch.rand(len(x1), generator=generator, device=generator.device) * sections
-        ).floor() / sections
-        s, d = start.to(x1), (0.5 / sections).to(x1)
+        rows, device = (len(x1),), generator.device
+        halved = torch.randint(self.halvings, rows, generator=generator, device=device)
+        steps = 2.0**halved  # of the size learned, that fit into [0, 1]
+        u = torch.rand(rows, generator=generator, device=device)
+        s, d = ((u * steps).floor() / steps).to(x1), (0.5 / steps).to(x1)
         read = d * (halved < self.halvings - 1).to(d)  # zero for the smallest step
-        x, m = torch.lerp(x0, x1, expand_time(s, x1)), s + d
+        x, m = batch.point(s), s + d
         with torch.no_grad():
             first = target(x, s, s + read, cond)
             second = target(x + expand_time(d, x) * first, m, m + read, cond)

@@ -1,144 +1,286 @@
-"""Stored curves to a student: regression along them, then law alignment with real data."""
+"""Stored curves to a student, by regression along them, then alignment with real data:
+``bezierdistill distill``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from functools import cache
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch import Tensor, nn
-
-from bezierdistill.curves import BezierCurve
-from bezierdistill.data import Data, Scaling, load_data
 from bezierdistill.errors import UserError
-from bezierdistill.files import check_entries
-from bezierdistill.knots import best_schedules, even_schedules, parse_knots
-from bezierdistill.models import CARD, Model, NetworkConfig, load_model
-from bezierdistill.objectives import Alignment, CurveRegression, Loss
-from bezierdistill.objectives.alignment import REAL_ROWS
-from bezierdistill.objectives.curve_regression import (
-    CurveBatch,
-    Draw,
-    EitherDraw,
-    EndDraw,
-    KnotsDraw,
-    MapDraw,
-    VelocityDraw,
+from bezierdistill.settings import (
+    MAX_PASSES,
+    NUMBERS,
+    Contents,
+    ObjectiveName,
+    as_paths,
+    check_choice,
+    check_counts,
+    check_not_negative,
+    check_seed,
+    written,
 )
-from bezierdistill.stages.distill import DistillConfig
-from bezierdistill.stages.folders import card_of, held, saved
-from bezierdistill.stages.simulate import check_data
-from bezierdistill.store import CurveStore
-from bezierdistill.store.manifest import MEND
-from bezierdistill.training.loop import Trainer
+from bezierdistill.stages.train import CONTENTS as TRAINED
+from bezierdistill.training.settings import LoopConfig
 
-NETWORK = {"kind": str, "width": int, "depth": int, "patch": int}
-MOST_WIDTH, MOST_DEPTH = 4096, 256  # of a network that a store names, which may come from anybody
-DISTILLED = {
-    "weights": list,
-    "teachers": list,
-    "teacher_passes": int,
-    "scaling": dict,
-}  # what a store must say of itself
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import nn
+
+    from bezierdistill.data import Data
+    from bezierdistill.knots import Knots
+    from bezierdistill.models.model import Model
+    from bezierdistill.objectives.intervals import Intervals
+    from bezierdistill.store import CurveStore
+    from bezierdistill.training.loop import Trainer
+
+Init = Literal["teacher", "scratch"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentSettings:
+    """How a student learns."""
+
+    objective: ObjectiveName = "map"
+    """Which intervals are learned: end (to t=1 from anywhere, and the sampler's), map (any), knots
+    (only the sampler's), velocity (a straighter flow)."""
+    passes: int = 2
+    """The most passes of the sampler; a two-pass student is also a one-pass student."""
+    knots: tuple[float, ...] = written((), NUMBERS)
+    """Times between 0 and 1 of that sampler; without them they are found by dynamic programming
+    (map), or even (end, knots)."""
+    init: Init = "teacher"
+    """Start from the best teacher's weights, or from scratch."""
+    epochs: bool = False
+    """Read every curve once per epoch, in a seeded order, ahead of the training; without it curves
+    are drawn independently."""
+    huber: float = 0.03
+    """Scale of the pseudo-Huber loss; 0 is the squared error."""
+    power: float = 1.0
+    """Exponent p of the weight (t - s)^-p of an interval."""
+    align_batch: int | None = None
+    """Samples of a sampler per step of alignment; without it as many as rows per step of the
+    regression."""
+    align_lr: float = 2e-4
+    """Peak learning rate of the student during alignment."""
+    anchor: float = 0.03
+    """Weight of the ends of the curves during alignment."""
+
+    def __post_init__(self) -> None:
+        check_choice("objective", self.objective, ObjectiveName)
+        check_choice("init", self.init, Init)
+        check_counts(passes=self.passes, align_batch=self.align_batch or 1)
+        if self.passes > MAX_PASSES:
+            raise UserError(
+                f"passes is {self.passes}, expected 1 to {MAX_PASSES}: more passes are what a"
+                " student is to save"
+            )
+        check_not_negative(huber=self.huber, anchor=self.anchor, power=self.power)
+        if self.align_lr <= 0:
+            raise UserError(f"align-lr is {self.align_lr}, expected a positive number")
+        inner = (0.0, *self.knots, 1.0)
+        if self.knots and (len(self.knots) != self.passes - 1 or list(inner) != sorted(set(inner))):
+            raise UserError(
+                f"knots are {self.knots}, expected {self.passes - 1} for {self.passes} passes,"
+                " rising between 0 and 1"
+            )
+        usual = StudentSettings if self.objective == "velocity" else None
+        set_ = [name for name in ("knots", "passes", "power") if usual and self._differs(name)]
+        if set_:
+            raise UserError(
+                f"objective is velocity, which trains a flow, and {', '.join(set_)} given: leave"
+                " them out, or choose --objective end, map or knots"
+            )
+
+    def _differs(self, name: str) -> bool:
+        return getattr(self, name) != StudentSettings.__dataclass_fields__[name].default
+
+
+@dataclass(frozen=True)
+class DistillConfig(StudentSettings):
+    """Distil stored curves into a student.
+
+    Example::
+
+        bezierdistill distill --curves curves --out student
+        bezierdistill distill --curves curves --align 600 --data digits --out aligned
+    """
+
+    curves: Path
+    """Folder of a curve store."""
+    out: Path
+    """Folder of the new model."""
+    align: int = 0
+    """Steps of alignment with real data after the regression; 0 is none."""
+    data: str | None = None
+    """Built-in name or path of that real data."""
+    steps: int = 6000
+    """Optimizer steps of the regression."""
+    batch: int = 512
+    """Rows per step."""
+    seed: int = 0
+    """Seed of the draws (and of the weights, with --init scratch)."""
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    """How weights are updated."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        as_paths(self, "curves", "out")
+        check_seed(self.seed)
+        check_counts(steps=self.steps, batch=self.batch)
+        check_not_negative(align=self.align)
+        if self.loop.precision not in ("32-true", "bf16-mixed"):
+            raise UserError(
+                f"precision is {self.loop.precision}, expected 32-true or bf16-mixed: curves are"
+                " stored in single precision"
+            )
+        if self.objective == "velocity" and self.align:
+            raise UserError(
+                "objective velocity trains a flow, not jumps: expected --align 0, or --objective"
+                " end, map or knots"
+            )
+        if bool(self.align) != (self.data is not None):
+            raise UserError(
+                f"align is {self.align} and data {self.data}, expected both or neither: alignment"
+                " needs real data"
+            )
+        if self.align and (self.align_batch or self.batch) < 2:
+            raise UserError(
+                "batch is 1, expected 2 or more in alignment: the distance between distributions"
+                " needs pairs of samples"
+            )
+
+
+CONTENTS = Contents("a student, distilled from stored curves", TRAINED.files)
 
 
 def distill(config: DistillConfig) -> Model:
-    """Distil stored curves into a student: regression along the curves, then law alignment with
-    real data if asked for.
+    """Distil stored curves into a student: regression along the curves, then alignment with real
+    data if asked for.
 
     Raises:
         UserError: on a bad store, teachers other than those that made it, or a folder that holds
             another run.
     """
+    from bezierdistill.data import load_data
+    from bezierdistill.models.folder import find_teacher, is_model, load_model
+    from bezierdistill.models.weights import start_from
+    from bezierdistill.run import Run
+    from bezierdistill.store import CurveStore
+    from bezierdistill.training.loop import Trainer
+
     store = CurveStore.open(config.curves)
-    check_entries(store.recipe, DISTILLED, str(store.folder))
-    best = _best(config, store)
-    net = best.network.build(best.shape, config.seed, store.condition_size)
-    if config.init == "teacher":
-        _start_from(net, best.net)
+    recipe = store.recipe
+    teachers = [find_teacher(ref, store.folder) for ref in recipe.teachers]
+    means = [sum(row) / len(row) for row in recipe.weights]
+    best = teachers[means.index(max(means))] if teachers else None  # the one with the most weight
+    network = _network(config, store) if best is None else best.network
+    net = network.build(recipe.shape, config.seed, recipe.conditions.size)
+    if best is not None and config.init == "teacher":
+        start_from(net, best.net)
     data = None if config.data is None else load_data(config.data)
-    check_data(config.data, data, best)
-    _check_conditions(config, store, data)
-    given = None if config.knots is None else parse_knots(config.knots, config.passes)
+    _check_data(config, store, data)
     trainer = Trainer({"student": net}, config.loop, config.out, "curves")
     trainer.share(config.batch)  # checks, before the folder is taken and hours are spent
     if config.align:
         trainer.share(config.align_batch or config.batch, 2)
-    if not (config.out / CARD).exists():  # else there is nothing left to train
+    if not is_model(config.out):  # else there is nothing left to train
         _check_whole(store, trainer)
-    with held("distill", config, trainer.fabric) as finished:
-        return finished or saved(
-            config.out, _distilled(config, store, trainer, best, data, given), trainer.fabric
-        )
+    identity = {"curves": store.digest}
+    barrier = trainer.fabric.barrier
+    with Run(config.out, "distill", config, CONTENTS, identity=identity, barrier=barrier):
+        if trainer.fabric.broadcast(is_model(config.out)):
+            return load_model(config.out)
+        return _distilled(config, store, trainer, teachers, asdict(network), data)
 
 
 def _distilled(
     config: DistillConfig,
     store: CurveStore,
     trainer: Trainer,
-    best: Model,
+    teachers: list[Model],
+    network: dict[str, Any],
     data: Data | None,
-    given: tuple[float, ...] | None,
 ) -> Model:
-    """Train the student; ``given`` are its knots, if they are not to be found."""
-    spent = config.steps * config.batch * CurveRegression.passes * config.loop.accumulate
-    schedules = {} if config.objective == "velocity" else even_schedules(config.passes, given)
-    trained = _regress(config, store, trainer, schedules)
+    from bezierdistill.knots import (
+        even_knots,
+        find_knots,
+        inner_knots,
+        search_cost,
+        searched_curves,
+    )
+    from bezierdistill.models.folder import refer
+    from bezierdistill.models.model import Model
+    from bezierdistill.records import Passes
+    from bezierdistill.stages.train import card_of, saved
+
+    given = inner_knots(config.knots, config.passes) if config.knots else None
+    knots = {} if config.objective == "velocity" else even_knots(config.passes, given)
+    net, spent = _regress(config, store, trainer, knots)
     if config.objective == "map" and given is None and config.passes > 1:
-        schedules, searched = best_schedules(trained, store, config.passes, trainer.device)
-        spent += searched
+        curve, cond = store.to(trainer.device, searched_curves(len(store)))
+        knots = dict(find_knots(net.to(trainer.device), curve, config.passes, cond))
+        spent += search_cost(len(store))
     if data is not None:
-        trained, more = _align(config, store, data, trained, schedules)
+        net, more = _align(config, store, data, net, knots)
         spent += more
-    passes = {
-        "training": spent,
-        "curves": store.manifest["passes"],
-        "teachers": store.recipe["teacher_passes"],
-    }
+    recipe = store.recipe
+    passes = Passes(training=spent, curves=store.manifest.passes, teachers=recipe.teacher_passes)
     card = card_of(
-        "student",
         config,
-        passes | {"total": sum(passes.values())},
-        teachers=store.recipe["teachers"],
-        weights=store.recipe["weights"],
+        "student",
+        network=network,
+        shape=recipe.shape,
+        scaling=recipe.scaling,
+        passes=passes,
+        conditions=recipe.conditions,
+        domain=recipe.domain_scaling,
+        domain_data=recipe.domain,
+        data=config.data or next((teacher.card.data for teacher in teachers), None),
+        knots=knots,
+        teachers=tuple(refer(teacher, config.out) for teacher in teachers),
+        weights=recipe.weights,
     )
-    kept = {
-        key: store.recipe[key] for key in ("classes", "guidance", "guided") if key in store.recipe
-    }
-    kept |= {"source_data": store.recipe["source"]} if "source" in store.recipe else {}
-    scaling, source = Scaling.from_json(store.recipe["scaling"]), store.recipe.get("source_scaling")
-    start = None if source is None else Scaling.from_json(source)
-    return Model(
-        trained,
-        best.network,
-        best.shape,
-        scaling,
-        schedules,
-        {**card, **kept},
-        conditions=store.condition_size,
-        source=start,
-    )
+    return saved(config.out, Model(net, card), trainer)
 
 
-def _start_from(net: nn.Module, teacher: nn.Module) -> None:
-    """Copy a teacher's weights; conditions that only the student takes start without effect."""
-    own, given = net.state_dict(), teacher.state_dict()
-    for key, tensor in own.items():
-        if tensor.shape == given[key].shape:
-            tensor.copy_(given[key])
-        else:
-            tensor.zero_()[:, : given[key].shape[1]] = given[key]
+def _network(config: DistillConfig, store: CurveStore) -> Any:
+    """The network that a store of a field, which is no model, names for the student."""
+    from bezierdistill.networks.config import MAX_DEPTH, MAX_WIDTH, NetworkConfig
+    from bezierdistill.records import from_json
+
+    if config.init == "teacher":
+        raise UserError(
+            f"{store.folder} was made by a field that is no model of ours and has no weights to"
+            " start from: expected --init scratch"
+        )
+    network = from_json(store.recipe.network, NetworkConfig, f"the network of {store.folder}")
+    if max(network.width, network.patch) > MAX_WIDTH or network.depth > MAX_DEPTH:
+        raise UserError(
+            f"{store.folder} names a network of {network.width} x {network.depth}, expected"
+            f" {MAX_WIDTH} x {MAX_DEPTH} or less"
+        )
+    return network
 
 
-def _check_conditions(config: DistillConfig, store: CurveStore, data: Data | None) -> None:
+def _check_data(config: DistillConfig, store: CurveStore, data: Data | None) -> None:
+    """Whether real data are what the curves end on."""
     if data is None:
         return
-    if any(strength != 1 for strength in store.recipe.get("guided", [])):
+    recipe = store.recipe
+    if data.shape != recipe.shape or data.scaling != recipe.scaling:
         raise UserError(
-            "the curves are guided, their law is not that of the data, and alignment would undo it:"
-            " expected --align 0"
+            f"data {config.data} of shape {data.shape} is not what the teachers (shape"
+            f" {recipe.shape}) were trained on"
         )
-    size = store.condition_size
+    if any(scale != 1 for scale in recipe.conditions.guided):
+        raise UserError(
+            "the curves are guided, their distribution is not that of the data, and alignment"
+            " would undo it: expected --align 0"
+        )
+    size = recipe.conditions.size
     if size and size != data.condition_size:
         raise UserError(
             f"curves have conditions of {size} numbers, data {config.data} of"
@@ -148,77 +290,38 @@ def _check_conditions(config: DistillConfig, store: CurveStore, data: Data | Non
 
 def _check_whole(store: CurveStore, trainer: Trainer) -> None:
     """Refuse to train on a damaged store; of several ranks each reads its part."""
+    from bezierdistill.store.manifest import REPAIR
+
     for problem in store.verify(slice(trainer.rank, None, trainer.ranks)):
-        raise UserError(f"{problem}: {MEND}")
+        raise UserError(f"{problem}: {REPAIR}")
 
 
-def _best(config: DistillConfig, store: CurveStore) -> Model:
-    """The teacher whose network the student has; of a field that is no model of ours, what the
-    store says of it, without weights.
-    """
-    if "network" not in store.recipe:
-        teachers = _teachers(store)
-        return teachers[
-            int(torch.tensor(store.recipe["weights"], dtype=torch.float64).mean(1).argmax())
-        ]
-    if config.init == "teacher":
-        raise UserError(
-            f"{store.folder} was made by a field that is no model of ours and has no weights to"
-            " start from: expected --init scratch"
-        )
-    fields = check_entries(store.recipe["network"], NETWORK, f"the network of {store.folder}")
-    network = NetworkConfig(**{name: fields[name] for name in NETWORK})
-    if max(network.width, network.patch) > MOST_WIDTH or network.depth > MOST_DEPTH:
-        raise UserError(
-            f"{store.folder} names a network of {network.width} x {network.depth}, expected"
-            f" {MOST_WIDTH} x {MOST_DEPTH} or less"
-        )
-    shape = tuple(store.recipe["shape"])
-    return Model(nn.Identity(), network, shape, Scaling.from_json(store.recipe["scaling"], shape))
+def _intervals(config: DistillConfig, knots: Mapping[int, Knots]) -> Intervals:
+    from bezierdistill.objectives import intervals
 
-
-def _teachers(store: CurveStore) -> list[Model]:
-    teachers = []
-    given, weights = len(store.recipe["teachers"]), len(store.recipe["weights"])
-    if given != weights or not given:
-        raise UserError(
-            f"{store.folder} names {given} teachers and has weights of {weights}: expected as many,"
-            " simulate again"
-        )
-    for entry in store.recipe["teachers"]:
-        check_entries(entry, {"path": str, "digest": str}, f"a teacher of {store.folder}")
-        teacher = load_model(entry["path"])
-        if teacher.card["digest"] != entry["digest"]:
-            raise UserError(
-                f"{store.folder} was made by another teacher than the one now at {entry['path']}:"
-                " simulate again"
-            )
-        teachers.append(teacher)
-    return teachers
+    own = intervals.KnotIntervals(tuple(knots.values()))
+    if config.objective == "velocity":
+        return intervals.Instants()
+    if config.objective == "map":
+        return intervals.MapIntervals()
+    if config.objective == "knots":
+        return own
+    ends = intervals.EndIntervals()
+    return ends if config.passes == 1 else intervals.EitherIntervals(ends, own)
 
 
 def _regress(
-    config: DistillConfig,
-    store: CurveStore,
-    trainer: Trainer,
-    schedules: Mapping[int, tuple[float, ...]],
-) -> nn.Module:
-    knots = KnotsDraw(tuple(schedules.values()))
-    draws: dict[str, Draw] = {
-        "end": EndDraw() if config.passes == 1 else EitherDraw(EndDraw(), knots),
-        "map": MapDraw(),
-        "knots": knots,
-        "velocity": VelocityDraw(),
-    }
-    objective = CurveRegression(draws[config.objective], Loss(config.huber), config.power)
-    batches = _batches(store, trainer, config.batch, config.seed if config.epochs else None)
+    config: DistillConfig, store: CurveStore, trainer: Trainer, knots: Mapping[int, Knots]
+) -> tuple[nn.Module, int]:
+    """Regression along the curves; the network and the passes that this cost."""
+    from bezierdistill.objectives import CurveRegression, Loss
+    from bezierdistill.training.batches import CurveBatches
 
-    def step(
-        nets: Mapping[str, nn.Module], generator: torch.Generator
-    ) -> Iterator[tuple[str, Tensor]]:
-        yield "student", objective.loss(nets["student"], batches(generator), generator)
-
-    return trainer.fit(step, config.steps, config.seed)
+    power = 0.0 if config.objective == "velocity" else config.power
+    objective = CurveRegression(_intervals(config, knots), Loss(config.huber), power)
+    batches = CurveBatches(store, trainer, config.batch, config.seed if config.epochs else None)
+    net = trainer.fit(objective, batches, config.steps, config.seed)
+    return net, trainer.cost(objective, config.steps, config.batch)
 
 
 def _align(
@@ -226,58 +329,34 @@ def _align(
     store: CurveStore,
     data: Data,
     net: nn.Module,
-    schedules: Mapping[int, tuple[float, ...]],
+    knots: Mapping[int, Knots],
 ) -> tuple[nn.Module, int]:
-    """Align the law of every sampler with real data; returns the network and the passes that this
-    cost.
-    """
+    """Align the distribution of every sampler with real data; the network and what this cost."""
+    from bezierdistill.objectives import Alignment, Loss
+    from bezierdistill.objectives.alignment import REAL_ROWS
+    from bezierdistill.training.batches import AlignedBatches, CurveBatches
+    from bezierdistill.training.loop import Trainer
+
     size = config.align_batch or config.batch
-    trainer = Trainer(
-        {"student": net}, config.loop, config.out, "alignment", {"student": config.align_lr}
-    )
-    rows = trainer.share(size, 2)
-    batches = _batches(store, trainer, size, config.seed + 1 if config.epochs else None)
+    rates = {"student": config.align_lr}
+    trainer = Trainer({"student": net}, config.loop, config.out, "alignment", rates)
     objective = Alignment(
-        tuple(schedules.values()), Loss(config.huber), config.anchor, data.scaling.clamp
+        tuple(knots.values()), Loss(config.huber), config.anchor, data.scaling.clamp
     )
-
-    def step(
-        nets: Mapping[str, nn.Module], generator: torch.Generator
-    ) -> Iterator[tuple[str, Tensor]]:
-        batch = batches(generator)
-        real, cond = data.batch(REAL_ROWS * rows, generator)
-        cond = None if cond is None or not store.condition_size else cond.to(trainer.device)
-        yield "student", objective.loss(nets["student"], batch, real.to(trainer.device), cond)
-
-    spent = config.align * size * objective.passes * config.loop.accumulate
-    return trainer.fit(step, config.align, config.seed + 1), spent
+    curves = CurveBatches(store, trainer, size, config.seed + 1 if config.epochs else None)
+    batches = AlignedBatches(curves, data, REAL_ROWS * curves.rows)
+    net = trainer.fit(objective, batches, config.align, config.seed + 1)
+    return net, trainer.cost(objective, config.align, size)
 
 
-def _batches(
-    store: CurveStore, trainer: Trainer, batch: int, seed: int | None
-) -> Callable[[torch.Generator], CurveBatch]:
-    """What gives this rank's share of batch after batch: drawn with the generator, or with a seed
-    the next one of an epoch.
-    """
-    rows = trainer.share(batch)
-    if seed is None:
-        return lambda generator: _to(trainer, store.batch(rows, generator))
-
-    @cache
-    def ahead() -> Iterator[
-        CurveBatch
-    ]:  # opened at the first batch, when the trainer knows where it goes on
-        first, part = (
-            trainer.done * trainer.config.accumulate,
-            slice(trainer.rank * rows, (trainer.rank + 1) * rows),
-        )
-        return store.epochs(batch, seed, first, part)
-
-    return lambda _: _to(trainer, next(ahead()))
-
-
-def _to(trainer: Trainer, batch: CurveBatch) -> CurveBatch:
-    curve, cond = batch
-    return BezierCurve(curve.points.to(trainer.device)), (
-        None if cond is None else cond.to(trainer.device)
+def main_distill(config: DistillConfig) -> dict[str, Any]:
+    """The verb ``distill``."""
+    model = distill(config)
+    knots = "; ".join(
+        f"{k}: {', '.join(f'{t:g}' for t in times)}" for k, times in model.knots.items()
     )
+    print(
+        f"{config.out}: student with knots {knots or 'evenly spaced'}, {model.spent:,} network"
+        " passes spent in all"
+    )
+    return model.facts()

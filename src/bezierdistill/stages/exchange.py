@@ -1,10 +1,10 @@
 """Curves in and out of a store: written as one ``.npz`` or as WebDataset archives, made of other
 people's pairs.
 
-A WebDataset archive is a tar whose members share a key a row: ``000000000.points.npy`` (degree + 1,
-*shape) and, if there are conditions, ``000000000.cond.npy``. Imported ones may hold ``KEY.z0.npy``
-and ``KEY.z1.npy`` instead, source and end. Nothing is extracted: members are read from the archive
-one by one, and only plain files of numbers are.
+A WebDataset archive is a tar whose members share a key per row: ``000000000.points.npy`` (degree +
+1, *shape) and, if there are conditions, ``000000000.cond.npy``. Imported ones may hold
+``KEY.z0.npy`` and ``KEY.z1.npy`` instead, source and end. Nothing is extracted: members are read
+from the archive one by one, and only plain files of numbers are.
 """
 
 from __future__ import annotations
@@ -13,37 +13,54 @@ import io
 import math
 import tarfile
 import zipfile
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import chain, groupby, islice
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bezierdistill.curves import BezierCurve
-from bezierdistill.data.arrays import check_member, read_npy
+from bezierdistill.data.arrays import Archive, check_member, read_npy
 from bezierdistill.errors import UserError
 from bezierdistill.files import locked, whole_folder, write_atomically
-from bezierdistill.models import Model, load_model
+from bezierdistill.models.folder import load_model, refer
+from bezierdistill.models.model import Model
 from bezierdistill.progress import progress
-from bezierdistill.store import CurveStore, CurveWriter, Kept
-from bezierdistill.store.codec import check_kept
+from bezierdistill.records import CurveRecipe, Imported
+from bezierdistill.settings import Points, Units, check_choice, check_degree, check_not_negative
+from bezierdistill.store import CurveStore, CurveWriter
 from bezierdistill.store.writer import SHARD_BYTES, Plan
 
-Rows = tuple[
-    np.ndarray, np.ndarray | None
-]  # points (N, degree + 1, *shape) and conditions (N, C) or None
-CHUNK = 4096
+# Points (N, degree + 1, *shape) and conditions (N, C) or None.
+Rows = tuple[np.ndarray, np.ndarray | None]
+CHUNK = 4096  # rows at once
 ARCHIVE_ROWS = 10_000
-MOST_MEMBERS = 16  # of a row that are looked at
+ARRAYS = ("points", "z0", "z1", "cond")
+MAX_MEMBERS = 16  # of a row that are looked at
+# What reading a damaged tar raises.
+DAMAGED = (tarfile.TarError, OSError, EOFError, ValueError, ArithmeticError, LookupError)
 
 
-def export_curves(store: CurveStore, out: Path, to: Literal["npz", "webdataset"]) -> list[Path]:
+def export_curves(
+    store: CurveStore,
+    out: Path,
+    to: Literal["npz", "webdataset"] = "npz",
+    archive_rows: int = ARCHIVE_ROWS,
+    chunk: int = CHUNK,
+) -> list[Path]:
     """Write a store as one ``.npz`` (arrays ``points`` (N, degree + 1, *shape) and ``cond``), or as
-    WebDataset archives in a folder.
+    WebDataset archives in a folder; both can be imported.
+
+    Args:
+        store: the store.
+        out: the new file, which gets the ending ``.npz`` if it has none, or the new folder.
+        to: the format.
+        archive_rows: curves per archive.
+        chunk: rows read at once.
 
     Returns:
         The files.
@@ -51,55 +68,56 @@ def export_curves(store: CurveStore, out: Path, to: Literal["npz", "webdataset"]
     Raises:
         UserError: if ``out`` exists.
     """
+    if to == "npz" and out.suffix != ".npz":
+        out = out.with_name(f"{out.name}.npz")
     if out.exists():
         raise UserError(f"{out} exists: choose another --out")
+
+    def chunks(rows: range) -> Iterator[Rows]:
+        for start in range(rows.start, rows.stop, chunk):
+            curve, cond = store.take(torch.arange(start, min(start + chunk, rows.stop)))
+            yield curve.points.transpose(0, 1).numpy(), None if cond is None else cond.numpy()
+
+    everything = range(len(store))
     with progress("export", len(store)) as advance:
         if to == "npz":
-            write_atomically(out, lambda temporary: _write_npz(store, temporary, advance))
+            write_atomically(out, lambda path: _write_npz(store, path, chunks, advance))
             return [out]
         with whole_folder(out) as folder:
-            for k, start in enumerate(range(0, len(store), ARCHIVE_ROWS)):
-                rows = range(start, min(start + ARCHIVE_ROWS, len(store)))
-                write_atomically(
-                    folder / f"curves-{k:06d}.tar",
-                    lambda path, rows=rows: _write_tar(store, path, rows),
-                )
+            for k, start in enumerate(everything[::archive_rows]):
+                rows = everything[start : start + archive_rows]
+                write = partial(_write_tar, first=start, chunks=chunks(rows))
+                write_atomically(folder / f"curves-{k:06d}.tar", write)
                 advance(len(rows))
         return sorted(out.iterdir())
 
 
-def _chunks(store: CurveStore, rows: range) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    for start in range(rows.start, rows.stop, CHUNK):
-        curve, cond = store.take(torch.arange(start, min(start + CHUNK, rows.stop)))
-        yield curve.points.transpose(0, 1).numpy(), None if cond is None else cond.numpy()
-
-
-def _write_npz(store: CurveStore, path: Path, advance: Any) -> None:
-    sizes = {"points": (store.recipe["degree"] + 1, *store.recipe["shape"])}
-    sizes |= {"cond": (store.condition_size,)} if store.condition_size else {}
+def _write_npz(
+    store: CurveStore,
+    path: Path,
+    chunks: Callable[[range], Iterator[Rows]],
+    advance: Callable[[int], None],
+) -> None:
+    sizes = [("points.npy", (store.recipe.degree + 1, *store.recipe.shape))]
+    sizes += [("cond.npy", (store.condition_size,))] if store.condition_size else []
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-        for name, size in sizes.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                head = {"descr": "<f4", "fortran_order": False, "shape": (len(store), *size)}
+        for k, (name, size) in enumerate(sizes):
+            head = {"descr": "<f4", "fortran_order": False, "shape": (len(store), *size)}
+            with archive.open(name, "w", force_zip64=True) as member:
                 np.lib.format.write_array_header_1_0(cast(Any, member), head)
-                for points, cond in _chunks(store, range(len(store))):
-                    member.write(
-                        np.ascontiguousarray(
-                            points if name == "points" or cond is None else cond
-                        ).tobytes()
-                    )
-                    advance(len(points) if name == "points" else 0)
+                for rows in chunks(range(len(store))):
+                    member.write(np.ascontiguousarray(rows[k]).tobytes())
+                    advance(0 if k else len(rows[0]))
 
 
-def _write_tar(store: CurveStore, path: Path, rows: range) -> None:
+def _write_tar(path: Path, first: int, chunks: Iterator[Rows]) -> None:
     with tarfile.open(path, "w") as archive:
-        row = rows.start
-        for points, cond in _chunks(store, rows):
+        for points, cond in chunks:
             for k in range(len(points)):
-                _add(archive, f"{row:09d}.points.npy", points[k])
+                _add(archive, f"{first + k:09d}.points.npy", points[k])
                 if cond is not None:
-                    _add(archive, f"{row:09d}.cond.npy", cond[k])
-                row += 1
+                    _add(archive, f"{first + k:09d}.cond.npy", cond[k])
+            first += len(points)
 
 
 def _add(archive: tarfile.TarFile, name: str, array: np.ndarray) -> None:
@@ -116,82 +134,79 @@ def import_curves(
     teacher: Path,
     out: Path,
     passes: int = 0,
-    units: Literal["model", "data"] = "model",
-    points: Kept = "float32",
+    units: Units = "model",
+    points: Points = "float32",
+    shard_bytes: int = SHARD_BYTES,
 ) -> CurveStore:
     """A store of other people's pairs or curves.
 
     Args:
-        source: a folder with ``z0.npy`` and ``z1.npy`` (N, *shape) and, for a conditional teacher,
-            ``cond.npy`` (N, C); a WebDataset ``.tar``, or a folder of them.
+        source: an ``.npz``, or a folder of ``.npy``, with the arrays ``z0`` and ``z1``
+            (N, *shape), or ``points`` (N, degree + 1, *shape), and, for a conditional teacher,
+            ``cond`` (N, C); or a WebDataset ``.tar``, or a folder of them.
         teacher: the model whose samples they are: a student takes its network, units and weights.
         out: folder of the new store.
         passes: network passes that a row has cost its makers, for the account.
         units: whether points are in the teacher's units or in those of its data (bytes of images,
             ...).
         points: how control points are kept.
+        shard_bytes: bytes of a shard of pairs in single precision.
 
     Raises:
         UserError: if they cannot be read, are no states of the teacher, or are not finite.
     """
-    check_kept(points)
-    if passes < 0:
-        raise UserError(f"passes is {passes}, expected 0 or more")
+    check_choice("points", points, Points)
+    check_choice("units", units, Units)
+    check_not_negative(passes=passes)
     model = load_model(teacher)
-    rows = max(1, SHARD_BYTES // (8 * math.prod(model.shape)))
-    chunks = (
-        _archived(source, rows)
-        if source.suffix == ".tar" or list(source.glob("*.tar"))
-        else _arrays(source, rows)
-    )
+    chunks = _chunks(source, max(1, shard_bytes // (8 * math.prod(model.shape))))
     head = next(chunks, None)
     if head is None:
         raise UserError(f"{source} holds no pair")
     degree = head[0].shape[1] - 1
-    with locked(out), progress("import", None) as advance:
-        writer = CurveWriter(out, _recipe(source, model, degree, points, passes, units))
-        plans: list[Plan] = []
-        for chunk in () if writer.complete else chain([head], chunks):
-            plan = Plan(len(plans), sum(plan.rows for plan in plans), len(chunk[0]))
-            plans.append(plan)
-            advance(plan.rows)
-            if writer.finished(plan):
-                continue
-            curve, cond = _states(chunk, model, degree, units, f"{source} from row {plan.first} on")
-            writer.write(plan, [writer.pack(curve, cond)], passes * plan.rows)
+    check_degree(degree)
+    recipe = CurveRecipe(
+        degree=degree,
+        shape=model.shape,
+        scaling=model.scaling,
+        points=points,
+        conditions=model.conditions,
+        guides="imported",
+        teachers=(refer(model, out),),
+        teacher_passes=model.spent,
+        imported=Imported(source=str(source), passes=passes, units=units),
+    )
+    with locked(out):
+        writer = CurveWriter(out, recipe)
+        plans = _write(writer, () if writer.complete else chain([head], chunks), model, str(source))
         writer.close(plans)
     return CurveStore.open(out)
 
 
-def _recipe(
-    source: Path, model: Model, degree: int, points: Kept, passes: int, units: str
-) -> dict[str, Any]:
-    more = (
-        {"conditions": model.conditions, "classes": model.frequencies, "guidance": None}
-        if model.conditions
-        else {}
-    )
-    return {
-        **more,
-        "degree": degree,
-        "shape": list(model.shape),
-        "guides": "imported",
-        "weights": [[1.0]],
-        "teachers": [
-            {"path": str(model.folder and model.folder.resolve()), "digest": model.card["digest"]}
-        ],
-        "teacher_passes": model.spent,
-        "scaling": asdict(model.scaling),
-        "points": points,
-        "imported": {"source": str(source), "passes": passes, "units": units},
-    }
+def _write(writer: CurveWriter, chunks: Iterable[Rows], model: Model, source: str) -> list[Plan]:
+    """A shard per chunk, of those that are not there; returns all."""
+    imported, plans = writer.recipe.imported, list[Plan]()
+    assert imported is not None
+    with progress("import", None) as advance:
+        for chunk in chunks:
+            plan = Plan(len(plans), sum(plan.rows for plan in plans), len(chunk[0]))
+            plans.append(plan)
+            if not writer.finished(plan):
+                name = f"{source} from row {plan.first} on"
+                curve, cond = _states(chunk, model, writer.recipe.degree, imported.units, name)
+                writer.write(plan, [writer.pack(curve, cond)], imported.passes * plan.rows)
+            advance(plan.rows)
+    return plans
 
 
 def _states(
-    chunk: Rows, model: Model, degree: int, units: str, name: str
+    chunk: Rows, model: Model, degree: int, units: Units, name: str
 ) -> tuple[BezierCurve, Tensor | None]:
     """A chunk as curves in the teacher's units, and its conditions."""
     points, cond = chunk
+    for array in (points, cond):
+        if array is not None and array.dtype.kind not in "biuf":
+            raise UserError(f"{name} has {array.dtype} in it, expected integers or floats")
     states = [torch.from_numpy(np.array(points[:, k], np.float32)) for k in range(points.shape[1])]
     if units == "data":
         states = [model.scaling.encode(state) for state in states]
@@ -201,48 +216,54 @@ def _states(
             " as the teacher's states"
         )
     size = 0 if cond is None else cond.shape[1]
-    if size != model.conditions:
+    if size != model.condition_size:
         raise UserError(
-            f"{name} has conditions of {size} numbers, the teacher takes {model.conditions}:"
+            f"{name} has conditions of {size} numbers, the teacher takes {model.condition_size}:"
             " expected its own"
         )
-    curve, given = (
-        BezierCurve(torch.stack(states)),
-        None if cond is None else torch.from_numpy(np.array(cond, np.float32)),
-    )
-    if not bool(curve.points.isfinite().all()) or (
-        given is not None and not bool(given.isfinite().all())
-    ):
+    curve = BezierCurve(torch.stack(states))
+    given = None if cond is None else torch.from_numpy(np.array(cond, np.float32))
+    if not all(part.isfinite().all() for part in (curve.points, given) if part is not None):
         raise UserError(f"{name} has NaN or infinite numbers: leave these rows out")
     return curve, given
 
 
-def _arrays(folder: Path, rows: int) -> Iterator[Rows]:
-    """Rows of ``z0.npy``, ``z1.npy`` and ``cond.npy``, which are mapped, not loaded."""
-    z0, z1 = (read_npy(folder / name, mmap=True) for name in ("z0.npy", "z1.npy"))
-    cond = read_npy(folder / "cond.npy", mmap=True) if (folder / "cond.npy").exists() else None
-    if (
-        z0.shape != z1.shape
-        or z0.ndim < 2
-        or (cond is not None and (cond.ndim != 2 or len(cond) != len(z0)))
-    ):
-        shapes = f"{z0.shape}, {z1.shape}" + ("" if cond is None else f", {cond.shape}")
+def _chunks(source: Path, rows: int) -> Iterator[Rows]:
+    files = [source] if source.suffix == ".tar" else sorted(source.glob("*.tar"))
+    return _archived(source, files, rows) if files else _arrays(source, rows)
+
+
+def _arrays(source: Path, rows: int) -> Iterator[Rows]:
+    """Rows of an ``.npz``, or of a folder of ``.npy`` files, which are mapped, not loaded."""
+    if source.is_dir():
+        files = {name: source / f"{name}.npy" for name in ARRAYS}
+        found = {name: read_npy(file, mmap=True) for name, file in files.items() if file.exists()}
+    else:
+        with Archive(source) as archive:
+            found = {name: archive[name] for name in ARRAYS if name in archive}
+    cond = found.pop("cond", None)
+    if found.keys() not in ({"points"}, {"z0", "z1"}):
         raise UserError(
-            f"{folder} has z0, z1 and conditions of shapes {shapes}, expected (N, ...), the same,"
-            " and (N, C)"
+            f"{source} holds {', '.join(found) or 'no arrays'}, expected points, or z0 and z1, and"
+            " cond for a conditional teacher; or a .tar"
         )
-    for start in range(0, len(z0), rows):
+    paired, shape = "z0" in found, next(iter(found.values())).shape
+    fits = all(array.shape == shape for array in found.values()) and len(shape) >= 3 - paired
+    if not fits or (cond is not None and (cond.ndim != 2 or len(cond) != shape[0])):
+        told = [str(array.shape) for array in (*found.values(), cond) if array is not None]
+        raise UserError(
+            f"{source} has {', '.join(found)} and conditions of shapes {', '.join(told)}, expected"
+            f" {'(N, ...), the same' if paired else '(N, degree + 1, ...)'}, and (N, C)"
+        )
+    for start in range(0, shape[0], rows):
         part = slice(start, start + rows)
-        yield np.stack([z0[part], z1[part]], 1), None if cond is None else cond[part]
+        parts = [array[part] for array in found.values()]
+        yield np.stack(parts, 1) if paired else parts[0], None if cond is None else cond[part]
 
 
-def _archived(source: Path, rows: int) -> Iterator[Rows]:
+def _archived(source: Path, files: list[Path], rows: int) -> Iterator[Rows]:
     """Rows of WebDataset archives."""
-    ready = (
-        row
-        for file in ([source] if source.is_file() else sorted(source.glob("*.tar")))
-        for row in _rows(file)
-    )
+    ready = (row for file in files for row in _rows(file))
     while part := list(islice(ready, rows)):
         shapes = {points.shape for points, _ in part} | {
             None if cond is None else cond.shape for _, cond in part
@@ -261,7 +282,7 @@ def _rows(file: Path) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     whose members lie side by side.
     """
     for key, members in groupby(_members(file), lambda member: _key(member[0])):
-        found = {name[len(key) + 1 :]: array for name, array in islice(members, MOST_MEMBERS)}
+        found = {name[len(key) + 1 :]: array for name, array in islice(members, MAX_MEMBERS)}
         if not ({"points.npy"} <= found.keys() or {"z0.npy", "z1.npy"} <= found.keys()):
             raise UserError(
                 f"{file} has {', '.join(sorted(found))[:200]} of row {key[:80]}, expected"
@@ -305,11 +326,10 @@ def _members(file: Path) -> Iterator[tuple[str, np.ndarray]]:
                     )
                 content = archive.extractfile(member) if name.endswith(".npy") else None
                 if content is not None:
-                    yield (
-                        name,
-                        read_npy(cast(BinaryIO, content), member.size, f"{file} ({member.name})"),
-                    )
-    except (tarfile.TarError, OSError, EOFError, OverflowError) as error:
+                    yield name, read_npy(content.read(), name=f"{file} ({member.name})")
+    except UserError:
+        raise
+    except DAMAGED as error:
         raise UserError(
             f"{file} is no tar archive, or is packed, cut off or damaged ({error}): expected a"
             " plain .tar"

@@ -1,54 +1,75 @@
-"""The default recipe: from data and a budget of network passes to a student of one and two passes.
+"""The default recipe: from data and a budget of network passes to a student of one and two passes:
+``bezierdistill recipe``.
 
-    two teachers -> blend -> curves -> student: regression along the curves, then alignment of its
-    samples' law with real data
+    two teachers -> blend -> curves -> student: regression along the curves, then alignment
 
 The budget holds everything: both teachers, the curves, the student, and the search of the blend if
 there is one. Every stage gets a share of it, the same shares for all data. Taking one ingredient
-away is a change of one setting (``weak_share``, ``degree``, ``huber``, ``align_share``).
+away is a change of one setting (``shares.weak``, ``simulate.degree``, ``distill.huber``,
+``shares.align``).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from bezierdistill.curves import fit_weights
-from bezierdistill.data import Data, load_data
 from bezierdistill.errors import UserError
-from bezierdistill.fields import Blend
-from bezierdistill.files import claim, locked, read_json, write_json
-from bezierdistill.knots import knots_cost
-from bezierdistill.metrics import frechet_distance
-from bezierdistill.models import CARD, Model, NetworkConfig, load_model, save_model
-from bezierdistill.noise import noise
-from bezierdistill.objectives import Alignment, CurveRegression, FlowMatching
-from bezierdistill.progress import announce
-from bezierdistill.run import recorded
+from bezierdistill.networks.config import NetworkConfig
 from bezierdistill.settings import (
-    Coupling,
+    Contents,
     as_paths,
     check_conditional,
     check_counts,
     check_seed,
     check_whole_batches,
 )
-from bezierdistill.solvers import solve, time_grid
-from bezierdistill.stages.distill import DistillConfig, distill
-from bezierdistill.stages.simulate import SimulateConfig, simulate
-from bezierdistill.stages.train import TrainConfig, train
-from bezierdistill.store import CurveStore
+from bezierdistill.stages.distill import DistillConfig, StudentSettings, distill
+from bezierdistill.stages.simulate import CurveSettings, SimulateConfig, simulate
+from bezierdistill.stages.train import FlowSettings, TrainConfig, train
 from bezierdistill.training.settings import LoopConfig
 
-SEARCH, SETTINGS = "search.json", "recipe.json"
-GUIDANCE = (1.0, 1.25, 1.5, 1.75, 2.0, 2.25)
+if TYPE_CHECKING:
+    from bezierdistill.budget import Budget
+    from bezierdistill.data import Data
+    from bezierdistill.models.model import Model
+    from bezierdistill.records import Search
+    from bezierdistill.store import CurveStore
+
+SEARCH = "search.json"
+WEIGHTS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.25)  # of the strong teacher that a search tries
 FINER = (-0.1, 0.1)
-SEARCH_SEED = 2_000_003
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shares:
+    """Shares of the budget; what is left trains the student along the curves."""
+
+    strong: float = 0.5
+    """For the strong teacher's training."""
+    weak: float = 0.04
+    """For the weak teacher's training; 0 is a single teacher and no blend."""
+    curves: float = 0.09
+    """For simulating the curves."""
+    align: float = 0.14
+    """For alignment with real data; 0 is none."""
+    search: float = 0.0
+    """For choosing the blend's weight on validation data; 0 is no search."""
+
+    def __post_init__(self) -> None:
+        shares = list(asdict(self).values())
+        if min(shares) < 0 or sum(shares) >= 1:
+            raise UserError(
+                f"shares of the budget are {shares}, expected none below 0 and a sum below 1: the"
+                " rest trains the student"
+            )
+        if self.search and not self.weak:
+            raise UserError(
+                f"shares.search is {self.search} and shares.weak is 0: there is no blend to"
+                " search, leave one of them out"
+            )
 
 
 @dataclass(frozen=True)
@@ -68,53 +89,31 @@ class RecipeConfig:
     out: Path
     """Folder of the run."""
     budget: int = 4_000_000
-    """Network passes in all: a forward counts 1, forward and backward 3, a row."""
+    """Network passes in all: a forward counts 1, forward and backward 3, per row."""
     seed: int = 0
     """Seed of everything."""
     batch: int = 256
-    """Rows a step."""
+    """Rows per step of every training."""
     strong: Path | None = None
     """A trained strong teacher to use; without it one is trained."""
     weak: Path | None = None
     """A trained weak teacher to use; without it one is trained."""
-    strong_share: float = 0.5
-    """Share of the budget that the strong teacher's training gets."""
-    weak_share: float = 0.04
-    """The same for the weak teacher; 0 is a single teacher and no blend."""
-    curves_share: float = 0.09
-    """Share for simulating the curves."""
-    align_share: float = 0.14
-    """Share for law alignment with real data; 0 is none. What is left trains the student along the
-    curves."""
-    align_batch: int | None = None
-    """Samples of a sampler a step of alignment; without it as many as rows a step."""
-    guidance: float = 1.25
+    blend_weight: float = 1.25
     """Weight g of the strong teacher in the blend, the weak one has 1 - g; 1 is the strong teacher
     alone."""
-    search_share: float = 0.0
-    """Share for choosing g on validation data instead; 0 is no search."""
-    degree: int = 4
-    """Degree of the curves; 1 is a straight line."""
-    solver_steps: int = 4
-    """Heun steps a curve."""
-    huber: float = 0.03
-    """Scale of the pseudo-Huber loss; 0 is the squared error."""
-    power: float = 1.0
-    """P of the weight (t - s)^-p of an interval."""
-    align_lr: float = 2e-4
-    """Peak learning rate of the student during alignment."""
-    anchor: float = 0.03
-    """Weight of the ends of the curves during alignment."""
-    conditional: bool = False
-    """Condition on the data's class labels or condition vectors."""
-    source: str | None = None
+    domain: str | None = None
     """Data of another domain to start from instead of noise: the student translates."""
     through: Path | None = None
     """A model of that domain; the curves go back to noise by it and forwards by teachers that start
     from noise."""
-    coupling: Coupling = "independent"
-    """How source and data are joined when teachers are trained: independent, or optimal transport
-    within the batch."""
+    shares: Shares = field(default_factory=Shares)
+    """Shares of the budget."""
+    train: FlowSettings = field(default_factory=FlowSettings)
+    """How teachers are trained."""
+    simulate: CurveSettings = field(default_factory=lambda: CurveSettings(steps=4))
+    """How curves are made."""
+    distill: StudentSettings = field(default_factory=StudentSettings)
+    """How the student learns."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
     """The network of every teacher and student."""
     loop: LoopConfig = field(default_factory=LoopConfig)
@@ -123,71 +122,57 @@ class RecipeConfig:
     def __post_init__(self) -> None:
         as_paths(self, "out")
         check_seed(self.seed)
-        check_counts(budget=self.budget, batch=self.batch, solver_steps=self.solver_steps)
-        shares = [
-            self.strong_share,
-            self.weak_share,
-            self.curves_share,
-            self.align_share,
-            self.search_share,
-        ]
-        if min(shares) < 0 or sum(shares) >= 1:
+        check_counts(budget=self.budget, batch=self.batch)
+        check_conditional(self.train.conditional, self.domain, self.train.coupling)
+        check_whole_batches(self.loop.accumulate)
+        for name in ("strong", "weak", "through"):
+            if getattr(self, name) is not None:
+                as_paths(self, name)
+        if self.weak is not None and not self.shares.weak:
             raise UserError(
-                f"shares of the budget are {shares}, expected none below 0 and a sum below 1: the"
-                " rest trains the student"
+                f"weak is {self.weak} and shares.weak is 0, which is a single teacher: leave one"
+                " of them out"
             )
-        if self.weak is not None and not self.weak_share:
+        if self.shares.search and (self.train.conditional or self.domain is not None):
             raise UserError(
-                f"weak is {self.weak} and weak_share is 0, which is a single teacher: leave one of"
-                " them out"
+                "shares.search is for flows from noise without conditions: expected 0 with"
+                " --train.conditional or --domain"
             )
-        if self.search_share and not self.weak_share:
+        if not math.isfinite(self.blend_weight):
+            raise UserError(f"blend-weight is {self.blend_weight}, expected a number")
+        if self.through is not None and self.domain is None:
             raise UserError(
-                f"search_share is {self.search_share} and weak_share is 0: there is no blend to"
-                " search, leave one of them out"
+                f"through is {self.through} and domain None: expected --domain, the data of that"
+                " model's domain"
             )
-        if self.search_share and (self.conditional or self.source is not None):
-            raise UserError(
-                "search_share is for flows from noise without conditions: expected 0 with"
-                " --conditional or --source"
-            )
-        check_conditional(self.conditional, self.source, self.coupling)
-        check_whole_batches(self.loop)
-        if not math.isfinite(self.guidance):
-            raise UserError(f"guidance is {self.guidance}, expected a number")
-        if self.through is not None:
-            as_paths(self, "through")
-            if self.source is None:
-                raise UserError(
-                    f"through is {self.through} and source None: expected --source, the data of"
-                    " that model's domain"
-                )
         # The stages' own checks, before a teacher is trained.
-        fit_weights(self.degree, time_grid(self.solver_steps))
-        self.student(Path(), steps=1, align=int(self.align_share > 0))
+        self.student(Path(), 1, int(self.shares.align > 0))
 
     def student(self, curves: Path, steps: int, align: int) -> DistillConfig:
         """Settings of the student, of so many steps of regression and of alignment."""
         return DistillConfig(
             curves,
             self.out / "student",
-            passes=2,
             align=align,
-            align_batch=self.align_batch,
             data=self.data if align else None,
             steps=steps,
             batch=self.batch,
             seed=self.seed,
-            huber=self.huber,
-            power=self.power,
-            align_lr=self.align_lr,
-            anchor=self.anchor,
             loop=self.loop,
+            **asdict(self.distill),
         )
 
-    def part(self, share: float) -> int:
-        """Network passes of a share."""
-        return int(share * self.budget)
+
+CONTENTS = Contents(
+    "a student and all that it was made of, within a budget of network passes",
+    {
+        "strong/, weak/": "the teachers",
+        "curves/": "their curves",
+        "student/": "the student: bezierdistill sample --model {out}/student --passes 1 --out"
+        " samples.npz",
+        "search.json": "the search of the blend, where there was one",
+    },
+)
 
 
 def run_recipe(config: RecipeConfig) -> Model:
@@ -200,116 +185,114 @@ def run_recipe(config: RecipeConfig) -> Model:
         UserError: on bad data or settings, a budget too small for the stages, or a folder that
             holds something else.
     """
-    data, out = load_data(config.data), config.out
-    with locked(out):
-        claim(
-            out / SETTINGS,
-            {key: value for key, value in asdict(config).items() if key != "out"},
-            "recipe",
-        )
-        with recorded(out, "recipe", config):
-            return _stages(config, data)
+    from bezierdistill.curves import fit_weights
+    from bezierdistill.data import load_data
+    from bezierdistill.models.folder import read_card
+    from bezierdistill.run import Run
+    from bezierdistill.solvers import time_grid
+
+    data = load_data(config.data)
+    if config.simulate.guides == "fit":
+        fit_weights(config.simulate.degree, time_grid(config.simulate.steps))
+    given = {name: getattr(config, name) for name in ("strong", "weak", "through")}
+    identity = {name: read_card(path).digest for name, path in given.items() if path is not None}
+    with Run(config.out, "recipe", config, CONTENTS, identity=identity):
+        return _stages(config, data)
 
 
 def _stages(config: RecipeConfig, data: Data) -> Model:
-    out = config.out
-    if (out / "student" / CARD).exists() and "search" in (
-        finished := load_model(out / "student")
-    ).card["passes"]:
-        return finished
+    import msgspec
+
+    from bezierdistill.budget import Budget
+    from bezierdistill.models.folder import is_model, load_model, save_model
+    from bezierdistill.models.model import Model
+    from bezierdistill.progress import announce
+
+    out, budget, shares = config.out, Budget(config.budget, config.batch), config.shares
+    done = is_model(out / "student") and load_model(out / "student")
+    if done and (done.card.passes.search or not shares.search):
+        return done
     if config.through is not None:
-        through, source = load_model(config.through), load_data(str(config.source))
-        if (
-            source.shape != data.shape
-            or through.shape != data.shape
-            or through.scaling != source.scaling
-            or through.conditions
-        ):
-            raise UserError(
-                f"through {config.through} is no flow of {config.source} to states of the shape"
-                f" {data.shape} of {config.data}"
-            )
-    teachers = [_teacher(config, config.strong, "strong", config.strong_share, config.seed)]
-    searched: dict[str, Any] = {"best": 1.0, "passes": 0}
-    if config.weak_share:
-        teachers.append(_teacher(config, config.weak, "weak", config.weak_share, config.seed + 1))
-        searched = (
-            _search(config, teachers, data)
-            if config.search_share
-            else {"best": config.guidance, "passes": 0}
-        )
-    g = searched["best"]
-    weights = [g, 1 - g][: len(teachers)]
+        _check_through(config, data)
+    teachers = [_teacher(config, budget, "strong", config.seed)]
+    search = None
+    if shares.weak:
+        teachers.append(_teacher(config, budget, "weak", config.seed + 1))
+        search = _search(config, budget, teachers, data) if shares.search else None
+    g = config.blend_weight if search is None else search.best
+    weights = ((1.0,),) if len(teachers) == 1 else ((g,), (round(1 - g, 12),))
     announce(f"{out}: its curves")
-    curves = simulate(_simulation(config, teachers, weights))
+    curves = simulate(_simulation(config, budget, teachers, weights))
     announce(f"{out}: the student")
-    student = distill(_distillation(config, curves, searched["passes"]))
-    passes = {**student.card["passes"], "search": searched["passes"]}
-    passes["total"] += searched["passes"]
-    return save_model(out / "student", replace(student, card={**student.card, "passes": passes}))
+    spent = 0 if search is None else search.passes
+    student = distill(_distillation(config, budget, curves, spent))
+    if not spent:
+        return student
+    passes = msgspec.structs.replace(student.card.passes, search=spent)
+    card = msgspec.structs.replace(student.card, passes=passes)
+    return save_model(out / "student", Model(student.net, card))
 
 
-def _teacher(config: RecipeConfig, given: Path | None, name: str, share: float, seed: int) -> Model:
+def _check_through(config: RecipeConfig, data: Data) -> None:
+    from bezierdistill.data import load_data
+    from bezierdistill.models.folder import load_model
+
+    through, domain = load_model(str(config.through)), load_data(str(config.domain))
+    alike = domain.shape == through.shape == data.shape and through.scaling == domain.scaling
+    if not alike or through.condition_size:
+        raise UserError(
+            f"through {config.through} is no flow of {config.domain} to states of the shape"
+            f" {data.shape} of {config.data}"
+        )
+
+
+def _teacher(config: RecipeConfig, budget: Budget, name: str, seed: int) -> Model:
+    from bezierdistill.models.folder import is_model, load_model
+    from bezierdistill.objectives import FlowMatching
+    from bezierdistill.progress import announce
+
     announce(f"{config.out}: the {name} teacher")
+    given = getattr(config, name)
     folder = given or config.out / name
-    if given or (folder / CARD).exists():
+    if given or is_model(folder):
         teacher = load_model(folder)
-        if bool(teacher.conditions) != config.conditional:
-            takes = f"takes {teacher.conditions or 'no'} numbers as condition"
+        if bool(teacher.condition_size) != config.train.conditional:
             raise UserError(
-                f"the {name} teacher {folder} {takes} and conditional is {config.conditional}:"
-                " expected both or neither"
+                f"the {name} teacher {folder} takes {teacher.condition_size or 'no'} numbers as"
+                f" condition and train.conditional is {config.train.conditional}: expected both"
+                " or neither"
             )
         return teacher
-    steps = _steps(config, config.part(share), FlowMatching.passes, f"the {name} teacher")
+    passes = budget.share(getattr(config.shares, name))
     return train(
         TrainConfig(
             config.data,
             folder,
-            steps,
+            budget.steps(FlowMatching.cost, passes, f"the {name} teacher"),
             config.batch,
             seed,
-            coupling=config.coupling,
-            source=None if config.through else config.source,
-            conditional=config.conditional,
-            network=config.network,
-            loop=config.loop,
+            None if config.through else config.domain,
+            config.network,
+            config.loop,
+            **asdict(config.train),
         )
     )
 
 
-def _steps(config: RecipeConfig, passes: int, cost: int, what: str) -> int:
-    steps = passes // (cost * config.batch)
-    if steps < 1:
-        raise UserError(
-            f"budget is {config.budget} passes, which leaves {passes} for {what}: expected"
-            f" {cost * config.batch} or more"
-        )
-    return steps
+def _search(config: RecipeConfig, budget: Budget, teachers: list[Model], data: Data) -> Search:
+    from bezierdistill.records import Search, read_record, write_record
 
-
-def _search(config: RecipeConfig, teachers: list[Model], data: Data) -> dict[str, Any]:
     file = config.out / SEARCH
     if not file.exists():
-        strong, weak = teachers
-        write_json(
-            file,
-            choose_blend(
-                strong,
-                weak,
-                data,
-                config.seed,
-                config.part(config.search_share),
-                config.solver_steps,
-            ),
-        )
-    return read_json(file, "search of the blend")
+        passes = budget.share(config.shares.search)
+        steps, (strong, weak) = config.simulate.steps, teachers
+        write_record(file, choose_blend(strong, weak, data, config.seed, passes, steps))
+    return read_record(file, Search, "search of the blend")
 
 
-@torch.no_grad()
 def choose_blend(
     strong: Model, weak: Model, data: Data, seed: int, passes: int, steps: int = 6
-) -> dict[str, Any]:
+) -> Search:
     """Choose the weight g of the strong teacher (the weak one has 1 - g) by the Frechet distance to
     validation data.
 
@@ -318,66 +301,86 @@ def choose_blend(
         weak: the same kind of network, trained for a shorter time.
         data: where validation samples come from.
         seed: seed of the noise and of the validation samples.
-        passes: network passes that the search may spend; it sets the samples a trial.
-        steps: Heun steps a sample.
-
-    Returns:
-        The record of the search: metric, number of trials, samples a trial, scores, the best g,
-            passes spent.
+        passes: network passes that the search may spend; it sets the samples per trial.
+        steps: Heun steps per sample.
     """
-    trials = len(GUIDANCE) + len(FINER)
-    samples = max(8, passes // (trials * 4 * steps))
+    import torch
+
+    from bezierdistill.fields import Blend
+    from bezierdistill.metrics import frechet_distance
+    from bezierdistill.noise import Stream, noise
+    from bezierdistill.records import Search
+    from bezierdistill.solvers import solve, time_grid
+
+    samples = max(8, passes // ((len(WEIGHTS) + len(FINER)) * 4 * steps))
     real = data.real(min(data.count("valid") or 20_000, 20_000), seed, "valid")
-    x0 = noise(seed + SEARCH_SEED, 0, samples, data.shape)
+    x0 = noise(seed, Stream.SEARCH, range(samples), data.shape)
     scores: dict[float, float] = {}
 
-    def best() -> float:
-        return min(scores, key=lambda g: scores[g])
+    @torch.no_grad()
+    def tried(g: float) -> float:
+        blend = Blend([strong.field, weak.field], [[g], [1 - g]])
+        return frechet_distance(solve(blend, x0, time_grid(steps)).state, real)
 
-    def score(candidates: Iterable[float]) -> None:
-        for g in candidates:
-            blend = Blend([strong.field, weak.field], [[g], [1 - g]])
-            scores[g] = frechet_distance(solve(blend, x0, time_grid(steps)).state, real)
-
-    score(GUIDANCE)
-    score([round(best() + step, 2) for step in FINER])
-    return {
-        "metric": "frechet on validation data",
-        "trials": len(scores),
-        "samples": samples,
-        "scores": {str(g): scores[g] for g in sorted(scores)},
-        "best": best(),
-        "passes": len(scores) * samples * 4 * steps,
-    }
+    for g in WEIGHTS:
+        scores[g] = tried(g)
+    middle = min(scores, key=lambda g: scores[g])
+    for g in (round(middle + step, 2) for step in FINER):
+        scores[g] = tried(g)
+    return Search(
+        metric="frechet on validation data",
+        samples=samples,
+        scores={str(g): scores[g] for g in sorted(scores)},
+        best=min(scores, key=lambda g: scores[g]),
+        passes=len(scores) * samples * 4 * steps,
+    )
 
 
 def _simulation(
-    config: RecipeConfig, teachers: list[Model], weights: list[float]
+    config: RecipeConfig,
+    budget: Budget,
+    teachers: list[Model],
+    weights: tuple[tuple[float, ...], ...],
 ) -> SimulateConfig:
-    folders = tuple(teacher.folder for teacher in teachers if teacher.folder)
+    from bezierdistill.solvers import evaluations
+
     networks = len(teachers) + (config.through is not None)
+    cost = evaluations(config.simulate.solver) * config.simulate.steps * networks
     return SimulateConfig(
-        folders,
+        tuple(teacher.folder for teacher in teachers if teacher.folder),
         config.out / "curves",
-        ",".join(f"{weight:g}" for weight in weights),
-        config.degree,
-        count=max(1, config.part(config.curves_share) // (2 * config.solver_steps * networks)),
-        source=config.source,
+        weights,
+        count=max(1, budget.share(config.shares.curves) // cost),
+        domain=config.domain,
         through=config.through,
         seed=config.seed,
-        steps=config.solver_steps,
         accelerator=config.loop.accelerator,
+        **asdict(config.simulate),
     )
 
 
-def _distillation(config: RecipeConfig, curves: CurveStore, searched: int) -> DistillConfig:
+def _distillation(
+    config: RecipeConfig, budget: Budget, curves: CurveStore, searched: int
+) -> DistillConfig:
     """Settings of the student: its regression gets what everything else leaves of the budget."""
-    cost = (config.align_batch or config.batch) * Alignment(((0.0, 1.0), (0.0, 0.5, 1.0))).passes
-    align = config.part(config.align_share) // cost
-    fixed = (
-        curves.recipe["teacher_passes"] + curves.manifest["passes"] + searched + knots_cost(curves)
-    )
-    steps = _steps(
-        config, config.budget - fixed - align * cost, CurveRegression.passes, "the student"
-    )
+    from bezierdistill.knots import even_knots, search_cost
+    from bezierdistill.objectives import Alignment, CurveRegression
+
+    settings = config.distill
+    knots = tuple(even_knots(settings.passes).values())
+    cost = (settings.align_batch or config.batch) * Alignment(knots).cost
+    align = int(budget.share(config.shares.align) // cost)
+    budget.charge(curves.recipe.teacher_passes + curves.manifest.passes + searched)
+    budget.charge(search_cost(len(curves)) + int(align * cost))
+    steps = budget.steps(CurveRegression.cost, what="the student")
     return config.student(curves.folder, steps, align)
+
+
+def main_recipe(config: RecipeConfig) -> dict[str, Any]:
+    """The verb ``recipe``."""
+    model = run_recipe(config)
+    print(
+        f"{config.out / 'student'}: student of one and two passes, {model.spent:,} network passes"
+        " spent in all"
+    )
+    return model.facts()

@@ -1,4 +1,4 @@
-r"""Reflow rounds and their errors: how the law drifts while paths get straighter, beside our curves
+r"""Reflow rounds and their errors: how distributions drift while paths get straighter, with ours
 at the same passes.
 
 Round 1 is flow matching. Round k trains the next flow on pairs :math:`(x_0, \phi_{k-1}(x_0))` of
@@ -7,7 +7,7 @@ distilled into one pass (objective ``knots`` on the interval 0 to 1).
 
 Each round's figures go to ``rounds.json``. *Drift* is :math:`E|\phi_k(x_0) - \phi_1(x_0)|^2`.
 *Reconstruction* is :math:`E|x - \phi_k(\phi_1^{-1}(x))|^2` of held-out real x and of generated
-:math:`x = \phi_1(x_0)`, both a component: a flow that has learned from generated data alone loses
+:math:`x = \phi_1(x_0)`, both per component: a flow that has learned from generated data alone loses
 the real ones (Balanced Conic Rectified Flow, arXiv 2510.25229).
 
 Source: Liu et al. 2022, *Flow straight and fast*, arXiv 2209.03003, algorithm 1.
@@ -15,32 +15,33 @@ Source: Liu et al. 2022, *Flow straight and fast*, arXiv 2209.03003, algorithm 1
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch import Tensor
-
-from bezierdistill.data import Data, load_data
-from bezierdistill.files import claim, locked, write_json
-from bezierdistill.metrics import Evaluator, straightness
-from bezierdistill.models import Model, NetworkConfig
-from bezierdistill.noise import noise
-from bezierdistill.progress import announce
-from bezierdistill.run import recorded
-from bezierdistill.settings import as_paths, check_counts, check_seed, check_whole_batches
-from bezierdistill.solvers import solve, time_grid
+from bezierdistill.networks.config import NetworkConfig
+from bezierdistill.settings import (
+    Contents,
+    as_paths,
+    check_counts,
+    check_seed,
+    check_whole_batches,
+)
 from bezierdistill.stages.distill import DistillConfig, distill
 from bezierdistill.stages.recipe import RecipeConfig, run_recipe
 from bezierdistill.stages.simulate import SimulateConfig, simulate
 from bezierdistill.stages.train import TrainConfig, train
 from bezierdistill.training.settings import LoopConfig
 
-ROUNDS, SETTINGS = "rounds.json", "reflow.json"
-TEACHER_PASSES = 40
-JUDGED = 4096
-JUDGE_SEED = 1_000_003
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bezierdistill.data import Data
+    from bezierdistill.metrics import Evaluator
+    from bezierdistill.models.model import Model
+    from bezierdistill.records import RoundRow, Sampled
+
+TEACHER_PASSES, JUDGED = 40, 4096
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,13 @@ class ReflowConfig:
     steps: int = 6000
     """Optimizer steps of every flow and every distillation."""
     batch: int = 512
-    """Rows a step."""
+    """Rows per step."""
     seed: int = 0
     """Seed of weights and draws."""
     count: int = 60_000
-    """Pairs simulated a round."""
+    """Pairs simulated per round."""
     solver_steps: int = 8
-    """Heun steps a pair (two passes each)."""
+    """Heun steps per pair (two passes each)."""
     huber: float = 0.0
     """Scale of the pseudo-Huber loss of the distillations; 0 is the squared error of the paper."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
@@ -90,74 +91,104 @@ class ReflowConfig:
             count=self.count,
             solver_steps=self.solver_steps,
         )
-        check_whole_batches(self.loop)
+        check_whole_batches(self.loop.accumulate)
 
 
-def reflow(config: ReflowConfig) -> list[dict[str, Any]]:
+CONTENTS = Contents(
+    "k-rectified flows and what each round loses",
+    {
+        "rounds.json": "the result: the figures of every round",
+        "round-1/, ...": "a round's flow, its pairs, the one-pass student; ours, with --report",
+    },
+)
+FREE = ("rounds", "report")  # rounds may be added, and our curves beside them
+
+
+def reflow(config: ReflowConfig) -> tuple[RoundRow, ...]:
     """Run the rounds, from where a run of the same settings stopped, and write their figures to
     ``rounds.json``.
 
     Returns:
-        A row a round: ``round``; ``flow_passes`` and ``student_passes`` spent; ``straightness``,
-        ``drift``, ``reconstruction_real`` and ``reconstruction_generated`` of the flow; the metrics
-        of ``samplers``: the flow at 40 (Heun), 1 and 2 (Euler) passes and its one-pass student; and
-        with ``report`` those of ``ours`` at 1 and 2 passes with ``ours_passes`` spent.
+        A row per round; its samplers are the flow at 40 (Heun), 1 and 2 (Euler) passes, its
+        one-pass student, and with ``report`` ours at 1 and 2 passes.
 
     Raises:
         UserError: on bad data or settings, or a folder that holds something else.
     """
+    from bezierdistill.data import load_data
+    from bezierdistill.run import Run
+
     data = load_data(config.data)
-    free = ("out", "rounds", "report")  # rounds may be added, and our curves beside them
-    with locked(config.out):
-        claim(
-            config.out / SETTINGS,
-            {key: value for key, value in asdict(config).items() if key not in free},
-            "reflow",
-        )
-        with recorded(config.out, "reflow", config):
-            return _rounds(config, data)
+    with Run(config.out, "reflow", config, CONTENTS, FREE):
+        return _rounds(config, data)
 
 
-def _rounds(config: ReflowConfig, data: Data) -> list[dict[str, Any]]:
-    evaluate, x0 = Evaluator(data), noise(config.seed + JUDGE_SEED, 0, JUDGED, data.shape)
+def _rounds(config: ReflowConfig, data: Data) -> tuple[RoundRow, ...]:
+    from bezierdistill.metrics import Evaluator, straightness
+    from bezierdistill.noise import Stream, noise
+    from bezierdistill.progress import announce
+    from bezierdistill.records import ROUNDS, RoundRow, Rounds, write_record
+
+    evaluate = Evaluator(data)
+    x0 = noise(config.seed, Stream.JUDGE, range(JUDGED), data.shape)
     real = data.real(evaluate.size(JUDGED), config.seed, "test")
-    flows: list[Model] = []
-    rows: list[dict[str, Any]] = []
+    rows: list[RoundRow] = []
+    first = flow = None
     for k in range(1, config.rounds + 1):
         announce(f"round {k} of {config.rounds}")
         folder = config.out / f"round-{k}"
-        flows.append(_next_flow(config, folder) if flows else _first_flow(config, folder))
-        first, flow = flows[0], flows[-1]
+        pairs = config.out / f"round-{k - 1}" / "pairs"
+        flow = _first_flow(config, folder) if first is None else _flow(config, pairs, folder)
+        first = first or flow
         student = _student(config, folder, flow)
-        row = {
-            "round": k,
-            **_figures(flow, student, x0, evaluate),
+        samplers = _sampled(flow, student, x0, evaluate)
+        ours = None
+        if config.report:
+            ours = _ours(config, folder, first, student.spent)
+            samplers += [_judged("ours", ours, x0, passes, evaluate) for passes in (1, 2)]
+        row = RoundRow(
+            round=k,
+            flow_passes=flow.spent,
+            student_passes=student.spent,
+            ours_passes=None if ours is None else ours.spent,
+            straightness=straightness(flow.field, x0[:1024]),
+            samplers=tuple(samplers),
             **_losses(first, flow, x0, real),
-        }
-        rows.append(
-            row
-            | (_ours(config, folder, first, student.spent, x0, evaluate) if config.report else {})
         )
-        write_json(config.out / ROUNDS, {"data": config.data, "seed": config.seed, "rounds": rows})
-    return rows
+        rows.append(row)
+        figures = Rounds(data=config.data, seed=config.seed, rounds=tuple(rows))
+        write_record(config.out / ROUNDS, figures)
+    return tuple(rows)
 
 
 def _first_flow(config: ReflowConfig, folder: Path) -> Model:
-    settings = TrainConfig(
-        config.data,
-        folder / "flow",
-        config.steps,
-        config.batch,
-        config.seed,
-        network=config.network,
-        loop=config.loop,
+    return train(
+        TrainConfig(
+            config.data,
+            folder / "flow",
+            config.steps,
+            config.batch,
+            config.seed,
+            network=config.network,
+            loop=config.loop,
+        )
     )
-    return train(settings)
 
 
-def _next_flow(config: ReflowConfig, folder: Path) -> Model:
-    pairs = folder.parent / f"round-{int(folder.name.split('-')[1]) - 1}" / "pairs"
-    return distill(replace(_regression(config, pairs, folder / "flow"), objective="velocity"))
+def _flow(config: ReflowConfig, pairs: Path, folder: Path) -> Model:
+    """The next flow, trained on the pairs of the one before."""
+    return distill(
+        DistillConfig(
+            pairs,
+            folder / "flow",
+            steps=config.steps,
+            batch=config.batch,
+            seed=config.seed,
+            loop=config.loop,
+            objective="velocity",
+            huber=config.huber,
+        )
+    )
 
 
 def _student(config: ReflowConfig, folder: Path, flow: Model) -> Model:
@@ -170,66 +201,103 @@ def _student(config: ReflowConfig, folder: Path, flow: Model) -> Model:
         count=config.count,
         seed=config.seed,
         steps=config.solver_steps,
+        accelerator=config.loop.accelerator,
     )
     simulate(pairs)
-    return distill(_regression(config, pairs.out, folder / "student"))
-
-
-def _regression(config: ReflowConfig, pairs: Path, out: Path) -> DistillConfig:
-    settings = DistillConfig(
-        pairs, out, "knots", passes=1, steps=config.steps, batch=config.batch, seed=config.seed
+    return distill(
+        DistillConfig(
+            pairs.out,
+            folder / "student",
+            steps=config.steps,
+            batch=config.batch,
+            seed=config.seed,
+            loop=config.loop,
+            objective="knots",
+            passes=1,
+            huber=config.huber,
+            power=0.0,
+        )
     )
-    return replace(settings, huber=config.huber, power=0.0, loop=config.loop)
 
 
-def _figures(flow: Model, student: Model, x0: Tensor, evaluate: Evaluator) -> dict[str, Any]:
-    samplers = {
-        f"flow, Heun, {TEACHER_PASSES} passes": flow.generate(x0, TEACHER_PASSES, "heun"),
-        "flow, Euler, 1 pass": flow.generate(x0, 1),
-        "flow, Euler, 2 passes": flow.generate(x0, 2),
-        "distilled, 1 pass": student.generate(x0, 1),
-    }
-    return {
-        "flow_passes": flow.spent,
-        "student_passes": student.spent,
-        "straightness": straightness(flow.field, x0[:1024]),
-        "samplers": {name: _judged(flow, x, evaluate) for name, x in samplers.items()},
-    }
+def _sampled(flow: Model, student: Model, x0: Tensor, evaluate: Evaluator) -> list[Sampled]:
+    return [
+        _judged("flow", flow, x0, TEACHER_PASSES, evaluate, "heun"),
+        _judged("flow", flow, x0, 1, evaluate, "euler"),
+        _judged("flow", flow, x0, 2, evaluate, "euler"),
+        _judged("distilled", student, x0, 1, evaluate),
+    ]
 
 
-def _judged(model: Model, x: Tensor, evaluate: Evaluator) -> dict[str, float]:
-    """Metrics of samples as they would be saved: in own units, clamped to their range."""
-    return evaluate(model.scaling.encode(model.scaling.decode(x)))
+def _judged(
+    who: Literal["flow", "distilled", "ours"],
+    model: Model,
+    x0: Tensor,
+    passes: int,
+    evaluate: Evaluator,
+    solver: Literal["heun", "euler", "jumps"] = "jumps",
+) -> Sampled:
+    """Metrics of samples as they would be saved: in original units, clamped to their range."""
+    from bezierdistill.records import Sampled
+
+    x = model.generate(x0, passes, "heun" if solver == "heun" else "euler")
+    scores = evaluate(model.scaling.encode(model.scaling.decode(x)))
+    return Sampled(who=who, solver=solver, passes=passes, scores=scores)
 
 
-@torch.no_grad()
 def _losses(first: Model, flow: Model, x0: Tensor, real: Tensor) -> dict[str, float]:
     """Drift of the end points from the first round's, and errors of reconstructing real and
     generated states.
     """
+    from bezierdistill.solvers import solve, time_grid
+
     generated = first.generate(x0, TEACHER_PASSES, "heun")
+    backwards = time_grid(TEACHER_PASSES // 2, 1.0, 0.0)
 
-    def reconstructed(x: Tensor) -> float:
-        source = solve(first.field, x, time_grid(TEACHER_PASSES // 2, 1.0, 0.0)).state
-        return float((flow.generate(source, TEACHER_PASSES, "heun") - x).square().mean())
+    def error(x0: Tensor, x: Tensor) -> float:
+        return float((flow.generate(x0, TEACHER_PASSES, "heun") - x).square().mean())
+
+    def reconstruction(x: Tensor) -> float:
+        return error(solve(first.field, x, backwards).state, x)
 
     return {
-        "drift": float((flow.generate(x0, TEACHER_PASSES, "heun") - generated).square().mean()),
-        "reconstruction_real": reconstructed(real),
-        "reconstruction_generated": reconstructed(generated[: len(real)]),
+        "drift": error(x0, generated),
+        "reconstruction_real": reconstruction(real),
+        "reconstruction_generated": reconstruction(generated[: len(real)]),
     }
 
 
-def _ours(
-    config: ReflowConfig, folder: Path, first: Model, budget: int, x0: Tensor, evaluate: Evaluator
-) -> dict[str, Any]:
+def _ours(config: ReflowConfig, folder: Path, first: Model, budget: int) -> Model:
     """Our recipe from the first round's flow, at the passes that this round's student has cost."""
-    settings = RecipeConfig(
-        config.data, folder / "ours", budget, config.seed, config.batch, strong=first.folder
+    return run_recipe(
+        RecipeConfig(
+            config.data,
+            folder / "ours",
+            budget,
+            config.seed,
+            config.batch,
+            strong=first.folder,
+            network=config.network,
+            loop=config.loop,
+        )
     )
-    student = run_recipe(replace(settings, network=config.network, loop=config.loop))
-    samplers = {f"ours, {k} pass{'es' if k > 1 else ''}": student.generate(x0, k) for k in (1, 2)}
-    return {
-        "ours_passes": student.spent,
-        "ours": {name: _judged(student, x, evaluate) for name, x in samplers.items()},
-    }
+
+
+def main_reflow(config: ReflowConfig) -> dict[str, Any]:
+    """The verb ``reflow``."""
+    from bezierdistill.records import ERRORS, to_json
+    from bezierdistill.reporting.tables import print_rows
+    from bezierdistill.words import sampler_label
+
+    rounds = reflow(config)
+    for row in rounds:
+        figures = ", ".join(f"{name} {getattr(row, name):.4g}" for name in ERRORS)
+        print(f"round {row.round}: {figures}")
+        print_rows({sampler_label(sampled): sampled.scores for sampled in row.samplers})
+    result = {"out": config.out, "rounds": [to_json(row) for row in rounds]}
+    if config.report:
+        from bezierdistill.reporting import write_report
+
+        result["report"] = write_report(config.out)
+        print(result["report"])
+    return result

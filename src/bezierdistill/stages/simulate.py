@@ -1,34 +1,147 @@
-"""Teachers to stored curves."""
+"""Teachers to stored Bezier curves: ``bezierdistill simulate``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
-
-from bezierdistill.data import Data, Scaling, load_data
 from bezierdistill.errors import UserError
-from bezierdistill.fields import Blend, Field, Guided, NetworkField, parse_weights
-from bezierdistill.files import locked
-from bezierdistill.models import CARD, Model, NetworkConfig, load_model
-from bezierdistill.progress import progress
-from bezierdistill.run import recorded
-from bezierdistill.simulation import Simulation, simulate_shards
-from bezierdistill.stages.folders import RUN, refuse_other
-from bezierdistill.stages.simulate import SimulateConfig
-from bezierdistill.stages.starts import starts
-from bezierdistill.store import CurveStore, CurveWriter, repair
-from bezierdistill.training.ranks import open_fabric
+from bezierdistill.settings import (
+    NUMBERS,
+    WEIGHTS,
+    Contents,
+    Guides,
+    Noise,
+    Points,
+    Solver,
+    as_paths,
+    check_choice,
+    check_counts,
+    check_degree,
+    check_scale,
+    check_seed,
+    written,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lightning_fabric import Fabric
 
-Draw = Callable[[int, int], tuple[Tensor, Tensor | None]]
-FOR_TEACHERS = ("teachers", "weights", "data", "source", "through", "guidance")
+    from bezierdistill.data import Data, Scaling
+    from bezierdistill.fields import Field
+    from bezierdistill.models.model import Model
+    from bezierdistill.networks.config import NetworkConfig
+    from bezierdistill.records import Conditions, CurveRecipe
+    from bezierdistill.simulation import Simulation
+    from bezierdistill.store import CurveStore
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurveSettings:
+    """How curves are made and kept."""
+
+    degree: int = 4
+    """Degree of the curves; 1 is the straight line of rectified flow."""
+    guides: Guides = "fit"
+    """Where inner control points come from: fit (along the path), hermite (cubic from end
+    velocities), endpoints (where each teacher alone ends)."""
+    steps: int = 8
+    """Solver steps."""
+    solver: Solver = "heun"
+    """Fixed-step solver."""
+    points: Points = "float32"
+    """How control points are kept: float32, bfloat16, or uint8 (a byte per number with a scale for
+    every point)."""
+    noise: Noise = "stored"
+    """Whether the noise that curves start from is stored, or given again from the seed when it is
+    read."""
+
+    def __post_init__(self) -> None:
+        check_degree(self.degree)
+        check_counts(steps=self.steps)
+        check_choice("guides", self.guides, Guides)
+        check_choice("solver", self.solver, Solver)
+        check_choice("points", self.points, Points)
+        check_choice("noise", self.noise, Noise)
+
+
+@dataclass(frozen=True)
+class SimulateConfig(CurveSettings):
+    """Simulate teachers and store their paths as Bezier curves.
+
+    Example::
+
+        bezierdistill simulate --teachers strong weak --weights 1.5,-0.5 --out curves
+        bezierdistill simulate --teachers strong --points uint8 --out small
+    """
+
+    teachers: tuple[Path, ...]
+    """One or more model folders; the best one first."""
+    out: Path
+    """Folder of the new curve store."""
+    weights: tuple[tuple[float, ...], ...] = written(((1.0,),), WEIGHTS)
+    """A number per teacher, or Bernstein coefficients over time: 1.25,-0.25 or 1.0:1.5,0.0:-0.5.
+    Columns sum to one."""
+    count: int = 60_000
+    """Number of curves."""
+    invert_from: str | None = None
+    """Real data to start from, backwards; without it sources are noise."""
+    domain: str | None = None
+    """Data of another domain to start from, forwards: curves that translate."""
+    through: Path | None = None
+    """A model of that domain that carries its data back to noise first; without it the teachers
+    start at the domain itself."""
+    guidance_scale: tuple[float, ...] = written((), NUMBERS)
+    """Scale of classifier-free guidance of conditional teachers, or a range such as 1,3 that the
+    student takes as an input."""
+    seed: int = 0
+    """Seed of the noise, or of the order of the data."""
+    batch: int | None = None
+    """Curves simulated at once; without it what suits the states and the device, which a continued
+    run keeps."""
+    repair: bool = False
+    """Make damaged shards of a finished store again."""
+    accelerator: str = "auto"
+    """Device kind for Lightning Fabric: auto, cpu, cuda, mps."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        as_paths(self, "teachers", "out")
+        rows = (row if isinstance(row, tuple | list) else (row,) for row in self.weights)
+        object.__setattr__(self, "weights", tuple(tuple(map(float, row)) for row in rows))
+        check_seed(self.seed)
+        check_counts(count=self.count, batch=self.batch or 1)
+        check_scale(self.guidance_scale)
+        start = self.invert_from or self.domain
+        if self.noise == "seed" and start:
+            raise UserError(
+                f"noise is 'seed' and curves start from {start}: expected --noise stored"
+            )
+        if self.through is not None:
+            as_paths(self, "through")
+            if self.domain is None:
+                raise UserError(
+                    f"through is {self.through} and domain None: expected --domain, the data of"
+                    " that model's domain"
+                )
+        if self.domain is not None and self.invert_from is not None:
+            raise UserError(
+                f"invert-from is {self.invert_from} and domain {self.domain}, expected one of"
+                " them: curves start from one or the other"
+            )
+
+
+CONTENTS = Contents(
+    "a store of Bezier curves, simulated by teachers",
+    {
+        "manifest.json": "what made the curves, and the checksums of the shards",
+        "manifest.copy.json": "its copy",
+        "shard-*.safetensors": "control points and conditions; bezierdistill distill --curves {out}"
+        " reads them",
+    },
+)
 
 
 def simulate(config: SimulateConfig) -> CurveStore:
@@ -38,19 +151,27 @@ def simulate(config: SimulateConfig) -> CurveStore:
         UserError: on teachers that do not fit together, weights that do not sum to one, a degree
             that the guides cannot have, or a folder that holds another store.
     """
+    from bezierdistill.data import load_data
+    from bezierdistill.fields import Blend, NetworkField
+    from bezierdistill.models.folder import load_model
+    from bezierdistill.simulation import Simulation
+    from bezierdistill.stages.starts import Starts
+    from bezierdistill.training.ranks import open_fabric
+
     if not config.teachers:
         raise UserError("teachers is empty, expected one or more model folders")
     teachers = [load_model(folder) for folder in config.teachers]
+    first = teachers[0]
     through = None if config.through is None else load_model(config.through)
-    data, source = (
-        None if name is None else load_data(name) for name in (config.data, config.source)
+    inverted, domain = (
+        None if name is None else load_data(name) for name in (config.invert_from, config.domain)
     )
-    _check_alike(config, teachers, data)
-    _check_source(config, teachers[0], through, source)
+    _check_alike(config, teachers)
+    check_data(config.invert_from, inverted, first)
+    _check_domain(config, first, through, domain)
     fabric = open_fabric(config.accelerator)
-    strengths = config.strengths()
-    fields = [_field(teacher, fabric.device, strengths) for teacher in teachers]
-    blend = Blend(fields, parse_weights(config.weights))
+    fields = [_field(teacher, fabric.device, config.guidance_scale) for teacher in teachers]
+    blend = Blend(fields, config.weights)
     back = None if through is None else NetworkField(through.net.to(fabric.device))
     simulation = Simulation(
         blend,
@@ -59,19 +180,12 @@ def simulate(config: SimulateConfig) -> CurveStore:
         fields,
         config.steps,
         config.solver,
-        data is not None,
+        inverted is not None,
         back,
     )
-    draw = starts(
-        teachers[0],
-        config.seed,
-        data or source,
-        strengths if len(strengths) == 2 else None,
-        config.noise == "seed",
-    )
-    return _stored(
-        config, simulation, draw, _recipe(config, teachers, through, source, blend), fabric
-    )
+    recipe = _recipe(config, teachers, through, domain)
+    starts = Starts(first, config.seed, inverted or domain, recipe.conditions.guidance_range)
+    return _stored(config, simulation, starts, recipe, fabric)
 
 
 def simulate_field(
@@ -87,179 +201,190 @@ def simulate_field(
     The field starts from standard normal noise and takes no condition; a torch module becomes one
     by :class:`~bezierdistill.schedules.ForeignField`, several by
     :class:`~bezierdistill.fields.Blend`. It has to be on the device that ``config.accelerator``
-    chooses. That a store is continued with the same field is not checked.
+    chooses; modules in it are in evaluation mode for the time of the call, and left as they were
+    found. That a store is continued with the same field is not checked.
 
     Args:
         field: the field.
         shape: shape of a state, ``(D,)`` or ``(C, H, W)``.
-        config: with no teachers; weights, data, source, through and guidance, which are for
-            teachers, are left as they are.
-        scaling: the way from the field's states to own units, ``load_data(...).scaling`` of the
-            data it was trained on; else none.
+        config: with no teachers; settings that are for teachers stay as they are by default.
+        scaling: the way from the field's states to original units, ``load_data(...).scaling`` of
+            the data it was trained on; else none.
         network: the network of the student to come.
 
     Raises:
-        UserError: on settings for teachers, or of guides or steps that do not fit, or a folder
-            that holds another store.
+        UserError: on settings for teachers, or of guides or steps that do not fit, or a folder that
+            holds another store.
     """
+    from bezierdistill.data import Scaling
+    from bezierdistill.fields import evaluating
+    from bezierdistill.networks.config import NetworkConfig
+    from bezierdistill.records import CurveRecipe
+    from bezierdistill.simulation import Simulation
+    from bezierdistill.stages.starts import Starts
+    from bezierdistill.training.ranks import open_fabric
+
     usual = SimulateConfig((), config.out)
-    other = [name for name in FOR_TEACHERS if getattr(config, name) != getattr(usual, name)]
+    names = ("teachers", "weights", "invert_from", "domain", "through", "guidance_scale")
+    other = [name for name in names if getattr(config, name) != getattr(usual, name)]
     if other:
         raise UserError(
             f"a field is simulated and {', '.join(other)} given, expected teachers=() and what is"
             " for teachers left as it is"
         )
-    fabric = open_fabric(config.accelerator)
-    origin = Model(
-        nn.Identity(),
-        network or NetworkConfig(),
-        tuple(shape),
-        scaling or Scaling(layout="flat" if len(shape) == 1 else "chw"),
-    )
-    _check_field(field, origin, fabric.device)
-    simulation = Simulation(
-        field, config.degree, config.guides, [field], config.steps, config.solver
-    )
-    recipe = _recipe(config, [origin], None, None, Blend([field], [[1.0]])) | {
-        "teachers": [],
-        "network": asdict(origin.network),
-    }
-    return _stored(
-        config,
-        simulation,
-        starts(origin, config.seed, regenerated=config.noise == "seed"),
-        recipe,
-        fabric,
-    )
+    fabric, shape = open_fabric(config.accelerator), tuple(shape)
+    network = network or NetworkConfig()
+    scaling = scaling or Scaling(layout="flat" if len(shape) == 1 else "chw")
+    with evaluating():
+        _check_field(field, shape, scaling, network, fabric.device)
+        simulation = Simulation(
+            field, config.degree, config.guides, [field], config.steps, config.solver
+        )
+        recipe = CurveRecipe(shape=shape, scaling=scaling, network=asdict(network), **_kept(config))
+        return _stored(config, simulation, Starts(shape, config.seed), recipe, fabric)
 
 
-def _check_field(field: Field, origin: Model, device: torch.device) -> None:
+def _check_field(
+    field: Field, shape: tuple[int, ...], scaling: Scaling, network: NetworkConfig, device: Any
+) -> None:
     """Whether a field, and the student to come, fit the states, before anything is written."""
-    if not isinstance(field, Field):
+    import torch
+
+    if not callable(field):
         raise UserError(
-            f"field is a {type(field).__name__} without passes, expected a velocity field:"
+            f"field is a {type(field).__name__}, expected a velocity field field(x, t, cond):"
             " ForeignField makes one of a module"
         )
-    if len(origin.shape) not in (1, 3) or min(origin.shape) < 1:
-        raise UserError(f"shape is {origin.shape}, expected (D,) or (C, H, W)")
-    origin.scaling.check_shape(origin.shape)
+    if len(shape) not in (1, 3) or min(shape) < 1:
+        raise UserError(f"shape is {shape}, expected (D,) or (C, H, W)")
+    scaling.check(shape)
     with torch.device("meta"):
-        origin.network.build(origin.shape, 0)
-    x = torch.randn(2, *origin.shape, generator=torch.Generator().manual_seed(0)).to(device)
+        network.build(shape, 0)
+    x = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)).to(device)
     try:
         with torch.no_grad():
             v = field(x, 0.5)
     except RuntimeError as error:
-        raise UserError(
-            f"the field cannot be asked at states of shape {origin.shape}: {error}"
-        ) from None
+        raise UserError(f"the field cannot be asked at states of shape {shape}: {error}") from error
     if v.shape != x.shape or not bool(v.isfinite().all()):
         raise UserError(
-            f"the field gives {tuple(v.shape)} for states {tuple(x.shape)}, or NaN: expected finite"
-            " velocities of their shape"
+            f"the field gives {tuple(v.shape)} for states {tuple(x.shape)}, or NaN: expected"
+            " finite velocities of their shape"
         )
 
 
 def _stored(
     config: SimulateConfig,
     simulation: Simulation,
-    draw: Draw,
-    recipe: dict[str, Any],
+    starts: Any,
+    recipe: CurveRecipe,
     fabric: Fabric,
 ) -> CurveStore:
     """The store, of which every rank makes its share of the shards."""
-    device, lead = fabric.device, fabric.global_rank == 0
-    refuse_other(config.out, RUN, CARD)
+    import msgspec
 
-    def on_device(start: int, rows: int) -> tuple[Tensor, Tensor | None]:
-        states, cond = draw(start, rows)
-        return states.to(device), None if cond is None else cond.to(device)
+    from bezierdistill.memory import batch_size
+    from bezierdistill.progress import progress
+    from bezierdistill.run import Run
+    from bezierdistill.store import CurveStore, CurveWriter, held_recipe, repair
+    from bezierdistill.store.writer import simulate_shards
 
-    with locked(config.out) if lead else nullcontext():
-        if config.repair and lead:
-            repair(config.out, recipe)
-        if lead:
+    before = held_recipe(config.out) if config.batch is None else None
+    batch = (
+        config.batch or (before and before.batch) or batch_size(recipe.shape, fabric.device.type)
+    )
+    recipe = msgspec.structs.replace(recipe, batch=batch)
+    identity: dict[str, Any] = {"batch": batch, "teachers": [t.digest for t in recipe.teachers]}
+    identity |= {} if recipe.through is None else {"through": recipe.through.digest}
+    run = Run(
+        config.out,
+        "simulate",
+        replace(config, repair=False),
+        CONTENTS,
+        identity=identity,
+        barrier=fabric.barrier,
+    )
+    with run:
+        if fabric.global_rank == 0:
+            if config.repair:
+                repair(config.out, recipe)
             CurveWriter(config.out, recipe)
         fabric.barrier()
-        with (
-            recorded(config.out, "simulate", replace(config, repair=False))
-            if config.teachers
-            else nullcontext()
-        ):
-            writer = CurveWriter(config.out, recipe)
-            plans = writer.plan(config.count, config.batch)
-            share = plans[fabric.global_rank :: fabric.world_size]
-            with progress("simulate", sum(plan.rows for plan in share)) as advance:
-                simulate_shards(
-                    simulation, on_device, share, writer, config.batch, advance, config.seed
-                )
-            fabric.barrier()
-            if lead:
-                writer.close(plans)
-            fabric.barrier()
+        writer = CurveWriter(config.out, recipe)
+        plans = writer.plan(config.count, batch)
+        share = plans[fabric.global_rank :: fabric.world_size]
+        on_device = starts.on(fabric.device)
+        with progress("simulate", sum(plan.rows for plan in share)) as advance:
+            simulate_shards(simulation, on_device, share, writer, batch, advance, config.seed)
+        fabric.barrier()
+        if fabric.global_rank == 0:
+            writer.close(plans)
+        fabric.barrier()
     return CurveStore.open(config.out)
 
 
-def _field(teacher: Model, device: torch.device, strengths: tuple[float, ...]) -> Field:
+def _field(teacher: Model, device: Any, scale: Sequence[float]) -> Field:
+    from bezierdistill.fields import Guided, NetworkField
+
     field = NetworkField(teacher.net.to(device))
-    if not strengths:
+    if not scale:
         return field
-    if not teacher.conditions:
+    if not teacher.condition_size:
         raise UserError(
             f"teacher {teacher.folder} takes no condition and cannot be guided: train it with"
-            " --conditional, or no --guidance"
+            " --conditional, or give no --guidance-scale"
         )
-    if dict(teacher.card.get("config", {})).get("drop") == 0:
+    if teacher.card.drop == 0:
         raise UserError(
-            f"teacher {teacher.folder} never went without its condition and cannot be guided: train"
-            " it with --drop above 0"
+            f"teacher {teacher.folder} never went without its condition and cannot be guided:"
+            " train it with --drop above 0"
         )
-    return Guided(field, strengths[0] if len(strengths) == 1 else None)
+    return Guided(field, scale[0] if len(scale) == 1 else None)
 
 
-def _check_source(
-    config: SimulateConfig, first: Model, through: Model | None, source: Data | None
+def _check_domain(
+    config: SimulateConfig, first: Model, through: Model | None, domain: Data | None
 ) -> None:
     """Whether the curves start where the first flow on them does."""
-    if through is not None and first.source is not None:
+    if through is not None and first.domain is not None:
         raise UserError(
             "teachers translate from a domain of their own, expected teachers that start from"
             f" noise with --through {config.through}"
         )
-    if source is not None and first.conditions:
+    if domain is not None and first.condition_size:
         raise UserError(
-            f"teachers take conditions and source is {config.source}: a path from another domain"
+            f"teachers take conditions and domain is {config.domain}: a path from another domain"
             " has none, expected others"
         )
-    start = first.source if through is None else through.scaling
+    start = first.domain if through is None else through.scaling
     if through is not None and (
-        through.source is not None or through.conditions or through.shape != first.shape
+        through.domain is not None or through.condition_size or through.shape != first.shape
     ):
         raise UserError(
             f"through {config.through} is no unconditional flow from noise to states of shape"
             f" {first.shape} as the teachers'"
         )
-    if (source is None) != (start is None):
+    if (domain is None) != (start is None):
         raise UserError(
-            f"source is {config.source} and teachers start from"
-            f" {'noise' if start is None else 'another domain'}: give --source for a flow that"
+            f"domain is {config.domain} and teachers start from"
+            f" {'noise' if start is None else 'another domain'}: give --domain for a flow that"
             " translates or a pair of flows with --through, and for no other"
         )
-    if source is not None and (source.shape != first.shape or source.scaling != start):
+    if domain is not None and (domain.shape != first.shape or domain.scaling != start):
         raise UserError(
-            f"source {config.source} of shape {source.shape} is not the data that the first flow"
+            f"domain {config.domain} of shape {domain.shape} is not the data that the first flow"
             " was trained on"
         )
 
 
-def _check_alike(config: SimulateConfig, teachers: list[Model], data: Data | None) -> None:
+def _check_alike(config: SimulateConfig, teachers: list[Model]) -> None:
     first = teachers[0]
     for folder, teacher in zip(config.teachers, teachers, strict=True):
-        if teacher.conditions != first.conditions or teacher.source != first.source:
+        if teacher.condition_size != first.condition_size or teacher.domain != first.domain:
             raise UserError(
-                f"teacher {folder} takes {teacher.conditions} numbers as condition and"
-                f" {config.teachers[0]} {first.conditions}, or they start from different domains:"
-                " expected teachers that take and start from the same"
+                f"teacher {folder} takes {teacher.condition_size} numbers as condition and"
+                f" {config.teachers[0]} {first.condition_size}, or they start from different"
+                " domains: expected teachers that take and start from the same"
             )
         if teacher.shape != first.shape:
             raise UserError(
@@ -268,10 +393,9 @@ def _check_alike(config: SimulateConfig, teachers: list[Model], data: Data | Non
             )
         if teacher.scaling != first.scaling:
             raise UserError(
-                f"teacher {folder} was trained in other units than {config.teachers[0]}: train both"
-                " on the same data"
+                f"teacher {folder} was trained in other units than {config.teachers[0]}: train"
+                " both on the same data"
             )
-    check_data(config.data, data, first)
 
 
 def check_data(name: str | None, data: Data | None, teacher: Model) -> None:
@@ -283,54 +407,55 @@ def check_data(name: str | None, data: Data | None, teacher: Model) -> None:
         )
 
 
+def _kept(config: SimulateConfig) -> dict[str, Any]:
+    """What a store's recipe says of its settings."""
+    names = ("degree", "guides", "weights", "count", "seed", "steps", "solver", "points", "noise")
+    return {name: getattr(config, name) for name in (*names, "invert_from", "domain")}
+
+
 def _recipe(
-    config: SimulateConfig,
-    teachers: list[Model],
-    through: Model | None,
-    source: Data | None,
-    blend: Blend,
-) -> dict[str, Any]:
-    first, strengths = teachers[0], config.strengths()
-    spent = {
-        teacher.card.get("digest"): teacher.spent
-        for teacher in [*teachers, *([] if through is None else [through])]
-    }
-    more: dict[str, Any] = {}  # keys that only some stores have: others stay as they were
-    if first.conditions:
-        ranged = len(strengths) == 2
-        more |= {
-            "conditions": first.conditions + ranged,
-            "classes": first.frequencies,
-            "guidance": list(strengths) if ranged else None,
-        }
-        more |= {"guided": list(strengths)}
-    if source is not None:
-        more |= {"source": config.source, "source_scaling": asdict(source.scaling)}
-    if through is not None:
-        more |= {
-            "through": {
-                "path": str(through.folder and through.folder.resolve()),
-                "digest": through.card["digest"],
-            }
-        }
+    config: SimulateConfig, teachers: list[Model], through: Model | None, domain: Data | None
+) -> CurveRecipe:
+    from bezierdistill.models.folder import refer
+    from bezierdistill.records import CurveRecipe
+
+    everyone = [*teachers, *([] if through is None else [through])]
+    spent = {model.card.digest: model.spent for model in everyone}
+    return CurveRecipe(
+        shape=teachers[0].shape,
+        scaling=teachers[0].scaling,
+        conditions=_conditions(teachers[0].conditions, config.guidance_scale),
+        teachers=tuple(refer(teacher, config.out) for teacher in teachers),
+        teacher_passes=sum(spent.values()),
+        through=None if through is None else refer(through, config.out),
+        domain_scaling=None if domain is None else domain.scaling,
+        **_kept(config),
+    )
+
+
+def _conditions(given: Conditions, scale: tuple[float, ...]) -> Conditions:
+    """The conditions of the curves: a range of guidance scales is one number more."""
+    import msgspec
+
+    if not given.size:
+        return given
+    ranged = (scale[0], scale[1]) if len(scale) == 2 else None
+    size = given.size + (ranged is not None)
+    return msgspec.structs.replace(given, size=size, guidance_range=ranged, guided=scale)
+
+
+def main_simulate(config: SimulateConfig) -> dict[str, Any]:
+    """The verb ``simulate``."""
+    store = simulate(config)
+    passes = store.manifest.passes
+    print(
+        f"{config.out}: {len(store):,} curves of degree {config.degree}, {passes:,} network passes"
+        " spent"
+    )
     return {
-        **more,
+        "out": config.out,
+        "rows": len(store),
+        "skipped": store.skipped,
         "degree": config.degree,
-        "shape": list(teachers[0].shape),
-        "guides": config.guides,
-        "weights": blend.weights.tolist(),
-        "teachers": [
-            {"path": str(folder.resolve()), "digest": teacher.card["digest"]}
-            for folder, teacher in zip(config.teachers, teachers, strict=False)
-        ],
-        "teacher_passes": sum(spent.values()),
-        "count": config.count,
-        "data": config.data,
-        "seed": config.seed,
-        "steps": config.steps,
-        "solver": config.solver,
-        "scaling": asdict(teachers[0].scaling),
-        "batch": config.batch,
-        "points": config.points,
-        "noise": config.noise,
+        "passes": passes,
     }

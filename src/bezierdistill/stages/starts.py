@@ -8,85 +8,86 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from bezierdistill.data import Data, load_data
 from bezierdistill.errors import UserError
-from bezierdistill.models import Model
-from bezierdistill.noise import BLOCK, block_generator, block_window, noise, row_noise, uniform
+from bezierdistill.models.model import Model
+from bezierdistill.noise import Stream, noise, uniform
 
 Draw = Callable[[int, int], tuple[Tensor, Tensor | None]]
 
 
-def starts(
-    teacher: Model,
-    seed: int,
-    data: Data | None = None,
-    guidance: tuple[float, float] | None = None,
-    regenerated: bool = False,
-) -> Draw:
-    """The draw ``(start, rows) -> (states, conditions or None)`` of a simulation.
+class Starts:
+    """The states that curves start from, and their conditions.
 
     Args:
         teacher: whose conditions are drawn: class labels as often as in its training data, or
-            vectors of its training data.
+            vectors of its training data; for a field without a model, the shape of a state.
         seed: seed of everything.
         data: real data to start from, with their own conditions; without it states are noise.
-        guidance: a range from which every row draws a strength of guidance, the last number of its
+        guidance_range: from which every row draws a guidance scale, the last number of its
             condition.
-        regenerated: take noise from the table that gives any row again at once, for stores that
-            keep its seed instead.
 
     Raises:
         UserError: if the teacher takes conditions and there is nothing to draw them from.
     """
-    given = data
-    if data is None and teacher.conditions and teacher.frequencies is None:
-        given = _training_data(teacher)
-    if given is not None and teacher.conditions and given.condition_size != teacher.conditions:
-        raise UserError(
-            f"{given.name} has conditions of {given.condition_size} numbers, the teachers take"
-            f" {teacher.conditions}: expected their data"
-        )
 
-    def draw(start: int, rows: int) -> tuple[Tensor, Tensor | None]:
-        drawn = None if given is None else _rows(given, seed, start, rows)
-        if data is not None and drawn is not None:
+    def __init__(
+        self,
+        teacher: Model | tuple[int, ...],
+        seed: int,
+        data: Data | None = None,
+        guidance_range: tuple[float, float] | None = None,
+    ) -> None:
+        self.teacher = teacher if isinstance(teacher, Model) else None
+        self.shape = teacher.shape if isinstance(teacher, Model) else teacher
+        self.seed, self.data, self.range = seed, data, guidance_range
+        self.given = data
+        size = 0 if self.teacher is None else self.teacher.condition_size
+        if self.teacher and size and data is None and not self.teacher.conditions.classes:
+            self.given = _training_data(self.teacher)
+        if self.given is not None and size and self.given.condition_size != size:
+            raise UserError(
+                f"{self.given.name} has conditions of {self.given.condition_size} numbers, the"
+                f" teachers take {size}: expected their data"
+            )
+
+    def __call__(self, start: int, rows: int) -> tuple[Tensor, Tensor | None]:
+        """States and conditions (or None) of rows ``start .. start + rows``."""
+        where = range(start, start + rows)
+        drawn = None if self.given is None else self.given.take(where, self.seed, Stream.SIMULATE)
+        if self.data is not None and drawn is not None:
             states = drawn[0]
-        elif regenerated:
-            states = row_noise(seed, np.arange(start, start + rows), teacher.shape)
         else:
-            states = noise(seed, start, rows, teacher.shape)
-        if not teacher.conditions:
+            states = noise(self.seed, Stream.SIMULATE, where, self.shape)
+        if self.teacher is None or not self.teacher.condition_size:
             return states, None
-        cond = teacher.condition(range(start, start + rows), seed) if drawn is None else drawn[1]
+        if drawn is None:
+            cond = self.teacher.condition(where, self.seed, Stream.SIMULATE)
+        else:
+            cond = drawn[1]
         assert cond is not None  # its size was checked
-        return states, (
-            cond
-            if guidance is None
-            else torch.cat([cond, uniform(seed, start, rows, *guidance)[:, None]], 1)
-        )
+        if self.range is None:
+            return states, cond
+        scale = uniform(self.seed, Stream.SIMULATE, where, *self.range).float()
+        return states, torch.cat([cond, scale[:, None]], 1)
 
-    return draw
+    def on(self, device: torch.device) -> Draw:
+        """The same on a device."""
 
+        def draw(start: int, rows: int) -> tuple[Tensor, Tensor | None]:
+            states, cond = self(start, rows)
+            return states.to(device), None if cond is None else cond.to(device)
 
-def _rows(data: Data, seed: int, start: int, rows: int) -> tuple[Tensor, Tensor | None]:
-    """Rows of an endless table of training states and their conditions."""
-    blocks, window = block_window(start, rows)
-    drawn = [data.batch(BLOCK, block_generator(seed, block)) for block in blocks]
-    conditions = [cond for _, cond in drawn if cond is not None]
-    return torch.cat([x for x, _ in drawn])[window], (
-        torch.cat(conditions)[window] if conditions else None
-    )
+        return draw
 
 
 def _training_data(teacher: Model) -> Data:
-    name = dict(teacher.card.get("config", {})).get("data")
-    if name is None:
+    if teacher.card.data is None:
         raise UserError(
             "the teachers take vectors as conditions and name no training data to draw them from:"
-            " expected --data"
+            " expected --invert-from"
         )
-    return load_data(name)
+    return load_data(teacher.card.data)

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from bezierdistill.cli.results import Verb
 from bezierdistill.errors import UnfitError
 from bezierdistill.progress import progress
-from bezierdistill.run import noted
-from bezierdistill.stages.exchange import export_curves, import_curves
-from bezierdistill.store import CurveStore, Kept, merge
-from bezierdistill.store.manifest import MEND
+from bezierdistill.settings import Points, Units
+from bezierdistill.stages.simulate import CONTENTS
 
-STORE_SUMMARY = "Look at curve stores, check, merge, export and import them."
-# How fields are spelt: the first has no flag of its own, others have no default.
-FIRST, NEEDED = {"positional": True}, {"required": True}
+PLACE = {"positional": True}  # a field that has no flag of its own
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class StoreInfoConfig:
     """Say what a curve store holds: rows, bytes, what made it.
 
@@ -29,24 +24,24 @@ class StoreInfoConfig:
         bezierdistill store info runs/curves --json
     """
 
-    store: Path = dataclasses.field(metadata=FIRST)
+    store: Path = field(metadata=PLACE)
     """Its folder."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class StoreVerifyConfig:
-    """Compare every shard of a curve store with its checksum.
+    """Compare every file of a curve store with its checksum.
 
     Example::
 
         bezierdistill store verify runs/curves
     """
 
-    store: Path = dataclasses.field(metadata=FIRST)
+    store: Path = field(metadata=PLACE)
     """Its folder."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class StoreMergeConfig:
     """Make one store of several that differ in their seed.
 
@@ -55,15 +50,17 @@ class StoreMergeConfig:
         bezierdistill store merge runs/a runs/b --out runs/both
     """
 
-    stores: tuple[Path, ...] = dataclasses.field(metadata=FIRST)
+    stores: tuple[Path, ...] = field(metadata=PLACE)
     """Their folders."""
-    out: Path = dataclasses.field(metadata=NEEDED)
+    out: Path
     """Folder of the new store; files are linked where the system can."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class StoreExportConfig:
     """Write the curves of a store in another format.
+
+    Both formats can be imported.
 
     Example::
 
@@ -71,15 +68,15 @@ class StoreExportConfig:
         bezierdistill store export runs/curves --to webdataset --out runs/shared
     """
 
-    store: Path = dataclasses.field(metadata=FIRST)
+    store: Path = field(metadata=PLACE)
     """Its folder."""
-    out: Path = dataclasses.field(metadata=NEEDED)
+    out: Path
     """The new .npz (arrays points and cond), or the new folder of .tar archives."""
     to: Literal["npz", "webdataset"] = "npz"
-    """Npz or webdataset."""
+    """The format."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class StoreImportConfig:
     """Make a store of other people's pairs or curves.
 
@@ -88,39 +85,43 @@ class StoreImportConfig:
         bezierdistill store import runs/shared --teacher runs/strong --out runs/theirs
     """
 
-    source: Path = dataclasses.field(metadata=FIRST)
-    """A folder with z0.npy and z1.npy (and cond.npy), a WebDataset .tar, or a folder of them."""
-    teacher: Path = dataclasses.field(metadata=NEEDED)
+    source: Path = field(metadata=PLACE)
+    """A .npz or a folder of .npy with z0 and z1, or points (and cond), a WebDataset .tar, or a
+    folder of them."""
+    teacher: Path
     """The model whose samples they are; a student takes its network, units and weights."""
-    out: Path = dataclasses.field(metadata=NEEDED)
+    out: Path
     """Folder of the new store."""
     passes: int = 0
     """Network passes that a row has cost its makers, for the account."""
-    units: Literal["model", "data"] = "model"
+    units: Units = "model"
     """Whether points are in the teacher's units (model) or in those of its data (data)."""
-    points: Kept = "float32"
+    points: Points = "float32"
     """How control points are kept: float32, bfloat16, or uint8."""
 
 
-def _store_info(config: StoreInfoConfig) -> dict[str, Any]:
+def main_store_info(config: StoreInfoConfig) -> dict[str, Any]:
+    """Print what a store holds, and what made it, a line per fact."""
+    from bezierdistill.store import CurveStore
+
     store = CurveStore.open(config.store)
     recipe, size = store.recipe, sum(shard.bytes for shard in store.shards)
     facts = {
         "rows": len(store),
         "left out (NaN)": store.skipped,
-        "degree": recipe["degree"],
-        "shape": recipe["shape"],
+        "degree": recipe.degree,
+        "shape": list(recipe.shape),
         "conditions": store.condition_size,
-        "points": recipe.get("points", "float32"),
-        "noise": recipe.get("noise", "stored"),
+        "points": recipe.points,
+        "noise": recipe.noise,
         "greatest error": store.error,
         "shards": len(store.shards),
         "bytes": size,
-        "bytes a curve": round(size / len(store), 1),
-        "passes": store.manifest["passes"],
-        "guides": recipe.get("guides"),
-        "weights": recipe.get("weights"),
-        "teachers": [teacher["path"] for teacher in recipe.get("teachers", [])],
+        "bytes per curve": round(size / len(store), 1),
+        "passes": store.manifest.passes,
+        "guides": recipe.guides,
+        "weights": [list(row) for row in recipe.weights],
+        "teachers": [teacher.path for teacher in recipe.teachers],
         "seeds": sorted({shard.seed for shard in store.shards if shard.seed is not None}),
     }
     for name, value in facts.items():
@@ -128,12 +129,18 @@ def _store_info(config: StoreInfoConfig) -> dict[str, Any]:
     return facts
 
 
-def _store_verify(config: StoreVerifyConfig) -> dict[str, Any]:
+def main_store_verify(config: StoreVerifyConfig) -> dict[str, Any]:
+    """Print what differs from its checksum, a line per file.
+
+    Raises:
+        UnfitError: if anything does.
+    """
+    from bezierdistill.store import CurveStore
+    from bezierdistill.store.manifest import REPAIR
+
     store = CurveStore.open(config.store)
     with progress("verify", len(store.shards)) as advance:
-        problems = list(store.verify(advance=advance))
-    for problem in problems:
-        print(problem)
+        problems = [*store.verify_records(), *store.verify(advance=advance)]
     result = {
         "store": config.store,
         "shards": len(store.shards),
@@ -141,43 +148,47 @@ def _store_verify(config: StoreVerifyConfig) -> dict[str, Any]:
         "problems": problems,
     }
     if problems:
-        raise UnfitError(
-            f"{len(problems)} of {len(store.shards)} shards are damaged: {MEND}", result
-        )
+        print(*problems, sep="\n")
+        count = f"{len(problems)} file{'s' if len(problems) > 1 else ''}"
+        raise UnfitError(f"{config.store} has {count} missing or damaged: {REPAIR}", result)
     print(f"{config.store}: {len(store.shards)} shards are whole, {len(store):,} curves")
     return result
 
 
-def _store_merge(config: StoreMergeConfig) -> dict[str, Any]:
-    with noted(config.out, "store merge", config):
+def main_store_merge(config: StoreMergeConfig) -> dict[str, Any]:
+    """One store of several: see :func:`bezierdistill.store.merge.merge`."""
+    from bezierdistill.run import made_whole
+    from bezierdistill.store import merge
+
+    contents = replace(CONTENTS, what="a store of Bezier curves, merged of several")
+    with made_whole(config.out, "store merge", config, contents):
         store = merge(config.stores, config.out)
     print(f"{config.out}: {len(store):,} curves of {len(config.stores)} stores")
     return {"out": config.out, "rows": len(store)}
 
 
-def _store_export(config: StoreExportConfig) -> dict[str, Any]:
+def main_store_export(config: StoreExportConfig) -> dict[str, Any]:
+    """A store in another format: see :func:`~bezierdistill.stages.exchange.export_curves`."""
+    from bezierdistill.stages.exchange import export_curves
+    from bezierdistill.store import CurveStore
+
     files = export_curves(CurveStore.open(config.store), config.out, config.to)
-    for file in files:
-        print(file)
+    print(*files, sep="\n")
     return {"files": files}
 
 
-def _store_import(config: StoreImportConfig) -> dict[str, Any]:
-    with noted(config.out, "store import", config):
+def main_store_import(config: StoreImportConfig) -> dict[str, Any]:
+    """A store of other people's curves: see
+    :func:`~bezierdistill.stages.exchange.import_curves`.
+    """
+    from bezierdistill.run import made_whole
+    from bezierdistill.stages.exchange import import_curves
+
+    contents = replace(CONTENTS, what="a store of Bezier curves, imported")
+    with made_whole(config.out, "store import", config, contents):
         store = import_curves(
             config.source, config.teacher, config.out, config.passes, config.units, config.points
         )
-    print(
-        f"{config.out}: {len(store):,} curves of degree {store.recipe['degree']} from"
-        f" {config.source}"
-    )
-    return {"out": config.out, "rows": len(store), "degree": store.recipe["degree"]}
-
-
-STORE: dict[str, Verb] = {
-    "info": (StoreInfoConfig, _store_info),
-    "verify": (StoreVerifyConfig, _store_verify),
-    "merge": (StoreMergeConfig, _store_merge),
-    "export": (StoreExportConfig, _store_export),
-    "import": (StoreImportConfig, _store_import),
-}
+    degree = store.recipe.degree
+    print(f"{config.out}: {len(store):,} curves of degree {degree} from {config.source}")
+    return {"out": config.out, "rows": len(store), "degree": degree}

@@ -1,21 +1,94 @@
-"""Data to a teacher, by flow matching."""
+"""Data to a teacher, by flow matching: ``bezierdistill train``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from torch import Tensor, nn
-
-from bezierdistill.couplings import Independent, MinibatchOT
-from bezierdistill.data import ArrayData, Data, load_data
 from bezierdistill.errors import UserError
-from bezierdistill.models import Model
-from bezierdistill.objectives import FlowMatching
-from bezierdistill.stages.folders import card_of, held, saved
-from bezierdistill.stages.train import TrainConfig
-from bezierdistill.training.loop import Trainer
+from bezierdistill.networks.config import NetworkConfig
+from bezierdistill.settings import (
+    Contents,
+    Coupling,
+    as_paths,
+    check_choice,
+    check_conditional,
+    check_counts,
+    check_seed,
+)
+from bezierdistill.training.settings import LoopConfig
+
+if TYPE_CHECKING:
+    from bezierdistill.data import Data
+    from bezierdistill.models.model import Model
+    from bezierdistill.records import Conditions, ModelCard
+    from bezierdistill.training.loop import Trainer
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowSettings:
+    """How a flow is trained."""
+
+    coupling: Coupling = "independent"
+    """How noise and data are joined: independently, or by optimal transport within the batch."""
+    conditional: bool = False
+    """Condition on the data's class labels or condition vectors."""
+    drop: float = 0.1
+    """Share of rows that are trained without their condition, which guidance needs."""
+
+    def __post_init__(self) -> None:
+        check_choice("coupling", self.coupling, Coupling)
+        if not 0 <= self.drop < 1:
+            raise UserError(f"drop is {self.drop}, expected a share of the rows in [0, 1)")
+
+
+@dataclass(frozen=True)
+class TrainConfig(FlowSettings):
+    """Train a teacher by flow matching.
+
+    Example::
+
+        bezierdistill train --data digits --out runs/strong --steps 3000
+        bezierdistill train --data photos --network.kind unet --out runs/photos
+    """
+
+    data: str
+    """Built-in name or path."""
+    out: Path
+    """Folder of the new model."""
+    steps: int = 6000
+    """Optimizer steps."""
+    batch: int = 512
+    """Rows per step."""
+    seed: int = 0
+    """Seed of weights and draws."""
+    domain: str | None = None
+    """Data of another domain to start from instead of noise, by name or path: a flow that
+    translates."""
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    """The network."""
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    """How weights are updated."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        as_paths(self, "out")
+        check_seed(self.seed)
+        check_counts(steps=self.steps, batch=self.batch)
+        check_conditional(self.conditional, self.domain, self.coupling)
+
+
+CONTENTS = Contents(
+    "a teacher, trained by flow matching",
+    {
+        "model.json": "the model's card: network, shape, units, network passes spent, settings",
+        "model.safetensors": "its averaged weights; bezierdistill sample --model {out} reads both",
+        "state-*.safetensors": "the whole state of the training, from which it continues",
+        "log.jsonl": "losses and steps per second, a line every so many steps",
+        "tensorboard/": "the same for: tensorboard --logdir {out}",
+    },
+)
 
 
 def train(config: TrainConfig) -> Model:
@@ -24,80 +97,94 @@ def train(config: TrainConfig) -> Model:
     Raises:
         UserError: on bad data or settings, or a folder that holds another run.
     """
+    from bezierdistill.couplings import Independent, MinibatchOT
+    from bezierdistill.data import load_data
+    from bezierdistill.models.folder import is_model, load_model
+    from bezierdistill.models.model import Model
+    from bezierdistill.objectives import FlowMatching
+    from bezierdistill.records import Conditions, Passes
+    from bezierdistill.run import Run
+    from bezierdistill.training.batches import PairBatches
+    from bezierdistill.training.loop import Trainer
+
     data = load_data(config.data)
-    source = None if config.source is None else load_data(config.source)
-    if source is not None and source.shape != data.shape:
+    domain = None if config.domain is None else load_data(config.domain)
+    if domain is not None and domain.shape != data.shape:
         raise UserError(
-            f"source {config.source} has shape {source.shape}, data {config.data} {data.shape}:"
+            f"domain {config.domain} has shape {domain.shape}, data {config.data} {data.shape}:"
             " expected one, resize by @16x16"
         )
-    conditions = conditions_of(data) if config.conditional else 0
-    net = config.network.build(data.shape, config.seed, conditions)
+    conditions = conditions_of(data) if config.conditional else Conditions()
+    net = config.network.build(data.shape, config.seed, conditions.size)
     objective = FlowMatching(MinibatchOT() if config.coupling == "ot" else Independent())
     trainer = Trainer({"teacher": net}, config.loop, config.out, "teacher")
-    rows = trainer.share(config.batch)
-
-    def step(
-        nets: Mapping[str, nn.Module], generator: torch.Generator
-    ) -> Iterator[tuple[str, Tensor]]:
-        x1, cond = data.batch(rows, generator)
-        x0 = (
-            torch.randn(x1.shape, generator=generator)
-            if source is None
-            else source.batch(rows, generator)[0]
-        )
-        cond = _dropped(cond, config.drop, generator) if conditions else None
-        batch = (
-            x0.to(trainer.device),
-            x1.to(trainer.device),
-            cond if cond is None else cond.to(trainer.device),
-        )
-        yield "teacher", objective.loss(nets["teacher"], batch, generator)
-
-    spent = config.steps * config.batch * objective.passes * config.loop.accumulate
-    more = ({"classes": _frequencies(data)} if conditions else {}) | (
-        {"source_data": config.source} if source else {}
+    drop = config.drop if conditions.size else None
+    batches = PairBatches(data, trainer.share(config.batch), trainer.device, drop, domain)
+    card = card_of(
+        config,
+        "teacher",
+        network=asdict(config.network),
+        shape=data.shape,
+        scaling=data.scaling,
+        passes=Passes(training=trainer.cost(objective, config.steps, config.batch)),
+        conditions=conditions,
+        domain=None if domain is None else domain.scaling,
+        domain_data=config.domain,
+        data=config.data,
+        drop=drop,
     )
-    card = card_of("teacher", config, {"training": spent, "total": spent}, data=config.data, **more)
-    start = None if source is None else source.scaling
-    with held("train", config, trainer.fabric) as finished:
-        if finished is not None:
-            return finished
-        trained = trainer.fit(step, config.steps, config.seed)
-        model = Model(
-            trained,
-            config.network,
-            data.shape,
-            data.scaling,
-            card=card,
-            conditions=conditions,
-            source=start,
-        )
-        return saved(config.out, model, trainer.fabric)
+    with Run(config.out, "train", config, CONTENTS, barrier=trainer.fabric.barrier):
+        if trainer.fabric.broadcast(is_model(config.out)):
+            return load_model(config.out)
+        net = trainer.fit(objective, batches, config.steps, config.seed)
+        return saved(config.out, Model(net, card), trainer)
 
 
-def conditions_of(data: Data) -> int:
-    """Numbers of a condition of the data.
+def conditions_of(data: Data) -> Conditions:
+    """What the conditions of a model of the data are.
 
     Raises:
         UserError: if it has none.
     """
+    from bezierdistill.records import Conditions
+
     if not data.condition_size:
         raise UserError(
             f"{data.name} has neither labels nor conditions, expected some of them for"
             " --conditional"
         )
-    return data.condition_size
+    return Conditions(
+        size=data.condition_size, frequencies=data.frequencies, names=data.class_names
+    )
 
 
-def _dropped(cond: Tensor | None, drop: float, generator: torch.Generator) -> Tensor | None:
-    """Conditions with a share of the rows set to zero, which is no condition."""
-    return None if cond is None else cond * (torch.rand(len(cond), 1, generator=generator) >= drop)
+def card_of(config: Any, kind: str, **more: Any) -> ModelCard:
+    """The card of a model that a stage makes with its settings."""
+    from bezierdistill import __version__
+    from bezierdistill.records import ModelCard, to_json
+
+    return ModelCard(
+        kind=kind,  # pyright: ignore[reportArgumentType]
+        seed=config.seed,
+        steps=config.steps,
+        settings={key: value for key, value in to_json(config).items() if key != "out"},
+        package=__version__,
+        **more,
+    )
 
 
-def _frequencies(data: Data) -> list[float] | None:
-    """How often each class occurs in the training side; None if conditions are vectors."""
-    if not data.classes or not isinstance(data, ArrayData):
-        return None
-    counts = np.bincount(data.given["train"], minlength=data.classes)
-    return (counts / counts.sum()).tolist()
+def saved(out: Path, model: Model, trainer: Trainer) -> Model:
+    """The model, written by the first process and read by all."""
+    from bezierdistill.models.folder import load_model, save_model
+
+    if trainer.rank == 0:
+        save_model(out, model)
+    trainer.fabric.barrier()
+    return load_model(out)
+
+
+def main_train(config: TrainConfig) -> dict[str, Any]:
+    """The verb ``train``."""
+    model = train(config)
+    print(f"{config.out}: teacher for {config.data}, {model.spent:,} network passes spent")
+    return model.facts()

@@ -11,26 +11,19 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from bezierdistill.errors import UserError
+from bezierdistill.records import CurveRecipe
+from bezierdistill.settings import Points
 
-Kept = Literal["float32", "bfloat16", "uint8"]
-SIZES = {"float32": 4, "bfloat16": 2, "uint8": 1}
 LEVELS = 255
 CACHE = 2**17  # numbers at once
 
 
-def check_kept(kept: str) -> None:
-    """Raise ``UserError`` unless it is a way to keep points."""
-    if kept not in get_args(Kept):
-        raise UserError(f"points are kept as {kept!r}, expected one of {', '.join(get_args(Kept))}")
-
-
-def encode(points: Tensor, kept: Kept) -> dict[str, Tensor]:
+def encode(points: Tensor, kept: Points) -> dict[str, Tensor]:
     """The tensors to write for points ``(rows, n, *shape)``; bytes come with ``low`` and ``step``
     ``(rows, n)``.
     """
@@ -76,7 +69,7 @@ class Packed:
         return len(self.tensors["points"])
 
 
-def pack(points: Tensor, kept: Kept, cond: Tensor | None = None) -> Packed:
+def pack(points: Tensor, kept: Points, cond: Tensor | None = None) -> Packed:
     """Rows ``(rows, n, *shape)`` and their conditions ``(rows, C)`` as they are kept; a few rows at
     a time, which stay in the cache.
     """
@@ -104,19 +97,16 @@ def joined(parts: list[Packed]) -> Packed:
     return Packed(tensors, max(part.error for part in parts))
 
 
-def layout(
-    kept: Kept, points: int, shape: tuple[int, ...], conditions: int
-) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+def layout(recipe: CurveRecipe) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
     """Data type and shape of one row of every tensor of a shard."""
-    found = {"points": (getattr(torch, kept), (points, *shape))}
-    if kept == "uint8":
+    points = recipe.stored_points
+    found = {"points": (getattr(torch, recipe.points), (points, *recipe.shape))}
+    if recipe.points == "uint8":
         found |= {"low": (torch.float32, (points,)), "step": (torch.float32, (points,))}
-    return found | ({"cond": (torch.float32, (conditions,))} if conditions else {})
+    size = recipe.conditions.size
+    return found | ({"cond": (torch.float32, (size,))} if size else {})
 
 
-def row_bytes(kept: Kept, points: int, shape: tuple[int, ...], conditions: int) -> int:
+def row_bytes(recipe: CurveRecipe) -> int:
     """Bytes of a row on disk."""
-    return sum(
-        dtype.itemsize * prod(size)
-        for dtype, size in layout(kept, points, shape, conditions).values()
-    )
+    return sum(dtype.itemsize * prod(size) for dtype, size in layout(recipe).values())

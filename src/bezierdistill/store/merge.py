@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+
+from msgspec.structs import replace
 
 from bezierdistill.errors import UserError
 from bezierdistill.files import locked, write_atomically
+from bezierdistill.records import CurveRecipe, Manifest, Merged, Shard, TeacherRef
 from bezierdistill.store.manifest import (
     COPY,
     MANIFEST,
-    Shard,
+    differing,
     read_manifest,
     shard_name,
     write_manifest,
@@ -33,41 +34,56 @@ def merge(folders: tuple[Path, ...], out: Path) -> CurveStore:
             something.
     """
     stores = [CurveStore.open(folder) for folder in folders]
-    first = stores[0]
     for store in stores[1:]:
-        keys = (first.recipe.keys() | store.recipe.keys()) - FREE
-        other = sorted(key for key in keys if store.recipe.get(key) != first.recipe.get(key))
-        if other:
+        if other := differing(store.recipe, stores[0].recipe, FREE):
             raise UserError(
-                f"{store.folder} and {first.folder} were made with other {', '.join(other)}:"
-                " expected stores that differ in seed"
+                f"{store.folder} and {stores[0].folder} were made with other {other}: expected"
+                " stores that differ in seed"
             )
     pairs = [(store.folder, shard) for store in stores for shard in store.shards]
     _refuse_shared([shard for _, shard in pairs])
     for problem in (problem for store in stores for problem in store.verify()):
-        raise UserError(f"{problem}: mend it before merging")
-    merged = [
-        {"rows": len(store), "shards": [shard.sha256 for shard in store.shards]} for store in stores
-    ]
-    recipe = {**first.recipe, "count": sum(len(store) for store in stores), "merged": merged}
+        raise UserError(f"{problem}: repair it before merging")
+    recipe = _recipe(stores, out)
     with locked(out):
         _check_place(out, recipe)
         if (out / MANIFEST).exists():
             return CurveStore.open(out)  # it was merged before
-        shards = [
+        shards = tuple(
             replace(shard, file=_linked(folder / shard.file, out / shard_name(k)))
             for k, (folder, shard) in enumerate(pairs)
-        ]
-        write_manifest(out, recipe, tuple(shards))
+        )
+        write_manifest(out, Manifest(recipe=recipe, complete=True, shards=shards))
     return CurveStore.open(out)
 
 
-def _check_place(out: Path, recipe: dict[str, Any]) -> None:
+def _recipe(stores: list[CurveStore], out: Path) -> CurveRecipe:
+    first = stores[0]
+
+    def moved(teacher: TeacherRef) -> TeacherRef:
+        path = (first.folder / teacher.path).resolve()
+        return replace(teacher, path=Path(os.path.relpath(path, out.resolve())).as_posix())
+
+    through = first.recipe.through
+    return replace(
+        first.recipe,
+        seed=None,
+        count=sum(len(store) for store in stores),
+        teachers=tuple(moved(teacher) for teacher in first.recipe.teachers),
+        through=None if through is None else moved(through),
+        merged=tuple(
+            Merged(rows=len(store), shards=tuple(shard.sha256 for shard in store.shards))
+            for store in stores
+        ),
+    )
+
+
+def _check_place(out: Path, recipe: CurveRecipe) -> None:
     """Whether a folder is empty, or holds the same merged store, or what a killed process has left
     of it.
     """
     if (out / MANIFEST).exists():
-        if read_manifest(out)["recipe"] != recipe:
+        if differing(read_manifest(out).recipe, recipe):
             raise UserError(f"{out} holds another store: choose another --out")
     elif any(not entry.name.startswith((".", "shard-", COPY)) for entry in out.iterdir()):
         raise UserError(f"{out} is not empty: choose another --out")

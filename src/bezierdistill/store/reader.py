@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,15 +18,22 @@ from torch import Tensor
 
 from bezierdistill.curves import BezierCurve
 from bezierdistill.errors import UserError
-from bezierdistill.files import digest, read_tensors
-from bezierdistill.noise import block_window, row_noise
+from bezierdistill.files import read_tensors
+from bezierdistill.noise import Stream, noise
+from bezierdistill.records import CurveRecipe, Manifest, Shard, to_json
+from bezierdistill.run import MADE, RUN, read_made, read_settings
 from bezierdistill.store.codec import decode, layout
-from bezierdistill.store.manifest import MEND, Shard, read_manifest
-from bezierdistill.store.order import shuffled
+from bezierdistill.store.manifest import (
+    COPY,
+    MANIFEST,
+    REPAIR,
+    cut_off,
+    damaged,
+    read_manifest,
+)
 
-SMALL = 2**27  # bytes in single precision up to which a store is kept in memory as a whole
-MOST_MAPPED = 2**13  # shards mapped at once: systems allow some tens of thousands of maps
-ORDERED = 2**14  # positions whose rows are found at once
+SMALL = 2**27
+MAX_MAPPED = 2**13  # shards mapped at once: systems allow some tens of thousands of maps
 Batch = tuple[BezierCurve, Tensor | None]
 
 
@@ -38,17 +46,17 @@ class CurveStore:
     Args:
         folder: where it lies.
         manifest: its manifest.
+        small: bytes in single precision up to which it is kept in memory as a whole.
     """
 
-    def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
-        self.folder, self.manifest = folder, manifest
-        self.shards = tuple(Shard.of(record) for record in manifest["shards"])
+    def __init__(self, folder: Path, manifest: Manifest, small: int = SMALL) -> None:
+        self.folder, self.manifest, self.small = folder, manifest, small
+        self.shards = manifest.shards
         self.ends = np.cumsum([shard.rows for shard in self.shards])
-        self.condition_size: int = self.recipe.get("conditions", 0)
-        self._map = lru_cache(maxsize=MOST_MAPPED)(self._tensors)
+        self._map = lru_cache(maxsize=MAX_MAPPED)(self._tensors)
 
     @classmethod
-    def open(cls, folder: str | Path) -> CurveStore:
+    def open(cls, folder: str | Path, small: int = SMALL) -> CurveStore:
         """Open a store.
 
         Raises:
@@ -57,31 +65,41 @@ class CurveStore:
         """
         folder = Path(folder)
         manifest = read_manifest(folder)
-        if not manifest["complete"]:
+        if not manifest.complete:
             raise UserError(
                 f"{folder} is not complete: run the simulate that makes it again, which"
                 " continues it"
             )
-        if not manifest["shards"]:
+        if not manifest.shards:
             raise UserError(f"{folder} holds no curve")
-        store = cls(folder, manifest)
+        store = cls(folder, manifest, small)
         for shard in store.shards:
             if problem := cut_off(folder, shard):
-                raise UserError(f"{problem}: {MEND}")
+                raise UserError(f"{problem}: {REPAIR}")
         return store
 
     def __len__(self) -> int:
         return int(self.ends[-1])
 
     @property
-    def recipe(self) -> dict[str, Any]:
+    def recipe(self) -> CurveRecipe:
         """What made the rows."""
-        return self.manifest["recipe"]
+        return self.manifest.recipe
 
-    @cached_property
+    @property
+    def condition_size(self) -> int:
+        """Numbers of a condition; 0 is none."""
+        return self.recipe.conditions.size
+
+    @property
     def seeded(self) -> bool:
-        """Whether sources are regenerated from their seed instead of stored."""
-        return self.recipe.get("noise") == "seed"
+        """Whether sources are drawn again from their seed instead of stored."""
+        return self.recipe.noise == "seed"
+
+    @property
+    def digest(self) -> str:
+        """What the curves are, wherever the store lies."""
+        return hashlib.sha256(json.dumps(to_json(self.shards)).encode()).hexdigest()
 
     @property
     def error(self) -> float:
@@ -120,19 +138,21 @@ class CurveStore:
         points, cond = self._gathered(rows)
         return BezierCurve(points.transpose(0, 1)), cond
 
+    def to(self, device: torch.device, count: int) -> Batch:
+        """The first curves and their conditions (or None) on a device."""
+        curve, cond = self.take(torch.arange(count))
+        return BezierCurve(curve.points.to(device)), None if cond is None else cond.to(device)
+
     @cached_property
     def _small(self) -> tuple[Tensor, Tensor | None] | None:
         """All points and conditions, if they are few enough to be read once and kept."""
-        size = (
-            4
-            * len(self)
-            * ((self.recipe["degree"] + 1) * prod(self.recipe["shape"]) + self.condition_size)
-        )
-        return self._gathered(torch.arange(len(self))) if size <= SMALL else None
+        numbers = (self.recipe.degree + 1) * prod(self.recipe.shape) + self.condition_size
+        small = 4 * len(self) * numbers <= self.small
+        return self._gathered(torch.arange(len(self))) if small else None
 
     def _gathered(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
         """Points ``(len(rows), degree + 1, *shape)`` and conditions of rows of any shards."""
-        points = torch.empty(len(rows), self.recipe["degree"] + 1, *self.recipe["shape"])
+        points = torch.empty(len(rows), self.recipe.degree + 1, *self.recipe.shape)
         cond = torch.empty(len(rows), self.condition_size) if self.condition_size else None
         where = np.searchsorted(self.ends, rows.numpy(), side="right")
         order = np.argsort(where, kind="stable")
@@ -161,23 +181,25 @@ class CurveStore:
         comes next.
 
         Args:
-            batch: rows a batch.
+            batch: rows per batch.
             seed: seed of the permutations.
             start: the first batch.
             part: which rows of every batch to read, if others are read elsewhere.
             workers: threads that read ahead.
         """
+        count = len(self)
 
-        @lru_cache(maxsize=2 * workers + 2)
-        def order(block: int) -> np.ndarray:
-            epoch, place = np.divmod(np.arange(block * ORDERED, (block + 1) * ORDERED), len(self))
-            return shuffled(place, len(self), seed, epoch)
+        @lru_cache(maxsize=2)
+        def order(epoch: int) -> np.ndarray:
+            return np.random.default_rng((seed, Stream.TRAIN, epoch)).permutation(count)
 
         def read(k: int) -> Batch:
-            blocks, window = block_window(k * batch, batch, ORDERED)
-            return self.take(
-                torch.from_numpy(np.concatenate([order(block) for block in blocks])[window][part])
-            )
+            first, end = k * batch, (k + 1) * batch
+            rows = [
+                order(epoch)[max(0, first - epoch * count) : end - epoch * count]
+                for epoch in range(first // count, -(-end // count))
+            ]
+            return self.take(torch.from_numpy(np.concatenate(rows)[part]))
 
         with ThreadPoolExecutor(workers) as pool:
             ahead = deque(pool.submit(read, start + k) for k in range(2 * workers))
@@ -197,13 +219,27 @@ class CurveStore:
                 yield problem
             advance(1)
 
+    def verify_records(self) -> Iterator[str]:
+        """Compare the other files of the folder that are read with what they were, and yield a line
+        for each that differs.
+        """
+        copy = self.folder / COPY
+        if not copy.is_file() or copy.read_bytes() != (self.folder / MANIFEST).read_bytes():
+            yield f"{copy} is missing or differs from {MANIFEST}"
+        for name, read in ((MADE, read_made), (RUN, read_settings)):
+            try:
+                if (self.folder / name).exists():
+                    read(self.folder)
+            except UserError as error:
+                yield str(error)
+
     def problem(self, index: int) -> str | None:
         """What is wrong with a shard, which is read as a whole; None if nothing."""
         found = damaged(self.folder, self.shards[index])
         try:
             if not found:
                 self._map(index)
-        except ValueError as error:
+        except UserError as error:
             return str(error)
         return found
 
@@ -220,22 +256,18 @@ class CurveStore:
         inside = rows.numpy()
         if shard.skipped:
             inside = np.delete(np.arange(shard.span), shard.skipped)[inside]
-        return row_noise(shard.seed, shard.first + inside, self.recipe["shape"])
+        return noise(shard.seed, Stream.SIMULATE, shard.first + inside, self.recipe.shape)
 
     def _tensors(self, index: int) -> dict[str, Tensor]:
         """The mapped tensors of a shard, if they are what the manifest says."""
-        shard, recipe = self.shards[index], self.recipe
+        shard = self.shards[index]
         if self.seeded and shard.seed is None:
             raise UserError(
-                f"{self.folder / shard.file} has no seed to regenerate its sources from: restore"
-                " its manifest"
+                f"{self.folder / shard.file} has no seed to draw its sources from: restore its"
+                " manifest"
             )
         tensors = read_tensors(self.folder / shard.file)[0]
-        points = recipe["degree"] + 1 - self.seeded
-        wanted = layout(
-            recipe.get("points", "float32"), points, tuple(recipe["shape"]), self.condition_size
-        )
-        for name, (dtype, size) in wanted.items():
+        for name, (dtype, size) in layout(self.recipe).items():
             got = (
                 (tensors[name].dtype, tuple(tensors[name].shape))
                 if name in tensors
@@ -247,24 +279,3 @@ class CurveStore:
                     f" its manifest says {dtype}, {(shard.rows, *size)}"
                 )
         return tensors
-
-
-def cut_off(folder: Path, shard: Shard) -> str | None:
-    """What is wrong with the size of a shard's file; None if nothing."""
-    path = folder / shard.file
-    if not path.is_file():
-        return f"{path} is missing"
-    size = path.stat().st_size
-    return (
-        None
-        if size == shard.bytes
-        else f"{path} has {size:,} bytes, its record says {shard.bytes:,}"
-    )
-
-
-def damaged(folder: Path, shard: Shard) -> str | None:
-    """What is wrong with a shard's file, which is read as a whole; None if nothing."""
-    path = folder / shard.file
-    return cut_off(folder, shard) or (
-        None if digest(path) == shard.sha256 else f"{path} differs from its checksum"
-    )

@@ -4,36 +4,55 @@ shard whole or absent.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
+import torch
+from msgspec.structs import replace
 from torch import Tensor
 
 from bezierdistill.curves import BezierCurve
 from bezierdistill.errors import UserError
 from bezierdistill.files import digest, write_tensors
+from bezierdistill.records import (
+    CurveRecipe,
+    Manifest,
+    Shard,
+    from_json,
+    read_sealed,
+    to_json,
+    write_sealed,
+)
 from bezierdistill.store.codec import Packed, joined, pack, row_bytes
 from bezierdistill.store.manifest import (
     COPY,
     MANIFEST,
-    MEND,
-    Shard,
-    check_recipe,
+    REPAIR,
+    damaged,
+    differing,
     read_manifest,
-    read_sealed,
     record_file,
     shard_name,
     write_manifest,
-    write_sealed,
 )
-from bezierdistill.store.reader import CurveStore, damaged
+from bezierdistill.store.reader import CurveStore
 
-SHARD_BYTES = (
-    8 * 2**20
-)  # small, so that small states are spread over ranks too; a shard of images is a batch or two
+# Small, so that small states are spread over ranks too; a shard of images is a batch or two.
+SHARD_BYTES = 8 * 2**20
+MAX_SKIPPED = 0.01  # share of the rows of a shard that may be left out
+Draw = Callable[[int, int], tuple[Tensor, Tensor | None]]
+
+
+class Simulates(Protocol):
+    """What makes curves of start states: a :class:`~bezierdistill.simulation.Simulation`."""
+
+    def curves(self, start: Tensor, cond: Tensor | None = None) -> tuple[BezierCurve, int]:
+        """Curves from states ``(B, ...)`` with conditions ``(B, C)``, and the network passes per
+        row.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -50,40 +69,28 @@ class CurveWriter:
 
     Args:
         folder: the store's folder.
-        recipe: JSON-able description of what makes the rows; must hold ``degree`` and ``shape``,
-            and ``conditions`` (numbers of a condition) if rows have any. ``points`` says how points
-            are kept (float32 without it), ``noise`` whether the first of them is stored or
-            regenerated from the seed (``"stored"`` without it, ``"seed"``).
+        recipe: what makes the rows.
 
     Raises:
-        UserError: if the folder holds another store, or a recipe lacks something.
+        UserError: if the folder holds another store, or the recipe does not fit.
     """
 
-    def __init__(self, folder: Path, recipe: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, recipe: CurveRecipe) -> None:
         self.folder = folder
-        self.recipe: dict[str, Any] = json.loads(
-            json.dumps(recipe)
-        )  # as it is read back: tuples become lists
-        check_recipe(self.recipe)
-        self.kept = recipe.get("points", "float32")
-        self.first_point = int(recipe.get("noise") == "seed")
+        self.recipe = from_json(to_json(recipe), CurveRecipe, "recipe")  # as it is read back
         self.complete = False
-        if (folder / COPY).exists() and not (folder / MANIFEST).exists():
-            raise UserError(f"{folder / MANIFEST} is missing: {MEND}")
         if (folder / MANIFEST).exists():
             manifest = read_manifest(folder)
-            _same(folder, self.recipe, manifest["recipe"])
-            self.complete = manifest["complete"]
+            _check_same(folder, self.recipe, manifest.recipe)
+            self.complete = manifest.complete
+        elif (folder / COPY).exists():
+            raise UserError(f"{folder / MANIFEST} is missing: {REPAIR}")
         else:
-            write_manifest(folder, self.recipe, None)
+            write_manifest(folder, Manifest(recipe=self.recipe))
 
-    def plan(self, count: int, batch: int) -> list[Plan]:
-        """The shards of a store of ``count`` rows: whole batches, as many as make about 8 MiB."""
-        points = self.recipe["degree"] + 1 - self.first_point
-        size = row_bytes(
-            self.kept, points, tuple(self.recipe["shape"]), self.recipe.get("conditions", 0)
-        )
-        rows = max(1, SHARD_BYTES // (size * batch)) * batch
+    def plan(self, count: int, batch: int, shard_bytes: int = SHARD_BYTES) -> list[Plan]:
+        """The shards of a store of ``count`` rows: whole batches, as many as make so many bytes."""
+        rows = max(1, shard_bytes // (row_bytes(self.recipe) * batch)) * batch
         return [
             Plan(index, first, min(rows, count - first))
             for index, first in enumerate(range(0, count, rows))
@@ -92,23 +99,23 @@ class CurveWriter:
     def finished(self, plan: Plan) -> bool:
         """Whether a shard is there, whole, and need not be made."""
         try:
-            return not damaged(self.folder, self._record(plan))
-        except ValueError:
+            return self.complete or not damaged(self.folder, self._record(plan))
+        except UserError:
             return False  # there is no record, or it was damaged: the shard is made again
 
     def _record(self, plan: Plan) -> Shard:
-        shard = Shard.of(read_sealed(record_file(self.folder, plan.index), "record of a shard"))
+        path = record_file(self.folder, plan.index)
+        shard = read_sealed(path, Shard, "record of a shard")
         if (shard.file, shard.first, shard.span) != (shard_name(plan.index), plan.first, plan.rows):
-            raise UserError(
-                f"{record_file(self.folder, plan.index)} is the record of another shard"
-            )
+            raise UserError(f"{path} is the record of another shard")
         return shard
 
     def pack(self, curve: BezierCurve, cond: Tensor | None = None) -> Packed:
         """Curves ``(degree + 1, rows, *shape)`` and their conditions ``(rows, C)`` as this store
         keeps them.
         """
-        return pack(curve.points[self.first_point :].transpose(0, 1), self.kept, cond)
+        first = self.recipe.degree + 1 - self.recipe.stored_points
+        return pack(curve.points[first:].transpose(0, 1), self.recipe.points, cond)
 
     def write(
         self,
@@ -125,19 +132,18 @@ class CurveWriter:
         """
         rows, path = joined(list(parts)), self.folder / shard_name(plan.index)
         write_tensors(path, dict(rows.tensors))
-        size = path.stat().st_size
         shard = Shard(
-            path.name,
-            plan.first,
-            len(rows),
-            seed,
-            tuple(skipped),
-            passes,
-            rows.error,
-            size,
-            digest(path),
+            file=path.name,
+            first=plan.first,
+            rows=len(rows),
+            seed=seed,
+            skipped=tuple(skipped),
+            passes=passes,
+            error=rows.error,
+            bytes=path.stat().st_size,
+            sha256=digest(path),
         )
-        write_sealed(record_file(self.folder, plan.index), asdict(shard))
+        write_sealed(record_file(self.folder, plan.index), shard)
 
     def close(self, plans: Sequence[Plan]) -> None:
         """Mark the store complete: the records of all shards go into the manifest.
@@ -146,43 +152,99 @@ class CurveWriter:
             UserError: if one is missing.
         """
         if not self.complete:
-            write_manifest(self.folder, self.recipe, tuple(self._record(plan) for plan in plans))
+            shards = tuple(self._record(plan) for plan in plans)
+            write_manifest(self.folder, Manifest(recipe=self.recipe, complete=True, shards=shards))
             self.complete = True
         for path in self.folder.glob("shard-*.json"):
             path.unlink(missing_ok=True)
 
 
-def repair(folder: Path, recipe: dict[str, Any]) -> list[str]:
+def simulate_shards(
+    simulation: Simulates,
+    draw: Draw,
+    plans: Sequence[Plan],
+    writer: CurveWriter,
+    batch: int,
+    advance: Callable[[int], None] = lambda rows: None,
+    seed: int | None = None,
+) -> None:
+    """Make those shards of a store that are not there; memory does not grow with their number.
+
+    Args:
+        simulation: how curves are made.
+        draw: ``draw(start, rows)`` gives the start states of rows ``start .. start + rows`` and
+            their conditions, or None.
+        plans: the shards to make, of :meth:`CurveWriter.plan`: all, or a part if others are made
+            elsewhere.
+        writer: the store.
+        batch: rows simulated at once; shards are whole batches, so every batch is the same whoever
+            makes it.
+        advance: called with the number of rows done.
+        seed: seed of the table that the rows start from, for the records of the shards.
+
+    Raises:
+        UserError: if the teachers give NaN or infinite states in more than one row of a hundred of
+            a shard (the rows are named; fewer are left out).
+    """
+    for plan in plans:
+        if writer.finished(plan):
+            advance(plan.rows)
+            continue
+        parts: list[Packed] = []
+        skipped: list[int] = []
+        spent = 0
+        for start in range(0, plan.rows, batch):
+            rows = min(batch, plan.rows - start)
+            states, cond = draw(plan.first + start, rows)
+            curve, passes = simulation.curves(states, cond)
+            made = curve.points.to("cpu", torch.float32)
+            finite = made.isfinite().transpose(0, 1).flatten(1).all(1)
+            skipped += (start + (~finite).nonzero().flatten()).tolist()
+            _check_skipped(skipped, plan)
+            cond = None if cond is None else cond.cpu()[finite]
+            parts.append(writer.pack(BezierCurve(made[:, finite]), cond))
+            spent += passes * rows
+            advance(rows)
+        writer.write(plan, parts, spent, skipped, seed)
+
+
+def _check_skipped(skipped: Sequence[int], plan: Plan) -> None:
+    if len(skipped) > MAX_SKIPPED * plan.rows:
+        rows = ", ".join(str(plan.first + row) for row in skipped[:10])
+        raise UserError(
+            f"the teachers gave NaN or infinite states in {len(skipped)} rows so far ({rows}, ...):"
+            " check their training"
+        )
+
+
+def repair(folder: Path, recipe: CurveRecipe) -> list[str]:
     """Reopen a store of that recipe without its damaged shards, so that writing it again makes just
     those; returns their names.
 
-    A damaged manifest is restored from its copy first.
+    A damaged manifest is restored from its copy, and a damaged copy from the manifest.
 
     Raises:
         UserError: if both are damaged, there is no store, or it has another recipe.
     """
     try:
         manifest = read_manifest(folder)
-    except ValueError:
+    except UserError:
         manifest = read_manifest(folder, COPY)
-    _same(folder, json.loads(json.dumps(recipe)), manifest["recipe"])
+    _check_same(folder, recipe, manifest.recipe)
     store = CurveStore(folder, manifest)
     lost = [index for index in range(len(store.shards)) if store.problem(index)]
     if not lost:
-        write_manifest(folder, manifest["recipe"], store.shards if manifest["complete"] else None)
+        write_manifest(folder, manifest)
         return []
     for index, shard in enumerate(store.shards):
         if index in lost:
             record_file(folder, index).unlink(missing_ok=True)
         else:
-            write_sealed(record_file(folder, index), asdict(shard))
-    write_manifest(folder, manifest["recipe"], None)
+            write_sealed(record_file(folder, index), shard)
+    write_manifest(folder, replace(manifest, complete=False, shards=()))
     return [store.shards[index].file for index in lost]
 
 
-def _same(folder: Path, wanted: dict[str, Any], held: dict[str, Any]) -> None:
-    other = sorted(key for key in wanted.keys() | held.keys() if wanted.get(key) != held.get(key))
-    if other:
-        raise UserError(
-            f"{folder} holds a store made with other {', '.join(other)}: choose another --out"
-        )
+def _check_same(folder: Path, wanted: CurveRecipe, held: CurveRecipe) -> None:
+    if other := differing(wanted, held):
+        raise UserError(f"{folder} holds a store made with other {other}: choose another --out")

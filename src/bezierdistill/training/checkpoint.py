@@ -21,9 +21,8 @@ from bezierdistill.files import read_tensors, write_tensors
 def save_state(path: Path, tensors: Mapping[str, Tensor], step: int) -> None:
     """Write a state atomically."""
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_tensors(
-        path, ready, {"state": f"{step} {_digest(ready)}"}
-    )  # one entry: of several the order on disk would vary
+    # One entry of metadata: of several the order on disk would vary.
+    write_tensors(path, ready, {"state": f"{step} {_digest(ready)}"})
 
 
 def load_state(path: Path, steps: int) -> tuple[dict[str, Tensor], int]:
@@ -40,7 +39,7 @@ def load_state(path: Path, steps: int) -> tuple[dict[str, Tensor], int]:
     step, _, digest = metadata.get("state", "").partition(" ")
     if digest != _digest(tensors):
         raise UserError(
-            f"{path} differs from its digest, it was changed or damaged: remove it to start anew"
+            f"{path} differs from its digest, it was changed or damaged: remove it to start again"
         )
     if not (step.isascii() and step.isdigit() and int(step) <= steps):
         raise UserError(
@@ -50,30 +49,30 @@ def load_state(path: Path, steps: int) -> tuple[dict[str, Tensor], int]:
     return tensors, int(step)
 
 
-def check_alike(
-    path: Path, given: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]]
-) -> None:
+def check_alike(path: Path, given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
     """Refuse a state that is not of this run, before anything of it is used.
 
     Args:
         path: its file, for the message.
         given: its tensors.
-        wanted: shapes of the tensors that the run needs.
+        wanted: those that the run needs; their values do not matter.
 
     Raises:
-        UserError: if one is missing, of another shape, or one too many.
+        UserError: if one is missing, of another shape or type, or one too many.
     """
-    other = [
-        name
-        for name in sorted(given.keys() | wanted.keys())
-        if name not in given or tuple(given[name].shape) != wanted.get(name)
-    ]
-    if other:
-        got = tuple(given[other[0]].shape) if other[0] in given else None
-        raise UserError(
-            f"{path} is not a state of this run ({other[0]} is {got}, expected"
-            f" {wanted.get(other[0])}): remove it to start anew"
-        )
+    for name in sorted(given.keys() | wanted.keys()):
+        got, expected = _kind(given.get(name)), _kind(wanted.get(name))
+        if got != expected:
+            raise UserError(
+                f"{path} is not a state of this run ({name} is {got}, expected {expected}): remove"
+                " it to start again"
+            )
+
+
+def _kind(tensor: Tensor | None) -> str:
+    if tensor is None:
+        return "not there"
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

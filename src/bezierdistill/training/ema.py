@@ -1,8 +1,8 @@
-"""Exponential moving average of a network's weights, with a horizon that grows with training.
+r"""Exponential moving average of a network's weights, with a horizon that grows with training.
 
-The decay at step k is ``min(decay, (1 + k) / (10 + k))``, so early weights are forgotten quickly.
-Weights are taken in at every fourth step with the fourth power of the decay: the same horizon at a
-quarter of the cost.
+The decay of step k is :math:`d_k = \min(d, (1 + k) / (10 + k))`, so early weights are forgotten
+quickly. Weights are taken in after every fourth step with :math:`d_k^4`, the same horizon at a
+quarter of the cost, and after the last one with :math:`d_k` to the number of steps since.
 """
 
 from __future__ import annotations
@@ -20,32 +20,28 @@ class EMA:
 
     Args:
         net: the network whose parameters are followed; buffers are not averaged.
-        decay: limit of the decay a step, in [0, 1).
+        decay: limit of the decay per step, in [0, 1).
     """
 
     def __init__(self, net: nn.Module, decay: float) -> None:
         if not 0 <= decay < 1:
             raise UserError(f"ema decay is {decay}, expected a number in [0, 1)")
         self.decay = decay
-        self.names = [name for name, _ in net.named_parameters()]
-        self._live = [p for _, p in net.named_parameters()]
-        self._mean = [p.detach().clone() for p in self._live]
+        self._live = dict(net.named_parameters())
+        self._mean = {name: p.detach().clone() for name, p in self._live.items()}
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
+    def update(self, step: int, last: bool) -> None:
         """Take the weights after step ``step`` (counted from 0) into the average, if it is the last
-        of four.
+        of four, or the last of all.
         """
-        if (step + 1) % EVERY:
+        since = step % EVERY + 1
+        if since < EVERY and not last:
             return
-        decay = min(self.decay, (1 + step) / (10 + step)) ** EVERY
-        torch._foreach_lerp_(self._mean, [p.detach() for p in self._live], 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
+        decay = min(self.decay, (1 + step) / (10 + step)) ** since
+        live = [p.detach() for p in self._live.values()]
+        torch._foreach_lerp_(list(self._mean.values()), live, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
     def state(self) -> dict[str, Tensor]:
-        """The averaged parameters by name."""
-        return dict(zip(self.names, self._mean, strict=True))
-
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Restore what :meth:`state` gave."""
-        for name, mean in zip(self.names, self._mean, strict=True):
-            mean.copy_(state[name])
+        """The averaged parameters by name; what is copied into them is restored."""
+        return self._mean

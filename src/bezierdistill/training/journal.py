@@ -8,9 +8,9 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from bezierdistill.files import check_entries, write_atomically
+from bezierdistill.files import write_atomically
+from bezierdistill.records import LogEntry, from_json, to_json
 
 LOG = "log.jsonl"
 Write = Callable[[int, Mapping[str, float], float], None]
@@ -25,25 +25,17 @@ def journal(folder: Path, stage: str, first: int) -> Iterator[Write]:
 
     folder.mkdir(parents=True, exist_ok=True)
     _rewind(folder / LOG, stage, first)
-    # Each stage has a folder of its own: a new start purges whatever else stands in it beyond its
-    # first step.
+    # Each stage has a folder of its own: a new start purges what stands in it after its first step.
     with (
         open(folder / LOG, "a") as log,
         SummaryWriter(str(folder / "tensorboard" / stage), purge_step=first + 1) as board,
     ):
 
         def write(step: int, losses: Mapping[str, float], rate: float) -> None:
-            log.write(
-                json.dumps(
-                    {
-                        "stage": stage,
-                        "step": step,
-                        "loss": dict(losses),
-                        "steps_per_second": round(rate, 2),
-                    }
-                )
-                + "\n"
+            entry = LogEntry(
+                stage=stage, step=step, loss=dict(losses), steps_per_second=round(rate, 2)
             )
+            log.write(json.dumps(to_json(entry)) + "\n")
             log.flush()
             for name, loss in losses.items():
                 board.add_scalar(f"loss/{name}", loss, step)
@@ -63,25 +55,20 @@ def _rewind(path: Path, stage: str, first: int) -> None:
         write_atomically(path, lambda temporary: temporary.write_text(kept))
 
 
-def entries(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a log: ``stage``, ``step``, ``loss`` by network; a line that is none, such as a
-    torn last one, is left out.
-    """
+def entries(path: Path) -> Iterator[LogEntry]:
+    """The lines of a log; one that does not fit, such as a torn last one, is left out."""
     for line in path.read_text(errors="replace").splitlines():
         if (entry := _entry(line)) is not None:
             yield entry
 
 
-def _entry(line: str) -> dict[str, Any] | None:
+def _entry(line: str) -> LogEntry | None:
     try:
-        entry = check_entries(json.loads(line), {"stage": str, "step": int, "loss": dict}, "a line")
-        return (
-            entry if all(isinstance(loss, float | int) for loss in entry["loss"].values()) else None
-        )
+        return from_json(json.loads(line), LogEntry, "a line")
     except (ValueError, RecursionError):
         return None
 
 
 def _stays(line: str, stage: str, first: int) -> bool:
     entry = _entry(line)
-    return entry is not None and (entry["stage"] != stage or entry["step"] <= first)
+    return entry is not None and (entry.stage != stage or entry.step <= first)

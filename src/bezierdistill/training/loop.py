@@ -1,10 +1,8 @@
-"""The training loop: networks, one optimizer each, and a step that yields the losses one after the
-other.
+"""The training loop: networks, one optimizer each, and an objective that yields the losses.
 
-``step(nets, generator)`` is a Python generator of ``(name, loss)``. The loop updates the network
-called ``name`` before it asks for the next loss, so one loop serves a single regression as well as
-a student and its critics. With ``accumulate`` a step is run several times and updates come in the
-last of them; each name may then be yielded once a step.
+The loop updates a network by its loss before it asks for the next one, so one loop serves a single
+regression as well as a student and its critics. With ``accumulate`` a step is run several times and
+updates come in the last of them.
 """
 
 from __future__ import annotations
@@ -12,6 +10,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
@@ -22,17 +21,24 @@ import torch
 from torch import Tensor, nn
 
 from bezierdistill.errors import UserError
+from bezierdistill.objectives.base import Objective
 from bezierdistill.progress import progress
 from bezierdistill.training.checkpoint import check_alike, load_state, save_state
 from bezierdistill.training.ema import EMA
 from bezierdistill.training.journal import Write, journal
-from bezierdistill.training.ranks import of_all, open_fabric, part_of, rank_generator, whole
+from bezierdistill.training.ranks import (
+    all_gather,
+    gather_full,
+    open_fabric,
+    part_of,
+    rank_generator,
+)
 from bezierdistill.training.settings import LoopConfig
+from bezierdistill.training.stopping import Stop, leave
 
-Step = Callable[[Mapping[str, nn.Module], torch.Generator], Iterator[tuple[str, Tensor]]]
+Batches = Callable[[torch.Generator], Any]
 
 SHOW_EVERY = 10  # steps between two moves of the progress bar
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 class Trainer:
@@ -64,7 +70,9 @@ class Trainer:
         self.fabric = open_fabric(config.accelerator, config.precision, config.strategy)
         self.rank, self.ranks = self.fabric.global_rank, self.fabric.world_size
         self.plain = dict(nets)
-        self.rates = {name: (rates or {}).get(name, config.lr) for name in nets}
+        self.rates = dict.fromkeys(nets, config.lr) | dict(rates or {})
+        if self.rates.keys() != nets.keys():
+            raise UserError(f"rates are of {', '.join(self.rates)}, networks {', '.join(nets)}")
         self.result = next(iter(nets))
         sharded = self.ranks > 1 and config.strategy == "fsdp"
         if sharded and (config.compile or config.checkpoint or config.channels_last):
@@ -93,9 +101,8 @@ class Trainer:
         self.steppers[name] = self.fabric.setup_optimizers(self.optimizers[name])
         # The wrapper converts precision and synchronises ranks; where there is neither it only
         # costs time.
-        self.nets[name] = (
-            used if self.ranks == 1 and self.config.precision == "32-true" else wrapped
-        )
+        plain = self.ranks == 1 and self.config.precision == "32-true"
+        self.nets[name] = used if plain else wrapped
 
     @property
     def device(self) -> torch.device:
@@ -106,6 +113,10 @@ class Trainer:
     def state_file(self) -> Path:
         """The saved state of this stage."""
         return self.folder / f"state-{self.stage}.safetensors"
+
+    def cost(self, objective: Objective, steps: int, batch: int) -> int:
+        """Network passes of so many steps with batches of ``batch`` rows on all ranks."""
+        return int(steps * batch * objective.cost * self.config.accumulate)
 
     def share(self, batch: int, least: int = 1) -> int:
         """Rows of a batch that this rank draws.
@@ -120,11 +131,12 @@ class Trainer:
             )
         return batch // self.ranks
 
-    def fit(self, step: Step, steps: int, seed: int) -> nn.Module:
+    def fit(self, objective: Objective, batches: Batches, steps: int, seed: int) -> nn.Module:
         """Take ``steps`` steps, on from the last saved state if there is one.
 
         Args:
-            step: see the module docstring.
+            objective: gives the losses of a step.
+            batches: called with a generator, gives this rank's part of a batch, on :attr:`device`.
             steps: number of steps; the learning rate's schedule spans them.
             seed: seed of every draw.
 
@@ -134,17 +146,20 @@ class Trainer:
         Raises:
             UserError: if a loss or weight is not finite (the last saved state stays), or a saved
                 state is damaged.
+            KeyboardInterrupt: on Ctrl-C, after the state is saved.
+            SystemExit: on another signal that asks to end, likewise.
         """
+        self.generator = rank_generator(seed, self.rank, self.ranks)
         self.done = self.kept = self._restore(steps, seed) if self.state_file.exists() else 0
-        if not self.done:
-            self.generator = rank_generator(seed, self.rank, self.ranks)
-        with progress(self.stage, steps) as advance, self._journal() as write:
+        show, log = progress(self.stage, steps), self._journal()
+        with show as advance, log as write, Stop(patient=self.ranks > 1) as stop:
             advance(self.done)
-            self._run(step, steps, advance, write)
+            self._run(objective, batches, steps, advance, write, stop)
+        if asked := self._agreed(stop.asked):
+            self._leave(asked, steps)
         net = self.whole
-        net.load_state_dict(
-            {name: whole(tensor) for name, tensor in self.ema.state().items()}, strict=False
-        )
+        mean = {name: gather_full(tensor) for name, tensor in self.ema.state().items()}
+        net.load_state_dict(mean, strict=False)
         return net.cpu().float().eval().requires_grad_(False)
 
     @contextmanager
@@ -155,31 +170,77 @@ class Trainer:
             with journal(self.folder, self.stage, self.done) as write:
                 yield write
 
-    def _run(self, step: Step, steps: int, advance: Callable[[int], None], write: Write) -> None:
-        mark, sums, parts, counted = time.perf_counter(), {}, self.config.accumulate, 0
-        losses: dict[str, float] = {}
+    def _run(
+        self,
+        objective: Objective,
+        batches: Batches,
+        steps: int,
+        advance: Callable[[int], None],
+        write: Write,
+        stop: Stop,
+    ) -> None:
+        mark, since = time.perf_counter(), self.done
+        sums: dict[str, Any] = defaultdict(float)
+        counts = Counter[str]()
         for k in range(self.done, steps):
-            for part in range(parts):
-                last = part == parts - 1
-                with self._synchronised(last):
-                    for name, loss in step(self.nets, self.generator):
-                        self._backward(name, loss if parts == 1 else loss / parts, fresh=part == 0)
-                        if last:
-                            self._update(name, k, steps)
-                        sums[name] = sums.get(name, 0.0) + loss.detach() / parts
-            self.ema.update(k)
-            self.done, counted = k + 1, counted + 1
-            if self.done % SHOW_EVERY == 0 or self.done == steps:
+            for name, loss in self._step(objective, batches, k, steps):
+                sums[name] += loss
+                counts[name] += 1
+            self.done = k + 1
+            last, shows = self.done == steps, self.done % SHOW_EVERY == 0
+            self.ema.update(k, last)
+            if shows or last:
                 advance(self.done - k // SHOW_EVERY * SHOW_EVERY)
-            saves = self.done % self.config.save_every == 0 or self.done == steps
-            logs = self.done % self.config.log_every == 0 or self.done == steps
-            if saves or logs:
-                losses = self._finite(sums, counted)
+            stops = (shows or self.ranks == 1) and bool(self._agreed(stop.asked))
+            logs = last or self.done % self.config.log_every == 0
+            saves = last or stops or self.done % self.config.save_every == 0
+            losses = self._finite(sums, counts) if logs or saves else {}
             if logs:
-                write(self.done, losses, counted / (time.perf_counter() - mark))
-                mark, sums, counted = time.perf_counter(), {}, 0
+                write(self.done, losses, (self.done - since) / (time.perf_counter() - mark))
+                mark, since = time.perf_counter(), self.done
+                sums.clear()
+                counts.clear()
             if saves:
                 self._save()
+            if stops:
+                break
+
+    def _step(
+        self, objective: Objective, batches: Batches, k: int, steps: int
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Take step k; yields its losses."""
+        parts = self.config.accumulate
+        for part in range(parts):
+            last, seen = part == parts - 1, set[str]()
+            with self._synchronised(last):
+                batch = batches(self.generator)
+                for name, loss in objective.losses(self.nets, batch, self.generator, k / steps):
+                    if parts > 1 and name in seen:
+                        raise UserError(
+                            f"accumulate is {parts} and {name} is updated more than once per step,"
+                            " expected 1"
+                        )
+                    seen.add(name)
+                    self._backward(name, loss if parts == 1 else loss / parts, fresh=part == 0)
+                    if last:
+                        self._update(name, k, steps)
+                    yield name, loss.detach()
+
+    def _agreed(self, asked: int) -> int:
+        """The signal that any rank was sent, on all of them alike."""
+        if self.ranks == 1:
+            return asked
+        sent = torch.tensor(float(asked), device=self.device)
+        return int(self.fabric.all_reduce(sent, reduce_op="max"))  # pyright: ignore[reportArgumentType]
+
+    def _leave(self, asked: int, steps: int) -> None:
+        if self.rank == 0:
+            print(
+                f"{self.stage}: stopped at step {self.done} of {steps}, its state is in"
+                f" {self.state_file}",
+                file=sys.stderr,
+            )
+        leave(asked)
 
     @contextmanager
     def _synchronised(self, last: bool) -> Iterator[None]:
@@ -211,13 +272,13 @@ class Trainer:
         down = (steps - k) / max(1.0, self.config.decay * steps)
         return min(1.0, up, down)
 
-    def _finite(self, sums: Mapping[str, Tensor], count: int) -> dict[str, float]:
+    def _finite(self, sums: Mapping[str, Tensor], counts: Mapping[str, int]) -> dict[str, float]:
         """The mean losses since the last line of the log, over all ranks.
 
         Raises:
             UserError: if one is not finite, on every rank alike.
         """
-        losses = {name: self._mean(total) / count for name, total in sums.items()}
+        losses = {name: self._mean(total) / counts[name] for name, total in sums.items()}
         self._refuse("loss of", [name for name, loss in losses.items() if not math.isfinite(loss)])
         return losses
 
@@ -238,113 +299,72 @@ class Trainer:
             "start in another --out with a lower --loop.lr, or with --loop.clip 1"
         )
 
-    def _save(self) -> None:
-        parts = {f"ema/{name}": tensor for name, tensor in self.ema.state().items()}
+    def _tensors(self) -> dict[str, Tensor]:
+        """Every tensor of the state as it is now, without the generator; copying into them restores
+        it.
+        """
+        found = {f"ema/{name}": tensor for name, tensor in self.ema.state().items()}
         for name, net in self.plain.items():
-            parts |= {f"net/{name}/{key}": value for key, value in net.state_dict().items()}
-            for index, moments in self.optimizers[name].state_dict()["state"].items():
-                parts |= {f"adam/{name}/{index}/{key}": value for key, value in moments.items()}
+            found |= {f"net/{name}/{key}": value for key, value in net.state_dict().items()}
+            for index, parameter in enumerate(net.parameters()):
+                moments = self.optimizers[name].state.get(parameter, {})
+                found |= {f"adam/{name}/{index}/{key}": value for key, value in moments.items()}
+        return found
+
+    def _save(self) -> None:
         tensors: dict[str, Tensor] = {}
         wrong = []
-        for (
-            name,
-            part,
-        ) in parts.items():  # one after the other: together they may not fit beside the training
-            value = whole(part)
+        for name, part in self._tensors().items():
+            value = gather_full(part)  # one after the other: all may not fit beside the training
             wrong += [name] if value.is_floating_point() and not value.isfinite().all() else []
             if self.rank == 0:
                 tensors[name] = value.cpu()
         self._refuse("tensor", wrong)
-        tensors["generator"] = of_all(self.generator.get_state(), self.ranks, self.device)
+        tensors["generator"] = all_gather(self.generator.get_state(), self.ranks, self.device)
         if self.rank == 0:
             save_state(self.state_file, tensors, self.done)
         self.fabric.barrier()
         self.kept = self.done
 
+    @torch.no_grad()
     def _restore(self, steps: int, seed: int) -> int:
-        tensors, step = load_state(self.state_file, steps)
-        check_alike(self.state_file, tensors, self._shapes(tensors))
-        try:
-            self._restore_draws(tensors["generator"], seed, step)
-            self.ema.load(
-                {
-                    name: part_of(tensors[f"ema/{name}"], mean)
-                    for name, mean in self.ema.state().items()
-                }
-            )
-            for name, net in self.plain.items():
-                own = net.state_dict()
-                net.load_state_dict(
-                    {
-                        key: part_of(tensors[f"net/{name}/{key}"], value)
-                        for key, value in own.items()
-                    }
+        saved, step = load_state(self.state_file, steps)
+        for name, net in self.plain.items():
+            for index, parameter in enumerate(net.parameters()):
+                if f"adam/{name}/{index}/step" in saved:  # those that are not used have none
+                    self.optimizers[name].state[parameter] = _moments(parameter)
+        wanted, own = self._tensors(), self.generator.get_state()
+        generators = saved.get("generator", own[None])
+        rows = generators.shape[:1]  # of any number of ranks
+        check_alike(self.state_file, saved, wanted | {"generator": own.new_empty(*rows, len(own))})
+        if len(generators) == self.ranks:
+            self._restore_draws(generators[self.rank])
+        else:
+            self.generator = rank_generator(seed, self.rank, self.ranks, step)
+            if self.rank == 0:
+                print(
+                    f"{self.stage}: {self.ranks} ranks go on where {len(generators)} stopped, with"
+                    " new draws",
+                    file=sys.stderr,
                 )
-                moments = {
-                    index: {
-                        key: _as_laid_out(tensors[f"adam/{name}/{index}/{key}"], parameter)
-                        for key in MOMENTS
-                    }
-                    for index, parameter in enumerate(net.parameters())
-                    if f"adam/{name}/{index}/step" in tensors
-                }
-                self.optimizers[name].load_state_dict(
-                    {**self.optimizers[name].state_dict(), "state": moments}
-                )
-        except (RuntimeError, TypeError) as error:
-            raise UserError(
-                f"{self.state_file} is not a state of this run ({' '.join(str(error).split())}):"
-                " remove it to start anew"
-            ) from None
+        for name, tensor in wanted.items():
+            tensor.copy_(part_of(saved[name], tensor))
         return step
 
-    def _shapes(self, given: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-        """Shapes of the tensors of a saved state; it may be of any number of ranks, and parameters
-        that are not used have no moments.
-        """
-        shapes = {f"ema/{name}": tuple(tensor.shape) for name, tensor in self.ema.state().items()}
-        shapes["generator"] = (
-            *given.get("generator", torch.empty(1)).shape[:1],
-            len(self.generator.get_state()),
-        )
-        for name, net in self.plain.items():
-            shapes |= {
-                f"net/{name}/{key}": tuple(value.shape) for key, value in net.state_dict().items()
-            }
-            for index, parameter in enumerate(net.parameters()):
-                if f"adam/{name}/{index}/step" in given:
-                    shapes |= {
-                        f"adam/{name}/{index}/{key}": (
-                            () if key == "step" else tuple(parameter.shape)
-                        )
-                        for key in MOMENTS
-                    }
-        return shapes
-
-    def _restore_draws(self, generators: Tensor, seed: int, step: int) -> None:
-        if len(generators) == self.ranks:
-            self.generator.set_state(generators[self.rank].clone())
-            return
-        self.generator = rank_generator(seed, self.rank, self.ranks, step)
-        if self.rank == 0:
-            print(
-                f"{self.stage}: {self.ranks} ranks go on where {len(generators)} stopped, with new"
-                " draws",
-                file=sys.stderr,
-            )
+    def _restore_draws(self, state: Tensor) -> None:
+        try:
+            self.generator.set_state(state.clone())
+        except RuntimeError as error:
+            raise UserError(
+                f"{self.state_file} is not a state of this run ({error}): remove it to start again"
+            ) from None
 
 
-def _as_laid_out(moment: Tensor, parameter: Tensor) -> Tensor:
-    """A copy of a saved moment with its parameter's order in memory, which fused optimizers take
-    for granted (channels-last).
-    """
-    if moment.shape != parameter.shape:
-        return moment.clone()
-    if hasattr(parameter, "full_tensor"):
-        return part_of(moment, parameter)
-    return torch.empty_like(
-        parameter, dtype=moment.dtype, device="cpu", memory_format=torch.preserve_format
-    ).copy_(moment)
+def _moments(parameter: Tensor) -> dict[str, Tensor]:
+    """AdamW's state of a parameter before its first step, laid out in memory as the parameter."""
+    step = torch.zeros((), dtype=torch.float32, device=parameter.device)
+    mean, square = (torch.zeros_like(parameter) for _ in range(2))
+    return {"step": step, "exp_avg": mean, "exp_avg_sq": square}
 
 
 def _prepare(net: nn.Module, config: LoopConfig) -> None:

@@ -10,44 +10,42 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from bezierdistill.errors import UserError
-from bezierdistill.noise import block_generator
+from bezierdistill.noise import Stream, generator
+from bezierdistill.settings import Precision, Strategy
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 PATIENCE = timedelta(days=2)  # ranks of a simulation meet only at its end
-Precision = Literal["32-true", "bf16-mixed", "bf16-true", "64-true"]
-Strategy = Literal["ddp", "fsdp"]
+TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 def open_fabric(
     accelerator: str, precision: Precision = "32-true", strategy: Strategy = "ddp"
 ) -> Fabric:
-    """Lightning Fabric on one device, or on one device a rank under torchrun.
+    """Lightning Fabric on one device, or on one device per rank under torchrun.
 
     Raises:
-        UserError: if there is no such accelerator on this machine.
+        UserError: if there is no such accelerator on this machine, or the ranks cannot meet.
     """
-    from lightning_fabric import (
-        Fabric,
-    )  # imported here: it loads the compiler, seconds that only training needs
+    # Imported here: it loads the compiler, seconds that only training needs.
+    from lightning_fabric import Fabric
 
-    ranks, here = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    ranks, here = _world()
     try:
         if ranks == 1:
             return Fabric(accelerator=accelerator, devices=1, precision=precision)
-        way = _sharding(ranks) if strategy == "fsdp" else _copying()
         fabric = Fabric(
             accelerator=accelerator,
             devices=here,
             num_nodes=ranks // here,
-            strategy=way,
+            strategy=_sharding(ranks) if strategy == "fsdp" else _copying(),
             precision=precision,
         )
         fabric.launch()
@@ -56,6 +54,25 @@ def open_fabric(
         raise UserError(
             f"accelerator {accelerator!r} with precision {precision!r} cannot be used here: {error}"
         ) from None
+
+
+def _world() -> tuple[int, int]:
+    """Number of ranks, and of those on this machine.
+
+    Raises:
+        UserError: if there are several and a variable by which they meet is missing: they would
+            wait for each other without end.
+    """
+    given = {name: os.environ.get(name, "") for name in TORCHRUN}
+    if given["WORLD_SIZE"] in ("", "1"):
+        return 1, 1
+    for name, value in given.items():
+        if not value or (name != "MASTER_ADDR" and not value.isdigit()):
+            raise UserError(
+                f"WORLD_SIZE is {given['WORLD_SIZE']} and {name} is {value or 'not set'}, expected"
+                " what torchrun sets: start with torchrun, or unset WORLD_SIZE"
+            )
+    return int(given["WORLD_SIZE"]), int(given["LOCAL_WORLD_SIZE"])
 
 
 def _copying() -> Any:
@@ -83,8 +100,8 @@ def _blocks(net: nn.Module) -> Iterator[nn.Module]:
     """The blocks that are put together one at a time: those of the outermost lists, without each
     list's first.
 
-    The first ones stay together with the rest of the network: diffusers' transformer asks its first
-    block again at the end.
+    The first ones stay together with the rest of the network: diffusers' transformer reads its
+    first block again at the end.
     """
     for child in net.children():
         if isinstance(child, nn.ModuleList):
@@ -93,7 +110,7 @@ def _blocks(net: nn.Module) -> Iterator[nn.Module]:
             yield from _blocks(child)
 
 
-def whole(tensor: Tensor) -> Tensor:
+def gather_full(tensor: Tensor) -> Tensor:
     """A tensor with the parts that other ranks keep; all ranks must ask for the same ones in the
     same order.
     """
@@ -101,7 +118,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def part_of(value: Tensor, like: Tensor) -> Tensor:
-    """What this rank keeps of a whole tensor, as it does of ``like``."""
+    """What this rank keeps of a full tensor, as it does of ``like``."""
     if not hasattr(like, "full_tensor"):
         return value
     from torch.distributed.tensor import distribute_tensor
@@ -110,7 +127,7 @@ def part_of(value: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(value.to(like.device), placed.device_mesh, placed.placements)
 
 
-def of_all(tensor: Tensor, ranks: int, device: torch.device) -> Tensor:
+def all_gather(tensor: Tensor, ranks: int, device: torch.device) -> Tensor:
     """The tensors ``(...)`` that ranks have, as one ``(ranks, ...)``, by way of the device that
     they exchange data on.
     """
@@ -122,9 +139,7 @@ def of_all(tensor: Tensor, ranks: int, device: torch.device) -> Tensor:
 
 
 def rank_generator(seed: int, rank: int, ranks: int, step: int = 0) -> torch.Generator:
-    """The CPU generator of a rank's draws: its own stream for each of several ranks, and anew where
+    """The CPU generator of a rank's draws: each of several ranks has its own, and another one after
     their number has changed at a step.
     """
-    if ranks == 1 and not step:
-        return torch.Generator().manual_seed(seed)
-    return block_generator(seed % 2**64, rank, ranks, step)
+    return generator(seed, Stream.TRAIN, rank, ranks, step)

@@ -1,22 +1,25 @@
 """Other libraries' conventions: ideal models in each of them, in closed form, give the exact field
-of a Gaussian mixture."""
+of a Gaussian mixture; and their modules are left as they were."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from bezierdistill.fields import Blend, GaussianMixture
+from bezierdistill import schedules
+from bezierdistill.fields import Blend, GaussianMixture, NetworkField, evaluating
 from bezierdistill.schedules import (
     ForeignField,
     LinearSchedule,
-    Prediction,
     Schedule,
     SigmaSchedule,
     StepSchedule,
 )
+from bezierdistill.settings import Prediction
 from bezierdistill.solvers import solve, time_grid
 from conftest import Draw
 
@@ -32,17 +35,17 @@ class Ideal:
     """What a perfect model returns at its own time, from the posterior of a mixture given ``y =
     alpha x1 + sigma eps``."""
 
-    def __init__(self, law: GaussianMixture, prediction: Prediction, level: Level) -> None:
-        self.law, self.prediction, self.level = law, prediction, level
+    def __init__(self, mixture: GaussianMixture, prediction: Prediction, level: Level) -> None:
+        self.mixture, self.prediction, self.level = mixture, prediction, level
 
     def __call__(self, y: Tensor, time: Tensor) -> Tensor:
         alpha, sigma = (part[:, None] for part in self.level(time))
-        a, s, variance = alpha[:, None], sigma[:, None], self.law.stds**2
-        spread, centred = a**2 * variance + s**2, y[:, None] - a * self.law.means
+        a, s, variance = alpha[:, None], sigma[:, None], self.mixture.stds**2
+        spread, centred = a**2 * variance + s**2, y[:, None] - a * self.mixture.means
         posterior = (
-            -0.5 * (centred**2 / spread + spread.log()).sum(-1) + self.law.weights.log()
+            -0.5 * (centred**2 / spread + spread.log()).sum(-1) + self.mixture.weights.log()
         ).softmax(1)[..., None]
-        data = (posterior * (self.law.means + a * variance / spread * centred)).sum(1)
+        data = (posterior * (self.mixture.means + a * variance / spread * centred)).sum(1)
         noise = (posterior * (s / spread * centred)).sum(1)
         return {
             "velocity": data - noise,
@@ -90,9 +93,9 @@ CONVENTIONS: dict[str, tuple[Prediction, Schedule, Level]] = {
 }
 
 
-def foreign(name: str, law: GaussianMixture, **more: Any) -> ForeignField:
+def foreign(name: str, mixture: GaussianMixture, **more: Any) -> ForeignField:
     prediction, schedule, level = CONVENTIONS[name]
-    return ForeignField(Ideal(law, prediction, level), prediction, schedule, **more)
+    return ForeignField(Ideal(mixture, prediction, level), prediction, schedule, **more)
 
 
 @pytest.mark.parametrize("name", CONVENTIONS)
@@ -202,3 +205,110 @@ def test_calls_conditions_and_wrapped_outputs(shape: tuple[int, ...], draw: Draw
 def test_mistakes(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+class Narrow(TorchDispatchMode):
+    """Forbids double precision on the device without data, which so stands for one without it."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, tuple | list) else (out,):
+            wide = isinstance(tensor, Tensor) and tensor.dtype == torch.float64
+            assert not (wide and tensor.device.type == "meta"), func
+        return out
+
+
+def test_steps_are_found_without_double_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    schedule = StepSchedule((1 - torch.linspace(1e-4, 0.02, 1000)).cumprod(0))  # DDPM's
+    t = torch.linspace(0, 1, 101)
+    exact = schedule.at(t.double())
+    monkeypatch.setattr(schedules, "widest", lambda device: torch.float32)
+    for narrow, wide in zip(schedule.at(t), exact, strict=True):
+        torch.testing.assert_close(narrow.double(), wide, rtol=1e-4, atol=1e-4)
+    with Narrow():
+        assert all(part.dtype == torch.float32 for part in schedule.at(t.to("meta")))
+
+
+class Dropped(nn.Module):
+    """A module whose output and state depend on its mode: dropout, batch normalisation, and a part
+    that is frozen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.drop = nn.BatchNorm1d(2), nn.Dropout(0.5)
+        self.frozen = nn.Dropout(0.5).eval()
+        self.norm.weight.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "Dropped":
+        raise AssertionError("a user's own method, which may do more than set the mode")
+
+    def forward(self, y: Tensor, *more: Any) -> Tensor:
+        return self.frozen(self.drop(self.norm(y)))
+
+
+MODULE = Dropped()
+
+
+class Holder:
+    """An object of the user's with a module inside."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.parts = {"net": [module]}
+
+    def __call__(self, y: Tensor, time: Tensor) -> Any:
+        return self.parts["net"][0](y)
+
+
+def in_a_closure(module: nn.Module) -> Callable[..., Tensor]:
+    return lambda y, time, cond=None: module(y)
+
+
+HOLDERS: dict[str, Callable[[nn.Module], Any]] = {
+    "module": lambda module: module,
+    "closure": in_a_closure,
+    "partial": lambda module: partial(in_a_closure(module), cond=None),
+    "method": lambda module: Holder(module).__call__,
+    "object": Holder,
+    "global": lambda module: lambda y, time: MODULE(y),
+}
+
+
+@pytest.mark.parametrize("how", HOLDERS)
+def test_a_users_module_is_called_in_evaluation_mode_and_left_as_it_was(how: str) -> None:
+    module = MODULE
+    modes = [part.training for part in module.modules()]
+    assert modes == [True, True, True, False]
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    x, line = torch.randn(8, 2, generator=torch.Generator().manual_seed(0)), LinearSchedule("up")
+    expected = x / (1 + module.norm.eps) ** 0.5  # with the running mean 0 and variance 1
+    field = ForeignField(HOLDERS[how](module), "velocity", line)
+    torch.testing.assert_close(field(x, 0.3), expected)
+    torch.testing.assert_close(solve(field, x, [0.0, 0.5], "euler").state, x + 0.5 * expected)
+    with evaluating(), evaluating():
+        Blend([field], [1.0])(x, 0.3)
+        assert not any(part.training for part in module.modules())
+    with pytest.raises(RuntimeError), evaluating():
+        module(x[:, :1])
+    assert [part.training for part in module.modules()] == modes
+    assert [p.requires_grad for p in module.parameters()] == [False, True]
+    after = module.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_a_network_as_a_field_is_in_evaluation_mode() -> None:
+    net, x = nn.Sequential(nn.Dropout(0.5)), torch.ones(100, 2)
+    field = NetworkField(Called(net))
+    assert torch.equal(field(x, 0.5), x)
+    assert net.training
+    assert net[0].training
+
+
+class Called(nn.Module):
+    """A network that takes times and a condition."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor, s: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
+        return self.net(x)

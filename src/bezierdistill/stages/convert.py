@@ -1,0 +1,134 @@
+"""Models of other libraries in and out: the verbs ``import`` and ``export``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from bezierdistill.settings import Contents, Prediction, ScheduleKind, as_paths
+
+if TYPE_CHECKING:
+    from bezierdistill.models import Model
+
+NUMBERS = ("scale", "low", "high", "least", "most")
+CONTENTS = Contents(
+    "a teacher, imported from diffusers",
+    {
+        "model.json": "the model's card: network, shape, units, which scheduler was believed",
+        "model.safetensors": "its weights; bezierdistill sample --model {out} reads both",
+    },
+    continues=False,
+)
+
+
+@dataclass(frozen=True)
+class ImportConfig:
+    """Make a teacher of a pretrained network of diffusers.
+
+    What the network predicts and its schedule are said by the pipeline's scheduler; where there is
+    none they have to be named. They are never guessed.
+
+    Example::
+
+        bezierdistill import --folder ddpm --out runs/teacher
+        bezierdistill import --folder net --prediction sample --schedule sigma --out runs/teacher
+    """
+
+    folder: Path
+    """A local folder: a pipeline, a checkpoint of a training script with unet/, unet_ema/ or
+    transformer/, or the network alone; only safetensors are read."""
+    out: Path
+    """Folder of the new model."""
+    prediction: Prediction | None = None
+    """Velocity (data minus noise), flow (noise minus data), epsilon (noise), sample (data),
+    v_prediction; needed where no scheduler says it."""
+    schedule: ScheduleKind | None = None
+    """Linear-up (time 0 is noise), linear-down (time 0 is data), sigma, or steps (those of the
+    pipeline's scheduler); needed where no scheduler says it."""
+    scale: float | None = None
+    """Linear: factor of the network's time input, such as 1000; 1 without it."""
+    low: float | None = None
+    """Linear: smallest time of ours that it was trained on; 0 without it."""
+    high: float | None = None
+    """Linear: greatest time of ours; 1 without it."""
+    least: float | None = None
+    """Sigma: smallest sigma that it was trained on; 0.002 without it."""
+    most: float | None = None
+    """Sigma: greatest sigma; 80 without it."""
+
+    def __post_init__(self) -> None:
+        as_paths(self, "folder", "out")
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Write a student as a pipeline of diffusers, with a model card.
+
+    Example::
+
+        bezierdistill export --model runs/student --out runs/pipeline
+        bezierdistill export --model runs/guided --guidance-scale 2 --out runs/pipeline
+    """
+
+    model: Path
+    """Folder of a student or teacher of images."""
+    out: Path
+    """The new folder."""
+    to: Literal["diffusers"] = "diffusers"
+    """The library."""
+    guidance_scale: float | None = None
+    """Guidance scale of every image, for a student that takes it as an input; the middle of its
+    range without it."""
+
+    def __post_init__(self) -> None:
+        as_paths(self, "model", "out")
+
+
+def main_import(config: ImportConfig) -> dict[str, Any]:
+    """The verb ``import``."""
+    from bezierdistill.interop import import_diffusers
+    from bezierdistill.run import made_whole
+
+    given = {name: getattr(config, name) for name in NUMBERS}
+    numbers = {name: number for name, number in given.items() if number is not None}
+    with made_whole(config.out, "import", config, CONTENTS):
+        model = import_diffusers(
+            config.folder, config.out, config.prediction, config.schedule, **numbers
+        )
+    print(
+        f"{config.out}: teacher of images {model.shape}, {model.conditions.classes} classes, from"
+        f" {config.folder}"
+    )
+    for line in _findings(model):
+        print(line)
+    return {**model.facts(), **model.card.settings}
+
+
+def _findings(model: Model) -> list[str]:
+    """What an import has found and done, a line each."""
+    found = model.card.settings
+    lines = []
+    if found["scheduler"]:
+        lines.append(
+            f"prediction {found['prediction']} and schedule {found['schedule']}, as"
+            f" {found['scheduler']} says"
+        )
+    if found["weights"] != ["diffusion_pytorch_model.safetensors"]:
+        more = f" and {len(found['weights']) - 1} more" if len(found["weights"]) > 1 else ""
+        lines.append(f"weights from {found['weights'][0]}{more}, in single precision")
+    if found["prefix"]:
+        lines.append(f"weights' names are taken without their prefix {found['prefix']}")
+    if found["passed_over"]:
+        lines.append(f"settings that the network does not have: {', '.join(found['passed_over'])}")
+    return lines
+
+
+def main_export(config: ExportConfig) -> dict[str, Any]:
+    """The verb ``export``."""
+    from bezierdistill.interop import export_diffusers
+    from bezierdistill.models import load_model
+
+    folder = export_diffusers(load_model(config.model), config.out, config.guidance_scale)
+    print(f"{folder}: pipeline of {config.to}; its README.md says how to load it")
+    return {"out": folder, "to": config.to}

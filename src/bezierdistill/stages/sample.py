@@ -1,0 +1,115 @@
+"""Samples of a model: ``bezierdistill sample``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bezierdistill.settings import (
+    WORDS,
+    Solver,
+    as_paths,
+    check_choice,
+    check_counts,
+    check_seed,
+    written,
+)
+
+if TYPE_CHECKING:
+    from bezierdistill.models.model import Model
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """Draw samples from a model, in the data's original units.
+
+    Example::
+
+        bezierdistill sample --model runs/student --count 100 --out a.npz --grid a.png
+        bezierdistill sample --model runs/labels --labels 0,1,2 --passes 2 --out b.npz
+    """
+
+    model: Path
+    """Folder of a student or teacher."""
+    out: Path
+    """The .npz to write; its array is x."""
+    passes: int = 1
+    """Network passes per sample."""
+    count: int = 64
+    """Number of samples."""
+    seed: int = 0
+    """Seed of the noise; sample i depends on the seed and i alone, up to rounding."""
+    solver: Solver = "euler"
+    """How passes are spent: euler jumps from knot to knot; midpoint, heun and rk4 integrate a
+    teacher's velocity."""
+    labels: tuple[str, ...] = written((), WORDS)
+    """Class labels, numbers or names, separated by commas and repeated in turn; without them they
+    are as frequent as in the training data."""
+    conditions: Path | None = None
+    """A .npy of condition vectors, one per sample, for a model that takes these."""
+    guidance_scale: float | None = None
+    """Scale of guidance: of a student that was distilled for a range, or of a conditional
+    teacher."""
+    accelerator: str = "auto"
+    """Device kind for Lightning Fabric: auto, cpu, cuda, mps."""
+    grid: Path | None = None
+    """A PNG of the first samples to write as well."""
+
+    def __post_init__(self) -> None:
+        as_paths(self, "model", "out")
+        check_seed(self.seed)
+        check_counts(passes=self.passes, count=self.count)
+        check_choice("solver", self.solver, Solver)
+
+
+def load_on(folder: Path, accelerator: str) -> Model:
+    """A model on a device; Fabric, which takes seconds to import, is only asked where there is a
+    choice.
+    """
+    import torch
+
+    from bezierdistill.models.folder import load_model
+    from bezierdistill.training.ranks import open_fabric
+
+    model = load_model(folder)
+    there = torch.cuda.is_available() or torch.backends.mps.is_available()
+    if accelerator != "cpu" and (accelerator != "auto" or there):
+        model.net.to(open_fabric(accelerator).device)
+    return model
+
+
+def main_sample(config: SampleConfig) -> dict[str, Any]:
+    """The verb ``sample``."""
+    from bezierdistill.data import read_array
+    from bezierdistill.files import write_array
+    from bezierdistill.reporting.plots import save_grid
+
+    model = load_on(config.model, config.accelerator)
+    labels = list(config.labels) or None
+    vectors = None if config.conditions is None else read_array(config.conditions)
+    x = model.sample(
+        config.count,
+        config.passes,
+        config.seed,
+        config.solver,
+        labels=labels,
+        conditions=vectors,
+        guidance_scale=config.guidance_scale,
+    )
+    more = {}
+    if model.conditions.frequencies is not None and vectors is None:  # as the samples had them
+        given = model.labels(range(config.count), config.seed, labels=labels)
+        more = {"labels": given.numpy()}
+    write_array(config.out, x, **more)
+    if config.grid is not None:
+        save_grid(config.grid, model.scaling.encode(x[:64]))
+    shape = x.shape[1:]
+    print(f"{config.out}: {config.count} samples of shape {shape}, {config.passes} passes each")
+    return {
+        "out": config.out,
+        "grid": config.grid,
+        "count": config.count,
+        "shape": shape,
+        "passes": config.passes,
+    }

@@ -1,0 +1,109 @@
+"""What objectives are trained on: ``batches(generator)`` draws a batch and puts it on the trainer's
+device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from bezierdistill.curves import BezierCurve
+from bezierdistill.data import Data
+from bezierdistill.objectives.base import Aligned, Curves, Pairs
+from bezierdistill.store import CurveStore
+from bezierdistill.training.loop import Trainer
+
+
+@dataclass(frozen=True)
+class PairBatches:
+    """Independent draws of sources and data.
+
+    Args:
+        data: what flows end on.
+        rows: rows of a batch.
+        device: where batches are put.
+        drop: share of rows whose condition is set to zero, which is no condition; None leaves all
+            conditions out.
+        domain: what flows start from; without it sources are standard normal.
+    """
+
+    data: Data
+    rows: int
+    device: torch.device
+    drop: float | None = None
+    domain: Data | None = None
+
+    def __call__(self, generator: torch.Generator) -> Pairs:
+        """A batch."""
+        x1, cond = self.data.batch(self.rows, generator)
+        if self.domain is None:
+            x0 = torch.randn(x1.shape, generator=generator)
+        else:
+            x0 = self.domain.batch(self.rows, generator)[0]
+        if cond is not None and self.drop:
+            cond = cond * (torch.rand(self.rows, 1, generator=generator) >= self.drop)
+        cond = None if cond is None or self.drop is None else cond.to(self.device)
+        return Pairs(x0.to(self.device), x1.to(self.device), cond)
+
+
+class CurveBatches:
+    """Stored curves: drawn independently, or with a seed each once per epoch.
+
+    Args:
+        store: the curves.
+        trainer: whose share of each batch is read, and from whose step epochs go on.
+        batch: rows of a batch on all ranks.
+        seed: seed of the order of epochs; None draws independently.
+    """
+
+    def __init__(
+        self, store: CurveStore, trainer: Trainer, batch: int, seed: int | None = None
+    ) -> None:
+        self.store, self.trainer, self.batch, self.seed = store, trainer, batch, seed
+        self.rows = trainer.share(batch)
+
+    def __call__(self, generator: torch.Generator) -> Curves:
+        """A batch."""
+        if self.seed is None:
+            curve, cond = self.store.batch(self.rows, generator)
+        else:
+            curve, cond = next(self._ahead)
+        device = self.trainer.device
+        points = curve.points.to(device)
+        return Curves(BezierCurve(points), None if cond is None else cond.to(device))
+
+    @cached_property
+    def _ahead(self) -> Iterator[tuple[BezierCurve, Tensor | None]]:
+        """Opened at the first batch, when the trainer knows where it goes on."""
+        assert self.seed is not None
+        trainer = self.trainer
+        first = trainer.done * trainer.config.accumulate
+        part = slice(trainer.rank * self.rows, (trainer.rank + 1) * self.rows)
+        return self.store.epochs(self.batch, self.seed, first, part)
+
+
+@dataclass(frozen=True)
+class AlignedBatches:
+    """Curves beside real data, several rows for each curve.
+
+    Args:
+        curves: batches of curves.
+        data: the real data.
+        rows: real rows of a batch.
+    """
+
+    curves: CurveBatches
+    data: Data
+    rows: int
+
+    def __call__(self, generator: torch.Generator) -> Aligned:
+        """A batch."""
+        curve, cond = self.curves(generator)
+        real, given = self.data.batch(self.rows, generator)
+        device = curve.points.device
+        given = None if given is None or cond is None else given.to(device)
+        return Aligned(curve, cond, real.to(device), given)
