@@ -196,13 +196,14 @@ def from_pixels(
     Args:
         pixels: from black, 0, to white, 255.
         scaling: of the data set.
-        channels: of the data set.
+        channels: of the data set; one where its images are stored as (H, W).
         grey: turn colour into grey (ITU-R BT.601) for a data set of grey images.
 
     Raises:
         UserError: on colour for a data set of grey images, or one whose numbers have no range that
             black and white could be.
     """
+    channels = 1 if scaling.layout == "hw" else channels
     if pixels.ndim == 3:
         pixels = np.repeat(pixels[..., None], channels, axis=3)
     elif channels == 1:
