@@ -891,6 +891,8 @@ def test_flow_schedulers_say_prediction_schedule_and_scale(
         ({"num_train_timesteps": 1}, "num_train_timesteps 1, expected 2 to 1,000,000"),
         ({"num_train_timesteps": "x"}, "num_train_timesteps x, expected"),
         ({"beta_schedule": "none"}, "cannot be built"),
+        ({"trained_betas": [0.1]}, "cannot be built"),
+        ({"_class_name": ["DDPMScheduler"]}, "does not say it"),
         ({"prediction_type": "score"}, "prediction_type 'score', expected epsilon"),
         ({"prediction_type": "flow_prediction"}, "a flow without use_flow_sigmas"),
         ({"timestep_type": "continuous"}, "expected a scheduler whose times are steps"),
