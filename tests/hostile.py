@@ -75,7 +75,6 @@ class Format:
         spoil: spoils the copy of a case and says how.
         uses: what reads it, with how often.
         cases: how many of 2,000 cases it has, about.
-        parsed: stop after the settings are made, so that no command line starts work.
     """
 
     name: str
@@ -83,7 +82,6 @@ class Format:
     spoil: Callable[[Random, Kit], str]
     uses: dict[Use, float]
     cases: int
-    parsed: bool = False
 
 
 @dataclass
@@ -129,19 +127,6 @@ def limited() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
-@contextmanager
-def only_parsed() -> Iterator[None]:
-    """Command lines end when their settings are made."""
-    before = dict(cli.VERBS), dict(cli.STORE)
-    for table in (cli.VERBS, cli.STORE):
-        table.update({name: (config, lambda _: None) for name, (config, _) in table.items()})
-    try:
-        yield
-    finally:
-        cli.VERBS.update(before[0])
-        cli.STORE.update(before[1])
-
-
 @dataclass
 class Hostile:
     """All formats in a folder: valid ones are made once, then copied for each case."""
@@ -169,7 +154,7 @@ class Hostile:
         outcome.did = form.spoil(rng, kit) if spoil else "nothing spoilt"
         before = _listed(kit.folder)
         start = time.perf_counter()
-        self._play(form, use, rng, kit, outcome)
+        self._play(use, rng, kit, outcome)
         outcome.seconds = time.perf_counter() - start
         outcome.problem = outcome.problem or _left(kit, yard, before, outcome.refused)
         if _listed(self.root, yard) != around:
@@ -177,7 +162,7 @@ class Hostile:
         shutil.rmtree(yard, ignore_errors=True)
         return outcome
 
-    def _play(self, form: Format, use: Use, rng: Random, kit: Kit, outcome: Outcome) -> None:
+    def _play(self, use: Use, rng: Random, kit: Kit, outcome: Outcome) -> None:
         out, error = io.StringIO(), io.StringIO()
         target = use(rng, kit)
         outcome.did += f" | {_told(target)}"
@@ -191,8 +176,6 @@ class Hostile:
                     limited(),
                 ):
                     stack.enter_context(context)
-                if form.parsed:
-                    stack.enter_context(only_parsed())
                 warnings.simplefilter("default")
                 warnings.simplefilter("ignore", DeprecationWarning)
                 warnings.simplefilter("ignore", UserWarning)

@@ -41,7 +41,6 @@ from hostile_archives import (
     spoil_images,
     spoil_tar,
 )
-from hostile_commands import build_settings, command, settings_used, spoil_nothing, spoil_settings
 from hostile_mutators import sealed, spoil_json, spoil_safetensors
 
 CPU = ["--accelerator", "cpu"]
@@ -564,8 +563,6 @@ FORMATS = {
         Format("card", build_model, spoil_card, {model_read: 5, model_used: 2, report: 0.2}, 220),
         Format("weights", build_model, spoil_weights, {model_read: 4, model_used: 1}, 150),
         Format("state", build_state, spoil_state, {state_used: 1}, 100),
-        Format("settings", build_settings, spoil_settings, {settings_used: 1}, 220, parsed=True),
-        Format("command", build_settings, spoil_nothing, {command: 1}, 260, parsed=True),
         Format("arrays", build_arrays, spoil_arrays, ARRAYS, 240),
         Format("tar", build_tar, spoil_tar, TARS, 160),
         Format("images", build_images, spoil_images, PICTURES, 140),

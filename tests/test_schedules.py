@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from bezierdistill import schedules
 from bezierdistill.fields import Blend, GaussianMixture, NetworkField, evaluating
 from bezierdistill.schedules import (
     ForeignField,
@@ -203,6 +205,28 @@ def test_calls_conditions_and_wrapped_outputs(shape: tuple[int, ...], draw: Draw
 def test_mistakes(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+class Narrow(TorchDispatchMode):
+    """Forbids double precision on the device without data, which so stands for one without it."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, tuple | list) else (out,):
+            wide = isinstance(tensor, Tensor) and tensor.dtype == torch.float64
+            assert not (wide and tensor.device.type == "meta"), func
+        return out
+
+
+def test_steps_are_found_without_double_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    schedule = StepSchedule((1 - torch.linspace(1e-4, 0.02, 1000)).cumprod(0))  # DDPM's
+    t = torch.linspace(0, 1, 101)
+    exact = schedule.at(t.double())
+    monkeypatch.setattr(schedules, "widest", lambda device: torch.float32)
+    for narrow, wide in zip(schedule.at(t), exact, strict=True):
+        torch.testing.assert_close(narrow.double(), wide, rtol=1e-4, atol=1e-4)
+    with Narrow():
+        assert all(part.dtype == torch.float32 for part in schedule.at(t.to("meta")))
 
 
 class Dropped(nn.Module):

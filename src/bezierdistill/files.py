@@ -203,13 +203,15 @@ def digest(path: Path) -> str:
 def load_function(path: Path, name: str, does: str) -> Callable[..., Any]:
     """The function ``name`` of a user's own Python file, which is run.
 
+    What the file or the function raises has a note that names the file.
+
     Args:
         path: the file.
         name: the function.
         does: what it does, for the message.
 
     Raises:
-        UserError: if there is no such file or function, or the file cannot be run.
+        UserError: if there is no such file or function.
     """
     if not path.is_file():
         raise UserError(
@@ -222,11 +224,19 @@ def load_function(path: Path, name: str, does: str) -> Callable[..., Any]:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up there
-    try:
+    with _noted(path):
         spec.loader.exec_module(module)
-    except Exception as error:
-        raise UserError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
     function = getattr(module, name, None)
     if not callable(function):
         raise UserError(f"{path} has no function {name}, which {does}")
-    return function
+    return _noted(path)(function)
+
+
+@contextmanager
+def _noted(path: Path) -> Iterator[None]:
+    """Name a user's file in the errors of its code, which are told with their traceback."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"(in {path}, a file of your own)")
+        raise

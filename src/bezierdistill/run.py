@@ -28,7 +28,7 @@ import torch
 from bezierdistill import __version__
 from bezierdistill.errors import UserError
 from bezierdistill.files import locked, write_atomically
-from bezierdistill.progress import follows
+from bezierdistill.progress import is_follower
 from bezierdistill.records import Machine, Made, Settings, read_sealed, to_json, write_sealed
 from bezierdistill.settings import Contents
 
@@ -77,11 +77,11 @@ class Run:
     def __enter__(self) -> Run:
         self._stack = ExitStack()
         with self._stack as stack:  # let go of the lock if what follows fails
-            if not follows():
+            if not is_follower():
                 stack.enter_context(locked(self.out))
                 self._claim()
             self.barrier()
-            if not follows():
+            if not is_follower():
                 stack.enter_context(self._recorded())
             self._stack = stack.pop_all()
         return self

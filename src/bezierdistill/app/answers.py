@@ -51,7 +51,7 @@ def shown(x: Tensor, columns: int, least: int = 64) -> np.ndarray:
     which they vary most.
     """
     if x.ndim != 4:
-        return drawn(scatter_figures({"samples": x})["samples"], 150)
+        return drawn(scatter_figures([x])[0], 150)
     pixels = sheet(x, columns, least)
     line = pixels.shape[0] // (
         -(-len(x) // columns) * (x.shape[2] + 1)

@@ -12,10 +12,10 @@ import numpy as np
 
 from bezierdistill.app.answers import LIVE, answered, drawn, image
 from bezierdistill.app.run import Shown
-from bezierdistill.arena.summary import summarise
 from bezierdistill.errors import UserError
 from bezierdistill.records import ArenaRow
 from bezierdistill.reporting.plots import arena_figure
+from bezierdistill.reporting.summary import summarise
 
 METRICS = {
     "Frechet distance": "frechet",
@@ -40,7 +40,7 @@ def compare_tab(page: gr.Blocks, run: Shown) -> None:
     passes = sorted({row.passes for row in run.rows if row.error is None})
     for row in run.rows:
         if row.error is not None:
-            gr.Markdown(f"Failed: `{row['method']}`, seed {row['seed']}: {row['error']}")
+            gr.Markdown(f"Failed: `{row.method}`, seed {row.seed}: {row.error}")
     if not passes:
         return
     gr.Markdown(TEXT)

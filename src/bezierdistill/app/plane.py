@@ -32,15 +32,15 @@ from bezierdistill.objectives.alignment import REAL_ROWS
 from bezierdistill.objectives.base import Aligned, Curves
 from bezierdistill.objectives.intervals import MapIntervals
 from bezierdistill.reporting.plots import COLOURS, GREY
-from bezierdistill.reporting.runs import counted
 from bezierdistill.settings import Guides
 from bezierdistill.simulation import Simulation
 from bezierdistill.solvers import solve, time_grid
 from bezierdistill.training.loop import Trainer
 from bezierdistill.training.settings import LoopConfig
+from bezierdistill.words import counted
 
 TASKS = tuple(TOYS)
-CENTRES, SHARP, BLURRED = 256, 0.3, 0.6  # points per mixture, and deviations, in model units
+CENTRES, SHARP, BLURRED = 256, 0.3, 0.6  # points per mixture, deviations in model units
 STEPS, SHOWN, JUDGED, HELD_OUT, LEARNT = 12, 8, 1000, 8000, 8000
 MAX_DEGREE = 6
 REACH = 2.5  # model units shown on each axis
@@ -49,8 +49,8 @@ KNOTS = ((0.0, 1.0), (0.0, 0.5, 1.0))
 
 @dataclass(frozen=True)
 class Plane:
-    """A task: real points ``(HELD_OUT, 2)`` to judge by, others for the floor and to learn from, and
-    two exact teachers.
+    """A task: real points ``(HELD_OUT, 2)`` to judge by, others for the floor and to learn from,
+    and two exact teachers.
     """
 
     real: Tensor

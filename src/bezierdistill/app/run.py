@@ -10,7 +10,7 @@ from pathlib import Path
 from bezierdistill.errors import UserError
 from bezierdistill.models import Model, find_teacher
 from bezierdistill.records import ArenaRow
-from bezierdistill.reporting.runs import Run
+from bezierdistill.reporting.runs import Findings
 
 BUNDLED = Path(__file__).parents[1] / "bundled"
 
@@ -67,7 +67,7 @@ def open_run(folder: Path | None) -> Shown:
     Raises:
         UserError: if it holds no run, or something in it is damaged.
     """
-    run = Run.open(BUNDLED if folder is None else folder)
+    run = Findings.open(BUNDLED if folder is None else folder)
     students_first = sorted(run.models.items(), key=lambda entry: entry[1].card.kind != "student")
     name = "the run that ships with the package" if folder is None else str(folder)
     return Shown(name, dict(students_first), run.rows)

@@ -16,8 +16,8 @@ from bezierdistill.data import from_pixels, load_data
 from bezierdistill.data.images import check_size, read_images
 from bezierdistill.errors import UserError
 from bezierdistill.models import Model
-from bezierdistill.reporting.runs import counted
 from bezierdistill.stages.translate import resized
+from bezierdistill.words import counted
 
 TEXT = """A model that starts from images of one domain and ends in another. Drop an image, which is
 resized and, for a model of grey images, turned grey; or take a held-out image of the domain. An

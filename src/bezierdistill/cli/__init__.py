@@ -1,9 +1,9 @@
-"""The command line: one verb a stage. Settings are dataclasses, given by flags or by YAML
-(``--config``).
+"""The command line: one verb per stage; settings are given by flags or by YAML (``--config``).
 
-A result is told to people, or with ``--json`` printed as one JSON value. A mistake of the user's
-ends with one line on standard error and exit code 2. ``BEZIERDISTILL_DEBUG=1`` shows the traceback
-instead.
+A result is told to people, or with ``--json`` printed as one JSON value. What a user can put right
+(:class:`~bezierdistill.errors.UserError`), a file that cannot be used and a lack of memory end with
+one line on standard error and exit code 2; ``BEZIERDISTILL_DEBUG=1`` shows the traceback instead.
+Anything else is a mistake of ours, and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -11,90 +11,115 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import sys
-import zipfile
-import zlib
-from collections.abc import Sequence
-from contextlib import nullcontext, redirect_stdout
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
+from bezierdistill import __version__
+from bezierdistill.cli.parser import find_verb, listing, parse
+from bezierdistill.cli.settings import as_yaml
+from bezierdistill.cli.verbs import CONTINUED, VERBS
+from bezierdistill.errors import UnfitError, UserError
+from bezierdistill.progress import is_follower
 
-from bezierdistill.cli.parser import listing, parse
-from bezierdistill.cli.stages import STAGES
-from bezierdistill.cli.verbs import VERBS
-from bezierdistill.errors import UnfitError
-from bezierdistill.progress import follows
-from bezierdistill.stages.store import STORE
+__all__ = ["VERBS", "explain", "main", "parse"]
 
-__all__ = ["STORE", "VERBS", "explain", "main", "parse"]
-
-MISTAKES = (
-    ValueError,
-    TypeError,
-    OSError,
-    OverflowError,
-    EOFError,
-    zipfile.BadZipFile,
-    zlib.error,
-    SafetensorError,
-)
-NO_MEMORY = ("can't allocate memory", "out of memory", "Storage size calculation overflowed")
+ALLOCATOR = ("can't allocate memory", "Storage size calculation overflowed")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    given = sys.argv[1:] if arguments is None else list(arguments)
-    command, as_json = "bezierdistill", False
-    if not given:
-        print(listing(), end="")
-        return 0
+    words = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        request = parse(given)
-        command, as_json = f"bezierdistill {request.verb}", request.json
-        config = request.config
-        with redirect_stdout(io.StringIO()) if as_json or follows() else nullcontext():
-            result = request.run(config)
+        with _polite_end():
+            try:
+                return _answer(words)
+            finally:
+                print(end="", flush=True)
+    except BrokenPipeError:  # whoever read has seen enough, such as head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # it is flushed at exit
+        return 128 + 13
+
+
+def _answer(words: list[str]) -> int:
+    group = "store" if words[:1] == ["store"] else ""
+    if words[bool(group) :] in ([], ["-h"], ["--help"]):
+        print(listing(group), end="")
+        return 0
+    if words == ["--version"]:
+        print(f"bezierdistill {__version__}")
+        return 0
+    name, as_json = "", False
+    try:
+        name = find_verb(words).name
+        verb, config, as_json, print_config = parse(words)
+        if print_config:
+            print(as_yaml(config), end="")
+            return 0
+        with redirect_stdout(io.StringIO()) if as_json or is_follower() else nullcontext():
+            result = verb.run(config)
         if as_json:
             _print_json(result)
+        return 0
     except Exception as error:
         message = explain(error)
         if message is None or os.environ.get("BEZIERDISTILL_DEBUG"):
             raise
         if as_json and isinstance(error, UnfitError):
             _print_json(error.result)
-        print(f"{command}: {message}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        if command.rpartition(" ")[2] in STAGES:
-            print(
-                f"{command}: interrupted; what was saved is kept, the same command continues",
-                file=sys.stderr,
-            )
-        else:
-            print(f"{command}: interrupted", file=sys.stderr)
-        return 130
-    return 0
+        code = 2
+    except KeyboardInterrupt as stop:
+        more = "; what was saved is kept, the same command continues" * (name in CONTINUED)
+        message, code = f"interrupted{more}", 128 + (stop.args or (signal.SIGINT,))[0]
+    print(f"{' '.join(['bezierdistill', name]).strip()}: {message}", file=sys.stderr)
+    return code
 
 
 def _print_json(result: Any) -> None:
-    if not follows():
-        print(json.dumps(result, indent=2, default=str, allow_nan=False))
+    if not is_follower():
+        print(json.dumps(result, indent=2, default=os.fspath, allow_nan=False))
 
 
 def explain(error: Exception) -> str | None:
-    """One line for a mistake of the user's, or of what the user's files hold; None for what is a
-    mistake of ours.
+    """One line for a mistake of the user's or what the machine lacks; None for one of ours, or in
+    a file of the user's own code, which has a note.
     """
     text = " ".join(str(error).split())
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
-        words in text for words in NO_MEMORY
-    ):
-        return (
-            f"not enough memory ({text[:200] or 'no more could be had'}): ask for fewer, or smaller"
-            " batches"
-        )
-    if isinstance(error, RecursionError):
-        return f"something is nested too deeply ({text}): expected a file of ours"
-    return (text or type(error).__name__) if isinstance(error, MISTAKES) else None
+    if isinstance(error, BrokenPipeError) or hasattr(error, "__notes__"):
+        return None
+    if isinstance(error, MemoryError) or _is_of_allocator(error):
+        return f"not enough memory ({text[:200]}): ask for fewer, or smaller batches"
+    return (text or type(error).__name__) if isinstance(error, UserError | OSError) else None
+
+
+def _is_of_allocator(error: Exception) -> bool:
+    """Whether torch could not have memory; on the CPU it says so by text alone."""
+    if not isinstance(error, RuntimeError) or "torch" not in sys.modules:
+        return False
+    return isinstance(error, sys.modules["torch"].OutOfMemoryError) or any(
+        words in str(error) for words in ALLOCATOR
+    )
+
+
+@contextmanager
+def _polite_end() -> Iterator[None]:
+    """Be interrupted by what a scheduler or a closed terminal sends as by Ctrl-C, so that work is
+    saved.
+    """
+
+    def interrupt(number: int, _: Any) -> None:
+        raise KeyboardInterrupt(number)
+
+    names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    before = {k: signal.getsignal(k) for k in numbers if signal.getsignal(k) == signal.SIG_DFL}
+    try:
+        for number in before:
+            signal.signal(number, interrupt)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

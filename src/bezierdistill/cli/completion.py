@@ -23,8 +23,10 @@ class CompletionConfig:
     """Bash, zsh or fish."""
 
 
-def complete(config: CompletionConfig) -> None:
+def main_completion(config: CompletionConfig) -> None:
     """Print the script, which `shtab <https://docs.iterative.ai/shtab>`_ makes of the parser."""
+    import shtab
+
     from bezierdistill.cli.parser import build_parser  # imported here: this is one of its verbs
 
-    print(build_parser().get_completion_script(f"shtab-{config.shell}"))
+    print(shtab.complete(build_parser(), config.shell))

@@ -1,196 +1,190 @@
-"""What this machine has, and which of ``recipes/`` it can run: a recipe's budget over the network
-passes a second that it measures here.
+"""What this machine has, and which of ``recipes/`` it can run.
+
+A recipe's file says in a comment what it needs beside its settings, as YAML:
+
+    # Needs: {shape: [3, 32, 32], conditions: 10, gpu: 40, disk: 10}
+
+``shape`` is that of a state of its data, ``conditions`` the numbers of a condition, ``gpu`` GB of
+GPU memory (0 runs on the CPU), ``disk`` GB of disk, most of them for curves.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+import psutil
+import yaml
 
 from bezierdistill.errors import UnfitError, UserError
-from bezierdistill.metrics.classifier import cache_folder
-from bezierdistill.models import NetworkConfig
-from bezierdistill.objectives import FlowMatching
-from bezierdistill.progress import progress
-from bezierdistill.run import PACKAGES, machine
 
-GB = 1e9
+if TYPE_CHECKING:
+    from bezierdistill.stages.recipe import RecipeConfig
+
+GB, MIN_MEMORY = 1e9, 1.0  # bytes; GB
+NEEDS = "# Needs: "
 EXTRAS = {
     "app": ("gradio",),
     "hub": ("datasets", "huggingface_hub"),
     "docs": ("sphinx", "furo"),
     "browser": ("playwright",),
 }
-BUSY = 0.5  # load a core, above which runs get in each other's way
-LEAST = 1.0  # GB of memory, and of disk beside the curves
-MEASURED = (
-    "from {:g} s of forward and backward passes of its network at its batch, on {}; the rest of a"
-    " step is not in it"
-)
+BUSY = 0.5  # load per core, above which runs get in each other's way
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class DoctorConfig:
     """Say what this machine has, and which recipes it can run.
 
-    Versions, devices, threads, extras, cache and disk; for each recipe how long it would take, from
-    a moment of training its network.
+    Versions, devices, threads, extras, cache and disk.
 
     Example::
 
         bezierdistill doctor
+        bezierdistill doctor --measure 1
     """
 
-    seconds: float = 1.0
-    """For how long each recipe's network is trained to measure its speed; 0 measures nothing."""
+    measure: float = 0.0
+    """Seconds for which each recipe's network is trained, to tell how long the recipe takes here; 0
+    measures nothing."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seconds <= 60:
-            raise UserError(f"seconds is {self.seconds}, expected 0 to 60")
+        if not 0 <= self.measure <= 60:
+            raise UserError(f"measure is {self.measure}, expected 0 to 60 seconds")
 
 
-@dataclasses.dataclass(frozen=True)
-class Need:
-    """What a recipe asks for.
+@dataclass(frozen=True)
+class Needs:
+    """What a recipe needs beside its settings; see above."""
 
-    Args:
-        network: its network.
-        shape: shape of a state of the data that it is made for.
-        budget: network passes in all.
-        batch: rows a step.
-        conditions: numbers of a condition.
-        gpu: GB of GPU memory; 0 runs on the CPU.
-        disk: GB of disk, most of them for curves.
-    """
-
-    network: NetworkConfig
     shape: tuple[int, ...]
-    budget: int
-    batch: int
     conditions: int = 0
     gpu: float = 0.0
-    disk: float = LEAST
+    disk: float = 1.0
 
 
-RECIPES = {
-    "bezier": Need(NetworkConfig(), (1, 8, 8), 4_000_000, 256),
-    "bundled": Need(NetworkConfig(width=128, depth=4), (1, 8, 8), 8_000_000, 256, 10),
-    "images": Need(NetworkConfig("unet", 32, 1, 2), (1, 28, 28), 500_000, 64, 10),
-    "translation": Need(NetworkConfig("mlp", 512, 5), (1, 16, 16), 2_000_000, 256),
-    "images-gpu": Need(
-        NetworkConfig("unet", 64, 2, 1), (1, 28, 28), 60_000_000, 512, 10, gpu=24, disk=7
-    ),
-    "cifar10-gpu": Need(
-        NetworkConfig("unet", 128, 2, 1), (3, 32, 32), 120_000_000, 512, 10, gpu=40, disk=10
-    ),
-}
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe that ships with the package."""
+
+    name: str
+    config: RecipeConfig
+    needs: Needs
 
 
-def examine(config: DoctorConfig) -> dict[str, Any]:
+def read_recipes() -> list[Recipe]:
+    """The recipes: a folder of the package, or of the repository that it is used from."""
+    from bezierdistill.cli.parser import parse  # imported here: this is one of its verbs
+
+    root, recipes = Path(__file__).resolve().parents[1], []
+    folder = root / "recipes" if (root / "recipes").exists() else root.parents[1] / "recipes"
+    for file in sorted(folder.glob("*.yaml")):
+        request = parse(["recipe", "--config", str(file), "--data", "x", "--out", "y"])
+        lines = file.read_text(encoding="utf-8").splitlines()
+        needs = next(line for line in lines if line.startswith(NEEDS)).removeprefix(NEEDS)
+        recipes.append(Recipe(file.stem, request.config, Needs(**yaml.safe_load(needs))))
+    return sorted(recipes, key=lambda recipe: (recipe.needs.gpu, recipe.config.budget))
+
+
+def main_doctor(config: DoctorConfig) -> dict[str, Any]:
     """Examine the machine, and print what was found.
 
     Raises:
         UnfitError: if no recipe can run here.
     """
-    found: dict[str, Any] = {"versions": machine(), **_hardware(), **_places()}
+    from bezierdistill.progress import progress
+    from bezierdistill.records import to_json
+    from bezierdistill.run import machine
+
+    found: dict[str, Any] = {"machine": to_json(machine()), **_hardware(), **_places()}
     device = "cuda" if found["gpus"] else "mps" if found["mps"] else "cpu"
-    found["measured"] = MEASURED.format(config.seconds, device) if config.seconds else None
-    with progress("measure", len(RECIPES)) as advance:
-        found["recipes"] = [
-            _judged(name, need, found, device, config.seconds, advance)
-            for name, need in RECIPES.items()
-        ]
+    recipes = read_recipes()
+    with progress("measure", len(recipes)) as advance:
+        found["recipes"] = []
+        for recipe in recipes:
+            found["recipes"].append(_examined(recipe, found, device, config.measure))
+            advance(1)
     found["warnings"] = list(_warnings(found))
-    found["usable"] = any(not recipe["lacks"] for recipe in found["recipes"])
     _show(found)
-    if not found["usable"]:
-        raise UnfitError(
-            f"no recipe can run here: {found['recipes'][0]['recipe']} lacks"
-            f" {found['recipes'][0]['lacks'][0]}",
-            found,
-        )
+    if all(recipe["lacks"] for recipe in found["recipes"]):
+        first = found["recipes"][0]
+        lack = f"{first['recipe']} lacks {first['lacks'][0]}"
+        raise UnfitError(f"no recipe can run here: {lack}", found)
     return found
 
 
 def _hardware() -> dict[str, Any]:
+    import torch
+
+    from bezierdistill.memory import memory
+
     cards = [torch.cuda.get_device_properties(k) for k in range(torch.cuda.device_count())]
     return {
-        "memory_gb": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GB, 1),
-        "load": round(os.getloadavg()[0], 2),
-        "gpus": [
-            {"name": card.name, "memory_gb": round(card.total_memory / GB, 1)} for card in cards
-        ],
+        "memory_gb": round(memory() / GB, 1),
+        "load": round(psutil.getloadavg()[0], 2),
+        "gpus": [{"name": c.name, "memory_gb": round(c.total_memory / GB, 1)} for c in cards],
         "mps": torch.backends.mps.is_available(),
         "threads_variable": os.environ.get("OMP_NUM_THREADS"),
-        "extras": {
-            name: all(find_spec(package) for package in packages)
-            for name, packages in EXTRAS.items()
-        },
+        "extras": {name: all(map(find_spec, packages)) for name, packages in EXTRAS.items()},
     }
 
 
 def _places() -> dict[str, Any]:
-    cache = cache_folder()
-    there = next(
-        folder for folder in (cache, *cache.absolute().parents) if folder.exists()
-    )  # where it is, or would be made
+    from bezierdistill.metrics.classifier import cache_folder
+
+    here, cache, there = Path.cwd(), None, None
+    with suppress(RuntimeError):  # without HOME, of a user whom the system does not know
+        cache = cache_folder()
+        there = next(folder for folder in (cache, *cache.absolute().parents) if folder.exists())
     return {
-        "cache": cache,
-        "cache_writable": there.is_dir() and os.access(there, os.W_OK),
-        "folder": Path.cwd(),
-        "folder_writable": os.access(Path.cwd(), os.W_OK),
-        "free_disk_gb": round(shutil.disk_usage(Path.cwd()).free / GB, 1),
+        "cache": cache,  # there is its first part that exists, in which the rest would be made
+        "cache_writable": there is not None and there.is_dir() and os.access(there, os.W_OK),
+        "folder": here,
+        "folder_writable": os.access(here, os.W_OK),
+        "free_disk_gb": round(shutil.disk_usage(here).free / GB, 1),
     }
 
 
-def _judged(
-    name: str, need: Need, found: dict[str, Any], device: str, seconds: float, advance: Any
-) -> dict[str, Any]:
+def _examined(recipe: Recipe, found: dict[str, Any], device: str, seconds: float) -> dict[str, Any]:
     """What a recipe lacks here, and how long it would take if it lacks nothing."""
-    lacks = list(_lacks(need, found))
-    rate = None if lacks or not seconds else passes_a_second(need, device, seconds)
-    advance(1)
-    return {
-        "recipe": name,
-        "lacks": lacks,
-        "passes": need.budget,
-        "passes_a_second": rate and round(rate),
-        "minutes": rate and round(need.budget / rate / 60, 1),
-    }
+    row = {"recipe": recipe.name, "lacks": list(_lacks(recipe.needs, found))}
+    row["passes"] = passes = recipe.config.budget
+    if seconds and not row["lacks"]:
+        rate = passes_per_second(recipe, device, seconds)
+        row |= {"passes_per_second": rate, "minutes": passes / rate / 60}
+    return row
 
 
-def _lacks(need: Need, found: dict[str, Any]) -> Iterator[str]:
-    card = max((card["memory_gb"] for card in found["gpus"]), default=0.0)
-    if card < need.gpu:
-        yield (
-            f"a GPU of {need.gpu:g} GB ({f'the largest has {card:g}' if card else 'there is none'})"
-        )
-    if found["free_disk_gb"] < need.disk:
-        yield f"{need.disk:g} GB of disk ({found['free_disk_gb']} are free)"
-    if found["memory_gb"] < LEAST:
-        yield f"{LEAST:g} GB of memory (there are {found['memory_gb']})"
+def _lacks(needs: Needs, found: dict[str, Any]) -> Iterator[str]:
+    largest = max((card["memory_gb"] for card in found["gpus"]), default=0.0)
+    if largest < needs.gpu:
+        there = f"the largest has {largest:g}" if largest else "there is none"
+        yield f"a GPU of {needs.gpu:g} GB ({there})"
+    if found["free_disk_gb"] < needs.disk:
+        yield f"{needs.disk:g} GB of disk ({found['free_disk_gb']} are free)"
+    if found["memory_gb"] < MIN_MEMORY:
+        yield f"{MIN_MEMORY:g} GB of memory (there are {found['memory_gb']})"
     if not found["folder_writable"]:
         yield f"a folder to write in ({found['folder']} is read-only)"
 
 
-def passes_a_second(need: Need, device: str, seconds: float) -> float:
-    """Network passes a second, a row each, of training a recipe's network: forward and backward
+def passes_per_second(recipe: Recipe, device: str, seconds: float) -> float:
+    """Network passes of one row per second of training a recipe's network; forward and backward
     count 3.
     """
-    net = need.network.build(need.shape, 0, need.conditions).to(device)
-    x, t = (
-        torch.randn(need.batch, *need.shape, device=device),
-        torch.rand(need.batch, device=device),
-    )
-    cond = torch.zeros(need.batch, need.conditions, device=device) if need.conditions else None
+    import torch
+
+    shape, batch, conditions = recipe.needs.shape, recipe.config.batch, recipe.needs.conditions
+    net = recipe.config.network.build(tuple(shape), 0, conditions).to(device)
+    x, t = torch.randn(batch, *shape, device=device), torch.rand(batch, device=device)
+    cond = torch.zeros(batch, conditions, device=device) if conditions else None
 
     def step() -> float:
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
@@ -203,70 +197,54 @@ def passes_a_second(need: Need, device: str, seconds: float) -> float:
     while (taken := time.perf_counter() - started) < seconds or not steps:
         step()
         steps += 1
-    return FlowMatching.passes * need.batch * steps / taken
+    return 3 * batch * steps / taken
 
 
 def _warnings(found: dict[str, Any]) -> Iterator[str]:
-    cores = found["versions"]["cores"] or 1
-    if found["threads_variable"] is None and found["load"] > BUSY * cores:
+    cores, threads = found["machine"]["cores"] or 1, found["threads_variable"]
+    if threads is None and found["load"] > BUSY * cores:
         yield (
             f"the load is {found['load']} of {cores} cores and OMP_NUM_THREADS is not set: set it"
             " to 1 where several runs share a machine"
         )
-    if (
-        found["threads_variable"] is not None
-        and found["versions"]["threads"] < cores
-        and found["load"] < BUSY
-    ):
+    if threads is not None and found["machine"]["threads"] < cores and found["load"] < BUSY:
         yield (
-            f"OMP_NUM_THREADS is {found['threads_variable']} and {cores} cores are idle: unset it"
-            " for a run of its own"
+            f"OMP_NUM_THREADS is {threads} and {cores} cores are idle: unset it for a run of its"
+            " own"
         )
     if not found["cache_writable"]:
         yield (
-            f"{found['cache']} cannot be written: name another folder in BEZIERDISTILL_CACHE, or"
-            " classifiers are trained again each time"
+            f"{found['cache'] or 'the cache of a user without a home'} cannot be written: name"
+            " another folder in BEZIERDISTILL_CACHE, or classifiers are trained again each time"
         )
 
 
 def _show(found: dict[str, Any]) -> None:
-    versions, threads = found["versions"], found["threads_variable"]
+    machine, threads = found["machine"], found["threads_variable"]
     cards = [f"{card['name']}, {card['memory_gb']} GB" for card in found["gpus"]]
+    variable = "is not set" if threads is None else f"is {threads}"
     lines = {
-        "versions": ", ".join(
-            f"{name} {versions[name]}" for name in ("bezierdistill", "python", *PACKAGES)
-        ),
-        "system": f"{versions['system']}, {versions['processor']}",
+        "versions": ", ".join(f"{name} {text}" for name, text in machine["versions"].items()),
+        "system": f"{machine['system']}, {machine['processor']}",
         "processor": (
-            f"{versions['cores']} cores, {found['memory_gb']} GB of memory, load {found['load']}"
+            f"{machine['cores']} cores, {found['memory_gb']} GB of memory, load {found['load']}"
         ),
-        "threads": (
-            f"{versions['threads']} (OMP_NUM_THREADS"
-            f" {'is not set' if threads is None else f'is {threads}'})"
-        ),
+        "threads": f"{machine['threads']} (OMP_NUM_THREADS {variable})",
         "GPUs": "; ".join(cards) or ("Apple's (mps)" if found["mps"] else "none"),
-        "extras": ", ".join(
-            f"{name}: {'yes' if there else 'no'}" for name, there in found["extras"].items()
-        ),
+        "extras": ", ".join(f"{k}: {'yes' if v else 'no'}" for k, v in found["extras"].items()),
         "cache": f"{found['cache']}{'' if found['cache_writable'] else ' (cannot be written)'}",
         "disk": f"{found['free_disk_gb']} GB free in {found['folder']}",
     }
     for name, text in lines.items():
         print(f"{name:>10}  {text}")
     print("\nrecipes")
-    for recipe in found["recipes"]:
-        rate = recipe["passes_a_second"]
-        time_taken = (
-            f"yes, about {recipe['minutes']:g} minutes: {recipe['passes']:,} passes at {rate:,} a"
-            " second"
-            if rate
-            else "yes"
-        )
-        print(
-            f"{recipe['recipe']:>13} "
-            f" {'no, it lacks ' + '; '.join(recipe['lacks']) if recipe['lacks'] else time_taken}"
-        )
-    if found["measured"]:
-        print(f"{'':>13}  ({found['measured']})")
+    for row in found["recipes"]:
+        text = f"no, it lacks {'; '.join(row['lacks'])}" if row["lacks"] else "yes"
+        if "minutes" in row:  # the rest of a step is not in it
+            text += (
+                f", about {row['minutes']:.1f} minutes: {row['passes']:,} passes at"
+                f" {row['passes_per_second']:,.0f} per second"
+            )
+        print(f"{row['recipe']:>13}  {text}")
     for warning in found["warnings"]:
         print(f"\nwarning: {warning}")

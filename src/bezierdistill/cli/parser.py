@@ -1,168 +1,266 @@
-"""From arguments to settings: a parser for every verb, whose options are the fields of its settings
-class.
+"""From arguments to settings: every field of a verb's settings class is an option.
+
+Options are named and typed by the fields, and told by the texts under them. A value may begin with
+a minus, flags may have dashes or underscores, and ``--config`` stands for the flags in its file.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
+import argparse
+import re
+import shutil
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from types import NoneType
+from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
 
-from jsonargparse import ArgumentError, ArgumentParser
-
-from bezierdistill import __version__
-from bezierdistill.cli.help import JSON, describe, overview, summary, texts
-from bezierdistill.cli.results import Verb
-from bezierdistill.cli.settings import MODE, check_file, register_loader
-from bezierdistill.cli.verbs import GROUPS, SILENT, VERBS
+from bezierdistill.cli.settings import read_flags
+from bezierdistill.cli.verbs import GROUPS, SILENT, VERBS, Verb, read_help
 from bezierdistill.errors import UserError
-from bezierdistill.stages.store import STORE, STORE_SUMMARY
+
+NAMES = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH", bool: "{true,false}"}
+NONE = ("none", "null", "~", "")  # here, and in YAML
+MINUS = re.compile(r"-\.?\d")  # a value that begins so is no flag; as in Python 3.14
+WIDEST = 120  # columns
+COMMON = {
+    "--config": "YAML file of settings; flags given after it win",
+    "--print-config": "print all settings as YAML and exit",
+    "--json": "print the result as one JSON value on standard output, and nothing else there",
+}
 
 
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What a command line asks for.
+class Request(NamedTuple):
+    """What a command line asks for; ``print_config`` asks for the settings alone."""
+
+    verb: Verb
+    config: Any
+    json: bool
+    print_config: bool
+
+
+class Formatter(argparse.HelpFormatter):
+    """Paragraphs as they are written, and words whole, so that what is to be copied can be."""
+
+    def __init__(self, prog: str) -> None:
+        width = min(WIDEST, shutil.get_terminal_size().columns) - 2
+        super().__init__(prog, max_help_position=30, width=width)
+
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        """A switch that is off needs no value; a list in one word is shown as one."""
+        if action.const is True and action.default is False:
+            return ""
+        whole = action.nargs == "+" and "," in str(action.metavar)
+        return str(action.metavar) if whole else super()._format_args(action, default_metavar)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        parts = text.split("\n\n")
+        return "\n\n".join(
+            part if "\n  " in part else "\n".join(self._split_lines(part, width)) for part in parts
+        )
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose mistakes are the user's."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(formatter_class=Formatter, allow_abbrev=False, **settings)
+        self._negative_number_matcher = MINUS
+
+    def error(self, message: str) -> NoReturn:
+        """Raise ``UserError``."""
+        raise UserError(f"{message} ({self.prog} --help)")
+
+
+def listing(start: str = "") -> str:
+    """The verbs with a line each, in the order of the work.
 
     Args:
-        verb: the verb as it is spelt, such as ``store info``.
-        kind: its settings class.
-        run: its function of the settings.
-        values: values of the fields of the settings.
-        json: whether the result is to be printed as JSON.
+        start: how the names of the verbs begin that are listed, such as ``store``.
     """
+    lines = []
+    for title, verbs in GROUPS.items():
+        rows = [f"  {n:<14}{VERBS[n].help.summary}" for n in verbs if n.startswith(start)]
+        lines += [f"{title}:", *rows, ""] if rows else []
+    return f"""usage: bezierdistill VERB [options]
 
-    verb: str
-    kind: type
-    run: Callable[[Any], Any]
-    values: dict[str, Any]
-    json: bool
+Distil flow models along Bezier curves into one or two network passes.
 
-    @property
-    def config(self) -> Any:
-        """The settings.
-
-        Raises:
-            UserError: if they do not fit together.
-        """
-        return self.kind(**self.values)
+{chr(10).join(lines)}
+bezierdistill VERB --help lists every option with its default, and has examples.
+Flags take dashes or underscores. bezierdistill --version prints the version.
+"""
 
 
-class Parser(ArgumentParser):
-    """A parser whose help is ours."""
-
-    told: Callable[[], str]
-
-    def format_help(self, formatter: Any = None) -> str:
-        """What ``--help`` prints."""
-        return self.told()
-
-
-def listing() -> str:
-    """The verbs with a line each, in the order of the work."""
-    lines = {name: summary(config) for name, (config, _) in VERBS.items()} | {
-        "store": STORE_SUMMARY
-    }
-    about = "Distil flow models along Bezier curves into one or two network passes."
-    return overview(
-        "bezierdistill VERB",
-        about,
-        {title: {name: lines[name] for name in names} for title, names in GROUPS.items()},
-    )
-
-
-def store_listing() -> str:
-    """The actions on curve stores with a line each."""
-    actions = {name: summary(config) for name, (config, _) in STORE.items()}
-    return overview("bezierdistill store ACTION", STORE_SUMMARY, {"actions": actions})
-
-
-def build_parser() -> ArgumentParser:
-    """The parser of all verbs."""
-    register_loader()
-    parser = _new(listing, prog="bezierdistill", version=__version__)
-    verbs = parser.add_subcommands(required=True, dest="verb")
-    for name, verb in VERBS.items():
-        verbs.add_subcommand(name, _verb_parser(name, verb), help=summary(verb[0]))
-    group = _new(store_listing)
-    verbs.add_subcommand("store", group, help=STORE_SUMMARY)
-    actions = group.add_subcommands(required=True, dest="action")
-    for name, verb in STORE.items():
-        actions.add_subcommand(name, _verb_parser(f"store {name}", verb), help=summary(verb[0]))
+def build_parser() -> Parser:
+    """The parser of all verbs, for the completion of shells."""
+    parser = Parser(prog="bezierdistill")
+    verbs = parser.add_subparsers()
+    store = verbs.add_parser("store", help="look at, check, join and exchange curve stores")
+    actions = store.add_subparsers()
+    for verb in VERBS.values():
+        group, name = actions if " " in verb.name else verbs, verb.name.rpartition(" ")[2]
+        _fill(group.add_parser(name, help=verb.help.summary, add_help=False), verb)
     return parser
 
 
-def _new(told: Callable[[], str], **settings: Any) -> Parser:
-    parser = Parser(exit_on_error=False, parser_mode=MODE, **settings)
-    parser.told = told
-    return parser
+def _fill(parser: argparse.ArgumentParser, verb: Verb) -> None:
+    """Add the options of a verb: the fields of its settings, and of settings within them."""
+    told = verb.help
+    examples = "\n".join(["example:", *(f"  {line}" for line in told.examples)])
+    parser.description = "\n\n".join([told.summary, *told.details, examples])
+    needed = list(_add_options(parser, verb.config, None, "", "options"))
+    parser.usage = " ".join(["%(prog)s", *needed, "[options]"])
+    common = parser.add_argument_group("common options")
+    for flag, text in COMMON.items():
+        if flag == "--config":
+            common.add_argument(flag, metavar="PATH", help=text)
+        elif flag != "--json" or verb.name not in SILENT:
+            common.add_argument(flag, action="store_true", help=text)
+    common.add_argument("-h", "--help", action="help", help="print this")
 
 
-def _verb_parser(name: str, verb: Verb) -> ArgumentParser:
-    """The flags of a settings class; some fields are spelt otherwise than the parser would:
-    ``STORE``, ``--teachers A B``, ``--report``.
+def _add_options(
+    parser: argparse.ArgumentParser, config: type, values: Any, start: str, title: str
+) -> Iterator[str]:
+    """Add a group of the fields of a settings class, then a group for each settings class in it;
+    yields what the usage shows.
     """
-    config, gives = verb[0], name not in SILENT
-    parser = _new(lambda: describe(name, config, gives))
-    parser.add_argument("--config", action="config", help="YAML file of settings")
-    if gives:
-        parser.add_argument("--json", action="store_true", help=JSON)
-    kinds, plain = get_type_hints(config), dict[str, dict[str, Any]]()
-    for field in dataclasses.fields(config):
-        many, place = field.type == "tuple[Path, ...]", "positional" in field.metadata
-        if field.type == "bool":
-            plain[field.name] = {"action": "store_true"}
-        elif many or field.metadata:
-            kind = {"type": Path, "nargs": "+"} if many else {"type": kinds[field.name]}
-            plain[field.name] = kind | ({} if place else {"required": True})
-    parser.add_class_arguments(config, skip=set(plain))
-    places = {field.name for field in dataclasses.fields(config) if "positional" in field.metadata}
-    for field, settings in plain.items():
-        parser.add_argument(
-            field if field in places else f"--{field}", help=texts(config)[field], **settings
-        )
-    return parser
+    group, kinds, inner = parser.add_argument_group(title), get_type_hints(config), []
+    for field in sorted(fields(config), key=lambda field: _default(field) is not MISSING):
+        kind, text = kinds[field.name], read_help(config).fields[field.name]
+        default = _default(field) if values is None else getattr(values, field.name)
+        if is_dataclass(kind):
+            inner.append((kind, default, f"{start}{field.name}.", text))
+            continue
+        name, options = _option(field, kind, start)
+        if default is MISSING:
+            note = "required"
+            yield f"{name} {options['metavar']}" if name.startswith("-") else options["metavar"]
+            options |= {"required": True} if name.startswith("-") else {}
+        else:
+            note = f"default: {_shown(default, field)}"
+            options["default"] = default
+        group.add_argument(name, help=f"{text} ({note})".replace("%", "%%"), **options)
+    for settings in inner:
+        yield from _add_options(parser, *settings)
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
+
+
+def _option(field: Field[Any], kind: Any, start: str) -> tuple[str, dict[str, Any]]:
+    """A flag, or the name of a positional argument, and how it is read."""
+    parts = [part for part in get_args(kind) if part is not NoneType]
+    single = kind if get_origin(kind) in (None, Literal) else parts[0]
+    if "text" in field.metadata:
+        options: dict[str, Any] = {"nargs": "+", "metavar": field.metadata["text"].word}
+    elif get_origin(single) is Literal:
+        choices = get_args(single)
+        options = {"choices": choices, "metavar": f"{{{','.join(choices)}}}"}
+    else:
+        options = {"type": _reader(single, NoneType in get_args(kind)), "metavar": NAMES[single]}
+        options |= {"nargs": "+"} if get_origin(kind) is tuple else {}
+        options |= {"nargs": "?", "const": True} if single is bool else {}
+    if "positional" in field.metadata:
+        return field.name, options | {"metavar": field.name.upper()}
+    return f"--{start}{field.name}".replace("_", "-"), options
+
+
+def _reader(kind: Any, optional: bool) -> Callable[[str], Any]:
+    """What reads the text of a value."""
+    parse = {"true": True, "false": False}.__getitem__ if kind is bool else kind
+
+    def read(text: str) -> Any:
+        try:
+            return None if optional and text in NONE else parse(text)
+        except (ValueError, KeyError):
+            told = f"got {text[:80]!r}, expected {NAMES[kind]}"
+            raise argparse.ArgumentTypeError(told) from None
+
+    return read
+
+
+def _shown(default: Any, field: Field[Any]) -> str:
+    if default is None or default == ():
+        return "none"
+    if "text" in field.metadata:
+        return field.metadata["text"].show(default)
+    return str(default).lower() if isinstance(default, bool) else str(default)
 
 
 def parse(arguments: Sequence[str]) -> Request:
-    """What the arguments ask for; flags may have dashes or underscores.
+    """What the arguments ask for.
 
     Raises:
-        UserError: if they say nothing that is known.
+        UserError: if they say nothing that is known, or settings do not fit together.
+        OSError: if the file of settings cannot be read.
     """
-    words = [_underscored(argument) for argument in arguments]
-    parser = build_parser()
+    verb = find_verb(arguments)
+    parser = Parser(prog=f"bezierdistill {verb.name}", add_help=False)
+    _fill(parser, verb)
+    words = _expanded([_dashed(word) for word in arguments[len(verb.name.split()) :]])
+    parsed = vars(parser.parse_args(words))
+    config = _built(verb.config, parsed, "")
+    return Request(verb, config, parsed.get("json", False), parsed["print_config"])
+
+
+def find_verb(words: Sequence[str]) -> Verb:
+    """The verb that a command line begins with.
+
+    Raises:
+        UserError: if there is none.
+    """
+    for count in (1, 2):
+        if verb := VERBS.get(" ".join(words[:count])):
+            return verb
+    said = " ".join(words[: 2 if words[0] == "store" else 1])
+    raise UserError(f"no verb {said[:80]!r}, expected one that bezierdistill --help lists")
+
+
+def _dashed(word: str) -> str:
+    """``--keep_samples`` as the parser knows it; what follows an equals sign stays as it is."""
+    flag, equals, value = word.partition("=")
+    return f"{flag.replace('_', '-')}{equals}{value}" if flag.startswith("--") else word
+
+
+def _expanded(words: list[str]) -> list[str]:
+    """Words with the flags of a settings file in the place of ``--config``."""
+    found, rest = list[str](), iter(words)
+    for word in rest:
+        flag, equals, value = word.partition("=")
+        path = value if equals else next(rest, None) if flag == "--config" else None
+        found += read_flags(Path(path)) if flag == "--config" and path else [word]
+    return found
+
+
+def _built(config: type, parsed: dict[str, Any], start: str) -> Any:
+    """Settings of what the parser read."""
+    kinds, given = get_type_hints(config), {}
+    for field in fields(config):
+        kind, name = kinds[field.name], f"{start}{field.name}"
+        if is_dataclass(kind):
+            given[field.name] = _built(kind, parsed, f"{name}.")
+        elif "text" in field.metadata:
+            given[field.name] = _from_text(parsed[name], field, NoneType in get_args(kind), name)
+        else:
+            value = parsed[name]
+            given[field.name] = tuple(value) if isinstance(value, list) else value
+    return config(**given)
+
+
+def _from_text(words: Any, field: Field[Any], optional: bool, name: str) -> Any:
+    """The value of a field that is written as text, or its default."""
+    if not isinstance(words, list):
+        return words
     try:
-        check_file(words)
-        parsed = parser.parse_args(words)
-    except (
-        ArgumentError,
-        ValueError,
-        TypeError,
-        LookupError,
-        AttributeError,
-        RecursionError,
-        OSError,
-    ) as error:
-        raise UserError(f"{error} (bezierdistill VERB --help lists every option)") from None
-    fields, verb, table = parser.instantiate_classes(parsed)[parsed.verb], parsed.verb, VERBS
-    if verb == "store":
-        fields, verb, table = fields[fields.action], fields.action, STORE
-    kind, run = table[verb]
-    given = {
-        key: value
-        for key, value in vars(fields).items()
-        if key not in ("config", "__path__", "json")
-    }
-    values = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in given.items()
-    }
-    return Request(
-        verb if table is VERBS else f"store {verb}", kind, run, values, bool(fields.get("json"))
-    )
-
-
-def _underscored(argument: str) -> str:
-    """``--keep-samples`` as the parser knows it; what follows an equals sign stays as it is."""
-    flag, equals, value = argument.partition("=")
-    return f"--{flag[2:].replace('-', '_')}{equals}{value}" if flag.startswith("--") else argument
+        if optional and words[0] in NONE:
+            return None
+        return field.metadata["text"].parse(",".join(words))
+    except UserError as error:
+        raise UserError(f"argument --{name.replace('_', '-')}: {error}") from None

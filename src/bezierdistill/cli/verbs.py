@@ -1,37 +1,117 @@
-"""All verbs, and the order in which they are listed: that of the work."""
+"""All verbs, by groups and in the order of the work, and the modules that they live in.
+
+The module of a verb ``store info`` has two things: the settings ``StoreInfoConfig``, a dataclass,
+and ``main_store_info(config)``, which does the work, prints for people what it has made, and
+returns what ``--json`` prints. A module is imported when its verb is asked for, and takes no torch
+until the verb runs.
+"""
 
 from __future__ import annotations
 
-from bezierdistill.app import AppConfig
-from bezierdistill.cli.completion import CompletionConfig, complete
-from bezierdistill.cli.doctor import DoctorConfig, examine
-from bezierdistill.cli.results import Verb
-from bezierdistill.cli.stages import STAGES
-from bezierdistill.stages.samples import SAMPLES
+import ast
+import dataclasses
+import inspect
+import textwrap
+from collections.abc import Iterator
+from functools import cache
+from importlib import import_module
+from itertools import pairwise
+from typing import Any, NamedTuple
 
-
-def _app(config: AppConfig) -> None:
-    from bezierdistill.app import (
-        serve,
-    )  # imported here: it may take seconds that only its users need
-
-    serve(config)
-
-
-VERBS: dict[str, Verb] = {
-    **STAGES,
-    **SAMPLES,
-    "app": (AppConfig, _app),
-    "doctor": (DoctorConfig, examine),
-    "completion": (CompletionConfig, complete),
-}
-SILENT = {"app", "completion"}  # they have no result
 GROUPS = {
-    "everything at once": ("demo", "recipe"),
-    "stage by stage": ("train", "simulate", "distill"),
-    "use a model": ("sample", "translate", "evaluate"),
-    "compare methods": ("arena", "reflow"),
-    "look at a run": ("report", "app"),
-    "share": ("import", "export", "store"),
-    "this machine": ("doctor", "completion"),
+    "everything at once": {"demo": ".arena.demo", "recipe": ".stages.recipe"},
+    "stage by stage": {
+        "train": ".stages.train",
+        "simulate": ".stages.simulate",
+        "distill": ".stages.distill",
+    },
+    "use a model": {
+        "sample": ".stages.sample",
+        "translate": ".stages.translate",
+        "evaluate": ".stages.evaluate",
+    },
+    "compare methods": {"arena": ".arena.runner", "reflow": ".stages.reflow"},
+    "look at a run": {"report": ".stages.report", "app": ".app"},
+    "share": {"import": ".stages.convert", "export": ".stages.convert"},
+    "curve stores": {
+        "store info": ".stages.store",
+        "store verify": ".stages.store",
+        "store merge": ".stages.store",
+        "store export": ".stages.store",
+        "store import": ".stages.store",
+    },
+    "this machine": {"doctor": ".cli.doctor", "completion": ".cli.completion"},
 }
+SILENT = ("app", "completion")  # they have no result
+CONTINUED = ("demo", "recipe", "train", "simulate", "distill", "arena", "reflow")
+
+
+class Help(NamedTuple):
+    """What the source of a settings class says: in its docstring, and under each field."""
+
+    summary: str
+    details: list[str]  # paragraphs
+    examples: list[str]  # commands
+    fields: dict[str, str]
+
+
+class Verb(NamedTuple):
+    """A verb.
+
+    Args:
+        name: as it is written, such as ``store info``.
+        module: where it lives, beginning with a dot inside of ``bezierdistill``.
+    """
+
+    name: str
+    module: str
+
+    @property
+    def config(self) -> type:
+        """Its settings class."""
+        return getattr(self._imported(), f"{self.name.title().replace(' ', '')}Config")
+
+    @property
+    def help(self) -> Help:
+        """What its settings class says."""
+        return read_help(self.config)
+
+    def run(self, config: Any) -> Any:
+        """Do the work."""
+        return getattr(self._imported(), f"main_{self.name.replace(' ', '_')}")(config)
+
+    def _imported(self) -> Any:
+        return import_module(self.module, "bezierdistill")
+
+
+VERBS = {name: Verb(name, module) for verbs in GROUPS.values() for name, module in verbs.items()}
+
+
+@cache
+def read_help(config: type) -> Help:
+    """Read what a settings class says; from its source, because ``python -OO`` keeps no docstring.
+
+    Raises:
+        TypeError: if a field has no text.
+    """
+    bases = [base for base in reversed(config.__mro__) if dataclasses.is_dataclass(base)]
+    texts = {}
+    for base in bases:
+        (node,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        assert isinstance(node, ast.ClassDef)
+        texts |= dict(_texts(node))
+    if silent := {field.name for field in dataclasses.fields(config)} - texts.keys():
+        raise TypeError(f"{config.__name__}: {sorted(silent)} have no text under them")
+    about, _, examples = (ast.get_docstring(node) or "").partition("Example::")
+    summary, *details = about.replace("``", "").strip().split("\n\n")
+    return Help(summary, details, [line.strip() for line in examples.split("\n") if line], texts)
+
+
+def _texts(node: ast.ClassDef) -> Iterator[tuple[str, str]]:
+    for above, under in pairwise(node.body):
+        match above, under:
+            case (
+                ast.AnnAssign(target=ast.Name(id=name)),
+                ast.Expr(value=ast.Constant(value=str(text))),
+            ):
+                yield name, " ".join(text.replace("``", "").split()).removesuffix(".")

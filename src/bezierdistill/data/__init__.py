@@ -1,13 +1,16 @@
 """Real samples by name or path, in the units a model works in.
 
 :func:`load_data` takes a built-in name or a path and gives a :class:`Data`: the shape of a state, a
-reversible :class:`Scaling`, and three disjoint sides: ``train``, ``valid`` (to choose settings by)
-and ``test`` (to judge by).
+reversible :class:`Scaling`, and three disjoint splits: ``train``, ``valid`` (to choose settings by)
+and ``test`` (to evaluate against).
 """
 
 from bezierdistill.data.base import ArrayData, Data, EndlessData, one_hot
+from bezierdistill.data.images import check_size, from_pixels, read_images
+from bezierdistill.data.labels import parse_labels
 from bezierdistill.data.loading import BUILT_IN, load_data
-from bezierdistill.data.reading import read_array, read_images, read_sides
+from bezierdistill.data.reading import read_array
+from bezierdistill.data.samples import check_range, read_samples
 from bezierdistill.data.scaling import Scaling
 
 __all__ = [
@@ -16,9 +19,13 @@ __all__ = [
     "Data",
     "EndlessData",
     "Scaling",
+    "check_range",
+    "check_size",
+    "from_pixels",
     "load_data",
     "one_hot",
+    "parse_labels",
     "read_array",
     "read_images",
-    "read_sides",
+    "read_samples",
 ]

@@ -1,5 +1,5 @@
-r"""Arrays of numbers from ``.npy`` and ``.npz`` files that nobody vouches for: what a header claims
-is compared with what is there first.
+r"""Arrays of numbers or text from ``.npy`` and ``.npz`` files that nobody vouches for: what a
+header claims is compared with what is there first.
 
 ``numpy.load`` takes the memory that a header claims before it reads a row. Here a claim must agree
 with the file, to the byte, and fit in memory; a member of an archive may not claim more than its
@@ -11,7 +11,6 @@ Source: the format, https://numpy.org/doc/stable/reference/generated/numpy.lib.f
 
 from __future__ import annotations
 
-import ast
 import io
 import math
 import os
@@ -21,20 +20,21 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal, cast
+from tokenize import TokenError
+from typing import BinaryIO, NamedTuple, cast
 
 import numpy as np
+from numpy.lib import format as npy
 
 from bezierdistill.errors import UserError
+from bezierdistill.memory import check_memory
 
-MAGIC, ZIP = b"\x93NUMPY", (b"PK\x03\x04", b"PK\x05\x06")
-NUMBER = re.compile(r"[<>|=]?(b1|[iu][1248]|f2|f4|f8|f12|f16)")
-MOST_HEADER, MOST_AXES, CHUNK = 10_000, 32, 2**20
-MOST_NUMBERS = 2**56
-MEMORY_SHARE, MOST_PACKED = 0.8, 1032
+ZIP = (b"PK\x03\x04", b"PK\x05\x06")
+MAX_HEADER, MAX_AXES, MAX_NUMBERS, MAX_PACKED = 10_000, 32, 2**56, 1032
+KINDS = "biufU"  # booleans, integers, floats, text
+HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+NO_HEADER = (ValueError, TypeError, SyntaxError, TokenError, RecursionError, MemoryError)
 DAMAGED = (
     OSError,
     EOFError,
@@ -47,52 +47,12 @@ DAMAGED = (
 )
 
 
-def memory() -> int:
-    """Bytes of memory that this process may have: the machine's, its container's, or what its
-    address space may still grow by.
-    """
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    with suppress(OSError, ValueError):  # no container, or one without a limit ("max")
-        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    with suppress(ImportError, OSError, ValueError):
-        import resource  # imported here: there is none on Windows
+class Claim(NamedTuple):
+    """What a ``.npy`` header claims, and how many bytes the header itself has."""
 
-        most = resource.getrlimit(resource.RLIMIT_AS)[0]
-        if most != resource.RLIM_INFINITY:
-            limits.append(
-                most
-                - os.sysconf("SC_PAGE_SIZE") * int(Path("/proc/self/statm").read_text().split()[0])
-            )
-    return min(limits)
-
-
-def check_memory(size: int, what: str) -> None:
-    """Refuse what would not fit in memory, before any is taken.
-
-    Args:
-        size: its bytes.
-        what: what it is, the subject of the message: ``"50 samples of shape (3,)"``.
-
-    Raises:
-        UserError: if it has more than four fifths of the memory that this process may have.
-    """
-    most = int(MEMORY_SHARE * memory())
-    if size > most:
-        raise UserError(
-            f"{what} would take {size / 2**30:,.1f} GiB of memory, expected {most / 2**30:,.1f} or"
-            " less: ask for fewer"
-        )
-
-
-@dataclass(frozen=True)
-class Claim:
-    """What a ``.npy`` header claims: number type, shape, order, and how many bytes the header
-    itself has.
-    """
-
-    dtype: np.dtype
     shape: tuple[int, ...]
-    order: Literal["C", "F"]
+    fortran: bool
+    dtype: np.dtype
     start: int
 
     @property
@@ -110,42 +70,65 @@ def read_npy(
     """The array of a ``.npy`` file.
 
     Args:
-        source: a path, the file's bytes, or an open file at its start.
+        source: a path, the file's bytes, or an open file that can be sought, at its start.
         held: bytes that an open file has, for one that cannot tell without being read (a member of
             an archive).
         name: what to call it in messages, if it is no path.
         mmap: map a path's numbers instead of reading them; they cannot be written.
 
     Raises:
-        UserError: if it holds no numbers (objects, text, structures), is cut off or longer than it
-            claims, or would not fit in memory.
+        UserError: if it holds no numbers or text (objects, structures), is cut off or longer than
+            it claims, or would not fit in memory.
     """
     if isinstance(source, str | Path):
         try:
             with open(source, "rb") as file:
+                size = os.fstat(file.fileno()).st_size
                 if not mmap:
-                    return read_npy(file, None, str(source))
-                claim = _checked_claim(file, os.fstat(file.fileno()).st_size, str(source))
+                    return read_npy(file, size, str(source))
+                claim = _checked_claim(file, size, str(source))
         except OSError as error:
             raise UserError(f"{source} cannot be read: {error.strerror}") from None
         if not claim.size:
             return np.empty(claim.shape, claim.dtype)  # an empty file cannot be mapped
-        return np.memmap(source, claim.dtype, "r", claim.start, claim.shape, claim.order)
+        order = "F" if claim.fortran else "C"
+        return np.memmap(source, claim.dtype, "r", claim.start, claim.shape, order)
     file = io.BytesIO(source) if isinstance(source, bytes) else source
-    claim = _checked_claim(file, _count_bytes(file) if held is None else held, name)
+    held = len(source) if isinstance(source, bytes) else held
+    claim = _checked_claim(file, file.seek(0, os.SEEK_END) if held is None else held, name)
     check_memory(claim.size, f"{name} of shape {claim.shape}")
-    return _read_numbers(file, claim, name)
-
-
-def _count_bytes(file: BinaryIO) -> int:
-    start = file.tell()
-    end = file.seek(0, os.SEEK_END)
-    file.seek(start)
-    return end - start
+    file.seek(0)
+    return _checked_bytes(
+        npy.read_array(file, allow_pickle=False, max_header_size=MAX_HEADER), name
+    )
 
 
 def _checked_claim(file: BinaryIO, held: int, name: str) -> Claim:
-    claim = _read_claim(file, name)
+    """The header of an open file, of which no more is read than a header of numbers can have."""
+    file.seek(0)
+    head = io.BytesIO(file.read(MAX_HEADER))
+    try:
+        read_header = HEADERS[npy.read_magic(head)]
+    except (ValueError, KeyError):
+        raise UserError(
+            f"{name} does not start as a .npy of numbers does, expected version 1 or 2 of that"
+            " format"
+        ) from None
+    try:
+        claim = Claim(*read_header(head, max_header_size=MAX_HEADER), head.tell())
+    except NO_HEADER:
+        raise UserError(f"{name} has a damaged .npy header: restore it or make it again") from None
+    if claim.dtype.kind not in KINDS:
+        raise UserError(
+            f"{name} holds {str(claim.dtype)[:80]!r}, expected integers, floats or text: objects"
+            " and structures are not read"
+        )
+    sizes = [n for n in claim.shape if n]
+    if len(claim.shape) > MAX_AXES or min(sizes, default=0) < 0 or math.prod(sizes) > MAX_NUMBERS:
+        raise UserError(
+            f"{name} claims shape {str(claim.shape)[:80]}, expected {MAX_AXES} whole numbers from 0"
+            " up or fewer, of a product that a file can hold"
+        )
     if claim.start + claim.size != held:
         raise UserError(
             f"{name} cannot be read: it claims shape {claim.shape} of {claim.dtype}, {claim.size:,}"
@@ -155,79 +138,26 @@ def _checked_claim(file: BinaryIO, held: int, name: str) -> Claim:
     return claim
 
 
-def _read_claim(file: BinaryIO, name: str) -> Claim:
-    """The header, read without trust: no more of it than a header of numbers can have."""
-    start = file.read(8)
-    if len(start) < 8 or start[:6] != MAGIC or start[6] not in (1, 2):
-        raise UserError(
-            f"{name} does not start as a .npy of numbers does, expected version 1 or 2 of that"
-            " format"
-        )
-    width = 2 if start[6] == 1 else 4
-    length = int.from_bytes(file.read(width), "little")
-    if length > MOST_HEADER:
-        raise UserError(
-            f"{name} claims a .npy header of {length:,} bytes, expected {MOST_HEADER:,} or fewer"
-        )
-    try:
-        header = ast.literal_eval(file.read(length).decode("latin1").strip())
-    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
-        header = None
-    if not isinstance(header, dict) or header.keys() != {"descr", "fortran_order", "shape"}:
-        raise UserError(f"{name} has a damaged .npy header: restore it or make it again")
-    kind, shape = header["descr"], header["shape"]
-    if not isinstance(kind, str) or not NUMBER.fullmatch(kind):
-        raise UserError(
-            f"{name} holds {str(kind)[:80]!r}, expected integers or floats: objects, text and"
-            " structures are not read"
-        )
-    if (
-        not isinstance(shape, tuple)
-        or len(shape) > MOST_AXES
-        or any(type(n) is not int or n < 0 for n in shape)
-    ):
-        raise UserError(
-            f"{name} claims shape {str(shape)[:80]}, expected whole numbers from 0 up, {MOST_AXES}"
-            " at most"
-        )
-    if math.prod(n for n in shape if n) > MOST_NUMBERS:
-        raise UserError(
-            f"{name} claims shape {str(shape)[:80]}, more numbers than any file holds: it is"
-            " damaged"
-        )
-    try:
-        dtype = np.dtype(kind)
-    except TypeError:  # long doubles have other sizes on other machines
-        raise UserError(
-            f"{name} holds {kind!r}, which this machine does not have: save it as '<f8'"
-        ) from None
-    return Claim(dtype, shape, "F" if header["fortran_order"] is True else "C", 8 + width + length)
-
-
-def _read_numbers(file: BinaryIO, claim: Claim, name: str) -> np.ndarray:
-    """The numbers after a header, straight into their place."""
-    flat = np.empty(math.prod(claim.shape), claim.dtype)
-    view, done = flat.view(np.uint8).data if flat.size else memoryview(b""), 0
-    while done < len(view):
-        part = file.read(min(CHUNK, len(view) - done))
-        if not part:
+def _checked_bytes(array: np.ndarray, name: str) -> np.ndarray:
+    """Refuse bytes that are no booleans, on whose 0 and 1 numpy counts when it sizes a selection,
+    and numbers that are no characters.
+    """
+    beyond = {
+        "b": (np.uint8, 1),
+        "U": (np.dtype("u4").newbyteorder(array.dtype.byteorder), 0x10FFFF),
+    }
+    if array.size and array.dtype.kind in beyond:
+        kind, most = beyond[array.dtype.kind]
+        if array.ravel(order="K").view(kind).max() > most:
             raise UserError(
-                f"{name} ends after {done:,} of {len(view):,} bytes: it is cut off, restore it or"
-                " make it again"
+                f"{name} has bytes that are no {array.dtype}: it is damaged, restore it or make it"
+                " again"
             )
-        view[done : done + len(part)] = part
-        done += len(part)
-    if (
-        claim.dtype == bool and flat.size and flat.view(np.uint8).max() > 1
-    ):  # numpy counts on 0 and 1 when it sizes a selection
-        raise UserError(
-            f"{name} has bytes that are no booleans: it is damaged, restore it or make it again"
-        )
-    return flat.reshape(claim.shape, order=claim.order)
+    return array
 
 
 class Archive(Mapping[str, np.ndarray]):
-    """The arrays of a ``.npz`` by name, each read anew when it is asked for; a context manager.
+    """The arrays of a ``.npz`` by name, each read whenever it is asked for; a context manager.
 
     Args:
         path: the file.
@@ -267,9 +197,9 @@ class Archive(Mapping[str, np.ndarray]):
         try:
             with self.archive.open(entry) as member:
                 return read_npy(cast(BinaryIO, member), entry.file_size, name)
+        except UserError:
+            raise
         except DAMAGED as error:
-            if str(error).startswith(str(self.path)):
-                raise
             raise UserError(f"{name} is damaged ({error}): restore it or make it again") from None
 
     def __iter__(self) -> Iterator[str]:
@@ -319,7 +249,7 @@ def _check_entry(entry: zipfile.ZipInfo, name: str) -> None:
             f"{name} is encrypted or packed otherwise than numpy does, expected numpy.savez or"
             " savez_compressed"
         )
-    most = entry.compress_size * (MOST_PACKED if entry.compress_type == zipfile.ZIP_DEFLATED else 1)
+    most = entry.compress_size * (MAX_PACKED if entry.compress_type == zipfile.ZIP_DEFLATED else 1)
     if entry.file_size > most:
         raise UserError(
             f"{name} claims {entry.file_size:,} bytes and can hold {most:,} at most: it is damaged"
@@ -334,10 +264,10 @@ def read_arrays(path: Path) -> Archive | np.ndarray:
     """
     try:
         with open(path, "rb") as file:
-            start = file.read(len(MAGIC))
+            start = file.read(len(npy.MAGIC_PREFIX))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    if start == MAGIC:
+    if start == npy.MAGIC_PREFIX:
         return read_npy(path)
     if start[:4] in ZIP:
         return Archive(path)

@@ -1,27 +1,39 @@
-"""What a data set is here: training batches, and distinct real samples of three disjoint sides,
+"""What a data set is here: training batches, and distinct real samples of three disjoint splits,
 with their conditions if there are any.
+
+Whatever a data set gives belongs to a :class:`~bezierdistill.noise.Stream`: training draws its
+batches from its own generator, :meth:`Data.take` from the stream that it is told, and
+:meth:`Data.real` from ``JUDGE`` (``train`` for the floor, ``test``) or ``SEARCH`` (``valid``), so
+that no draw of an endless data set is trained on and evaluated against.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from functools import cached_property
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from bezierdistill.data.scaling import Scaling
 from bezierdistill.errors import UserError
+from bezierdistill.noise import Rows, Stream, generator, indices
 
 Split = Literal["train", "valid", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+BLOCK = 256  # rows of an endless data set that are drawn together
+REAL, TABLE = 1001, 1002  # what a generator of a stream is for
 
 
 class Data(Protocol):
     """A data set; all states are in model units (see :class:`~bezierdistill.data.scaling.Scaling`).
 
-    A condition is a vector of ``condition_size`` numbers a state; class labels are one-hot vectors.
+    A condition is a vector of ``condition_size`` numbers per state; class labels are one-hot
+    vectors.
     """
 
     @property
@@ -36,21 +48,35 @@ class Data(Protocol):
 
     @property
     def scaling(self) -> Scaling:
-        """The way to own units."""
+        """The way to original units."""
+        ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes in the order of their numbers; empty if states have no class labels.
+
+        Raises:
+            UserError: if there are labels or conditions that cannot be used.
+        """
         ...
 
     @property
     def classes(self) -> int:
-        """Number of classes; 0 if states have no class labels."""
+        """Number of classes; 0 if states have no class labels. Raises as :attr:`class_names`."""
+        ...
+
+    @property
+    def frequencies(self) -> tuple[float, ...] | None:
+        """How often each class occurs in the training split; None without class labels."""
         ...
 
     @property
     def condition_size(self) -> int:
-        """Numbers of a condition; 0 if states have none."""
+        """Numbers of a condition; 0 if states have none. Raises as :attr:`class_names`."""
         ...
 
     def count(self, split: Split) -> int | None:
-        """Number of distinct states of a side; None if endless."""
+        """Number of distinct states of a split; None if endless."""
         ...
 
     def batch(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
@@ -59,11 +85,17 @@ class Data(Protocol):
         """
         ...
 
+    def take(self, rows: Rows, seed: int, stream: Stream) -> tuple[Tensor, Tensor | None]:
+        """Rows of an endless table of training states, and their conditions or None: a row is a
+        function of the seed, the stream and its index alone.
+        """
+        ...
+
     def real(self, count: int, seed: int, split: Split) -> Tensor:
-        """Distinct states ``(count, *shape)`` of a side, a function of the seed alone.
+        """Distinct states ``(count, *shape)`` of a split, a function of the seed alone.
 
         Raises:
-            UserError: if the side has fewer.
+            UserError: if the split has fewer.
         """
         ...
 
@@ -72,19 +104,28 @@ class Data(Protocol):
         ...
 
 
+def _real_generator(seed: int, split: Split) -> torch.Generator:
+    stream = Stream.SEARCH if split == "valid" else Stream.JUDGE
+    return generator(seed, stream, REAL, SPLITS.index(split))
+
+
 @dataclass(frozen=True)
 class ArrayData:
-    """Finite real samples in own units, ``(N, ...)``: to train on, to choose settings by, and to
-    judge by.
+    """Finite real samples in original units, ``(N, ...)``: to train on, to choose settings by, and
+    to evaluate against.
 
     Args:
         name: what the user called it.
-        train: the training side.
-        valid: the side to choose settings by.
-        test: the side to judge by.
+        train: the training split.
+        valid: the split to choose settings by.
+        test: the split to evaluate against.
         scaling: the way to model units.
-        given: the conditions of each side: labels ``(N,)`` of integers, or vectors ``(N, C)`` of
+        given: the conditions of each split: labels ``(N,)`` of integers, or vectors ``(N, C)`` of
             floats; empty if there are none.
+        names: of the classes, in the order of their numbers; without them they are called by their
+            numbers.
+        problem: why labels or conditions that are there cannot be used; raised when they are asked
+            for.
     """
 
     name: str
@@ -93,20 +134,36 @@ class ArrayData:
     test: np.ndarray
     scaling: Scaling
     given: Mapping[Split, np.ndarray] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+    problem: str = ""
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one state in model units."""
         return tuple(self.scaling.encode(self.train[:1]).shape[1:])
 
+    @cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """See :class:`Data`."""
+        if self.problem:
+            raise UserError(self.problem)
+        if not self.given or self.given["train"].ndim == 2:
+            return ()
+        most = max(int(labels.max()) for labels in self.given.values())
+        return self.names or tuple(map(str, range(1 + most)))
+
     @property
     def classes(self) -> int:
         """See :class:`Data`."""
-        return (
-            1 + max(int(labels.max()) for labels in self.given.values())
-            if self.given and self.given["train"].ndim == 1
-            else 0
-        )
+        return len(self.class_names)
+
+    @cached_property
+    def frequencies(self) -> tuple[float, ...] | None:
+        """See :class:`Data`."""
+        if not self.classes:
+            return None
+        counts = np.bincount(self.given["train"], minlength=self.classes)
+        return tuple((counts / counts.sum()).tolist())
 
     @property
     def condition_size(self) -> int:
@@ -115,54 +172,66 @@ class ArrayData:
 
     def count(self, split: Split) -> int | None:
         """See :class:`Data`."""
-        return len(self.side(split))
+        return len(self.original(split))
 
-    def side(self, split: Split) -> np.ndarray:
-        """All states of a side in own units."""
+    def original(self, split: Split) -> np.ndarray:
+        """All states of a split in original units."""
         return {"train": self.train, "valid": self.valid, "test": self.test}[split]
 
     def batch(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """See :class:`Data`."""
-        rows = torch.randint(len(self.train), (count,), generator=generator).numpy()
-        return self.scaling.encode(self.train[rows]), self._conditions("train", rows)
+        return self._at(
+            "train", torch.randint(len(self.train), (count,), generator=generator).numpy()
+        )
+
+    def take(self, rows: Rows, seed: int, stream: Stream) -> tuple[Tensor, Tensor | None]:
+        """See :class:`Data`."""
+        return self._at("train", indices(seed, stream, rows, len(self.train)))
 
     def real(self, count: int, seed: int, split: Split) -> Tensor:
         """See :class:`Data`."""
-        return self.scaling.encode(self.side(split)[self._rows(count, seed, split)])
+        return self.scaling.encode(self.original(split)[self._rows(count, seed, split)])
 
     def conditions(self, count: int, seed: int, split: Split) -> Tensor | None:
         """See :class:`Data`."""
-        return self._conditions(split, self._rows(count, seed, split))
+        return self._vectors(split, self._rows(count, seed, split))
 
     def _rows(self, count: int, seed: int, split: Split) -> np.ndarray:
-        size = len(self.side(split))
+        size = len(self.original(split))
         if count > size:
             raise UserError(f"{count} {split} samples of {self.name} asked for, it has {size}")
-        return np.random.default_rng(seed).permutation(size)[:count]
+        return torch.randperm(size, generator=_real_generator(seed, split))[:count].numpy()
 
-    def _conditions(self, split: Split, rows: np.ndarray) -> Tensor | None:
+    def _at(self, split: Split, rows: np.ndarray) -> tuple[Tensor, Tensor | None]:
+        return self.scaling.encode(self.original(split)[rows]), self._vectors(split, rows)
+
+    def _vectors(self, split: Split, rows: np.ndarray) -> Tensor | None:
         if not self.given:
             return None
         own = torch.from_numpy(self.given[split][rows])
-        return one_hot(own, self.classes) if own.ndim == 1 else own.float()
+        return (
+            own.float() if own.ndim == 2 else functional.one_hot(own.long(), self.classes).float()
+        )
 
 
 @dataclass(frozen=True)
 class EndlessData:
-    """A law with endless fresh samples and no conditions; all sides are fresh draws.
+    """A distribution with endless fresh samples and no conditions; all splits are fresh draws.
 
     Args:
         name: what the user called it.
         shape: shape of one state.
-        scaling: the way to own units.
-        draw: ``draw(count, generator)`` gives states in own units.
+        scaling: the way to original units.
+        draw: ``draw(count, generator)`` gives states in original units.
     """
 
     name: str
     shape: tuple[int, ...]
     scaling: Scaling
     draw: Callable[[int, torch.Generator], Tensor]
+    class_names: tuple[str, ...] = ()
     classes: int = 0
+    frequencies: tuple[float, ...] | None = None
     condition_size: int = 0
 
     def count(self, split: Split) -> int | None:
@@ -173,11 +242,20 @@ class EndlessData:
         """See :class:`Data`."""
         return self.scaling.encode(self.draw(count, generator)), None
 
+    def take(self, rows: Rows, seed: int, stream: Stream) -> tuple[Tensor, Tensor | None]:
+        """See :class:`Data`."""
+        index = np.asarray(rows, np.int64)
+        blocks, places = np.unique(index // BLOCK, return_inverse=True)
+        drawn = [
+            self.draw(BLOCK, generator(seed, stream, TABLE, block)) for block in blocks.tolist()
+        ]
+        chosen = torch.from_numpy(places * BLOCK + index % BLOCK)
+        own = torch.cat(drawn)[chosen] if drawn else torch.empty(0, *self.shape)
+        return self.scaling.encode(own), None
+
     def real(self, count: int, seed: int, split: Split) -> Tensor:
         """See :class:`Data`."""
-        return self.batch(
-            count, torch.Generator().manual_seed(3 * seed + ("train", "valid", "test").index(split))
-        )[0]
+        return self.batch(count, _real_generator(seed, split))[0]
 
     def conditions(self, count: int, seed: int, split: Split) -> Tensor | None:
         """See :class:`Data`."""
@@ -195,4 +273,4 @@ def one_hot(labels: Tensor, classes: int) -> Tensor:
             f"labels run from {int(labels.min())} to {int(labels.max())}, expected 0 to"
             f" {classes - 1}"
         )
-    return torch.nn.functional.one_hot(labels.long(), classes).float()
+    return functional.one_hot(labels.long(), classes).float()

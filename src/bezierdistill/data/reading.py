@@ -1,142 +1,178 @@
-"""Samples from files: ``.npy`` and ``.npz`` arrays, packed JPEG files in a ``.npz``, folders of
+"""Samples from files: ``.npy`` and ``.npz`` arrays, JPEG files packed in a ``.npz``, folders of
 images; with labels or conditions.
 
-A ``.npz`` holds ``x``, or ``train_images`` and ``test_images``, or ``train_jpeg`` and
-``train_offsets`` (files end to end, and where each starts) and the same for ``test_``. Labels are
-``labels``, or ``train_labels`` and ``test_labels``; vectors to condition on are ``conditions``,
-``train_conditions`` and ``test_conditions``. Any other array is reached by its name
-(``PATH@key=NAME``); a boolean array ``is_test`` then says which rows are held out. The folders that
-a folder of images consists of are classes.
+**Arrays.** A ``.npz`` holds one array of samples, or one per split, by the names that people give
+them, in any case: ``x``, ``X``, ``images``, ``data`` or ``arr_0``; ``train_images`` and
+``test_images``, ``x_train`` and ``x_test``. Labels are ``labels``, ``y`` or ``arr_1``, vectors to
+condition on are ``conditions``, each with the split's name as the samples have it (``val_labels``,
+``y_test``); ``class_names`` are the names of the classes. ``train_jpeg`` and ``train_offsets`` are
+files end to end, and where each starts. Arrays that are not used are told. Any other array is
+reached by its name (``PATH@key=NAME``); a boolean array ``is_test`` then says which rows are held
+out.
+
+**Folders.** Folders called ``train``, ``val`` and ``test`` are splits; other folders, and those
+within a split, are classes.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
-import struct
-import warnings
-import zlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import get_args
 
 import numpy as np
 
-from bezierdistill.data.arrays import check_memory, read_arrays
+from bezierdistill.data.arrays import read_arrays
+from bezierdistill.data.base import Split
+from bezierdistill.data.images import find_images, stack_images
+from bezierdistill.data.labels import check_vectors, natural_order, number_classes
 from bezierdistill.errors import UserError
+from bezierdistill.progress import notice
 
-IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
-FORMATS = (
-    "PNG",
-    "JPEG",
-    "BMP",
-    "WEBP",
-)  # whatever the name ends in: Pillow would hand PostScript to a program
-MOST_CLASSES, MOST_PIXELS = 100_000, 2**27
-LARGEST = float(np.finfo(np.float32).max)
-NO_IMAGE = (
-    OSError,
-    EOFError,
-    ValueError,
-    SyntaxError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-)
+WORDS: dict[str, Split] = {
+    **{"train": "train", "training": "train"},
+    **{"val": "valid", "valid": "valid", "validation": "valid"},
+    **{"test": "test", "testing": "test"},
+}
+SAMPLES = ("x", "images", "jpeg", "data", "samples", "arr_0")
+LABELS = ("labels", "label", "y", "targets", "target", "arr_1")
+VECTORS = ("conditions",)
+NAMES = "class_names"
+MAX_NUMBER = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
-class Side:
-    """Samples in own units ``(N, ...)``, and their labels ``(N,)`` or condition vectors ``(N, C)``
-    if they have any.
+class Samples:
+    """What a file or folder holds, in original units.
+
+    Args:
+        x: samples ``(N, ...)`` of every split that there is; always of ``train``.
+        given: labels ``(N,)``, int64, or condition vectors ``(N, C)``, float32, of the same splits;
+            empty if there are none that can be used.
+        names: of the classes, in the order of their numbers; empty if they have none.
+        problem: why labels or conditions that are there cannot be used; it stops nobody who does
+            not ask for them.
     """
 
-    x: np.ndarray
-    given: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def at(self, rows: np.ndarray) -> Side:
-        """Some of the rows."""
-        return Side(self.x[rows], None if self.given is None else self.given[rows])
+    x: dict[Split, np.ndarray]
+    given: dict[Split, np.ndarray] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+    problem: str = ""
 
 
-def read_sides(path: Path, key: str | None = None) -> tuple[Side, Side | None]:
-    """Samples of a file or folder, and its held-out side if it has one.
+def read_file(path: Path, key: str | None = None, alpha: bool = False) -> Samples:
+    """The samples of a file or folder.
 
     Args:
         path: a ``.npy`` or ``.npz`` file, or a folder of images.
         key: an array of the ``.npz`` by its name.
+        alpha: keep the transparency of a folder's images, as a fourth channel.
 
     Raises:
         UserError: if it cannot be read, lacks the arrays, or holds numbers that are not finite.
     """
     if path.is_dir() and key is None:
-        return _read_folder(path), None
+        return _read_folder(path, alpha)
+    if alpha:
+        raise UserError(f"{path} is no folder, expected one of images for @rgba")
     if not path.is_file():
-        raise UserError(
-            f"no file {path}: expected a .npz or .npy of"
-            f" samples{'' if key is None else ' with the array ' + key}"
-        )
+        more = "" if key is None else f" with the array {key}"
+        raise UserError(f"no file {path}: expected a .npz or .npy of samples{more}")
     loaded = read_arrays(path)
     if isinstance(loaded, np.ndarray):
-        return Side(_checked(path, loaded)), None
+        return Samples({"train": _checked(path, loaded)})
     with loaded:
-        return _sides(path, loaded, key)
+        return _read_archive(path, loaded) if key is None else _keyed(path, loaded, key)
 
 
-def _sides(
-    path: Path, loaded: Mapping[str, np.ndarray], key: str | None
-) -> tuple[Side, Side | None]:
-    if key is not None:
-        return _keyed(path, loaded, key)
-    if "x" in loaded:
-        return _side(path, loaded, ""), None
-    if "train_images" not in loaded and "train_jpeg" not in loaded:
+def read_array(path: Path) -> np.ndarray:
+    """The samples ``(N, ...)`` of a file or folder (its training split, if it has several)."""
+    return read_file(path).x["train"]
+
+
+def _read_archive(path: Path, loaded: Mapping[str, np.ndarray]) -> Samples:
+    keys = {key.lower(): key for key in sorted(loaded, reverse=True)}  # x rather than X
+    places = {split: _find(keys, split) for split in get_args(Split)}
+    styles = {split: place for split, place in places.items() if place is not None}
+    if "train" not in styles:
         raise UserError(
             f"{path} holds {str(sorted(loaded))[:200]}, expected x, or train_images and"
             " test_images, or @key=NAME after the path"
         )
-    test = (
-        _side(path, loaded, "test_") if "test_images" in loaded or "test_jpeg" in loaded else None
-    )
-    return _side(path, loaded, "train_"), test
+    used, x = {keys.get(NAMES)}, {}
+    for split, (style, word) in styles.items():
+        key, offsets = keys[style.format(word)], keys.get(style.format("offsets"))
+        packed = word == "jpeg"
+        used |= {key, offsets if packed else None}
+        x[split] = _unpacked(path, loaded, key, offsets) if packed else _checked(path, loaded[key])
+    names = tuple(map(str, loaded[keys[NAMES]].ravel())) if NAMES in keys else ()
+    samples = Samples(x)
+    for words in (LABELS, VECTORS):
+        named = {
+            split: keys[style.format(word)]
+            for split, (style, _) in styles.items()
+            for word in reversed(words)
+            if style.format(word) in keys
+        }
+        if named:
+            used |= set(named.values())
+            given = {split: loaded[key] for split, key in named.items()}
+            samples = _with_conditions(path, x, given, names, words is VECTORS)
+            break
+    if left := sorted(set(loaded) - used):
+        notice(f"{path}: not used: {', '.join(left)[:200]}")
+    return samples
 
 
-def read_array(path: Path) -> np.ndarray:
-    """The samples ``(N, ...)`` of a ``.npy`` or ``.npz`` file (its training side, if it has
-    two).
-    """
-    return read_sides(path)[0].x
+def _find(keys: Mapping[str, str], split: Split) -> tuple[str, str] | None:
+    """How the samples of a split are called: the style of the name, and the word in it."""
+    words = [word for word, meant in WORDS.items() if meant == split]
+    styles = [
+        style
+        for word in words
+        for style in (f"{word}_{{}}", f"{{}}_{word}", f"{word}{{}}", f"{{}}{word}")
+    ]
+    for style in [*styles, "{}"] if split == "train" else styles:
+        for word in SAMPLES:
+            if style.format(word) in keys:
+                return style, word
+    return None
 
 
-def _side(path: Path, loaded: Mapping[str, np.ndarray], prefix: str) -> Side:
-    packed, plain = f"{prefix}jpeg" in loaded, f"{prefix}images" if prefix else "x"
-    x = _unpacked(path, loaded, prefix) if packed else _checked(path, loaded[plain])
-    for name, check in ((f"{prefix}labels", _labels), (f"{prefix}conditions", _vectors)):
-        if name in loaded:
-            given = check(path, name, loaded[name])
-            if len(given) != len(x):
+def _with_conditions(
+    path: Path,
+    x: dict[Split, np.ndarray],
+    given: dict[Split, np.ndarray],
+    names: tuple[str, ...],
+    vectors: bool = False,
+) -> Samples:
+    """Samples with their labels or condition vectors, or with the reason why these are no use."""
+    try:
+        for split, samples in x.items():
+            if split not in given:
+                raise UserError(f"{split} samples have no labels or conditions, others have")
+            if given[split].shape[:1] != (len(samples),):
                 raise UserError(
-                    f"{path} has {len(given)} {name} for {len(x)} samples, expected one a sample"
+                    f"{len(samples)} {split} samples have labels or conditions of shape"
+                    f" {given[split].shape}, expected one per sample"
                 )
-            return Side(x, given)
-    return Side(x)
+        if vectors:
+            return Samples(x, {split: check_vectors(split, c) for split, c in given.items()})
+        return Samples(x, *number_classes(given, names))
+    except UserError as error:
+        return Samples(x, problem=f"{path}: {error}")
 
 
-def _keyed(path: Path, loaded: Mapping[str, np.ndarray], key: str) -> tuple[Side, Side | None]:
+def _keyed(path: Path, loaded: Mapping[str, np.ndarray], key: str) -> Samples:
     if key not in loaded:
         raise UserError(
             f"{path} holds no array {key!r}, expected one of {', '.join(sorted(loaded))[:200]}"
         )
     x = _checked(path, loaded[key])
     if "is_test" not in loaded:
-        return Side(x), None
+        return Samples({"train": x})
     held = loaded["is_test"]
     if held.shape != (len(x),) or held.dtype != bool:
         raise UserError(
@@ -147,7 +183,7 @@ def _keyed(path: Path, loaded: Mapping[str, np.ndarray], key: str) -> tuple[Side
         raise UserError(
             f"{path} has is_test that is {held[0]} for every row, expected some of each"
         )
-    return Side(x[~held]), Side(x[held])
+    return Samples({"train": x[~held], "test": x[held]})
 
 
 def _checked(path: Path, array: np.ndarray) -> np.ndarray:
@@ -158,178 +194,73 @@ def _checked(path: Path, array: np.ndarray) -> np.ndarray:
             f"{path} holds an array of shape {array.shape}, expected (N, ...) with one sample or"
             " more"
         )
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
+    if array.dtype.kind != "f":
+        return array
+    if not np.isfinite(array).all():
         rows = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(1))
         raise UserError(
             f"{path} has NaN or infinite numbers in {len(rows)} rows (first: row {rows[0]}): remove"
             " or fill them"
         )
-    if (
-        array.dtype.kind == "f"
-        and array.dtype.itemsize > 4
-        and max(array.max(), -array.min()) > LARGEST
-    ):
+    if array.dtype.itemsize > 4 and max(array.max(), -array.min()) > MAX_NUMBER:
         raise UserError(
-            f"{path} has numbers beyond {LARGEST:.3g}, the largest of single precision: scale or"
+            f"{path} has numbers beyond {MAX_NUMBER:.3g}, the largest of single precision: scale or"
             " remove them"
         )
     return array
 
 
-def _labels(path: Path, name: str, labels: np.ndarray) -> np.ndarray:
-    if (
-        labels.ndim != 1
-        or labels.dtype.kind not in "ui"
-        or not len(labels)
-        or not 0 <= int(labels.min()) <= int(labels.max()) < MOST_CLASSES
-    ):
+def _unpacked(
+    path: Path, loaded: Mapping[str, np.ndarray], key: str, place: str | None
+) -> np.ndarray:
+    if place is None:
         raise UserError(
-            f"{path} has {name} of shape {labels.shape} and type {labels.dtype}, expected (N,)"
-            " integers from 0 to the classes"
+            f"{path} has {key} and no offsets, expected where each file starts and the last one"
+            " ends"
         )
-    return labels.astype(np.int64)
-
-
-def _vectors(path: Path, name: str, vectors: np.ndarray) -> np.ndarray:
-    if (
-        vectors.ndim != 2
-        or vectors.dtype.kind != "f"
-        or 0 in vectors.shape
-        or not np.isfinite(vectors).all()
-    ):
+    packed, offsets = loaded[key], loaded[place]
+    if packed.dtype != np.uint8 or packed.ndim != 1:
+        raise UserError(f"{path} has {key} of type {packed.dtype}, expected bytes (N,)")
+    if offsets.ndim != 1 or len(offsets) < 2 or offsets.dtype.kind not in "ui":
         raise UserError(
-            f"{path} has {name} of shape {vectors.shape} and type {vectors.dtype}, expected (N, C)"
-            " of finite floats"
-        )
-    return vectors.astype(np.float32)
-
-
-def _unpacked(path: Path, loaded: Mapping[str, np.ndarray], prefix: str) -> np.ndarray:
-    if f"{prefix}offsets" not in loaded:
-        raise UserError(
-            f"{path} has {prefix}jpeg and no {prefix}offsets, expected where each file starts and"
-            " the last one ends"
-        )
-    packed, offsets = loaded[f"{prefix}jpeg"], loaded[f"{prefix}offsets"]
-    if (
-        packed.dtype != np.uint8
-        or packed.ndim != 1
-        or offsets.ndim != 1
-        or len(offsets) < 2
-        or offsets.dtype.kind not in "ui"
-    ):
-        raise UserError(
-            f"{path} has {prefix}jpeg of type {packed.dtype}, expected bytes, and two whole offsets"
-            " or more"
+            f"{path} has {place} of shape {offsets.shape}, expected two whole numbers or more"
         )
     offsets = offsets.astype(np.int64)
     if offsets[0] < 0 or offsets[-1] > len(packed) or not (offsets[1:] > offsets[:-1]).all():
         raise UserError(
-            f"{path} has {prefix}offsets that do not rise within the {len(packed)} bytes of"
-            f" {prefix}jpeg"
+            f"{path} has {place} that do not rise within the {len(packed)} bytes of {key}"
         )
-    data = packed.tobytes()
-    names = [f"{path} ({prefix}jpeg, file {k})" for k in range(len(offsets) - 1)]
-    return _stacked(
-        names,
-        [lambda k=k: io.BytesIO(data[offsets[k] : offsets[k + 1]]) for k in range(len(names))],
-    )
+    names = [f"{path} ({key}, file {k})" for k in range(len(offsets) - 1)]
+    return stack_images(names, [packed[a:b].tobytes() for a, b in pairwise(offsets)])
 
 
-def read_images(path: Path) -> tuple[list[Path], np.ndarray]:
-    """Image files of one size, a single one or all in a folder: their paths, and their pixels ``(N,
-    H, W)`` or ``(N, H, W, 3)``.
-
-    Raises:
-        UserError: if there is none, one cannot be read, or their sizes differ.
-    """
-    files = (
-        sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGES and file.is_file())
-        if path.is_dir()
-        else [path]
-    )
-    if not files:
+def _read_folder(path: Path, alpha: bool) -> Samples:
+    files = find_images(path)
+    folders = [file.relative_to(path).parts[:-1] for file in files]
+    tops = {parts[0] for parts in folders if parts}
+    depth = int(bool(tops) and all(top.lower() in WORDS for top in tops))  # of class folders
+    if depth:
+        beside = sum(not parts for parts in folders)
+        if beside:
+            notice(f"{path}: passed over {beside} images beside the folders of its splits")
+        files = [file for file, parts in zip(files, folders, strict=True) if parts]
+        folders = [parts for parts in folders if parts]
+    splits = [WORDS[parts[0].lower()] if depth else "train" for parts in folders]
+    if "train" not in splits:
         raise UserError(
-            f"folder {path} holds no image, expected files ending in {', '.join(sorted(IMAGES))}"
+            f"{path} holds the folders {', '.join(sorted(tops))}, expected train beside them"
         )
-    return files, _stacked(
-        [str(file) for file in files], [lambda file=file: file for file in files]
-    )
-
-
-def check_size(file: Path, most: int) -> None:
-    """Raise ``UserError`` if an image file says that it has more than so many pixels; nothing is
-    unpacked, and no image is not judged.
-    """
-    from PIL import Image
-
-    width = height = 0
-    with (
-        contextlib.suppress(*NO_IMAGE, Image.DecompressionBombError),
-        Image.open(file, formats=FORMATS) as image,
-    ):
-        width, height = image.size
-    if width * height > most:
-        raise UserError(
-            f"{file} has {width} x {height} pixels, expected {most:,} or fewer: resize it"
+    pixels = stack_images(list(map(str, files)), files, alpha)
+    rows = {s: np.flatnonzero(np.array(splits) == s) for s in get_args(Split) if s in splits}
+    x = {split: pixels if len(rows) == 1 else pixels[own] for split, own in rows.items()}
+    classes = [parts[depth] if len(parts) > depth else "" for parts in folders]
+    names = natural_order(set(classes))
+    if len(names) < 2:
+        return Samples(x)
+    if "" in names:
+        first = files[classes.index("")]
+        return Samples(
+            x, problem=f"{first} is in no folder of a class, others are: expected all or none"
         )
-
-
-def _read_folder(path: Path) -> Side:
-    files, x = read_images(path)
-    folders = [file.relative_to(path).parts[0] if file.parent != path else "" for file in files]
-    classes = sorted(set(folders))
-    if len(classes) < 2 or "" in classes:
-        return Side(x)
-    return Side(x, np.array([classes.index(folder) for folder in folders]))
-
-
-def _stacked(names: list[str], sources: list[Callable[[], Any]]) -> np.ndarray:
-    """Images of one size as bytes: ``(N, H, W)`` if all are grey, else ``(N, H, W, 3)``."""
-    array, grey = np.empty(0), True
-    for k, (name, source) in enumerate(zip(names, sources, strict=True)):
-        pixels, is_grey = _pixels(name, source, names[0], array.shape[1:3])
-        if k == 0:
-            check_memory(
-                len(names) * pixels.nbytes,
-                f"{len(names):,} images of {pixels.shape[1]} x {pixels.shape[0]}",
-            )
-            array = np.empty((len(names), *pixels.shape), np.uint8)
-        array[k], grey = pixels, grey and is_grey
-    return array[..., 0] if grey else array
-
-
-def _pixels(
-    name: str, source: Callable[[], Any], first: str, size: tuple[int, ...]
-) -> tuple[np.ndarray, bool]:
-    """Pixels ``(H, W, 3)`` of one image, and whether it is grey; its header is judged before it is
-    unpacked.
-    """
-    from PIL import Image
-
-    try:
-        with (
-            warnings.catch_warnings(action="ignore"),
-            Image.open(source(), formats=FORMATS) as image,
-        ):
-            problem = _judge(image, name, first, size)
-            if problem is None:
-                return np.asarray(image.convert("RGB")), image.mode in ("L", "1")
-    except (*NO_IMAGE, Image.DecompressionBombError) as error:
-        problem = f"{name} cannot be read as an image: {error}"
-    raise UserError(problem)
-
-
-def _judge(image: Any, name: str, first: str, size: tuple[int, ...]) -> str | None:
-    """What is wrong with an image by its header."""
-    width, height = image.size
-    if image.mode[0] in "IF":
-        return f"{name} has pixels of mode {image.mode}, expected 8 bits a channel"
-    if width * height > MOST_PIXELS:
-        return f"{name} claims {width} x {height} pixels, expected {MOST_PIXELS:,} or fewer"
-    if size and size != (height, width):
-        return (
-            f"{name} is {width} x {height}, {first} is {size[1]} x {size[0]}: resize them to one"
-            " size"
-        )
-    return None
+    given = {split: np.array(classes)[own] for split, own in rows.items()}
+    return _with_conditions(path, x, given, tuple(names))

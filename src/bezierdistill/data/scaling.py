@@ -1,4 +1,4 @@
-"""The reversible way between a data set's own units and layout and those of a model."""
+"""The reversible way between a data set's original units and layout and those of a model."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from bezierdistill.errors import UserError
 
 Layout = Literal["flat", "hw", "hwc", "chw"]
 CHANNELS = (1, 3, 4)
-LEAST, LARGEST = 1e-37, 3e38  # of single precision
+MIN_SCALE, MAX_NUMBER = 1e-37, 3e38  # of single precision
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """Affine map ``model = (own - shift) / scale``; it is kept with every model, so samples come
-    back in the data's own units.
+    """Affine map ``model = (original - shift) / scale``; it is kept with every model, so samples
+    come back in the data's original units.
 
     Args:
-        shift: one number, or one a component (flat) or channel (images).
+        shift: one number, or one per component (flat) or channel (images).
         scale: likewise, positive.
         layout: how a state is stored: ``flat`` (D,), ``hw``, ``hwc`` or ``chw``. Models use (D,)
             and (C, H, W).
-        low: least value in own units; None is unbounded.
-        high: greatest value in own units; None is unbounded.
-        integer: whether own units are whole numbers (images of bytes).
+        low: least value in original units; None is unbounded.
+        high: greatest value in original units; None is unbounded.
+        integer: whether original units are whole numbers (images of bytes).
     """
 
     shift: tuple[float, ...] = (0.0,)
@@ -42,12 +42,12 @@ class Scaling:
     def __post_init__(self) -> None:
         bounds = [bound for bound in (self.low, self.high) if bound is not None]
         numbers = [*self.shift, *self.scale, *bounds]
-        if not self.shift or not self.scale or not all(abs(n) < LARGEST for n in numbers):
+        if not self.shift or not self.scale or not all(abs(n) < MAX_NUMBER for n in numbers):
             raise UserError(
                 f"scaling holds {str(numbers)[:100]}, expected one finite number or more of shift"
                 " and scale"
             )
-        if min(self.scale) < LEAST or bounds != sorted(bounds):
+        if min(self.scale) < MIN_SCALE or bounds != sorted(bounds):
             raise UserError(
                 f"scaling has scale {min(self.scale)} from {self.low} to {self.high}, expected"
                 " positive, and a range that rises"
@@ -66,7 +66,11 @@ class Scaling:
     @classmethod
     def measure(cls, array: np.ndarray) -> Scaling:
         """The scaling of real samples ``(N, ...)``: bytes to [-1, 1]; other numbers to mean 0 and
-        std 1 a component or channel.
+        std 1 per component or channel.
+
+        Arrays (N, A, B, C) are (N, H, W, C) where C is 1, 3 or 4, and (N, C, H, W) where A is;
+        where both are, as in (N, 3, 4, 4), the reading with square images holds, and (N, H, W, C)
+        where neither or both are square.
 
         Raises:
             UserError: if the array is neither (N, D), (N, H, W), (N, H, W, C) nor (N, C, H, W).
@@ -79,14 +83,14 @@ class Scaling:
         shift = tuple(np.atleast_1d(array.mean(axes, dtype=np.float64)).tolist())
         return cls(shift, tuple(np.where(std > 1e-9 * np.abs(shift), std, 1.0).tolist()), layout)
 
-    def encode(self, own: np.ndarray | Tensor) -> Tensor:
-        """Samples in own units and layout, ``(N, ...)``, as float32 model states ``(N, D)`` or
+    def encode(self, original: np.ndarray | Tensor) -> Tensor:
+        """Samples in original units and layout, ``(N, ...)``, as float32 model states ``(N, D)`` or
         ``(N, C, H, W)``.
         """
         x = (
-            own.to(torch.float32)
-            if isinstance(own, Tensor)
-            else torch.from_numpy(np.asarray(own, dtype=np.float32))
+            original.to(torch.float32)
+            if isinstance(original, Tensor)
+            else torch.from_numpy(np.asarray(original, dtype=np.float32))
         )
         if self.layout == "hw":
             x = x.unsqueeze(1)
@@ -95,20 +99,20 @@ class Scaling:
         return (x - _broadcast(self.shift, x)) / _broadcast(self.scale, x)
 
     def decode(self, x: Tensor) -> np.ndarray:
-        """Model states back in own units, layout and number type, clamped to the own range."""
-        own = x.float() * _broadcast(self.scale, x) + _broadcast(self.shift, x)
+        """Model states back in original units, layout and number type, clamped to their range."""
+        original = x.float() * _broadcast(self.scale, x) + _broadcast(self.shift, x)
         if self.low is not None or self.high is not None:
-            own = own.clamp(self.low, self.high)
+            original = original.clamp(self.low, self.high)
         if self.layout == "hw":
-            own = own.squeeze(1)
+            original = original.squeeze(1)
         elif self.layout == "hwc":
-            own = own.permute(0, 2, 3, 1)
-        array = own.cpu().numpy()
+            original = original.permute(0, 2, 3, 1)
+        array = original.cpu().numpy()
         return np.rint(array).astype(np.uint8) if self.integer else array
 
     def clamp(self, x: Tensor) -> Tensor:
-        """Model states moved into the own range, still in model units; where there is none they
-        stay as they are.
+        """Model states moved into the original range, still in model units; where there is none
+        they stay as they are.
         """
         if self.low is None and self.high is None:
             return x
@@ -140,10 +144,11 @@ def _layout(shape: tuple[int, ...]) -> Layout:
         return "flat"
     if len(shape) == 3:
         return "hw"
-    if len(shape) == 4 and shape[-1] in CHANNELS:
-        return "hwc"
-    if len(shape) == 4 and shape[1] in CHANNELS:
+    first, last = (len(shape) == 4 and shape[axis] in CHANNELS for axis in (1, -1))
+    if first and (not last or (shape[2] == shape[3] != shape[1])):
         return "chw"
+    if last:
+        return "hwc"
     raise UserError(
         f"samples have shape {shape}, expected (N, D), (N, H, W), (N, H, W, C) or (N, C, H, W) with"
         " C of 1, 3 or 4"

@@ -1,9 +1,9 @@
-"""Made-up laws with endless fresh samples: 2-D pictures, and ``manifold``, the task that ranks
-methods.
+"""Synthetic distributions with endless fresh samples: 2-D pictures, and ``manifold``, the task that
+ranks methods.
 
 ``manifold`` is a random smooth image of a low-dimensional latent with a class offset, ``x = sin(1.5
 z A / sqrt(latent) + c_k) B + o_k``: thin curved sheets in a space of any dimension. Its matrices
-are fixed by a seed of their own, so the law is the same for everybody.
+are fixed by a seed of their own, so the distribution is the same for everybody.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def spirals(count: int, generator: torch.Generator) -> Tensor:
 
 
 def manifold_sampler(dimension: int, latent: int = 3, classes: int = 12, waves: int = 32) -> Draw:
-    """Sampler of the ``manifold`` law (module docstring) in ``dimension`` dimensions."""
+    """Sampler of the ``manifold`` distribution (module docstring) in ``dimension`` dimensions."""
     fixed = torch.Generator().manual_seed(20250316)
     phases = torch.randn(classes, waves, generator=fixed)
     into = 1.5 / math.sqrt(latent) * torch.randn(latent, waves, generator=fixed)
@@ -81,6 +81,6 @@ TOYS: dict[str, Draw] = {
 
 
 def load_toy(name: str, draw: Draw) -> Data:
-    """Endless standardised samples of a made-up law."""
+    """Endless standardised samples of a synthetic distribution."""
     probe = draw(20_000, torch.Generator().manual_seed(0))
     return EndlessData(name, tuple(probe.shape[1:]), Scaling.measure(probe.numpy()), draw)

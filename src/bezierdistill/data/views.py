@@ -4,36 +4,50 @@ principal components.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-import torch
+from torch.nn import functional
 
-from bezierdistill.data.base import ArrayData, Split
+from bezierdistill.data.base import SPLITS, ArrayData
+from bezierdistill.data.labels import parse_labels
 from bezierdistill.data.scaling import Scaling
 from bezierdistill.errors import UserError
 
-SIDES: tuple[Split, ...] = ("train", "valid", "test")
+CHUNK = 4096  # images that are resized together
 
 
-def only_class(data: ArrayData, name: str, label: int) -> ArrayData:
-    """The samples of one class, without conditions.
+def _changed(
+    data: ArrayData,
+    name: str,
+    change: Callable[[np.ndarray], np.ndarray],
+    scaling: Scaling | None = None,
+) -> ArrayData:
+    train, valid, test = (change(data.original(split)) for split in SPLITS)
+    scaling = data.scaling if scaling is None else scaling
+    return replace(data, name=name, train=train, valid=valid, test=test, scaling=scaling)
+
+
+def only_class(data: ArrayData, name: str, label: str) -> ArrayData:
+    """The samples of one class, by its name or number, without conditions.
 
     Raises:
-        UserError: if the data have no labels, or a side holds none of the class.
+        UserError: if the data have no such class, or a split holds none of it.
     """
-    if label >= data.classes:
+    if not data.classes:
+        raise UserError(f"{name} asks for class {label}, {data.name} has no class labels")
+    try:
+        number = parse_labels([label], data.class_names)[0]
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
+    train, valid, test = (data.original(s)[data.given[s] == number] for s in SPLITS)
+    if not (len(train) and len(valid) and len(test)):
         raise UserError(
-            f"{name} asks for class {label}, {data.name} has"
-            f" {f'classes 0 to {data.classes - 1}' if data.classes else 'none'}"
+            f"{name} has {[len(train), len(valid), len(test)]} samples to train, validate and test"
+            " on, expected some of each"
         )
-    sides = [data.side(split)[data.given[split] == label] for split in SIDES]
-    if not all(len(side) for side in sides):
-        raise UserError(
-            f"{name} has {[len(side) for side in sides]} samples to train, validate and test on,"
-            " expected some of each"
-        )
-    return replace(data, name=name, train=sides[0], valid=sides[1], test=sides[2], given={})
+    return replace(data, name=name, train=train, valid=valid, test=test, given={}, names=())
 
 
 def cropped(data: ArrayData, name: str, size: tuple[int, int]) -> ArrayData:
@@ -49,10 +63,9 @@ def cropped(data: ArrayData, name: str, size: tuple[int, int]) -> ArrayData:
             f" {data.shape}"
         )
     top, left = (rows - size[0]) // 2, (columns - size[1]) // 2
-    window = (slice(None), slice(top, top + size[0]), slice(left, left + size[1]))
-    window = (slice(None), *window) if data.scaling.layout == "chw" else window
-    train, valid, test = (data.side(split)[window] for split in SIDES)
-    return replace(data, name=name, train=train, valid=valid, test=test)
+    window = (slice(top, top + size[0]), slice(left, left + size[1]))
+    before = 2 if data.scaling.layout == "chw" else 1
+    return _changed(data, name, lambda x: x[(*[slice(None)] * before, *window)])
 
 
 def coloured(data: ArrayData, name: str) -> ArrayData:
@@ -65,15 +78,8 @@ def coloured(data: ArrayData, name: str) -> ArrayData:
         raise UserError(
             f"{name} asks for grey images in colour, {data.name} holds states of shape {data.shape}"
         )
-    train, valid, test = (np.repeat(data.side(split)[..., None], 3, axis=3) for split in SIDES)
-    return replace(
-        data,
-        name=name,
-        train=train,
-        valid=valid,
-        test=test,
-        scaling=replace(data.scaling, layout="hwc"),
-    )
+    scaling = replace(data.scaling, layout="hwc")
+    return _changed(data, name, lambda x: np.repeat(x[..., None], 3, axis=3), scaling)
 
 
 def resized(data: ArrayData, name: str, size: tuple[int, int]) -> ArrayData:
@@ -88,39 +94,36 @@ def resized(data: ArrayData, name: str, size: tuple[int, int]) -> ArrayData:
             f" {data.shape[0]} numbers"
         )
 
-    def resize(own: np.ndarray) -> np.ndarray:
-        states = data.scaling.encode(own)
+    def resize(x: np.ndarray) -> np.ndarray:
+        states = data.scaling.encode(x)
         return data.scaling.decode(
-            torch.nn.functional.interpolate(states, size, mode="bilinear", antialias=True)
+            functional.interpolate(states, size, mode="bilinear", antialias=True)
         )
 
-    train, valid, test = (
-        np.concatenate(
-            [resize(data.side(split)[k : k + 4096]) for k in range(0, len(data.side(split)), 4096)]
-        )
-        for split in SIDES
+    return _changed(
+        data,
+        name,
+        lambda x: np.concatenate([resize(x[k : k + CHUNK]) for k in range(0, len(x), CHUNK)]),
     )
-    return replace(data, name=name, train=train, valid=valid, test=test)
 
 
 def principal(data: ArrayData, name: str, components: int) -> ArrayData:
-    """Coordinates on the first principal components of the training side, each of unit variance.
+    """Coordinates on the first principal components of the training split, each of unit variance.
 
     Raises:
         UserError: if the data have fewer components.
     """
-    sides = [
-        data.side(split).reshape(len(data.side(split)), -1).astype(np.float32) for split in SIDES
-    ]
-    most = min(sides[0].shape)
+
+    def flat(x: np.ndarray) -> np.ndarray:
+        return x.reshape(len(x), -1).astype(np.float32)
+
+    most = min(flat(data.train).shape)
     if components > most:
         raise UserError(
             f"{name} asks for {components} principal components, {data.name} has {most}"
         )
     from sklearn.decomposition import PCA  # imported here: scikit-learn takes a second to import
 
-    pca = PCA(components, svd_solver="covariance_eigh").fit(sides[0])
-    train, valid, test = (np.asarray(pca.transform(side), dtype=np.float32) for side in sides)
-    return replace(
-        data, name=name, train=train, valid=valid, test=test, scaling=Scaling.measure(train)
-    )
+    pca = PCA(components, svd_solver="covariance_eigh").fit(flat(data.train))
+    found = _changed(data, name, lambda x: np.asarray(pca.transform(flat(x)), dtype=np.float32))
+    return replace(found, scaling=Scaling.measure(found.train))

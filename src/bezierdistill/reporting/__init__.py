@@ -1,6 +1,9 @@
-"""Results for people: tables in the terminal, pictures, and one self-contained HTML page a run."""
+"""Results for people: tables in the terminal, pictures, and one self-contained HTML page per run.
 
-from bezierdistill.reporting.report import write_report
-from bezierdistill.reporting.tables import print_arena, print_rows, protocol_lines
+The names are listed in ``__init__.pyi``; each is imported when it is first used, so that a table
+does not wait for matplotlib.
+"""
 
-__all__ = ["print_arena", "print_rows", "protocol_lines", "write_report"]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -4,141 +4,135 @@ samples.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from bezierdistill.arena.summary import Entry, summarise
 from bezierdistill.data import load_data, read_array
-from bezierdistill.reporting.page import Section, explained, gallery, paragraph, picture, table
+from bezierdistill.records import ArenaRow
+from bezierdistill.reporting.page import (
+    Gallery,
+    Note,
+    Opening,
+    Part,
+    Picture,
+    Section,
+    Table,
+    Words,
+)
 from bezierdistill.reporting.plots import arena_figure
-from bezierdistill.reporting.runs import Run, counted
+from bezierdistill.reporting.runs import Findings
 from bezierdistill.reporting.samples import IMAGES, POINTS, Panel, sheets
-from bezierdistill.reporting.tables import ARENA_HEADINGS, arena_cells
+from bezierdistill.reporting.summary import Entry, summarise
+from bezierdistill.reporting.tables import ARENA_HEADINGS, METHOD, arena_lines
+from bezierdistill.words import counted
 
-METHOD = ARENA_HEADINGS.index("method")
-MOST_PANELS, SHOWN_PASSES = 11, (1, 2)
-Rows = Sequence[Mapping[str, Any]]
+SHOWN_PASSES, MAX_PANELS = (1, 2), 11
 
 
-def opening(run: Run) -> tuple[str, str, dict[str, object]]:
-    """Kind of run, one sentence, and what one sees first."""
-    rows, settings = run.rows, run.settings
-    command = run.made.command if run.made else ""
+def opening(found: Findings) -> Opening:
+    """What the page begins with."""
+    asked, rows = found.asked, found.rows
+    budget = "as many" if asked.budget is None else f"{asked.budget:,}"
     lead = (
-        f"Generators of few passes compared on {settings['data']}: every method has the same"
-        f" network, batch and optimizer and may spend {settings['budget']:,} network passes on"
-        " everything, and all are judged on the same held-out samples."
+        f"Generators of few passes compared on {asked.data}: every method has the same network,"
+        f" batch and optimizer and may spend {budget} network passes on everything, and all are"
+        " judged on the same held-out samples."
     )
-    if "--fast" in command:
+    if found.made is not None and found.made.fast:
         lead += " This was a fast run, to see that everything works: its figures mean little."
-    seeds = sorted({row["seed"] for row in rows})
-    facts: dict[str, object] = {
-        "Data": settings["data"],
-        "Network passes each": f"{settings['budget']:,}",
-    }
+    seeds = sorted({row.seed for row in rows})
+    facts: dict[str, object] = {"Data": asked.data, "Network passes each": budget}
     facts["Seeds" if len(seeds) > 1 else "Seed"] = ", ".join(map(str, seeds))
     entries = summarise(rows)
     for passes in SHOWN_PASSES:
-        first = next((entry for entry in entries if entry.passes == passes), None)
-        if first is not None:
-            facts[f"Least excess at {counted(passes, 'pass')}"] = (
-                f"{first.excess:.2f}, {_named(first)}"
-            )
-    return "demo" if command.startswith("bezierdistill demo") else "arena", lead, facts
+        best = next((entry for entry in entries if entry.passes == passes), None)
+        if best is not None:
+            name = f"Least excess at {counted(passes, 'pass')}"
+            facts[name] = f"{best.excess:.2f}, {best.label}"
+    return Opening(found.verb, lead, facts)
 
 
-def sections(run: Run) -> list[Section]:
+def sections(found: Findings) -> list[Section]:
     """Table, pictures and samples."""
-    rows, settings = run.rows, run.settings
-    entries, failed = summarise(rows), [row for row in rows if "error" in row]
-    results = [_results(rows, entries)] if entries else []
+    entries, rows = summarise(found.rows), found.rows
+    results = _results(rows) if entries else []
     results += [
-        paragraph(f"Failed: {row['method']}, seed {row['seed']}: {row['error']}", "failed")
-        for row in failed
+        Note(f"Failed: {row.method}, seed {row.seed}: {row.error}")
+        for row in rows
+        if row.error is not None
     ]
-    return [
-        Section("Results", "".join(results)),
-        *(_quality(entries) if entries else ()),
-        *_samples(run, rows, str(settings["data"])),
-    ]
+    quality = _quality(entries) if entries else []
+    return [Section("Results", results), *quality, *_samples(found)]
 
 
-def _named(entry: Entry) -> str:
-    return f"{entry.method} (ours)" if entry.ours else entry.method
-
-
-def _results(rows: Rows, entries: Sequence[Entry]) -> str:
-    lines, ours = (
-        [line for line, _ in arena_cells(rows)],
-        [k for k, entry in enumerate(entries) if entry.ours],
-    )
-    for line, entry in zip(lines, entries, strict=True):
-        line[METHOD] = _named(entry)
-    starts = [k for k in range(1, len(lines)) if lines[k][0] != lines[k - 1][0]]
+def _results(rows: Sequence[ArenaRow]) -> list[Part]:
+    pairs = arena_lines(rows)
+    entries = [entry for entry, _ in pairs]
     caption = (
         "Excess of the Frechet distance, and of sliced Wasserstein and energy distance with ranks"
         " in brackets; mean ± standard error over seeds; network passes, seconds of training and"
         " peak memory (MB) that each method has spent."
     )
-    return table(caption, ARENA_HEADINGS, lines, METHOD, ours, starts) + explained(
-        "excess", "floor", "pass", "rank"
+    table = Table(
+        caption,
+        ARENA_HEADINGS,
+        [[*line[:METHOD], entry.label, *line[METHOD + 1 :]] for entry, line in pairs],
+        left=(METHOD,),
+        ours=[k for k, entry in enumerate(entries) if entry.ours],
+        starts=[k for k in range(1, len(pairs)) if entries[k].passes != entries[k - 1].passes],
     )
+    return [table, Words(["excess", "floor", "pass", "rank"])]
 
 
 def _quality(entries: Sequence[Entry]) -> list[Section]:
-    count = len({entry.method for entry in entries})
-    by_passes = picture(
+    by_passes = Picture(
         arena_figure(entries, "passes"),
-        f"{count} methods: Frechet distance over its floor against network passes a sample, both"
-        " axes logarithmic",
-        "A line a method; bars are standard errors over seeds, the dashed line is real data.",
+        f"{counted(len({entry.method for entry in entries}), 'method')}: Frechet distance over its"
+        " floor against network passes per sample, both axes logarithmic",
+        "A line per method; bars are standard errors over seeds, the dashed line is real data.",
     )
-    least = [passes for passes in SHOWN_PASSES if any(entry.passes == passes for entry in entries)]
+    there = {entry.passes for entry in entries}
     by_cost = [
-        picture(
+        Picture(
             arena_figure(entries, "seconds", passes),
-            f"Methods at {counted(passes, 'pass')} a sample: Frechet distance over its floor"
+            f"Methods at {counted(passes, 'pass')} per sample: Frechet distance over its floor"
             " against seconds of training",
         )
-        for passes in least or [entries[0].passes]
+        for passes in sorted(there & set(SHOWN_PASSES)) or [min(there)]
     ]
-    note = (
+    note = Note(
         "Budgets are equal in network passes; seconds differ by what a method does besides, and by"
         " what else the machine did."
     )
     return [
-        Section("Quality against passes", by_passes),
-        Section("Quality against cost", gallery("charts", by_cost) + paragraph(note)),
+        Section("Quality against passes", [by_passes]),
+        Section("Quality against cost", [Gallery("charts", by_cost), note]),
     ]
 
 
-def _samples(run: Run, rows: Rows, name: str) -> list[Section]:
+def _samples(found: Findings) -> list[Section]:
     """Samples that an arena has kept, of its first seed: real ones, then methods from the best to
     the worst, at one and two passes.
     """
-    folder = run.folder / "samples"
-    if not rows or not (folder / "real.npz").exists():
+    folder = found.folder / "samples"
+    if not found.rows or not (folder / "real.npz").exists():
         return []
-    scaling, parts = load_data(name).scaling, []
-    first = min(row["seed"] for row in rows)
+    scaling = load_data(str(found.asked.data)).scaling
+    real = Panel("real data, held out", scaling.encode(read_array(folder / "real.npz")[:POINTS]))
+    seed, sections = min(row.seed for row in found.rows), []
     for passes in SHOWN_PASSES:
-        panels = [
-            Panel("real data, held out", scaling.encode(read_array(folder / "real.npz")[:POINTS]))
-        ]
-        for entry in summarise(
-            [row for row in rows if row.get("passes") == passes and row["seed"] == first]
-        )[:MOST_PANELS]:
-            file = folder / f"{entry.method}-{first}-{passes}.npz"
+        rows = [row for row in found.rows if row.passes == passes and row.seed == seed]
+        panels = []
+        for entry in summarise(rows)[:MAX_PANELS]:
+            file = folder / f"{entry.method}-{seed}-{passes}.npz"
             if file.exists():
                 x = scaling.encode(read_array(file)[:POINTS])
-                panels.append(Panel(_named(entry), x, f"excess {entry.excess:.2f}", entry.ours))
-        if len(panels) > 1:
-            shown = min(len(panels[-1].x), IMAGES if panels[-1].x.ndim == 4 else POINTS)
+                panels.append(Panel(entry.label, x, f"excess {entry.excess:.2f}", entry.ours))
+        if panels:
+            shown = min(len(panels[-1].x), IMAGES if real.x.ndim == 4 else POINTS)
             note = (
-                f"The first {shown:,} samples of seed {first}, {counted(passes, 'network pass')}"
+                f"The first {shown:,} samples of seed {seed}, {counted(passes, 'network pass')}"
                 " each, from the same noise; the best first."
             )
-            parts.append(
-                Section(f"Samples at {counted(passes, 'pass')}", paragraph(note) + sheets(panels))
-            )
-    return parts
+            parts = [Note(note), sheets([real, *panels])]
+            sections.append(Section(f"Samples at {counted(passes, 'pass')}", parts))
+    return sections

@@ -5,109 +5,86 @@ stage.
 from __future__ import annotations
 
 from bezierdistill.models import Model
-from bezierdistill.reporting.page import Section, code, paragraph, table
-from bezierdistill.reporting.runs import Run, counted
-from bezierdistill.run import Made, read_made
+from bezierdistill.records import Made
+from bezierdistill.reporting.page import Code, Note, Part, Section, Table
+from bezierdistill.reporting.runs import Findings
+from bezierdistill.run import read_made
 from bezierdistill.store import CurveStore
+from bezierdistill.words import counted
 
-NO_RECORD = (
-    "No command is on record here: it was made in Python alone, or by a version that kept none. Its"
-    " settings stand at the end."
-)
-PLACE = ("system", "processor", "cores", "threads", "device")
+NO_RECORD = Note("No command is on record here: it was made in Python alone.")
 UNKNOWN = "not recorded"
 
 
-def brief(run: Run) -> str:
+def brief(found: Findings) -> list[Part]:
     """The command, and in one line how long it took and where."""
-    made = run.made
+    made = found.made
     if made is None:
-        return paragraph(NO_RECORD)
-    where = ", ".join(
-        [
-            counted(int(made.machine.get("cores") or 1), "core"),
-            counted(int(made.machine.get("threads") or 1), "thread"),
-        ]
-    )
+        return [NO_RECORD]
+    where = counted(made.machine.threads, "thread")
+    if made.machine.cores is not None:
+        where = f"{counted(made.machine.cores, 'core')}, {where}"
     state = "" if made.finished else " It has not come to its end: the same command continues it."
-    line = (
-        f"It took {made.seconds:,.1f} seconds on {where},"
-        f" {made.machine.get('device', 'cpu')}.{state}"
-    )
-    return (
-        paragraph("The command, which also continues a run that was stopped:")
-        + code(made.command)
-        + paragraph(line)
-    )
-
-
-def what_was_run(run: Run) -> Section:
-    """When, how long and where; a table of the stages, and their commands."""
-    parts = [paragraph(NO_RECORD)] if run.made is None else [_record(run.made)]
-    stages = [] if run.is_arena else _stages(run)
-    if len(stages) > 1:
-        rows = [[name, what, f"{passes:,}", *_times(made)] for name, what, passes, made in stages]
-        head = ["stage", "what it made", "network passes", "seconds", "sessions"]
-        parts.append(
-            table(
-                "Stages, and what each has cost by itself. Seconds are working time, of all"
-                " sessions.",
-                head,
-                rows,
-            )
-        )
-        lines = [f"# {name}\n{made.command}" for name, _, _, made in stages if made]
-        parts += ["<h3>The stages by themselves</h3>", code("\n\n".join(lines))] if lines else []
-    return Section("What was run", "".join(parts))
-
-
-def _record(made: Made) -> str:
-    versions = [
-        f"{name} {value}"
-        for name, value in made.machine.items()
-        if name not in PLACE and value is not None
+    return [
+        Note("The command, which also continues a run that was stopped:"),
+        Code("\n".join(made.commands)),
+        Note(f"It took {made.seconds:,.1f} seconds on {where}, {made.machine.device}.{state}"),
     ]
+
+
+def what_was_run(found: Findings) -> Section:
+    """When, how long and where; a table of the stages, and their commands."""
+    parts: list[Part] = [NO_RECORD if found.made is None else _record(found.made)]
+    stages = [] if found.is_arena else _stages(found)
+    if len(stages) > 1:
+        caption = (
+            "Stages, and what each has cost by itself. Seconds are working time, of all sessions."
+        )
+        head = ["stage", "what it made", "network passes", "seconds", "sessions"]
+        rows = [[name, what, f"{passes:,}", *_times(made)] for name, what, passes, made in stages]
+        parts.append(Table(caption, head, rows, left=(0, 1)))
+        lines = ["\n".join([f"# {name}", *made.commands]) for name, _, _, made in stages if made]
+        parts += [Code("\n\n".join(lines), "The stages by themselves")] if lines else []
+    return Section("What was run", parts)
+
+
+def _record(made: Made) -> Table:
+    place = made.machine
+    versions = [f"{name} {version}" for name, version in place.versions.items() if version]
     rows = [
         ["started", made.started],
         ["working time", f"{made.seconds:,.2f} seconds"],
         ["sessions", f"{made.sessions} ({'finished' if made.finished else 'not finished'})"],
-        *([name, made.machine[name]] for name in PLACE if name in made.machine),
+        *([name, getattr(place, name)] for name in ("system", "processor")),
+        *([name, getattr(place, name) or UNKNOWN] for name in ("cores", "threads", "device")),
         ["versions", ", ".join(versions)],
     ]
-    return table(
-        "When and where the whole was run; the machine is that of the last session.", [], rows
-    )
+    caption = "When and where the whole was run; the machine is that of the last session."
+    return Table(caption, [], rows)
 
 
 def _times(made: Made | None) -> list[str]:
     return [UNKNOWN, UNKNOWN] if made is None else [f"{made.seconds:,.1f}", str(made.sessions)]
 
 
-def _stages(run: Run) -> list[tuple[str, str, int, Made | None]]:
+def _stages(found: Findings) -> list[tuple[str, str, int, Made | None]]:
     """Name, what it made, passes, and record of every model and store, in the order of the run."""
-    found = []
-    for name, part in [*run.models.items(), *run.stores.items()]:
-        if part.folder is None:
-            continue
+    stages = []
+    for name, part in [*found.models.items(), *found.stores.items()]:
+        assert part.folder is not None
         made = read_made(part.folder)
-        what, passes = _curves(part) if isinstance(part, CurveStore) else _model(part)
-        rank = (
-            1 if isinstance(part, CurveStore) else 2 * (what == "student")
-        )  # of what was started within the same second
-        order = (made.started if made else "", rank, name)
-        found.append((order, (name, what, passes, made)))
-    return [stage for _, stage in sorted(found, key=lambda entry: entry[0])]
+        what, passes, rank = _curves(part) if isinstance(part, CurveStore) else _model(part)
+        order = ("" if made is None else made.started, rank, name)
+        stages.append((order, (name, what, passes, made)))
+    return [stage for _, stage in sorted(stages, key=lambda entry: entry[0])]
 
 
-def _curves(store: CurveStore) -> tuple[str, int]:
-    return (
-        f"{counted(len(store), 'curve')} of degree {store.recipe['degree']}",
-        store.manifest["passes"],
-    )
+def _curves(store: CurveStore) -> tuple[str, int, int]:
+    what = f"{counted(len(store), 'curve')} of degree {store.recipe.degree}"
+    return what, store.manifest.passes, 1
 
 
-def _model(model: Model) -> tuple[str, int]:
-    passes = model.card.get("passes", {})
-    return str(model.card.get("kind", "model")), passes.get("training", model.spent) + passes.get(
-        "search", 0
-    )
+def _model(model: Model) -> tuple[str, int, int]:
+    """What it is, its passes, and its rank among what was started within the same second."""
+    passes = model.card.passes
+    return model.card.kind, passes.training + passes.search, 2 * (model.card.kind == "student")

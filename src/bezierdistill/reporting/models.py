@@ -4,269 +4,216 @@ knots, the account of passes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from bezierdistill.data import Data, load_data
-from bezierdistill.models import Model, NetworkConfig, find_teacher, finite
-from bezierdistill.noise import noise
-from bezierdistill.reporting.page import Section, explained, paragraph, table
-from bezierdistill.reporting.runs import Run, counted, number
+from bezierdistill.errors import UserError
+from bezierdistill.models.folder import find_teacher
+from bezierdistill.models.model import Model, finite
+from bezierdistill.networks.config import NetworkConfig
+from bezierdistill.noise import Stream, noise
+from bezierdistill.reporting.page import Note, Opening, Part, Section, Table, Words
+from bezierdistill.reporting.runs import Findings
 from bezierdistill.reporting.samples import COLUMNS, IMAGES, Panel, sheets, strips
+from bezierdistill.words import counted
 
-VECTORS, TEACHER_PASSES, TRANSLATION_PASSES = 1024, 40, 50
-ACCOUNT = ("training", "search", "curves", "teachers", "total")
+VECTORS, TEACHER_PASSES, TRANSLATION_PASSES, ROW = 1024, 40, 50, 6
+Models = Mapping[str, Model]
 
 
-def opening(run: Run) -> tuple[str, str, dict[str, object]]:
-    """Kind of run, one sentence, and what one sees first: of the student that a recipe ends with,
-    or of a single model.
-    """
-    model = run.models.get("student") or next(iter(run.models.values()))
-    config, kind = model.card.get("config", {}), str(model.card.get("kind", "model"))
-    data = run.settings.get("data") or config.get("data")
+def opening(found: Findings) -> Opening:
+    """What the page begins with: of the student that a recipe ends with, or of a single model."""
+    model = found.models.get("student") or next(iter(found.models.values()), None)
+    if model is None:
+        return Opening(found.verb, "Nothing is finished yet.", {"Data": found.asked.data})
+    card, network = model.card, model.network
+    data = found.asked.data or card.data
     target = f" of {data}" if data else ""
-    if kind == "student":
-        teachers = (
-            counted(len(model.card["teachers"]), "teacher")
-            if model.card.get("teachers")
-            else "a field of one's own"
-        )
+    lead = f"A flow to samples{target}: a teacher, from which curves are simulated."
+    if card.kind == "student":
+        teachers = counted(len(card.teachers), "teacher") if card.teachers else "a field"
         jumps = " or ".join(map(str, sorted(model.knots))) or "few"
-        does = (
-            "A generator"
-            if model.source is None
-            else f"A translator from {model.card.get('source_data')} to samples"
-        )
+        does = f"A translator from {card.domain_data} to samples" if card.domain else "A generator"
         lead = (
-            f"{does}{target} in {jumps} network passes a sample, distilled along Bezier curves from"
-            f" {teachers}."
+            f"{does}{target} in {jumps} network passes per sample, distilled along Bezier curves"
+            f" from {teachers}."
         )
-    else:
-        lead = f"A flow to samples{target}: a teacher, from which curves are simulated."
-    parameters = sum(parameter.numel() for parameter in model.net.parameters())
+    plain = isinstance(network, NetworkConfig)
     facts = {
         "Data": data,
-        "Seed": model.card.get("seed"),
-        "Network": _network(model),
-        "Parameters": f"{parameters:,}",
-    }
-    facts |= {
-        "Passes a sample": ", ".join(map(str, sorted(model.knots))),
+        "Seed": card.seed,
+        "Network": f"{network.kind}, {network.width} x {network.depth}"
+        if plain
+        else "of diffusers",
+        "Parameters": f"{sum(parameter.numel() for parameter in model.net.parameters()):,}",
+        "Passes per sample": ", ".join(map(str, sorted(model.knots))),
+        "Classes": model.conditions.classes or None,
         "Network passes spent": f"{model.spent:,}",
+        "Budget of passes": found.asked.budget and f"{found.asked.budget:,}",
     }
-    if run.is_recipe:
-        facts["Budget of passes"] = number(run.settings["budget"])
-    return (
-        "recipe" if run.is_recipe else kind,
-        lead,
-        {name: value for name, value in facts.items() if value not in (None, "")},
-    )
+    return Opening("recipe" if found.verb == "recipe" else card.kind, lead, facts)
 
 
-def _network(model: Model) -> str:
-    network = model.network
-    return (
-        f"{network.kind}, {network.width} x {network.depth}"
-        if isinstance(network, NetworkConfig)
-        else "of diffusers"
-    )
-
-
-def sections(run: Run) -> list[Section]:
+def sections(found: Findings) -> list[Section]:
     """Samples or translations, and the account."""
-    vectors = [
-        name for name, model in run.models.items() if model.conditions and model.frequencies is None
+    parts: list[Part] = [
+        Note(f"{name} takes vectors as conditions: no samples are shown.")
+        for name, model in found.models.items()
+        if _takes_vectors(model)
     ]
-    notes = [
-        paragraph(f"{name} takes vectors as conditions: no samples are shown.") for name in vectors
-    ]
-    starts = {
-        name: model
-        for name, model in run.models.items()
-        if model.source is None and name not in vectors
-    }
-    others = {name: model for name, model in run.models.items() if model.source is not None}
-    parts = (
-        [Section("Samples", "".join(notes) + (_samples(starts) if starts else ""))]
-        if starts or notes
-        else []
-    )
-    parts += [Section("Translations", _translations(others))] if others else []
-    return [*parts, *account(run)]
+    generators = {name: model for name, model in found.models.items() if _generates(model)}
+    parts += _samples(generators) if generators else []
+    found_sections = [Section("Samples", parts)] if parts else []
+    translators = {name: model for name, model in found.models.items() if model.domain is not None}
+    if translators:
+        found_sections.append(Section("Translations", _translations(translators)))
+    return [*found_sections, *account(found)]
 
 
-def account(run: Run) -> list[Section]:
+def _takes_vectors(model: Model) -> bool:
+    return model.condition_size > 0 and not model.conditions.classes
+
+
+def _generates(model: Model) -> bool:
+    """Whether it needs no more than noise, and labels."""
+    return model.domain is None and not _takes_vectors(model)
+
+
+def account(found: Findings) -> list[Section]:
     """Network passes of every model by what they were spent on, and the knots of students."""
-    head = [
-        part
-        for part in ACCOUNT
-        if any(part in model.card.get("passes", {}) for model in run.models.values())
-    ]
+    spent = {name: model.card.passes.parts for name, model in found.models.items()}
+    head = [part for part in next(iter(spent.values())) if any(own[part] for own in spent.values())]
     rows = [
-        [name, *(_share(model.card.get("passes", {}), part) for part in head)]
-        for name, model in run.models.items()
+        [name, *(_share(own[part], sum(own.values())) for part in head), f"{sum(own.values()):,}"]
+        for name, own in spent.items()
     ]
-    spent = table(
-        "Network passes by what they were spent on, and their share of the total.",
-        ["model", *head],
-        rows,
-    )
     knots = [
-        [name, counted(passes, "pass"), "  ".join(f"{t:.4g}" for t in times)]
-        for name, model in run.models.items()
+        [name, counted(passes, "pass"), ", ".join(f"{t:.4g}" for t in times)]
+        for name, model in found.models.items()
         for passes, times in sorted(model.knots.items())
     ]
-    jumps = (
-        table(
-            "Knots of the samplers that students were trained for.",
-            ["model", "sampler", "knots"],
-            knots,
-        )
-        if knots
-        else ""
-    )
-    words = explained("pass", *(["knots"] if knots else []))
-    return [Section("Account of passes", spent + jumps + words)] if head else []
+    caption = "Network passes by what they were spent on, and their share of the total."
+    parts: list[Part] = [Table(caption, ["model", *head, "total"], rows)] if head else []
+    if knots:
+        caption = "Knots of the samplers that students were trained for."
+        parts.append(Table(caption, ["model", "sampler", "knots"], knots, left=(0, 1, 2)))
+    words = Words(["pass", *(["knots"] if knots else [])])
+    return [Section("Account of passes", [*parts, words])] if parts else []
 
 
-def _share(passes: Mapping[str, int], part: str) -> str:
-    if part not in passes:
-        return ""
-    total = passes.get("total", 0)
-    return (
-        f"{passes[part]:,}"
-        if part == "total" or not total
-        else f"{passes[part]:,} ({100 * passes[part] / total:.0f} %)"
-    )
+def _share(passes: int, total: int) -> str:
+    return f"{passes:,} ({100 * passes / total:.0f} %)" if passes else ""
 
 
-def _samples(models: Mapping[str, Model]) -> str:
+def _samples(models: Models) -> list[Part]:
     """Real data where they are at hand, students at one and two passes, and teachers, those from
     elsewhere among them.
     """
-    known = {model.card.get("digest") for model in models.values()}
-    everyone = dict(
-        sorted(
-            {**models, **_teachers(models, known)}.items(),
-            key=lambda item: item[1].card.get("kind") != "student",
-        )
-    )
-    first = next(iter(models.values()))
-    count = VECTORS if len(first.shape) == 1 else IMAGES
-    panels, notes = _real(everyone, first, count), []
-    strengths = {
-        entry["digest"]: model.strength()
+    everyone = {**models, **_teachers(models)}
+    scales = {
+        ref.digest: model.teacher_scale()
         for model in models.values()
-        for entry in model.card.get("teachers", [])
+        for ref in model.card.teachers
     }
-    for name, model in everyone.items():
-        student = model.card.get("kind") == "student"
-        labels = (
-            [k // 6 for k in range(IMAGES)]
-            if model.frequencies and len(model.frequencies) >= 6
-            else None
-        )  # a class a row
-        cond = model.condition(range(count), 0, labels)
-        strength = (
-            strengths.get(model.card.get("digest")) if cond is not None and not student else None
-        )
-        said = f", guidance {strength:g}" if strength is not None else ""
+    notes: list[Part] = [
+        Note("All from the same noise (seed 0). Students make jumps, teachers Euler steps.")
+    ]
+    classes = dict.fromkeys(", ".join(_classes(model)) for model in everyone.values())
+    notes += [Note(f"Sheets of classes have one per row: {own}.") for own in classes if own]
+    panels = _real(everyone, next(iter(models.values())))
+    for name, model in sorted(everyone.items(), key=lambda item: item[1].card.kind != "student"):
+        student = model.card.kind == "student"
         for passes in (1, 2) if student else (2, TEACHER_PASSES):
-            x = model.generate(
-                noise(0, 0, count, model.shape), passes, cond=cond, guidance=strength
-            )
-            if bool(x.isfinite().all()):
-                panels.append(Panel(name, x, counted(passes, "pass") + said, student))
-            else:
-                notes.append(
-                    paragraph(
-                        f"{name} makes NaN or infinite numbers at {counted(passes, 'pass')}: no"
-                        " samples are shown."
-                    )
-                )
-    note = (
-        f"All from the same noise (seed 0): {count:,} samples each. Students make jumps, teachers"
-        " Euler steps."
-    )
-    return "".join([paragraph(note), *notes]) + "".join(sheets(group) for group in _alike(panels))
-
-
-def _alike(panels: list[Panel]) -> list[list[Panel]]:
-    """Panels by the shape of their states, which differ only where a folder holds several runs."""
-    groups: dict[tuple[int, ...], list[Panel]] = {}
+            scale = None if student else scales.get(model.card.digest)
+            try:
+                panels.append(_drawn(name, model, passes, scale))
+            except UserError as error:
+                notes.append(Note(f"{name} at {counted(passes, 'pass')}: {error}"))
+    groups: dict[tuple[int, ...], list[Panel]] = {}  # a folder of several runs has several shapes
     for panel in panels:
         groups.setdefault(tuple(panel.x.shape[1:]), []).append(panel)
-    return list(groups.values())
-
-
-def _teachers(models: Mapping[str, Model], known: Collection[object]) -> dict[str, Model]:
-    """The teachers of students that lie elsewhere and are still the same."""
-    found = {}
-    for entry in (entry for model in models.values() for entry in model.card.get("teachers", [])):
-        teacher = None if entry["digest"] in known else find_teacher(entry)
-        if (
-            teacher is not None
-            and teacher.source is None
-            and not (teacher.conditions and teacher.frequencies is None)
-        ):
-            found[f"{Path(str(entry['path'])).name} (teacher)"] = teacher
-    return found
-
-
-def _real(models: Mapping[str, Model], first: Model, count: int) -> list[Panel]:
-    """Held-out data of the first model that names any which are at hand."""
-    for model in models.values():
-        with suppress(ValueError, OSError):
-            data = load_data(str(model.card.get("config", {}).get("data")))
-            if data.shape == first.shape and data.scaling == first.scaling:
-                x = _held_out(data, count)
-                return [Panel("real data, held out", x, f"{len(x):,} of {Path(data.name).name}")]
-    return []
-
-
-def _held_out(data: Data, most: int) -> Tensor:
-    return data.real(min(most, data.count("test") or most), 0, "test")
-
-
-def _translations(models: Mapping[str, Model]) -> str:
-    """Held-out inputs and what each model makes of them, in rows; where the inputs' data are not at
-    hand, a line that says so.
-    """
-    sources: dict[str, dict[str, Model]] = {}
-    for name, model in models.items():
-        sources.setdefault(str(model.card.get("source_data")), {})[name] = model
-    parts: list[str] = []
-    for source, own in sources.items():
-        count = COLUMNS if len(next(iter(own.values())).shape) == 3 else VECTORS
-        try:
-            x = _held_out(load_data(source), count)
-        except ValueError as error:
-            parts.append(paragraph(f"No translations are shown: {error}"))
-            continue
-        panels = [Panel("input", x, Path(source).name)]
-        for name, model in sorted(
-            own.items(), key=lambda item: item[1].card.get("kind") != "student"
-        ):
-            student = model.card.get("kind") == "student"
-            counts = (1, 2) if student else (TRANSLATION_PASSES,)
-            panels += [
-                Panel(name, _translated(model, x, passes), counted(passes, "pass"), student)
-                for passes in counts
-            ]
-        parts += [
-            paragraph(
-                f"The first held-out inputs of {source}, a column each, and what becomes of them."
-            ),
-            strips(panels),
-        ]
-    return "".join(parts)
+    return [*notes, *(sheets(group) for group in groups.values())]
 
 
 @torch.no_grad()
-def _translated(model: Model, x: Tensor, passes: int) -> Tensor:
-    return finite(model.generate(x, passes, "heun" if passes == TRANSLATION_PASSES else "euler"))
+def _drawn(name: str, model: Model, passes: int, scale: float | None) -> Panel:
+    """Samples of a model; images have a class per row."""
+    rows, classes = range(IMAGES if len(model.shape) == 3 else VECTORS), _classes(model)
+    labels = [classes[row // ROW % len(classes)] for row in rows] if classes else None
+    cond = model.condition(rows, 0, Stream.SAMPLE, labels)
+    scale = None if cond is None else scale
+    x0 = noise(0, Stream.SAMPLE, rows, model.shape)
+    x = finite(model.generate(x0, passes, cond=cond, guidance_scale=scale))
+    guided = "" if scale is None else f", guidance scale {scale:g}"
+    return Panel(name, x, counted(passes, "pass") + guided, model.card.kind == "student")
+
+
+def _classes(model: Model) -> tuple[str, ...]:
+    """The classes on a sheet of a model's images, a name per row; none of vectors."""
+    if len(model.shape) != 3:
+        return ()
+    classes = model.conditions.classes
+    return (model.conditions.names or tuple(map(str, range(classes))))[:ROW]
+
+
+def _teachers(models: Models) -> dict[str, Model]:
+    """The teachers of students that lie elsewhere and are still the same."""
+    known, teachers = {model.card.digest for model in models.values()}, {}
+    for model in models.values():
+        for ref in model.card.teachers:
+            if ref.digest not in known:
+                with suppress(UserError):
+                    teacher = find_teacher(ref, model.folder or Path())
+                    if _generates(teacher):
+                        teachers[f"{Path(ref.path).name} (teacher)"] = teacher
+    return teachers
+
+
+def _real(models: Models, first: Model) -> list[Panel]:
+    """Held-out data of the first model that names any which are at hand."""
+    for name in filter(None, (model.card.data for model in models.values())):
+        with suppress(UserError, OSError):
+            data = load_data(name)
+            if data.shape == first.shape and data.scaling == first.scaling:
+                return [_held_out("real data, held out", data, first)]
+    return []
+
+
+def _held_out(title: str, data: Data, model: Model, images: int = IMAGES) -> Panel:
+    """Held-out states, as many as are shown of a model."""
+    count = images if len(model.shape) == 3 else VECTORS
+    x = data.real(min(count, data.count("test") or count), 0, "test")
+    return Panel(title, x, f"{len(x):,} of {Path(data.name).name}")
+
+
+def _translations(models: Models) -> list[Part]:
+    """Held-out inputs and what each model makes of them, in rows; where the inputs' data are not at
+    hand, a line that says so.
+    """
+    domains: dict[str, dict[str, Model]] = {}
+    for name, model in models.items():
+        domains.setdefault(model.card.domain_data or "data without a name", {})[name] = model
+    parts: list[Part] = []
+    for domain, own in domains.items():
+        try:
+            inputs = _held_out("input", load_data(domain), next(iter(own.values())), COLUMNS)
+            panels = [inputs, *_translated(own, inputs)]
+        except UserError as error:
+            parts.append(Note(f"No translations are shown: {error}"))
+            continue
+        note = f"The first held-out inputs of {domain}, a column each, and what becomes of them."
+        parts += [Note(note), strips(panels)]
+    return parts
+
+
+@torch.no_grad()
+def _translated(models: Models, inputs: Panel) -> Iterator[Panel]:
+    for name, model in sorted(models.items(), key=lambda item: item[1].card.kind != "student"):
+        student = model.card.kind == "student"
+        for passes in (1, 2) if student else (TRANSLATION_PASSES,):
+            x = finite(model.generate(inputs.x, passes, "euler" if student else "heun"))
+            yield Panel(name, x, counted(passes, "pass"), student)

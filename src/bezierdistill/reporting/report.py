@@ -8,14 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from bezierdistill.files import write_atomically
+from bezierdistill.records import to_json
 from bezierdistill.reporting import arenas, models, rounds, stores
 from bezierdistill.reporting.making import brief, what_was_run
-from bezierdistill.reporting.page import Section, code, facts, folded, gallery, page, picture
+from bezierdistill.reporting.page import Code, Gallery, Opening, Picture, Section, render
 from bezierdistill.reporting.plots import loss_figure
-from bezierdistill.reporting.runs import Run, counted
+from bezierdistill.reporting.runs import Findings
+from bezierdistill.words import counted
+
+OPENINGS = {
+    "demo": arenas.opening,
+    "arena": arenas.opening,
+    "reflow": rounds.opening,
+    "recipe": models.opening,
+}
 
 
-def write_report(run: Path) -> Path:
+def write_report(folder: Path) -> Path:
     """Write ``report.html`` for the folder of a demo, an arena, a recipe, a reflow, a model or a
     curve store.
 
@@ -25,70 +34,51 @@ def write_report(run: Path) -> Path:
     Raises:
         UserError: if the folder holds none of these, or a file in it is damaged.
     """
-    found = Run.open(run)
-    kind, lead, first = _opening(found)
-    parts = arenas.sections(found) if found.is_arena else []
-    parts += rounds.sections(found)
+    found = Findings.open(folder)
+    parts = arenas.sections(found) if found.is_arena else rounds.sections(found)
     if found.models and not found.is_arena and not found.rounds:
         parts += models.sections(found)
     parts += stores.sections(found, every=not found.models)
-    parts += [*_losses(found), what_was_run(found), *_settings(found)]
-    text = page(found.name, kind, lead, facts(first) + brief(found), parts)
-    write_atomically(run / "report.html", lambda path: path.write_text(text, encoding="utf-8"))
-    return run / "report.html"
+    parts += [*_losses(found), what_was_run(found), _settings(found)]
+    text = render(found.name, _opening(found), brief(found), parts)
+    write_atomically(folder / "report.html", lambda path: path.write_text(text, encoding="utf-8"))
+    return folder / "report.html"
 
 
-def _opening(run: Run) -> tuple[str, str, dict[str, object]]:
-    """Kind of run, one sentence that says what it is, and what one sees first."""
-    if run.is_arena:
-        return arenas.opening(run)
-    if run.rounds:
-        return rounds.opening(run)
-    if run.is_recipe or (len(run.models) == 1 and not run.stores):
-        return models.opening(run)
-    if len(run.stores) == 1 and not run.models:
-        return stores.opening(run)
-    held = f"{counted(len(run.models), 'model')} and {counted(len(run.stores), 'curve store')}"
-    return (
-        "several runs",
-        f"A folder with {held}.",
-        {"Models": len(run.models), "Curve stores": len(run.stores)},
-    )
+def _opening(found: Findings) -> Opening:
+    if found.verb in OPENINGS:
+        return OPENINGS[found.verb](found)
+    if len(found.models) == 1 and not found.stores:
+        return models.opening(found)
+    if len(found.stores) == 1 and not found.models:
+        return stores.opening(found)
+    held = f"{counted(len(found.models), 'model')} and {counted(len(found.stores), 'curve store')}"
+    facts = {"Models": len(found.models), "Curve stores": len(found.stores)}
+    return Opening("several runs", f"A folder with {held}.", facts)
 
 
-def _losses(run: Run) -> list[Section]:
-    pictures = [
-        picture(
-            loss_figure(stage, lines), f"loss against optimizer step in {stage}: {', '.join(lines)}"
-        )
-        for stage, lines in run.logs().items()
-    ]
-    return [Section("Losses", gallery("charts", pictures))] if pictures else []
+def _losses(found: Findings) -> list[Section]:
+    pictures = []
+    for stage, lines in found.logs().items():
+        alt = f"loss against optimizer step in {stage}: {', '.join(lines)}"
+        pictures.append(Picture(loss_figure(stage, lines), alt))
+    return [Section("Losses", [Gallery("charts", pictures)])] if pictures else []
 
 
-def _settings(run: Run) -> list[Section]:
+def _settings(found: Findings) -> Section:
     """Those of the whole run, or of every model and store where there is none."""
-    settings = {
-        key: value for key, value in run.settings.items() if key != "machine"
-    }  # which stands above
-    described: dict[str, Any] = {run.name: settings} if settings else {}
-    if not described:
-        described |= {
-            name: {**model.card.get("config", {}), "network": model.card["network"]}
-            for name, model in run.models.items()
+    described: dict[str, Mapping[str, Any]] = {found.name: found.held.settings}
+    if not found.held.settings:
+        described = {
+            name: model.card.settings | {"network": model.card.network}
+            for name, model in found.models.items()
         }
-        described |= {
-            name: {key: value for key, value in store.recipe.items() if key != "scaling"}
-            for name, store in run.stores.items()
-        }
-    return [
-        Section(
-            "Settings",
-            "".join(
-                folded(name, code("\n".join(_lines(values)))) for name, values in described.items()
-            ),
-        )
-    ]
+        for name, store in found.stores.items():
+            described[name] = {k: v for k, v in to_json(store.recipe).items() if k != "scaling"}
+    return Section(
+        "Settings",
+        [Code("\n".join(_lines(values)), name, folded=True) for name, values in described.items()],
+    )
 
 
 def _lines(values: Mapping[str, Any], group: str = "") -> Iterator[str]:

@@ -8,9 +8,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from matplotlib.figure import Figure
 from torch import Tensor
 
-from bezierdistill.reporting.page import gallery, picture
+from bezierdistill.reporting.page import Gallery, Picture
 from bezierdistill.reporting.plots import scatter_figures, sheet
 
 IMAGES, POINTS, COLUMNS = 36, 2000, 12
@@ -32,52 +34,37 @@ class Panel:
     caption: str = ""
     ours: bool = False
 
+    def images(self, shown: int, columns: int) -> Picture:
+        """Its first images, in so many columns."""
+        x = self.x[:shown]
+        return self.picture(sheet(x, columns), f"{len(x)} images in {columns} columns")
 
-def sheets(panels: Sequence[Panel]) -> str:
-    """Panels as a gallery, in their order; vectors all on the principal axes of the first."""
-    if panels[0].x.ndim == 4:
+    def picture(self, drawn: Figure | np.ndarray, what: str) -> Picture:
+        """What is drawn of it, described for those who do not see it."""
+        kind = "ours" if self.ours else "panel"
+        return Picture(drawn, f"{self.title}: {what}", self.caption, self.title, kind)
+
+
+def sheets(panels: Sequence[Panel]) -> Gallery:
+    """Panels in their order; vectors all on the principal axes of the first."""
+    first = panels[0]
+    if first.x.ndim == 4:
         columns = [math.ceil(math.sqrt(min(IMAGES, len(panel.x)))) for panel in panels]
-        drawn = [sheet(panel.x[:IMAGES], k) for panel, k in zip(panels, columns, strict=True)]
-        seen = [
-            f"{min(IMAGES, len(panel.x))} images in {k} columns"
-            for panel, k in zip(panels, columns, strict=True)
-        ]
-    else:
-        drawn = list(
-            scatter_figures({str(k): panel.x for k, panel in enumerate(panels)}, POINTS).values()
-        )
-        seen = [
-            f"{min(POINTS, len(panel.x)):,} points in the plane of the principal axes of"
-            f" {panels[0].title}"
-            for panel in panels
-        ]
-    figures = [
-        picture(
-            image,
-            f"{panel.title}: {what}",
-            panel.caption,
-            panel.title,
-            "ours" if panel.ours else "panel",
-        )
-        for panel, image, what in zip(panels, drawn, seen, strict=True)
+        pairs = zip(panels, columns, strict=True)
+        return Gallery("samples", [panel.images(IMAGES, k) for panel, k in pairs])
+    figures = scatter_figures([panel.x for panel in panels], POINTS)
+    plane = f"points in the plane of the principal axes of {first.title}"
+    pictures = [
+        panel.picture(figure, f"{min(POINTS, len(panel.x)):,} {plane}")
+        for panel, figure in zip(panels, figures, strict=True)
     ]
-    return gallery("samples", figures)
+    return Gallery("samples", pictures)
 
 
-def strips(panels: Sequence[Panel]) -> str:
+def strips(panels: Sequence[Panel]) -> Gallery:
     """Images of panels in rows below each other, so that a column is one input and what becomes of
     it; vectors as a gallery of points.
     """
     if panels[0].x.ndim != 4:
         return sheets(panels)
-    figures = [
-        picture(
-            sheet(panel.x[:COLUMNS], COLUMNS),
-            f"{panel.title}: {min(COLUMNS, len(panel.x))} images in a row",
-            panel.caption,
-            panel.title,
-            "ours" if panel.ours else "panel",
-        )
-        for panel in panels
-    ]
-    return gallery("strips", figures)
+    return Gallery("strips", [panel.images(COLUMNS, COLUMNS) for panel in panels])

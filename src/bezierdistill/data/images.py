@@ -1,0 +1,223 @@
+"""Images from files, as a viewer shows them.
+
+Transparent pixels lie on white, whatever colour is hidden under them, unless all four channels are
+asked for; a photo is turned as its EXIF orientation says; 16 bits per channel become 8, and CMYK
+becomes RGB. What a folder holds beside images (``._photo.png`` and ``__MACOSX`` of macOS,
+``Thumbs.db``, other hidden files, other formats) is passed over, and told in one line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import os
+import struct
+import warnings
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bezierdistill.data.scaling import Scaling
+from bezierdistill.errors import UserError
+from bezierdistill.memory import check_memory
+from bezierdistill.progress import notice
+
+IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP")  # whatever a name ends in: Pillow runs PostScript
+MAX_PIXELS = 2**27
+NO_IMAGE = (
+    OSError,
+    EOFError,
+    ValueError,
+    SyntaxError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+)
+
+Source = Path | bytes
+
+
+def read_images(path: Path, alpha: bool = False) -> tuple[list[Path], np.ndarray]:
+    """Image files of one size, a single one or all below a folder: their paths in the order of
+    their names, and their pixels, see :func:`stack_images`.
+
+    Raises:
+        UserError: if there is none, one cannot be read, or their sizes differ.
+    """
+    files = find_images(path) if path.is_dir() else [path]
+    return files, stack_images(list(map(str, files)), files, alpha)
+
+
+def find_images(folder: Path) -> list[Path]:
+    """All image files below a folder, links followed, in the order of their names.
+
+    Raises:
+        UserError: if there is none.
+    """
+    files: list[Path] = []
+    passed: Counter[str] = Counter()
+    for here, names, hidden in walk(folder):
+        passed["hidden"] += hidden
+        for file in (Path(here, name) for name in names):
+            if file.suffix.lower() in IMAGES:
+                files.append(file)
+            else:
+                passed[file.suffix.lower() or "without an ending"] += 1
+    if not files:
+        raise UserError(
+            f"folder {folder} holds no image, expected files ending in {', '.join(sorted(IMAGES))}"
+        )
+    if told := ", ".join(f"{count} {kind}" for kind, count in passed.items() if count):
+        notice(f"{folder}: {len(files):,} images, passed over {told}")
+    return sorted(files)
+
+
+def walk(folder: str | Path) -> Iterator[tuple[str, list[str], int]]:
+    """A folder and all folders below it, links followed: its path, the names of its files, and how
+    many hidden files and folders it has beside these.
+    """
+    seen: set[str] = set()
+    for here, folders, names in os.walk(folder, followlinks=True):
+        place = os.path.realpath(here)
+        shown = [name for name in folders if not _is_hidden(name)]
+        files = [name for name in names if not _is_hidden(name)]
+        hidden = len(folders) + len(names) - len(shown) - len(files)
+        folders[:] = [] if place in seen else shown  # a link may lead to a folder above
+        if place not in seen:
+            seen.add(place)
+            yield here, files, hidden
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def stack_images(
+    names: Sequence[str], sources: Sequence[Source], alpha: bool = False
+) -> np.ndarray:
+    """Bytes of images of one size: ``(N, H, W)`` if all are grey, else ``(N, H, W, 3)``; with
+    ``alpha`` always ``(N, H, W, 4)``.
+
+    Args:
+        names: what to call each in messages.
+        sources: the path or the bytes of each.
+        alpha: keep the transparency instead of laying images on white.
+
+    Raises:
+        UserError: if one cannot be read, or their sizes differ.
+    """
+    array, grey = np.empty(0), not alpha
+    for k, (name, source) in enumerate(zip(names, sources, strict=True)):
+        pixels, is_grey = _pixels(name, source, alpha)
+        height, width = pixels.shape[:2]
+        if k == 0:
+            check_memory(len(names) * pixels.nbytes, f"{len(names):,} images of {width} x {height}")
+            array = np.empty((len(names), *pixels.shape), np.uint8)
+        if array.shape[1:] != pixels.shape:
+            raise UserError(
+                f"{name} is {width} x {height}, {names[0]} is {array.shape[2]} x {array.shape[1]}:"
+                " resize them to one size"
+            )
+        array[k], grey = pixels, grey and is_grey
+    return array[..., 0].copy() if grey else array
+
+
+def _pixels(name: str, source: Source, alpha: bool) -> tuple[np.ndarray, bool]:
+    """Pixels ``(H, W, 3)``, or ``(H, W, 4)`` with ``alpha``, of one image, and whether it is grey;
+    its header is checked before it is unpacked.
+    """
+    from PIL import Image
+
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
+    try:
+        with (
+            warnings.catch_warnings(action="ignore"),
+            Image.open(file, formats=FORMATS) as image,
+        ):
+            if math.prod(image.size) <= MAX_PIXELS:
+                return _shown(image, alpha), image.mode[0] in "1LI"
+            problem = (
+                f"claims {image.width} x {image.height} pixels, expected {MAX_PIXELS:,} or fewer"
+            )
+    except (*NO_IMAGE, Image.DecompressionBombError) as error:
+        problem = f"cannot be read as an image: {error}"
+    raise UserError(f"{name} {problem}")
+
+
+def _shown(image: Any, alpha: bool) -> np.ndarray:
+    from PIL import Image, ImageOps
+
+    image.load()
+    with contextlib.suppress(*NO_IMAGE):  # damaged EXIF: a viewer shows the image all the same
+        ImageOps.exif_transpose(image, in_place=True)
+    if image.mode[0] == "I":
+        image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
+    seen_through = image.mode[-1] in "Aa" or "transparency" in image.info
+    if alpha or seen_through:
+        image = image.convert("RGBA")
+        if not alpha:
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.asarray(image if alpha else image.convert("RGB"))
+
+
+def check_size(file: Path, most: int) -> None:
+    """Raise ``UserError`` if an image file says that it has more than so many pixels; nothing is
+    unpacked, and a file that is no image passes.
+    """
+    from PIL import Image
+
+    width = height = 0
+    with (
+        contextlib.suppress(*NO_IMAGE, Image.DecompressionBombError),
+        Image.open(file, formats=FORMATS) as image,
+    ):
+        width, height = image.size
+    if width * height > most:
+        raise UserError(
+            f"{file} has {width} x {height} pixels, expected {most:,} or fewer: resize it"
+        )
+
+
+def from_pixels(
+    pixels: np.ndarray, scaling: Scaling, channels: int = 3, grey: bool = False
+) -> np.ndarray:
+    """Bytes of image files, ``(N, H, W)`` or ``(N, H, W, 3)``, as a data set stores its images, in
+    its original units.
+
+    Args:
+        pixels: from black, 0, to white, 255.
+        scaling: of the data set.
+        channels: of the data set.
+        grey: turn colour into grey (ITU-R BT.601) for a data set of grey images.
+
+    Raises:
+        UserError: on colour for a data set of grey images, or one whose numbers have no range that
+            black and white could be.
+    """
+    if pixels.ndim == 3:
+        pixels = np.repeat(pixels[..., None], channels, axis=3)
+    elif channels == 1:
+        if not grey:
+            raise UserError("the images are in colour, expected grey ones: convert them")
+        pixels = pixels @ np.array([[0.299], [0.587], [0.114]])
+    if scaling.layout == "hw":
+        pixels = pixels[..., 0]
+    elif scaling.layout == "chw":
+        pixels = np.moveaxis(pixels, 3, 1)
+    if scaling.integer:
+        return pixels
+    if scaling.low is None or scaling.high is None:
+        raise UserError(
+            "the data have no range from black to white, expected a .npz or .npy of samples in"
+            " their original units instead of image files"
+        )
+    return scaling.low + (scaling.high - scaling.low) / 255 * pixels

@@ -1,0 +1,96 @@
+"""Seeds to means: the table of an arena, with standard errors and ranks among the methods of equal
+passes.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+from pathlib import Path
+
+from bezierdistill.records import ArenaRow, read_record
+
+
+def gather(out: Path) -> list[ArenaRow]:
+    """The rows of all finished cells of an arena's folder.
+
+    Raises:
+        UserError: if one is damaged.
+    """
+    cells = sorted((out / "cells").glob("*.json"))
+    return [row for cell in cells for row in read_record(cell, list[ArenaRow], "arena cell")]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method at a number of passes over all its seeds.
+
+    Args:
+        method: its name.
+        ours: whether it is our default recipe.
+        passes: network passes per sample.
+        rank: place among all methods of equal passes, by mean excess; 1 is the best.
+        excess: mean over seeds of distance / floor - 1 (0 is as good as real data).
+        error: standard error of that mean; 0 for a single seed.
+        seeds: number of seeds.
+        seconds: mean wall time of training.
+        spent: mean network passes spent.
+        memory: greatest peak memory in MB.
+    """
+
+    method: str
+    ours: bool
+    passes: int
+    rank: int
+    excess: float
+    error: float
+    seeds: int
+    seconds: float
+    spent: float
+    memory: float
+
+    @property
+    def label(self) -> str:
+        """Its name; it says whether it is ours."""
+        return f"{self.method} (ours)" if self.ours else self.method
+
+
+def excess(row: ArenaRow, metric: str = "frechet") -> float:
+    """Distance over its floor, minus one."""
+    return row.judged[metric].excess
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Standard error of the mean; 0 for a single value."""
+    return statistics.stdev(values) / sqrt(len(values)) if len(values) > 1 else 0.0
+
+
+def summarise(rows: Sequence[ArenaRow], metric: str = "frechet") -> list[Entry]:
+    """Means over seeds, by passes and then by rank; rows of failed cells are left out."""
+    groups: dict[tuple[int, str], list[ArenaRow]] = {}
+    for row in rows:
+        if row.error is None:
+            groups.setdefault((row.passes, row.method), []).append(row)
+    means = {
+        key: statistics.mean(excess(row, metric) for row in own) for key, own in groups.items()
+    }
+    entries = []
+    for passes, method in sorted(groups, key=lambda key: (key[0], means[key])):
+        own, mean = groups[passes, method], means[passes, method]
+        better = [key for key in groups if key[0] == passes and means[key] < mean]
+        entry = Entry(
+            method=method,
+            ours=own[0].ours,
+            passes=passes,
+            rank=1 + len(better),
+            excess=mean,
+            error=standard_error([excess(row, metric) for row in own]),
+            seeds=len(own),
+            seconds=statistics.mean(row.seconds for row in own),
+            spent=statistics.mean(row.spent for row in own),
+            memory=max(row.memory for row in own),
+        )
+        entries.append(entry)
+    return entries

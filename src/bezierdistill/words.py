@@ -1,0 +1,19 @@
+"""Words for people, which the command line, the report and the page share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bezierdistill.records import Sampled
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 pass``, ``2 passes``, ``3 curves``."""
+    return f"{count:,} {noun}{'' if count == 1 else 'es' if noun.endswith('s') else 's'}"
+
+
+def sampler_label(sampled: Sampled) -> str:
+    """``flow, Heun, 40 passes`` or ``distilled, 1 pass``: whose samples, the solver, the passes."""
+    solver = [] if sampled.solver == "jumps" else [sampled.solver.capitalize()]
+    return ", ".join([sampled.who, *solver, counted(sampled.passes, "pass")])
