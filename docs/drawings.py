@@ -3,9 +3,9 @@
     python docs/drawings.py [--out docs/pictures] [--only flow,curves]
     python docs/drawings.py --run runs/demo    # docs/demo.png, of the samples that a demo has kept
 
-In two dimensions the law is a mixture of Gaussians on two half circles, whose rectified flow is
-known exactly: a teacher without an error. The images are the 8x8 digits, with two small teachers
-and a student. Everything is seeded and takes less than a minute on one thread.
+In two dimensions the distribution is a mixture of Gaussians on two half circles, whose rectified
+flow is known exactly: a teacher without an error. The images are the 8x8 digits, with two small
+teachers and a student. Everything is seeded and takes less than a minute on one thread.
 """
 
 from __future__ import annotations
@@ -29,22 +29,30 @@ from torch import Tensor, nn
 
 import bezierdistill as bd
 from bezierdistill.arena.runner import gather
-from bezierdistill.arena.summary import summarise
+from bezierdistill.reporting.summary import summarise
 from bezierdistill.data import read_array
 from bezierdistill.fields import Field
-from bezierdistill.flow_map import cheapest_knots, interval_errors, sample
-from bezierdistill.knots import KNOT_GRID
+from bezierdistill.flow_map import sample
+from bezierdistill.knots import GRID, cheapest_knots, interval_errors
 from bezierdistill.metrics import (
     curve_fit_error,
     frechet_distance,
     sliced_wasserstein,
     straightness,
 )
-from bezierdistill.noise import noise
-from bezierdistill.objectives import Alignment, CurveRegression, Loss
+from bezierdistill.noise import Stream, noise
+from bezierdistill.objectives import (
+    Aligned,
+    Alignment,
+    CurveRegression,
+    Curves,
+    Instants,
+    Loss,
+    MapIntervals,
+)
 from bezierdistill.objectives.alignment import REAL_ROWS
-from bezierdistill.objectives.curve_regression import MapDraw, VelocityDraw
 from bezierdistill.reporting.plots import COLOURS, GREY, image_grid
+from bezierdistill.settings import parse_weights
 from bezierdistill.words import counted
 
 BLUE, RED, GREEN = COLOURS[:3]
@@ -63,12 +71,12 @@ STEPS = 1000
 WRONG = 0.35
 
 
-# The law in two dimensions, its exact flow, and networks that are trained on its curves.
+# The distribution in two dimensions, its exact flow, and networks that are trained on its curves.
 
 
 @cache
 def moons(width: float = 0.12) -> bd.GaussianMixture:
-    """Two half circles of twelve Gaussians each, centred; another width than the law's makes a
+    """Two half circles of twelve Gaussians each, centred; another width than theirs makes a
     teacher that is wrong.
     """
     angle = torch.linspace(0, math.pi, 12)
@@ -80,7 +88,7 @@ def moons(width: float = 0.12) -> bd.GaussianMixture:
 
 
 def real(count: int, seed: int) -> Tensor:
-    """Fresh draws from the law."""
+    """Fresh draws from the distribution."""
     return moons().sample(count, torch.Generator().manual_seed(seed))
 
 
@@ -113,7 +121,7 @@ def excess(x: Tensor, count: int = JUDGED) -> float:
 @cache
 def judged() -> Tensor:
     """The noise that all samples here start from."""
-    return noise(3, 0, PARTS * JUDGED, (2,))
+    return noise(3, Stream.JUDGE, range(PARTS * JUDGED), (2,))
 
 
 @cache
@@ -121,7 +129,7 @@ def stored(field: Field, degree: int) -> bd.BezierCurve:
     """Curves of a flow, as simulation makes them."""
     times = bd.time_grid(16)
     fit = bd.CurveFit(degree, times)
-    bd.solve(field, noise(0, 0, 10_000, (2,)), times, observe=fit)
+    bd.solve(field, noise(0, Stream.SIMULATE, range(10_000), (2,)), times, observe=fit)
     return fit.curve()
 
 
@@ -156,7 +164,7 @@ def regressed(curve: bd.BezierCurve, objective: CurveRegression, steps: int) -> 
 
     def loss(generator: torch.Generator) -> Tensor:
         rows = torch.randint(curve.points.shape[1], (256,), generator=generator)
-        return objective.loss(net, (take(curve, rows), None), generator)
+        return objective.loss(net, Curves(take(curve, rows)), generator)
 
     return fitted(net, loss, steps)
 
@@ -167,34 +175,33 @@ def student(width: float = 0.12) -> nn.Module:
     have another width.
     """
     return regressed(
-        stored(moons(width), 4), CurveRegression(MapDraw(), Loss(0.03), power=1.0), STEPS
+        stored(moons(width), 4), CurveRegression(MapIntervals(), Loss(0.03), power=1.0), STEPS
     )
 
 
 @cache
 def errors() -> Tensor:
     """Squared errors of the student's jumps on curves."""
-    return interval_errors(student(), take(stored(moons(), 4), torch.arange(512)), KNOT_GRID)
+    return interval_errors(student(), take(stored(moons(), 4), torch.arange(512)), GRID)
 
 
 @cache
 def knots(passes: int) -> tuple[float, ...]:
     """The student's knots, by dynamic programming."""
-    return cheapest_knots(errors(), KNOT_GRID, passes)
+    return cheapest_knots(errors(), GRID, passes)
 
 
 @cache
 def aligned() -> nn.Module:
-    """The student of the wrong teacher after law alignment at one and two passes."""
+    """The student of the wrong teacher after alignment at one and two passes."""
     net, curve = network(), stored(moons(WRONG), 4)
     net.load_state_dict(student(WRONG).state_dict())
     objective = Alignment([knots(1), knots(2)], Loss(0.03))
 
     def loss(generator: torch.Generator) -> Tensor:
         rows = torch.randint(curve.points.shape[1], (256,), generator=generator)
-        return objective.loss(
-            net, (take(curve, rows), None), moons().sample(REAL_ROWS * 256, generator)
-        )
+        batch = Aligned(take(curve, rows), None, moons().sample(REAL_ROWS * 256, generator))
+        return objective.loss(net, batch, generator)
 
     return fitted(net, loss, 300, 2e-3)
 
@@ -204,9 +211,9 @@ def rounds() -> list[Field]:
     """The exact flow, and two rounds of reflow after it."""
     flows: list[Field] = [moons()]
     for _ in range(2):
-        x0 = noise(0, 0, 10_000, (2,))
+        x0 = noise(0, Stream.SIMULATE, range(10_000), (2,))
         pairs = bd.BezierCurve.line(x0, bd.solve(flows[-1], x0, bd.time_grid(16)).state)
-        flows.append(bd.NetworkField(regressed(pairs, CurveRegression(VelocityDraw()), STEPS)))
+        flows.append(bd.NetworkField(regressed(pairs, CurveRegression(Instants()), STEPS)))
     return flows
 
 
@@ -226,7 +233,7 @@ class Digits:
         teachers = (folder / "strong", folder / "weak")
         self.curves = bd.simulate(
             bd.SimulateConfig(
-                teachers, folder / "curves", "1.25,-0.25", count=4096, steps=6, points="uint8"
+                teachers, folder / "curves", (1.25, -0.25), count=4096, steps=6, points="uint8"
             )
         )
         self.student = bd.distill(
@@ -249,11 +256,13 @@ class Digits:
     def samples(self, field: Field, count: int = 2048) -> Tensor:
         """Samples of a field in eight steps of Heun, clamped as they are saved."""
         return self.data.scaling.clamp(
-            bd.solve(field, noise(3, 0, count, self.data.shape), bd.time_grid(8)).state
+            bd.solve(
+                field, noise(3, Stream.JUDGE, range(count), self.data.shape), bd.time_grid(8)
+            ).state
         )
 
     def excess(self, x: Tensor) -> float:
-        """Mean excess of parts as large as the held-out side."""
+        """Mean excess of parts as large as the held-out split."""
         parts = x.split(len(self.test))[: len(x) // len(self.test)]
         return (
             float(np.mean([frechet_distance(part, self.test) for part in parts])) / self.floor - 1
@@ -322,7 +331,7 @@ def visited(field: Field, x0: Tensor, steps: int, method: str = "heun") -> Tenso
 
 def starts(count: int) -> Tensor:
     """Noise within the frame."""
-    x0 = noise(5, 0, 4 * count, (2,))
+    x0 = noise(5, Stream.SAMPLE, range(4 * count), (2,))
     return x0[x0.norm(dim=1) < 2.2][:count]
 
 
@@ -364,8 +373,9 @@ def curves() -> Figure:
     """A path and the curves that are fitted to it; the error of the fit by degree."""
     figure, (left, right) = panels(1, 2, height=3.9, share=False)
     times = bd.time_grid(32)
-    path = visited(moons(), noise(5, 0, 512, (2,)), 32)
-    bent = 421  # a path with a clear bend
+    path = visited(moons(), noise(5, Stream.SAMPLE, range(512), (2,)), 32)
+    direct = (path[-1] - path[0]).norm(dim=1).clamp_min(1.5)
+    bent = int((bd.BezierCurve.fit(path, times, 4).arc_length() / direct).argmax())
     left.plot(
         path[::2, bent, 0],
         path[::2, bent, 1],
@@ -412,7 +422,7 @@ def curves() -> Figure:
     right.set(
         yscale="log",
         xlabel="degree",
-        ylabel="rms error a component",
+        ylabel="rms error per component",
         title="error of the fit, 512 paths",
     )
     right.set_xticks(list(degrees))
@@ -420,16 +430,15 @@ def curves() -> Figure:
 
 
 def blend() -> Figure:
-    """Two teachers as one: weights over time, what the weight does to the law, and to samples."""
+    """Two teachers as one: weights over time, the blend by its weight, and samples."""
     made = digits()
     figure = Figure(figsize=(7.2, 4.5), layout="constrained")
     halves: Any = figure.subfigures(2, 1, height_ratios=[2, 1])
     left, right = halves[0].subplots(1, 2)
     t = torch.linspace(0, 1, 101)
     for text, style in (("1.25,-0.25", "-"), ("1.0:1.5,0.0:-0.5", "--")):
-        weights = bd.Blend([made.strong.field, made.weak.field], bd.parse_weights(text)).weight_at(
-            t
-        )
+        blended = bd.Blend([made.strong.field, made.weak.field], parse_weights(text))
+        weights = blended.weight_at(t)
         for row, colour, name in zip(weights, (BLUE, RED), ("strong", "weak"), strict=True):
             left.plot(t, row, style, color=colour, label=f"{name}, {text}")
     left.axhline(0, color=GREY, lw=0.6)
@@ -445,7 +454,7 @@ def blend() -> Figure:
     right.set(
         xlabel="weight of the strong teacher",
         ylabel="excess",
-        title="law of the blend",
+        title="distribution of the blend",
         ylim=(0, None),
     )
     right.legend(fontsize=8)
@@ -476,7 +485,7 @@ def jumps() -> Figure:
             f"{counted(passes, 'pass')}: excess"
             f" {excess(sample(student(), judged(), knots(passes))):.2f}"
         )
-    inner, costs = KNOT_GRID[1:-1], errors()
+    inner, costs = GRID[1:-1], errors()
     first, second = costs[0, 1:-1], costs[1:-1, -1]
     axes[2].plot(inner, first, "--", color=COLOURS[4], label="0 to s")
     axes[2].plot(inner, second, "-.", color=BLUE, label="s to 1")
@@ -497,7 +506,7 @@ def jumps() -> Figure:
 
 
 def alignment() -> Figure:
-    """The law of a student of a wrong teacher, before and after alignment with real data."""
+    """Samples of a student of a wrong teacher, before and after alignment with real data."""
     figure, axes = panels(2, 3)
     dots(axes[0], visited(moons(WRONG), judged(), 16)[-1], GREY)
     axes[0].set_title("the teacher\n")
@@ -537,7 +546,7 @@ def measure() -> Figure:
     left.set(yscale="log", title="sliced Wasserstein distance to real data")
     right.set(title="excess = distance / floor - 1")
     for one in (left, right):
-        one.set(xscale="log", xlabel="samples a side")
+        one.set(xscale="log", xlabel="samples in each set")
         one.set_xticks(sizes, [str(n) for n in sizes])
         one.minorticks_off()
     left.set_yticks([0.02, 0.05, 0.1, 0.2], ["0.02", "0.05", "0.1", "0.2"])
@@ -546,11 +555,13 @@ def measure() -> Figure:
 
 
 def line() -> Figure:
-    """The way from data to samples, a row a stage."""
+    """The way from data to samples, one row per stage."""
     made = digits()
-    pair = bd.BezierCurve.line(noise(8, 0, 1, made.data.shape), made.data.real(1, 4, "train"))
+    pair = bd.BezierCurve.line(
+        noise(8, Stream.SAMPLE, range(1), made.data.shape), made.data.real(1, 4, "train")
+    )
     curve = made.curves.curves(torch.tensor([4]))
-    x0 = noise(3, 0, 12, made.data.shape)
+    x0 = noise(3, Stream.JUDGE, range(12), made.data.shape)
     times = torch.linspace(0, 1, 12).tolist()
     rows: list[tuple[str, Tensor]] = [
         ("data", made.data.real(12, 0, "train")),
@@ -559,7 +570,7 @@ def line() -> Figure:
         ("weak teacher, 16 passes", made.samples(made.weak.field)[:12]),
         ("blend 1.25, -0.25, 32 passes", made.samples(made.blend(1.25))[:12]),
         ("one path of the blend, as a Bezier curve", torch.cat([curve.point(t) for t in times])),
-        ("what the store keeps of it: five control points, a byte a number", curve.points[:, 0]),
+        ("what the store keeps of it: five control points, a byte per number", curve.points[:, 0]),
         ("student, 1 pass", made.student.generate(x0, 1)),
         ("student, 2 passes", made.student.generate(x0, 2)),
     ]
@@ -602,7 +613,7 @@ def demo(run: Path) -> Figure:
     method first.
     """
     data, names = bd.load_data("digits"), {"real digits": "real"}
-    for entry in summarise([row for row in gather(run) if row["passes"] == 1]):
+    for entry in summarise([row for row in gather(run) if row.passes == 1]):
         names[f"{'ours' if entry.ours else entry.method}\nexcess {entry.excess:.2f}"] = (
             f"{entry.method}-0-1"
         )
