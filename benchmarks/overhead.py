@@ -31,7 +31,8 @@ from torch import Tensor, nn
 from bezierdistill.curves import BezierCurve
 from bezierdistill.data import Scaling
 from bezierdistill.fields import Blend, NetworkField
-from bezierdistill.models import Model, NetworkConfig, save_model
+from bezierdistill.models import Model, save_model
+from bezierdistill.networks.config import NetworkConfig
 from bezierdistill.noise import noise
 from bezierdistill.objectives import CurveRegression, Loss
 from bezierdistill.objectives.curve_regression import MapDraw

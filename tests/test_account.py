@@ -11,7 +11,7 @@ from torch import nn
 from bezierdistill.arena.bench import Bench
 from bezierdistill.arena.methods import METHODS
 from bezierdistill.data import load_data
-from bezierdistill.models import NetworkConfig
+from bezierdistill.networks.config import NetworkConfig
 from bezierdistill.networks.mlp import MLP
 from bezierdistill.noise import noise
 from bezierdistill.objectives import flow_map_matching, mean_flow

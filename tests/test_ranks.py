@@ -193,7 +193,7 @@ def test_the_chain_on_two_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for name in ("student", "epochs"):
         student = load_model(tmp_path / "two" / name)
         assert student.sample(5, 2).shape == (5, 16)
-        assert student.card["passes"]["curves"] == store.manifest["passes"]
+        assert student.card.passes["curves"] == store.manifest.passes
     again = torchrun(
         "-m",
         "bezierdistill.cli",
