@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from bezierdistill.arena.methods import METHODS, OURS
-from bezierdistill.arena.runner import ArenaConfig, arena, gather
-from bezierdistill.arena.summary import excess, standard_error
+from bezierdistill.arena.runner import ArenaConfig, arena
+from bezierdistill.reporting.summary import excess, gather, standard_error
 
 TASKS = {
     "manifold": "manifold",

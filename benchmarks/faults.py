@@ -42,9 +42,10 @@ from damage import damaged, files, leftovers, repaired
 from rich.console import Console
 from rich.table import Table
 
-from bezierdistill.arena.runner import ArenaConfig, arena, gather
+from bezierdistill.arena.runner import ArenaConfig, arena
 from bezierdistill.files import read_tensors
 from bezierdistill.models import NetworkConfig
+from bezierdistill.reporting.summary import gather
 from bezierdistill.run import machine
 from bezierdistill.settings import Coupling
 from bezierdistill.stages.distill import DistillConfig, distill

@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from bezierdistill.arena.runner import ArenaConfig, arena, gather
-from bezierdistill.arena.summary import standard_error
+from bezierdistill.arena.runner import ArenaConfig, arena
 from bezierdistill.data import Data, load_data, read_sides
 from bezierdistill.files import read_json, write_json
 from bezierdistill.metrics import Evaluator, classifier_features
 from bezierdistill.models import CARD, Model, NetworkConfig, load_model
 from bezierdistill.reporting.plots import save_grid
+from bezierdistill.reporting.summary import gather, standard_error
 from bezierdistill.run import machine
 from bezierdistill.stages.distill import DistillConfig, distill
 from bezierdistill.stages.simulate import SimulateConfig, simulate

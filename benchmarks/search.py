@@ -21,7 +21,7 @@ from typing import Any
 
 from bezierdistill.arena import methods
 from bezierdistill.arena.runner import ArenaConfig, arena
-from bezierdistill.arena.summary import excess
+from bezierdistill.reporting.summary import excess
 
 SEED = 100
 LOW, HIGH = {"share": 0.25}, {"share": 0.55}

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 import bezierdistill as bd
 from bezierdistill.arena.runner import gather
-from bezierdistill.arena.summary import summarise
+from bezierdistill.reporting.summary import summarise
 from bezierdistill.data import read_array
 from bezierdistill.fields import Field
 from bezierdistill.flow_map import sample

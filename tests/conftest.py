@@ -1,4 +1,5 @@
-"""What the tests share: state shapes, seeded draws, a field with an exact law, and wrappers that
+"""What the tests share: state shapes, seeded draws, a field with an exact distribution, and
+wrappers that
 count network passes."""
 
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from bezierdistill.curves import Time
 from bezierdistill.fields import Field, GaussianMixture
 from bezierdistill.networks.mlp import MLP
-from bezierdistill.objectives import flow_map_matching, mean_flow
+from bezierdistill.objectives import flow_map_matching, jvp, mean_flow
 
 torch.set_num_threads(1)
 
@@ -33,7 +34,7 @@ class CountedField:
 
 
 class ConditionField:
-    """The field whose velocity is the condition, a number a row."""
+    """The field whose velocity is the condition, a number per row."""
 
     passes = 1
 
@@ -97,7 +98,7 @@ class Account:
 @pytest.fixture
 def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
     """Counts from here to the end of the test."""
-    own, true = Account(), flow_map_matching.forward_derivative
+    own, true = Account(), jvp.forward_derivative
     handle = register_module_forward_hook(own.forward)
 
     def derivative(*arguments: Any) -> tuple[Tensor, Tensor]:
@@ -162,7 +163,7 @@ def mixture() -> GaussianMixture:
 
 
 def gaussian(mean: float | list[float], std: float | list[float]) -> GaussianMixture:
-    """A single Gaussian as the data's law, in float64."""
+    """A single Gaussian as the data's distribution, in float64."""
     means, stds = (
         torch.tensor([mean], dtype=torch.float64),
         torch.tensor([std], dtype=torch.float64),

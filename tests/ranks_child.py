@@ -3,8 +3,9 @@ first rank writes to a folder."""
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,14 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from bezierdistill.files import write_tensors
-from bezierdistill.models import NetworkConfig
+from bezierdistill.networks.config import NetworkConfig
 from bezierdistill.networks.foreign import ForeignConfig
+from bezierdistill.objectives import SingleObjective
+from bezierdistill.settings import Strategy
 from bezierdistill.stages.distill import DistillConfig, distill
 from bezierdistill.stages.simulate import SimulateConfig, simulate
 from bezierdistill.stages.train import TrainConfig, train
 from bezierdistill.store import writer
-from bezierdistill.training.loop import Step, Trainer
-from bezierdistill.training.ranks import Strategy
+from bezierdistill.training.loop import Trainer
 from bezierdistill.training.settings import LoopConfig
 
 ROWS, STEPS = 16, 12
@@ -72,42 +74,53 @@ def loop(**settings: Any) -> LoopConfig:
     )
 
 
-def table(k: int, shape: tuple[int, ...]) -> Tensor:
-    """Rows of step k, of which every rank takes its part."""
-    return torch.randn(ROWS, *shape, generator=torch.Generator().manual_seed(k))
-
-
-def stepper(trainer: Trainer, shape: tuple[int, ...], conditions: int) -> Step:
+class Mirror(SingleObjective):
     """Two passes of the network in one loss, a mean over rows that the ranks share."""
 
-    def step(
-        nets: Mapping[str, nn.Module], generator: torch.Generator
-    ) -> Iterator[tuple[str, Tensor]]:
-        rows = trainer.share(ROWS)
-        own = slice(trainer.rank * rows, (trainer.rank + 1) * rows)
-        x, cond = (
-            table(trainer.done, shape)[own],
-            torch.eye(conditions)[torch.arange(ROWS)[own] % conditions] if conditions else None,
-        )
-        net, times = nets["net"], (torch.zeros(rows), torch.ones(rows))
-        yield "net", (net(net(x, *times, cond), *times, cond) - x.flip(-1)).square().mean()
+    cost = 6
 
-    return step
+    def __init__(self, trainer: Trainer, spoilt: bool = False) -> None:
+        self.trainer, self.spoilt = trainer, spoilt
+
+    def loss(
+        self, net: nn.Module, batch: Any, generator: torch.Generator, progress: float = 0.0
+    ) -> Tensor:
+        x, cond = batch
+        times = (torch.zeros(len(x)), torch.ones(len(x)))
+        loss = (net(net(x, *times, cond), *times, cond) - x.flip(-1)).square().mean()
+        late = self.spoilt and self.trainer.rank == 1 and self.trainer.done >= 5
+        return loss + (float("nan") if late else 0.0)
 
 
-def noisy(trainer: Trainer) -> Step:
-    """The same with draws of the rank's own."""
+class Rows:
+    """This rank's part of a step's table, or rows drawn by itself; perhaps an interrupt instead."""
 
-    def step(
-        nets: Mapping[str, nn.Module], generator: torch.Generator
-    ) -> Iterator[tuple[str, Tensor]]:
-        x, t = (
-            torch.randn(trainer.share(ROWS), 4, generator=generator),
-            torch.zeros(trainer.share(ROWS)),
-        )
-        yield "net", (nets["net"](x, t, t) - x.flip(1)).square().mean()
+    def __init__(
+        self,
+        trainer: Trainer,
+        shape: tuple[int, ...],
+        conditions: int,
+        own: bool = False,
+        stop: int | None = None,
+    ) -> None:
+        self.trainer, self.shape, self.conditions = trainer, shape, conditions
+        self.own, self.stop = own, stop
 
-    return step
+    def __call__(self, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        if self.trainer.done == self.stop:
+            raise KeyboardInterrupt
+        rows = self.trainer.share(ROWS)
+        if self.own:
+            return torch.randn(rows, *self.shape, generator=generator), None
+        part = slice(self.trainer.rank * rows, (self.trainer.rank + 1) * rows)
+        x = torch.randn(ROWS, *self.shape, generator=table(self.trainer.done))[part]
+        labels = torch.arange(ROWS)[part] % max(1, self.conditions)
+        return x, torch.eye(self.conditions)[labels] if self.conditions else None
+
+
+def table(step: int) -> torch.Generator:
+    """Of the rows of a step, of which every rank takes its part."""
+    return torch.Generator().manual_seed(step)
 
 
 def fitted(
@@ -125,17 +138,9 @@ def fitted(
     trainer = Trainer(
         {"net": config.build(shape, 0, conditions)}, loop(**settings), folder / name, "stage"
     )
-    step = noisy(trainer) if own else stepper(trainer, shape, conditions)
-
-    def stopping(
-        nets: Mapping[str, nn.Module], generator: torch.Generator
-    ) -> Iterator[tuple[str, Tensor]]:
-        if trainer.done == stop:
-            raise KeyboardInterrupt
-        yield from step(nets, generator)
-
+    rows = Rows(trainer, shape, conditions, own, stop)
     try:
-        weights = trainer.fit(stopping, steps, 3).state_dict()
+        weights = trainer.fit(Mirror(trainer), rows, steps, 3).state_dict()
     except KeyboardInterrupt:
         return
     if trainer.rank == 0:
@@ -152,18 +157,34 @@ def diverged(folder: Path, strategy: Strategy) -> None:
         folder / f"{strategy}-nan",
         "stage",
     )
-    inner = stepper(trainer, shape, conditions)
-
-    def step(
-        nets: Mapping[str, nn.Module], generator: torch.Generator
-    ) -> Iterator[tuple[str, Tensor]]:
-        for name, loss in inner(nets, generator):
-            yield name, loss + (float("nan") if trainer.rank == 1 and trainer.done >= 5 else 0.0)
-
     try:
-        trainer.fit(step, STEPS, 3)
+        trainer.fit(Mirror(trainer, spoilt=True), Rows(trainer, shape, conditions), STEPS, 3)
     except ValueError as error:
         (folder / f"{strategy}-nan-{trainer.rank}.txt").write_text(str(error))
+
+
+def ended(folder: Path, strategy: Strategy) -> None:
+    """Train, and be sent a signal on the second rank alone during step 4; then go on."""
+    config, shape, conditions = NETWORKS["mlp"]
+
+    class Ending(Mirror):
+        def loss(
+            self, net: nn.Module, batch: Any, generator: torch.Generator, progress: float = 0.0
+        ) -> Tensor:
+            if self.trainer.rank == 1 and self.trainer.done == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().loss(net, batch, generator)
+
+    name = f"{strategy}-ended"
+    net = config.build(shape, 0, conditions)
+    settings = loop(strategy=strategy, save_every=100)
+    trainer = Trainer({"net": net}, settings, folder / name, "stage")
+    try:
+        trainer.fit(Ending(trainer), Rows(trainer, shape, conditions, own=True), STEPS, 3)
+    except SystemExit as end:
+        (folder / f"{name}-{trainer.rank}.txt").write_text(f"{end.code} {trainer.done}")
+    fitted(folder, name, own=True, strategy=strategy)
 
 
 def losses(folder: Path) -> None:
@@ -178,6 +199,7 @@ def losses(folder: Path) -> None:
         for network in NETWORKS:
             fitted(folder, f"{strategy}-{network}", network=network, steps=2, strategy=strategy)
         diverged(folder, strategy)
+        ended(folder, strategy)
     fitted(folder, "switched", stop=7, strategy="ddp")
     fitted(folder, "switched", strategy="fsdp")
     fitted(folder, "fewer", stop=7, strategy="fsdp")

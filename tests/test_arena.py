@@ -20,12 +20,12 @@ from bezierdistill.arena import bench as bench_module
 from bezierdistill.arena import runner
 from bezierdistill.arena.bench import Bench, Method
 from bezierdistill.arena.methods import METHODS, OURS, bezier
-from bezierdistill.arena.runner import ArenaConfig, arena, choose_methods, gather
-from bezierdistill.arena.summary import summarise
+from bezierdistill.arena.runner import ArenaConfig, arena, choose_methods
 from bezierdistill.cli import main
 from bezierdistill.data import load_data
 from bezierdistill.metrics import Evaluator
 from bezierdistill.models import NetworkConfig
+from bezierdistill.reporting.summary import gather, summarise
 from bezierdistill.training.settings import LoopConfig
 
 NET = NetworkConfig(width=16, depth=2)

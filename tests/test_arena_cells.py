@@ -13,10 +13,11 @@ import pytest
 
 from bezierdistill.arena import bench as bench_module
 from bezierdistill.arena.methods import METHODS, OURS
-from bezierdistill.arena.runner import ArenaConfig, arena, choose_methods, gather
+from bezierdistill.arena.runner import ArenaConfig, arena, choose_methods
 from bezierdistill.cli import main
 from bezierdistill.models import NetworkConfig
 from bezierdistill.objectives import FlowMatching
+from bezierdistill.reporting.summary import gather
 from bezierdistill.training.settings import LoopConfig
 
 CUT = "rfd-2,rf-2"  # they share a teacher and its pairs

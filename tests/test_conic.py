@@ -1,5 +1,5 @@
-"""Balanced conic reflow: slerp's geometry and law, what rows are trained on, and the minimiser for
-an exact flow."""
+"""Balanced conic reflow: slerp's geometry and distribution, what rows are trained on, and the
+minimiser for an exact flow."""
 
 import math
 
@@ -9,13 +9,33 @@ from torch import Tensor, nn
 
 from bezierdistill.couplings import Inversion
 from bezierdistill.curves import BezierCurve
-from bezierdistill.objectives.conic import Conic, slerp
-from bezierdistill.objectives.curve_regression import CurveBatch, CurveRegression, VelocityDraw
-from bezierdistill.objectives.rectified_flow_pp import UShapedDraw
+from bezierdistill.objectives import (
+    Balanced,
+    Conic,
+    CurveRegression,
+    Curves,
+    Intervals,
+    MapIntervals,
+    UShapedInstants,
+)
+from bezierdistill.objectives.conic import slerp
 from bezierdistill.solvers import time_grid
 from conftest import CountedNet, Draw, close, gaussian
 
 F64 = torch.float64
+
+
+class At(Intervals):
+    """A single instant."""
+
+    instants = True
+
+    def __init__(self, time: float) -> None:
+        self.time = time
+
+    def __call__(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        t = torch.full((count,), self.time)
+        return t, t
 
 
 class Probe(nn.Module):
@@ -32,8 +52,8 @@ def angle(a: Tensor, b: Tensor) -> Tensor:
     return torch.acos(((a * b).sum(1) / a.norm(dim=1) / b.norm(dim=1)).clamp(-1, 1))
 
 
-def lines(draw: Draw, *shape: int) -> CurveBatch:
-    return BezierCurve.line(draw(*shape), draw(*shape)), None
+def lines(draw: Draw, *shape: int) -> Curves:
+    return Curves(BezierCurve.line(draw(*shape), draw(*shape)))
 
 
 def test_slerp_turns_by_a_share_of_the_angle_and_keeps_the_length(
@@ -67,10 +87,8 @@ def test_slerp_of_parallel_and_of_nearly_opposite_states_is_bounded(draw: Draw) 
 def test_cone_about_normal_noise_is_normal(generator: torch.Generator) -> None:
     n, probe = 40_000, Probe()
     z = torch.randn(n, 2, generator=generator, dtype=F64)
-    batch = (BezierCurve.line(z, torch.zeros_like(z)), None)
-    Conic(share=1.0, zeta=1.0, draw=lambda count, g: (torch.zeros(count), torch.zeros(count))).loss(
-        probe, (batch, batch), generator
-    )
+    batch = Curves(BezierCurve.line(z, torch.zeros_like(z)))
+    Conic(share=1.0, zeta=1.0, times=At(0.0)).loss(probe, Balanced(batch, batch), generator)
     assert float((probe.x - z).abs().max()) > 1.0  # it did move
     for power, moment in ((1, 0.0), (2, 1.0), (3, 0.0), (4, 3.0)):
         values = probe.x**power
@@ -81,10 +99,8 @@ def test_cone_about_normal_noise_is_normal(generator: torch.Generator) -> None:
 def test_shares_of_the_angle_follow_the_schedule(generator: torch.Generator) -> None:
     n, size, probe = 1000, 2000, Probe()
     z = torch.randn(n, 1, generator=generator).expand(n, size).contiguous()
-    batch = (BezierCurve.line(z, torch.zeros_like(z)), None)
-    Conic(share=1.0, draw=lambda count, g: (torch.zeros(count), torch.zeros(count))).loss(
-        probe, (batch, batch), generator
-    )
+    batch = Curves(BezierCurve.line(z, torch.zeros_like(z)))
+    Conic(share=1.0, times=At(0.0)).loss(probe, Balanced(batch, batch), generator)
     zeta = angle(z, probe.x).double() / (
         math.pi / 2
     )  # fresh noise is orthogonal to anything in many dimensions
@@ -100,7 +116,7 @@ def test_rows_are_generated_lines_or_cones_that_end_in_the_real_data(draw: Draw)
     tags = torch.arange(2 * n)
     for share in (0.0, 0.3, 1.0):
         probe = Probe()
-        batch = ((generated[0], tags[:n]), (real[0], tags[n:]))
+        batch = Balanced(Curves(generated[0], tags[:n]), Curves(real[0], tags[n:]))
         loss = Conic(share, zeta=0.2).loss(probe, batch, torch.Generator().manual_seed(3))
         assert torch.equal(probe.s, probe.t)
         assert probe.cond is not None
@@ -120,21 +136,16 @@ def test_rows_are_generated_lines_or_cones_that_end_in_the_real_data(draw: Draw)
 
 
 def test_without_cone_it_is_reflow_of_the_chosen_pairs(shape: tuple[int, ...], draw: Draw) -> None:
-    class Fixed(VelocityDraw):
-        def __call__(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-            t = torch.full((count,), 0.3)
-            return t, t
-
     generated, real, net = lines(draw, *shape), lines(draw, *shape), Probe()
     for share, zeta, chosen in ((0.0, 0.5, generated), (1.0, 0.0, real)):
-        loss = Conic(share, zeta, Fixed()).loss(net, (generated, real), torch.Generator())
-        close(loss, CurveRegression(Fixed()).loss(net, chosen, torch.Generator()))
+        loss = Conic(share, zeta, At(0.3)).loss(net, Balanced(generated, real), torch.Generator())
+        close(loss, CurveRegression(At(0.3)).loss(net, chosen, torch.Generator()))
 
 
 def test_times_are_u_shaped(draw: Draw, generator: torch.Generator) -> None:
     probe, batch = Probe(), lines(draw, 20_000, 1)
-    Conic().loss(probe, (batch, batch), generator)
-    t = UShapedDraw(4.0)(20_000, generator)[0]
+    Conic().loss(probe, Balanced(batch, batch), generator)
+    t = UShapedInstants(4.0)(20_000, generator)[0]
     for level in (0.1, 0.5, 0.9):
         assert float((probe.t < level).double().mean()) == pytest.approx(
             float((t < level).double().mean()), abs=0.02
@@ -152,20 +163,19 @@ def test_inverted_pairs_of_an_exact_flow_agree_with_generated_ones(draw: Draw) -
 
     x0, x1 = draw(300, 2), mean + std * draw(300, 2)
     pair = Inversion(field, tuple(reversed(time_grid(40))), "rk4")(None, x1)
-    batch = (
-        (BezierCurve.line(x0, mean + std * x0), None),
-        (BezierCurve.line(pair.x0, pair.x1), None),
+    batch = Balanced(
+        Curves(BezierCurve.line(x0, mean + std * x0)), Curves(BezierCurve.line(pair.x0, pair.x1))
     )
     assert float(Conic(0.5, 0.0).loss(Straight(), batch, torch.Generator())) < 1e-10
     assert float(Conic(0.5, 0.2).loss(Straight(), batch, torch.Generator())) > 1e-3
 
 
-def test_passes_are_what_a_step_spends(draw: Draw, generator: torch.Generator) -> None:
+def test_the_cost_is_what_a_step_spends(draw: Draw, generator: torch.Generator) -> None:
     net = CountedNet(nn.Module())
     weight = nn.Parameter(torch.ones((), dtype=F64))
     net.net = type("Scale", (nn.Module,), {"forward": lambda self, x, s, t, cond: weight * x})()
-    Conic().loss(net, (lines(draw, 1, 3), lines(draw, 1, 3)), generator).backward()
-    assert net.passes == Conic.passes == 3
+    Conic().loss(net, Balanced(lines(draw, 1, 3), lines(draw, 1, 3)), generator).backward()
+    assert net.passes == Conic.cost == 3
     assert weight.grad is not None
 
 
@@ -175,11 +185,12 @@ def test_bad_settings_and_batches_are_refused(draw: Draw, generator: torch.Gener
     with pytest.raises(ValueError, match=r"zeta is -0.1"):
         Conic(zeta=-0.1)
     with pytest.raises(ValueError, match=r"\(2, 4, 3\) and \(2, 5, 3\)"):
-        Conic().loss(Probe(), (lines(draw, 4, 3), lines(draw, 5, 3)), generator)
-    cubic = BezierCurve(draw(4, 5, 3)), None
+        Conic().loss(Probe(), Balanced(lines(draw, 4, 3), lines(draw, 5, 3)), generator)
+    with pytest.raises(ValueError, match="times are intervals, expected instants"):
+        Conic(times=MapIntervals())
+    cubic = Curves(BezierCurve(draw(4, 5, 3)))
     with pytest.raises(ValueError, match="of lines"):
-        Conic().loss(Probe(), (cubic, cubic), generator)
+        Conic().loss(Probe(), Balanced(cubic, cubic), generator)
+    other = Curves(lines(draw, 4, 3).curve, torch.arange(4))
     with pytest.raises(ValueError, match="both or neither"):
-        Conic().loss(
-            Probe(), (lines(draw, 4, 3), (lines(draw, 4, 3)[0], torch.arange(4))), generator
-        )
+        Conic().loss(Probe(), Balanced(lines(draw, 4, 3), other), generator)

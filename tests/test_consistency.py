@@ -1,9 +1,8 @@
 """Consistency models: the authors' losses in their own terms, exact maps as fixed points, orders,
-schedules, sampler and passes."""
+schedules and passes."""
 
 import math
 from itertools import pairwise
-from typing import Any
 
 import pytest
 import torch
@@ -11,14 +10,8 @@ from torch import Tensor, nn
 
 from bezierdistill.curves import expand_time
 from bezierdistill.flow_map import flow_map
-from bezierdistill.objectives.consistency import (
-    ConsistencyDistillation,
-    ConsistencyTraining,
-    consistency_sample,
-    karras_times,
-    noise_time,
-)
-from bezierdistill.objectives.losses import Loss
+from bezierdistill.objectives import ConsistencyDistillation, ConsistencyTraining, Loss, Pairs
+from bezierdistill.objectives.consistency import karras_times, noise_time
 from bezierdistill.solvers import time_grid
 from conftest import CountedField, CountedNet, Draw, close, gaussian
 from gaussian_map import GaussianMap
@@ -32,8 +25,8 @@ def seeded(seed: int = 5) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def data(draw: Draw, count: int) -> tuple[Tensor, Tensor, None]:
-    return draw(count, 1), MEAN + STD * draw(count, 1), None
+def data(draw: Draw, count: int) -> Pairs:
+    return Pairs(draw(count, 1), MEAN + STD * draw(count, 1))
 
 
 class Straight(nn.Module):
@@ -87,7 +80,7 @@ def test_distillation_stops_the_gradient_of_its_target(
     dtype: torch.dtype, shape: tuple[int, ...], draw: Draw
 ) -> None:
     times, shift, cond = (0.0, 0.1, 0.4, 1.0), 0.3, draw(shape[0]).to(dtype)
-    batch = (draw(*shape).to(dtype), draw(*shape).to(dtype), cond)
+    batch = Pairs(draw(*shape).to(dtype), draw(*shape).to(dtype), cond)
     pick = torch.randint(3, (shape[0],), generator=seeded())
     s, t = torch.tensor(times, dtype=F64)[pick], torch.tensor(times, dtype=F64)[pick + 1]
     net, objective = Straight(shift), ConsistencyDistillation(Straight(), times, metric=Loss())
@@ -99,17 +92,17 @@ def test_distillation_stops_the_gradient_of_its_target(
 
 
 @pytest.mark.parametrize(("method", "passes"), [("euler", 2 + 4), ("heun", 2 * 2 + 4)])
-def test_passes_of_distillation(method: str, passes: int, draw: Draw) -> None:
+def test_cost_of_distillation(method: str, passes: int, draw: Draw) -> None:
     teacher, net = CountedField(lambda x, t: x, passes=2), CountedNet(GaussianMap())
     objective = ConsistencyDistillation(teacher, method=method)
     objective.loss(net, data(draw, 1), seeded()).backward()
-    assert teacher.calls * teacher.passes + net.passes == objective.passes == passes
+    assert teacher.calls * teacher.passes + net.passes == objective.cost == passes
 
 
 def test_distillation_draws_every_interval_equally_often_on_noised_data(draw: Draw) -> None:
     times, seen, (x0, x1, _) = (0.0, 0.1, 0.4, 1.0), [], data(draw, 3000)
     teacher = CountedField(lambda x, t: (seen.append((x, t)), torch.zeros_like(x))[1])
-    ConsistencyDistillation(teacher, times).loss(GaussianMap(), (x0, x1, None), seeded())
+    ConsistencyDistillation(teacher, times).loss(GaussianMap(), Pairs(x0, x1), seeded())
     (x, s), (again, t) = seen
     close(x, (1 - s)[:, None] * x0 + s[:, None] * x1)
     close(again, x)
@@ -142,7 +135,7 @@ def test_training_is_the_authors_loss_in_their_noise_levels(
         ((distance**2 + (huber * root) ** 2).sqrt() - huber * root) / root / (sigma - lower)
     ).mean()
     loss = ConsistencyTraining(data_std=std, metric=Loss(huber)).loss(
-        net, (x0, x1, None), seeded(), progress
+        net, Pairs(x0, x1), seeded(), progress
     )
     close(loss, expected, 1e-6)
 
@@ -166,7 +159,8 @@ def test_the_gap_halves_from_stage_to_stage_and_the_first_stage_denoises() -> No
 
 
 def test_noise_levels_are_log_normal_and_the_target_shares_noise_and_datum(draw: Draw) -> None:
-    calls, (x0, x1, cond) = [], (draw(20_000, 1), draw(20_000, 1), draw(20_000))
+    calls, batch = [], Pairs(draw(20_000, 1), draw(20_000, 1), draw(20_000))
+    x0, x1, cond = batch
 
     class Recorder(nn.Module):
         def forward(self, x: Tensor, s: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
@@ -174,7 +168,7 @@ def test_noise_levels_are_log_normal_and_the_target_shares_noise_and_datum(draw:
             return torch.zeros_like(x)
 
     ConsistencyTraining(log_mean=-0.4, log_std=1.5, data_std=0.5).loss(
-        Recorder(), (x0, x1, cond), seeded(), 0.9
+        Recorder(), batch, seeded(), 0.9
     )
     (target, r, *_), (state, s, end, _, _) = calls
     assert [call[4] for call in calls] == [False, True]
@@ -233,52 +227,23 @@ def test_training_finds_the_data_from_scratch(draw: Draw) -> None:
     assert abs(float(net.std)) == pytest.approx(STD, abs=0.05)
 
 
-def test_passes_of_training(draw: Draw) -> None:
+def test_cost_of_training(draw: Draw) -> None:
     net = CountedNet(GaussianMap())
     ConsistencyTraining().loss(net, data(draw, 1), seeded(), 0.0).backward()
-    assert net.passes == ConsistencyTraining().passes == 4
+    assert net.passes == ConsistencyTraining.cost == 4
 
 
-@pytest.mark.parametrize("times", [(), (0.4,), (0.2, 0.7)])
-def test_multistep_sampling_keeps_the_law_and_forgets_what_it_noises(
-    times: tuple[float, ...], draw: Draw
-) -> None:
-    net, count = CountedNet(GaussianMap(MEAN, STD)), 20_000
-    x0 = draw(count, 1)
-    x = consistency_sample(net, x0, times, seeded()).detach()
-    assert net.passes == 3 * (len(times) + 1)
-    assert abs(float(x.mean()) - MEAN) < 4 * STD / math.sqrt(count)
-    assert abs(float(x.std()) - STD) < 4 * STD / math.sqrt(2 * count)
-    # Renoising at s keeps the share s STD / sqrt(q_s) of the correlation with the first end point,
-    # which is perfect with x0.
-    kept = math.prod(s * STD / math.sqrt((1 - s) ** 2 + (s * STD) ** 2) for s in times)
-    correlation = float(torch.corrcoef(torch.stack([x0[:, 0], x[:, 0]]))[0, 1])
-    assert abs(correlation - kept) < 4 / math.sqrt(count) * (1 - kept**2) + 1e-9
-
-
-def test_multistep_sampling_passes_the_condition(shape: tuple[int, ...], draw: Draw) -> None:
-    x0, cond, z = draw(*shape), draw(shape[0]), torch.randn(shape, generator=seeded()).double()
-    first = x0 + expand_time(cond, x0)
-    close(
-        consistency_sample(Straight(), x0, (0.25,), seeded(), cond),
-        0.75 * z + 0.25 * first + 0.75 * expand_time(cond, x0),
-    )
-
-
-def test_settings_are_checked(draw: Draw) -> None:
+def test_settings_are_checked() -> None:
     with pytest.raises(ValueError, match=r"expected them to rise strictly from 0 to 1"):
         ConsistencyDistillation(FIELD, (0.0, 0.5))
     with pytest.raises(ValueError, match=r"solver is 'dopri5', expected one with fixed steps"):
         ConsistencyDistillation(FIELD, method="dopri5")
-    bad: list[dict[str, Any]] = [
-        {"stages": 0},
-        {"decay": 1.0},
-        {"log_std": 0.0},
-        {"data_std": -1.0},
-    ]
-    for setting in bad:
-        ((name, value),) = setting.items()
-        with pytest.raises(ValueError, match=rf"{name} is {value}, expected more than"):
-            ConsistencyTraining(**setting)
-    with pytest.raises(ValueError, match=r"expected them to rise strictly from 0 to 1"):
-        consistency_sample(GaussianMap(), draw(2, 1), (0.7, 0.2), seeded())
+    bad: dict[str, tuple[float, str]] = {
+        "stages": (0, "1 or more"),
+        "decay": (1.0, "more than 1"),
+        "log_std": (0.0, "a positive number"),
+        "data_std": (-1.0, "a positive number"),
+    }
+    for name, (value, expected) in bad.items():
+        with pytest.raises(ValueError, match=rf"{name} is {value}, expected {expected}"):
+            ConsistencyTraining(**{name: value})  # pyright: ignore[reportArgumentType]

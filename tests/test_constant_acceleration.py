@@ -7,15 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bezierdistill.curves import BezierCurve, Time, expand_time
+from bezierdistill.curves import BezierCurve, expand_time
 from bezierdistill.networks.mlp import MLP
-from bezierdistill.objectives.constant_acceleration import (
-    ConstantAcceleration,
-    acceleration,
-    parabola,
-    sample,
-)
-from bezierdistill.objectives.losses import Loss
+from bezierdistill.objectives import ConstantAcceleration, Curves, InitialVelocity, Loss
+from bezierdistill.objectives.constant_acceleration import acceleration, parabola, sample
 from conftest import CountedNet, Draw, close
 from gaussian_map import GaussianMap
 
@@ -53,8 +48,8 @@ class Repair(nn.Module):
         return torch.cat([a, torch.full_like(a, 99.0)], 1)  # the second half is not read
 
 
-def pairs(x0: Tensor) -> tuple[BezierCurve, None]:
-    return BezierCurve.line(x0, GaussianMap(MEAN, STD).exact(x0, 0.0, 1.0)), None
+def pairs(x0: Tensor) -> Curves:
+    return Curves(BezierCurve.line(x0, GaussianMap(MEAN, STD).exact(x0, 0.0, 1.0)))
 
 
 def test_path_is_the_motion_under_constant_acceleration(shape: tuple[int, ...], draw: Draw) -> None:
@@ -74,18 +69,13 @@ def test_path_is_the_motion_under_constant_acceleration(shape: tuple[int, ...], 
 def test_exact_networks_are_the_minimisers(
     h: float, huber: float, shape: tuple[int, ...], draw: Draw
 ) -> None:
-    objective, batch, start, repair = (
-        ConstantAcceleration(h, huber=huber),
-        pairs(draw(*shape)),
-        Start(h),
-        Repair(),
-    )
+    batch, start, repair = pairs(draw(*shape)), Start(h), Repair()
 
     def losses() -> list[Tensor]:
         seeds = [torch.Generator().manual_seed(2) for _ in range(2)]
         return [
-            objective.velocity_loss(start, batch, seeds[0]).detach(),
-            objective.acceleration_loss(repair, start, batch, seeds[1]).detach(),
+            InitialVelocity(h, huber).loss(start, batch, seeds[0]).detach(),
+            ConstantAcceleration(start, huber=huber).loss(repair, batch, seeds[1]).detach(),
         ]
 
     for loss in losses():
@@ -147,7 +137,7 @@ def test_crossing_paths_are_told_apart_by_their_initial_velocity(
     """Two pairs that cross: without the initial velocity the middle is ambiguous, with it the loss
     falls to almost nothing."""
     x0 = torch.tensor([[-1.0, 0.0], [1.0, 0.0]]).repeat(32, 1)
-    batch = (BezierCurve.line(x0, torch.tensor([[1.0, 1.0], [-1.0, 1.0]]).repeat(32, 1)), None)
+    batch = Curves(BezierCurve.line(x0, torch.tensor([[1.0, 1.0], [-1.0, 1.0]]).repeat(32, 1)))
 
     class Exact(nn.Module):
         def forward(self, x: Tensor, s: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
@@ -161,7 +151,7 @@ def test_crossing_paths_are_told_apart_by_their_initial_velocity(
         def forward(self, x: Tensor, s: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
             return self.net(torch.cat([x[:, :2], torch.zeros_like(x[:, 2:])], 1), s, t, cond)
 
-    objective = ConstantAcceleration(huber=0.0)
+    objective = ConstantAcceleration(Exact(), huber=0.0)
     final = {}
     for name in ("blind", "conditioned"):
         torch.manual_seed(0)
@@ -169,16 +159,12 @@ def test_crossing_paths_are_told_apart_by_their_initial_velocity(
         net = Blind(inner) if name == "blind" else inner
         adam = torch.optim.Adam(inner.parameters(), 1e-2)
         for _ in range(250):
-            loss = objective.acceleration_loss(net, Exact(), batch, generator)
+            loss = objective.loss(net, batch, generator)
             adam.zero_grad()
             loss.backward()
             adam.step()
         final[name] = (
-            sum(
-                float(objective.acceleration_loss(net, Exact(), batch, generator).detach())
-                for _ in range(20)
-            )
-            / 20
+            sum(float(objective.loss(net, batch, generator).detach()) for _ in range(20)) / 20
         )
     assert final["conditioned"] < 0.02
     assert final["blind"] > 4 * final["conditioned"]
@@ -191,16 +177,16 @@ def test_stages_cost_what_they_say_and_leave_the_first_network_alone(
         CountedNet(MLP((3,), width=8, depth=1).double()),
         CountedNet(MLP((6,), width=8, depth=1).double()),
     )
-    batch, objective = pairs(draw(1, 3)), ConstantAcceleration()
-    objective.acceleration_loss(repair, start, batch, generator).backward()
-    assert start.passes + repair.passes == objective.acceleration_passes == 4
+    batch = pairs(draw(1, 3))
+    ConstantAcceleration(start).loss(repair, batch, generator).backward()
+    assert start.passes + repair.passes == ConstantAcceleration.cost == 4
     assert all(parameter.grad is None for parameter in start.parameters())
     assert any(
         parameter.grad is not None and parameter.grad.any() for parameter in repair.parameters()
     )
     start.passes = 0
-    objective.velocity_loss(start, batch, generator).backward()
-    assert start.passes == objective.velocity_passes == 3
+    InitialVelocity().loss(start, batch, generator).backward()
+    assert start.passes == InitialVelocity.cost == 3
 
 
 def test_times_are_uniform_for_the_velocity_and_u_shaped_for_the_acceleration(
@@ -211,14 +197,14 @@ def test_times_are_uniform_for_the_velocity_and_u_shaped_for_the_acceleration(
             self.x, self.t, self.cond = x, t, cond
             return torch.full_like(x, 3.0)
 
-    n, probe, objective = 40_000, Probe(), ConstantAcceleration()
+    n, probe = 40_000, Probe()
     cond = draw(n)
-    batch: tuple[BezierCurve, Time] = (BezierCurve.line(draw(n, 1), draw(n, 1)), cond)
-    objective.velocity_loss(probe, (batch[0], cond), generator)
+    batch = Curves(BezierCurve.line(draw(n, 1), draw(n, 1)), cond)
+    InitialVelocity().loss(probe, batch, generator)
     assert float((probe.t < 0.1).double().mean()) == pytest.approx(0.1, abs=0.01)
     assert probe.cond is cond
     start = Probe()
-    objective.acceleration_loss(probe, start, (batch[0], cond), generator)
+    ConstantAcceleration(start).loss(probe, batch, generator)
     assert not start.t.any()
     assert start.cond is cond
     assert torch.equal(start.x, batch[0].source)
@@ -231,10 +217,12 @@ def test_times_are_uniform_for_the_velocity_and_u_shaped_for_the_acceleration(
 
 def test_bad_settings_are_refused(draw: Draw) -> None:
     with pytest.raises(ValueError, match=r"h is 0.0"):
-        ConstantAcceleration(0.0)
+        InitialVelocity(0.0)
+    with pytest.raises(ValueError, match=r"huber is -3"):
+        InitialVelocity(huber=-3)
     with pytest.raises(ValueError, match=r"steepness is -1"):
-        ConstantAcceleration(steepness=-1)
+        ConstantAcceleration(Start(1.5), steepness=-1)
     with pytest.raises(ValueError, match=r"huber is -2"):
-        ConstantAcceleration(huber=-2)
+        ConstantAcceleration(Start(1.5), huber=-2)
     with pytest.raises(ValueError, match=r"steps is 0"):
         sample(Start(1.5), Repair(), draw(2, 2), 0)

@@ -5,6 +5,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
+from bezierdistill import couplings
 from bezierdistill.couplings import Independent, Inversion, MinibatchOT, Teacher
 from bezierdistill.fields import GaussianMixture
 from bezierdistill.solvers import solve, time_grid
@@ -63,3 +64,12 @@ def test_teacher_is_the_solver_with_its_observer_and_passes(
     assert torch.equal(pair.x1, solve(mixture, x0, time_grid(5), "midpoint").state)
     assert visited == [0, 1, 2, 3, 4, 5]
     assert pair.passes == 2 * field.calls == 20
+
+
+def test_minibatch_ot_needs_no_double_precision(
+    draw: Draw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x0, x1 = draw(16, 3), draw(16, 3)
+    wide = MinibatchOT()(x0, x1)
+    monkeypatch.setattr(couplings, "widest", lambda device: torch.float32)
+    assert torch.equal(MinibatchOT()(x0, x1).x0, wide.x0)

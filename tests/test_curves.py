@@ -12,8 +12,9 @@ from scipy.stats import binom
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from bezierdistill.curves import BezierCurve, CurveFit, bernstein, check_degree
+from bezierdistill.curves import BezierCurve, CurveFit, bernstein, widest
 from bezierdistill.fields import GaussianMixture
+from bezierdistill.settings import check_degree
 from bezierdistill.solvers import solve, time_grid
 from conftest import Draw, close
 
@@ -27,7 +28,7 @@ def row_times(count: int, seed: int = 1) -> Tensor:
 
 
 @pytest.mark.parametrize("degree", [0, 1, 2, 5, 9])
-def test_bernstein_is_the_binomial_law(degree: int) -> None:
+def test_bernstein_is_the_binomial_distribution(degree: int) -> None:
     t = torch.linspace(0, 1, 12, dtype=F64).reshape(3, 4)
     basis = bernstein(degree, t)
     close(
@@ -164,6 +165,17 @@ def test_running_sums_equal_the_fit_of_the_stored_path(
     close(fit.curve().points, BezierCurve.fit(torch.stack(path), times, 4).points)
 
 
+def test_a_fit_that_is_used_again_is_of_the_last_path(draw: Draw) -> None:
+    fit, times, paths = CurveFit(3, time_grid(6)), time_grid(6), draw(2, 7, 4, 2)
+    curves = []
+    for path in paths:
+        for k, x in enumerate(path):
+            fit(k, x)
+        curves.append(fit.curve())
+    for path, curve in zip(paths, curves, strict=True):
+        close(curve.points, BezierCurve.fit(path, times, 3).points)
+
+
 def test_degree_one_is_the_straight_line(shape: tuple[int, ...], draw: Draw) -> None:
     x0, x1, t = draw(*shape), draw(*shape), row_times(shape[0])
     time = t.reshape(-1, *[1] * (len(shape) - 1))
@@ -229,7 +241,7 @@ def test_curvature_of_a_line_is_zero_at_any_speed(dtype: torch.dtype, draw: Draw
     )  # a curve that stands still
 
 
-@pytest.mark.parametrize("degree", [0, -1, 2.0, True])
+@pytest.mark.parametrize("degree", [0, -1, 67, 2.0, True])
 def test_bad_degrees_are_rejected(degree: int) -> None:
     assert [CurveFit(n, UNEVEN).weights.shape[0] for n in (1, 2)] == [
         2,
@@ -262,7 +274,7 @@ def test_wrong_shapes_are_rejected(draw: Draw) -> None:
     for time in (torch.zeros(3), torch.zeros(4, 1), torch.zeros(1)):
         with pytest.raises(ValueError, match=r"expected a scalar or \(4,\)"):
             curve.point(time)
-    with pytest.raises(ValueError, match="expected one state a time"):
+    with pytest.raises(ValueError, match="expected one state per time"):
         BezierCurve.fit(draw(3, 4, 2), UNEVEN, 2)
     with pytest.raises(ValueError, match="no state was visited"):
         CurveFit(2, UNEVEN).curve()
@@ -276,3 +288,8 @@ def test_ends_are_the_points_of_both_times(draw: Draw, degree: int) -> None:
     curve, s, t = BezierCurve(draw(degree + 1, 5, 2, 3)), torch.rand(5), torch.rand(5)
     for end, time in zip(curve.ends(s, t), (s, t), strict=True):
         torch.testing.assert_close(end, curve.point(time))
+
+
+def test_numbers_are_no_wider_than_their_device_has() -> None:
+    kinds = {name: widest(torch.device(name)) for name in ("cpu", "cuda", "mps")}
+    assert kinds == {"cpu": torch.float64, "cuda": torch.float64, "mps": torch.float32}

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from bezierdistill.curves import expand_time
 from bezierdistill.fields import NetworkField
-from bezierdistill.flow_map import flow_map
+from bezierdistill.flow_map import renoised_sample
 from bezierdistill.networks.mlp import MLP
-from bezierdistill.objectives.distribution_matching import DistributionMatching, sample
+from bezierdistill.objectives import DistributionMatching, Pairs
 from conftest import CountedField, CountedNet, Draw, FieldNet, close, gaussian
 from gaussian_map import GaussianMap
 
@@ -45,7 +45,9 @@ class GaussianCritic(nn.Module):
         return self.mean + (time * variance - (1 - time)) / q * (x - time * self.mean)
 
 
-def test_gradient_vanishes_where_the_laws_are_equal_and_has_the_closed_form(draw: Draw) -> None:
+def test_gradient_vanishes_at_equal_distributions_and_has_the_closed_form(
+    draw: Draw,
+) -> None:
     x0, shift, std, t = draw(50, 1), 0.7, 2.0, 0.3
     objective = DistributionMatching(gaussian(0.0, std), times=(t, t))
     equal, moved = Affine(0.0, std), Affine(shift, std)
@@ -70,25 +72,6 @@ def test_gradient_vanishes_where_the_laws_are_equal_and_has_the_closed_form(draw
     torch.testing.assert_close(
         torch.autograd.grad(loss, moved.mean)[0], (g / scale).mean(), rtol=1e-9, atol=0
     )
-
-
-def test_sampler_renoises_between_its_jumps(shape: tuple[int, ...], draw: Draw) -> None:
-    x0, net, s = draw(*shape), GaussianMap(), 0.6
-    first = flow_map(net, x0, 0.0, 1.0).detach()
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(8)).double()
-    expected = flow_map(net, (1 - s) * noise + s * first, s, 1.0).detach()
-    close(sample(net, x0, (0.0, s, 1.0), torch.Generator().manual_seed(8)).detach(), expected)
-    close(sample(net, x0, (0.0, 1.0), torch.Generator()).detach(), net.exact(x0, 0.0, 1.0))
-
-
-def test_sampler_of_the_exact_map_keeps_the_law_of_the_data(generator: torch.Generator) -> None:
-    x0 = torch.randn(40_000, 1, generator=generator, dtype=F64)
-    x = sample(GaussianMap(0.7, 0.5), x0, (0.0, 0.3, 0.7, 1.0), generator).detach()
-    assert float(x.mean()) == pytest.approx(0.7, abs=0.01)
-    assert float(x.std()) == pytest.approx(0.5, abs=0.01)
-    assert (
-        abs(float(((x - 0.7) * x0).mean())) < 0.5 * 0.5
-    )  # fresh noise forgets the source, an ODE solver would not
 
 
 def test_backward_simulation_trains_every_jump_equally_often_and_only_the_last_one(
@@ -118,8 +101,8 @@ def test_backward_simulation_trains_every_jump_equally_often_and_only_the_last_o
         assert abs(chosen.count(count) - 100) < 4 * math.sqrt(300 * 2 / 9)
 
 
-def test_critic_learns_the_law_of_the_samples(generator: torch.Generator) -> None:
-    """The flow-matching gradient vanishes at the samples' own law, for its mean and its spread."""
+def test_critic_learns_the_distribution_of_the_samples(generator: torch.Generator) -> None:
+    """The flow-matching gradient vanishes at the samples' own mean and spread."""
     critic, gradients = GaussianCritic(1.2, 0.4), []
     for _ in range(40):
         x = 1.2 + 0.4 * torch.randn(2000, 1, generator=generator, dtype=F64).requires_grad_()
@@ -150,22 +133,22 @@ def test_rounds_move_the_student_onto_the_teacher(knots: tuple[float, ...]) -> N
         "critic": torch.optim.Adam(critic.parameters(), 3e-2),
     }
     objective = DistributionMatching(gaussian(mean, std), knots)
+    nets = {"student": student, "critic": critic}
     for _ in range(200 * (len(knots) - 1)):
         x0 = torch.randn(256, 1, generator=generator, dtype=F64)
-        for name, loss in objective.losses(student, critic, x0, None, generator):
+        for name, loss in objective.losses(nets, Pairs(x0, x0), generator):
             adams[name].zero_grad()
             loss.backward()
             adams[name].step()
-    x = sample(
-        student, torch.randn(20_000, 1, generator=generator, dtype=F64), knots, generator
-    ).detach()
+    x0 = torch.randn(20_000, 1, generator=generator, dtype=F64)
+    x = renoised_sample(student, x0, knots[1:-1], generator).detach()
     assert float(x.mean()) == pytest.approx(mean, abs=0.06)
     assert float(x.std()) == pytest.approx(std, abs=0.06)
 
 
 @pytest.mark.parametrize("knots", [(0.0, 1.0), (0.0, 0.5, 1.0)])
 @pytest.mark.parametrize("critic_steps", [1, 5])
-def test_passes_are_what_a_round_spends_on_average(
+def test_the_cost_is_what_a_round_spends_on_average(
     knots: tuple[float, ...], critic_steps: int, draw: Draw
 ) -> None:
     student, critic = (CountedNet(MLP((2,), width=4, depth=1).double()) for _ in range(2))
@@ -177,18 +160,19 @@ def test_passes_are_what_a_round_spends_on_average(
     )
     for _ in range(rounds):
         names = []
-        for name, loss in objective.losses(student, critic, draw(1, 2), None, generator):
+        batch, nets = Pairs(draw(1, 2), draw(1, 2)), {"student": student, "critic": critic}
+        for name, loss in objective.losses(nets, batch, generator):
             loss.backward()
             names.append(name)
         assert names == ["student", *["critic"] * critic_steps]
     spent = (student.passes + critic.passes + 2 * teacher.calls) / rounds
     if len(knots) == 2:
-        assert spent == objective.passes == 3 + 2 + 1 + 3 * critic_steps + critic_steps - 1
+        assert spent == objective.cost == 3 + 2 + 1 + 3 * critic_steps + critic_steps - 1
     else:
-        assert abs(spent - objective.passes) < 4 * 0.5 * math.sqrt(critic_steps / rounds)
+        assert abs(spent - objective.cost) < 4 * 0.5 * math.sqrt(critic_steps / rounds)
         assert (
-            objective.passes
-            == DistributionMatching(teacher, critic_steps=critic_steps).passes + 0.5 * critic_steps
+            objective.cost
+            == DistributionMatching(teacher, critic_steps=critic_steps).cost + 0.5 * critic_steps
         )
 
 
@@ -208,7 +192,8 @@ def test_student_loss_leaves_critic_and_teacher_alone_and_critic_loss_the_studen
     student.zero_grad()
     objective.critic_loss(critic, x, None, generator).backward()
     assert all(parameter.grad is None for parameter in student.parameters())
-    fresh = list(objective.losses(student, critic, draw(5, 2), None, generator))
+    nets = {"student": student, "critic": critic}
+    fresh = list(objective.losses(nets, Pairs(draw(5, 2), draw(5, 2)), generator))
     fresh[-1][1].backward()
     assert all(parameter.grad is None for parameter in student.parameters())
 
@@ -226,8 +211,9 @@ def test_conditions_reach_every_network(draw: Draw, generator: torch.Generator) 
 
     condition, (net, critic, teacher) = draw(4), (Seeing() for _ in range(3))
     objective = DistributionMatching(NetworkField(teacher), critic_steps=2)
-    list(objective.losses(net, critic, draw(4, 2), condition, generator))
-    sample(net, draw(4, 2), (0.0, 0.5, 1.0), generator, condition)
+    batch = Pairs(draw(4, 2), draw(4, 2), condition)
+    list(objective.losses({"student": net, "critic": critic}, batch, generator))
+    renoised_sample(net, draw(4, 2), (0.5,), generator, condition)
     assert (net.seen, critic.seen, teacher.seen) == (1 + 1 + 2, 1 + 2, 1)
 
 

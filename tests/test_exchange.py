@@ -293,6 +293,8 @@ def test_archives_that_are_no_pairs_are_refused(
         ({"z0": ROW, "z1": ROW, "cond": ROW[:1]}, r"\(1, 3\), expected .* and \(N, C\)"),
         ({"z0": ROW, "z1": ROW, "cond": ROW}, "conditions of 3 numbers, the teacher takes 0"),
         ({"z0": ROW + np.inf, "z1": ROW}, "NaN or infinite"),
+        ({"z0": ROW.astype(str), "z1": ROW.astype(str)}, "<U32 in it, expected integers or floats"),
+        ({"z0": ROW, "z1": ROW, "cond": ROW.astype(str)}, "conditions|<U32 in it"),
     ],
 )
 @pytest.mark.parametrize("packed", [False, True], ids=["npy", "npz"])
@@ -333,6 +335,19 @@ def test_damaged_archives_are_named(spoil: Callable[[bytes], bytes], tmp_path: P
     path.write_bytes(spoil(path.read_bytes()))
     with pytest.raises(ValueError, match=r"a\.tar"):
         import_curves(path, tmp_path / "teacher", tmp_path / "store")
+
+
+def test_a_sparse_member_without_a_map_is_named(tmp_path: Path) -> None:
+    teacher(tmp_path / "teacher")
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        info = tarfile.TarInfo("a.points.npy")
+        info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}
+        info.size = 600
+        tar.addfile(info, io.BytesIO(b"x" * 600))
+    with pytest.raises(
+        UserError, match=r"a\.tar is no tar archive, or is packed, cut off or damaged"
+    ):
+        import_curves(tmp_path / "a.tar", tmp_path / "teacher", tmp_path / "store")
 
 
 def test_the_store_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

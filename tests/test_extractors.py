@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bezierdistill.cli import main
-from bezierdistill.data import ArrayData, Scaling, load_data
+from bezierdistill.data import ArrayData, Scaling, load_data, read_samples
 from bezierdistill.metrics import (
     ClassifierFeatures,
     Evaluator,
@@ -27,8 +26,9 @@ from bezierdistill.metrics import (
     load_extractor,
     precision_recall,
 )
-from bezierdistill.metrics.features import describe, weights_digest
+from bezierdistill.metrics.features import describe, extract, weights_digest
 from bezierdistill.metrics.squeezenet import SQUEEZED
+from bezierdistill.records import ClassScores, Protocol, Scores, from_json, to_json
 from conftest import Draw
 
 Metric = Callable[[Tensor, Tensor, nn.Module], float]
@@ -133,7 +133,7 @@ def test_kernel_distance_is_unbiased_and_sees_a_shift(draw: Draw) -> None:
     assert kernel_distance(draw(200, 2) + 1, draw(200, 2), nn.Identity()) > 4 * float(values.std())
 
 
-def test_kernel_distance_of_a_shifted_law_in_closed_form(draw: Draw) -> None:
+def test_kernel_distance_of_a_shifted_distribution_in_closed_form(draw: Draw) -> None:
     """For point masses at u and v it is ``k(u, u) + k(v, v) - 2 k(u, v)``."""
     u, v = torch.tensor([[1.0, 2.0]]).expand(9, 2), torch.tensor([[0.0, -1.0]]).expand(4, 2)
     assert kernel_distance(u, v, nn.Identity()) == pytest.approx(3.5**3 + 1.5**3 - 0.0, rel=1e-12)
@@ -371,18 +371,19 @@ def test_the_evaluator_measures_on_the_features_it_is_given() -> None:
     assert evaluate(x) == result
     assert extractor.rows == 4 * 80
     features, real = extractor(x), extractor(test)
-    assert result["frechet"] == pytest.approx(frechet_distance(x, test, extractor), rel=1e-9)
-    assert result["kernel"] == pytest.approx(kernel_distance(x, test, extractor), rel=1e-9)
-    assert (result["precision"], result["recall"]) == precision_recall(features, real)
-    assert result["energy"] == energy_distance(x, test)
-    assert result["kernel_floor"] == pytest.approx(
-        abs(kernel_distance(data.real(80, 0, "train"), test, extractor)), rel=1e-9
+    assert result.kernel is not None
+    assert result.frechet.value == pytest.approx(frechet_distance(x, test, extractor), rel=1e-5)
+    assert result.kernel.value == pytest.approx(kernel_distance(x, test, extractor), rel=1e-5)
+    assert (result.precision.value, result.recall.value) == precision_recall(features, real)
+    assert result.energy.value == energy_distance(x, test)
+    assert result.kernel.floor == pytest.approx(
+        abs(kernel_distance(data.real(80, 0, "train"), test, extractor)), rel=1e-5
     )
-    assert result["kernel_ratio"] == result["kernel"] / result["kernel_floor"]
+    assert result.kernel.ratio == result.kernel.value / result.kernel.floor
     plain = Evaluator(data)(x)
-    assert plain["frechet"] == frechet_distance(x, test)
-    assert (plain["precision"], plain["recall"]) == precision_recall(x, test)
-    assert "kernel" not in plain
+    assert plain.frechet.value == frechet_distance(x, test)
+    assert (plain.precision.value, plain.recall.value) == precision_recall(x, test)
+    assert plain.kernel is None
 
 
 class Counted(nn.Module):
@@ -403,8 +404,8 @@ def test_the_protocol_says_all_that_figures_depend_on() -> None:
     data, image = labelled(), labelled(side=8)
     extractor = classifier_features(data)
     common = {"count": 90, "split": "test", "floor": "train"}
-    learned = Evaluator(data, 2, extractor)(data.real(90, 0, "train").repeat(3, 1))["protocol"]
-    assert learned == {
+    learned = Evaluator(data, 2, extractor)(data.real(90, 0, "train").repeat(3, 1)).protocol
+    assert to_json(learned) == {
         **{
             "extractor": "classifier",
             "digest": extractor.digest,
@@ -413,8 +414,8 @@ def test_the_protocol_says_all_that_figures_depend_on() -> None:
         },
         **{**common, "samples": 270, "parts": 3, "seed": 2, "quantised": False},
     }
-    plain = Evaluator(image)(image.real(90, 0, "train"))["protocol"]
-    assert plain == {
+    plain = Evaluator(image)(image.real(90, 0, "train")).protocol
+    assert to_json(plain) == {
         **{
             "extractor": "random",
             "digest": RandomFeatures(64).digest,
@@ -423,10 +424,11 @@ def test_the_protocol_says_all_that_figures_depend_on() -> None:
         },
         **{**common, "samples": 90, "parts": 1, "seed": 0, "quantised": True},
     }
-    own = Evaluator(data, extractor=Counted(extractor))(data.real(90, 0, "train"))["protocol"]
-    assert own["extractor"] == "Counted"
-    assert own["digest"] == weights_digest(Counted(extractor))
-    assert json.loads(json.dumps(learned)) == learned
+    own = Evaluator(data, extractor=Counted(extractor))(data.real(90, 0, "train")).protocol
+    assert own is not None
+    assert own.extractor == "Counted"
+    assert own.digest == weights_digest(Counted(extractor))
+    assert from_json(to_json(learned), Protocol, "here") == learned
 
 
 class Own(nn.Module):
@@ -464,18 +466,19 @@ def test_figures_of_classes_in_known_cases() -> None:
     assert given is not None
     labels = given.argmax(1)
     whole = evaluate.classes(x, labels)
-    assert (whole["accuracy"], whole["accuracy_real"], whole["coverage"]) == (1.0, 1.0, 1.0)
-    assert 0.5 < whole["coverage_real"] <= 1.0
-    assert [row["count"] for row in whole["by_class"]] == [20, 20, 20]
+    assert (whole.accuracy, whole.accuracy_real, whole.coverage) == (1.0, 1.0, 1.0)
+    assert 0.5 < whole.coverage_real <= 1.0
+    assert [row["count"] for row in whole.by_class] == [20, 20, 20]
     swapped = evaluate.classes(x, (labels + 1) % 3)
-    assert (swapped["accuracy"], swapped["accuracy_real"], swapped["coverage"]) == (0.0, 1.0, 0.0)
+    assert (swapped.accuracy, swapped.accuracy_real, swapped.coverage) == (0.0, 1.0, 0.0)
     half = torch.where(
         labels == 2, (labels + 1) % 3, labels
     )  # the third class is said to be the first
     mixed = evaluate.classes(x, half.numpy().astype(np.uint8))
-    assert mixed["accuracy"] == pytest.approx(2 / 3)
-    assert mixed["by_class"][0]["accuracy"] == 0.5
-    assert mixed["by_class"][2] == {
+    assert mixed.accuracy == pytest.approx(2 / 3)
+    assert mixed.by_class[0]["accuracy"] == 0.5
+    assert mixed.by_class[2] == {
+        "name": "2",
         "count": 0,
         "accuracy": None,
         "coverage": 0.0,
@@ -483,11 +486,11 @@ def test_figures_of_classes_in_known_cases() -> None:
     }
     collapsed = torch.stack([x[labels == label][0] for label in range(3)])[labels]
     one = evaluate.classes(collapsed, labels)
-    assert (one["accuracy"], one["coverage"]) == (
+    assert (one.accuracy, one.coverage) == (
         1.0,
         pytest.approx(1 / 20),
     )  # only the copied sample is covered
-    assert json.loads(json.dumps(mixed, allow_nan=False)) == mixed
+    assert from_json(to_json(mixed), ClassScores, "here") == mixed
 
 
 @pytest.mark.parametrize(
@@ -520,55 +523,106 @@ def test_figures_of_classes_need_a_classifier_and_classes() -> None:
 
 
 def run(*arguments: Any) -> int:
+    from bezierdistill.cli import main
+
     return main([str(argument) for argument in arguments])
 
 
-def test_evaluate_judges_classes_by_the_classifier(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data, samples, out = labelled(count=300), tmp_path / "s.npz", tmp_path / "m.json"
+def test_classes_of_samples_from_a_file(tmp_path: Path) -> None:
+    data, samples = labelled(count=300), tmp_path / "s.npz"
     np.savez(tmp_path / "d.npz", x=data.train, labels=data.given["train"])
     loaded = load_data(str(tmp_path / "d.npz"))
-    command = ["evaluate", "--samples", samples, "--data", tmp_path / "d.npz"]
     np.savez(samples, x=data.test, labels=data.given["test"])
-    assert run(*command, "--extractor", "classifier", "--json") == 0
-    result = json.loads(capsys.readouterr().out)
-    assert result["protocol"]["extractor"] == "classifier"
-    evaluate = Evaluator(loaded, 0, classifier_features(loaded))
-    assert result["classes"] == evaluate.classes(
-        loaded.scaling.encode(data.test), data.given["test"]
+    x, labels = read_samples(samples, loaded, labelled=True)
+    assert labels is not None
+    result = Evaluator(loaded, 0, classifier_features(loaded)).classes(
+        loaded.scaling.encode(x), labels
     )
-    assert result["classes"]["accuracy"] > 0.9
-    assert run(*command, "--extractor", "classifier", "--out", out) == 0
-    assert json.loads(out.read_text()) == result
-    told, by = capsys.readouterr().out, result["classes"]
-    assert "FD-classifier" in told
-    assert (
-        f"accuracy {by['accuracy']:.3f} (real {by['accuracy_real']:.3f}), coverage"
-        f" {by['coverage']:.3f}" in told
-    )
-    assert (
-        f"features: classifier ({result['protocol']['digest'][:8]}); 300 samples against " in told
-    )
-    assert run(*command, "--json") == 0
-    assert json.loads(capsys.readouterr().out).keys() == result.keys() - {
-        "classes",
-        "kernel",
-        "kernel_floor",
-        "kernel_ratio",
-    }
-    for labels, message in (
-        (data.given["test"] + 1, "labels run from 1 to 3"),
-        (data.given["test"][:-1], "for 300 samples"),
+    assert result.accuracy > 0.9
+    assert result.accuracy_real > 0.9
+    assert [row["name"] for row in result.by_class] == ["0", "1", "2"]
+    np.savez(samples, x=data.test, labels=data.given["test"][:-1])
+    with pytest.raises(ValueError, match="300 train samples have labels or conditions of shape"):
+        read_samples(samples, loaded, labelled=True)
+    assert read_samples(samples, loaded)[1] is None
+
+
+def test_evaluate_says_what_is_wrong_with_labels_or_extractors(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, samples = labelled(count=300), tmp_path / "s.npz"
+    np.savez(tmp_path / "d.npz", x=data.train, labels=data.given["train"])
+    command = ["evaluate", "--samples", samples, "--data", tmp_path / "d.npz"]
+    for labels, extractor, message in (
+        (data.given["test"] + 1, "classifier", "labels run from 1 to 3"),
+        (data.given["test"][:-1], "classifier", "300 train samples have labels"),
+        (data.given["test"], "inception", "no extractor called 'inception'"),
     ):
         np.savez(samples, x=data.test, labels=labels)
-        assert run(*command, "--extractor", "classifier") == 2
+        assert run(*command, "--extractor", extractor) == 2
         error = capsys.readouterr().err
         assert message in error
         assert error.count("\n") == 1
-    np.savez(samples, x=data.test)
-    assert run(*command, "--extractor", "inception") == 2
-    assert "no extractor called 'inception'" in capsys.readouterr().err
+    np.savez(samples, x=data.test, labels=data.given["test"])
+    assert run(*command, "--extractor", "classifier", "--json") == 0
+    result = from_json(json.loads(capsys.readouterr().out), Scores, "the output")
+    assert result.classes is not None
+    assert result.classes.accuracy > 0.9
+
+
+class Noisy(nn.Module):
+    """A user's network: dropout and batch norm, one part of it frozen."""
+
+    num_features = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Dropout(0.5))
+        self.part[1].eval().requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert not torch.is_grad_enabled()
+        return self.part(x)
+
+    logits = forward
+
+
+def test_an_extractor_is_used_in_evaluation_mode_and_left_as_it_was() -> None:
+    data, module = far(), Noisy()
+    before = {key: tensor.clone() for key, tensor in module.state_dict().items()}
+    modes = [part.training for part in module.modules()]
+    wanted = [parameter.requires_grad for parameter in module.parameters()]
+    x = data.real(60, 1, "train")
+    evaluate = Evaluator(data, extractor=module)
+    assert evaluate(x) == Evaluator(data, extractor=module)(x)  # no dropout
+    evaluate.classes(x, torch.arange(60) % 3)
+    assert frechet_distance(x, x, module) == pytest.approx(0, abs=1e-6)
+    assert [part.training for part in module.modules()] == modes
+    assert [parameter.requires_grad for parameter in module.parameters()] == wanted
+    for key, tensor in module.state_dict().items():
+        assert torch.equal(tensor, before[key])
+    with pytest.raises(RuntimeError):
+        extract(torch.zeros(4, 5), module)
+    assert module.training
+
+
+def test_the_features_do_not_depend_on_the_batch() -> None:
+    x, extractor = torch.randn(5000, 12), Projection()
+    torch.testing.assert_close(extract(x, extractor), extractor(x).detach(), rtol=1e-9, atol=1e-9)
+
+
+def test_a_user_without_a_home_has_a_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("BEZIERDISTILL_CACHE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert classifier.cache_folder() == tmp_path / ".cache" / "bezierdistill"
+    monkeypatch.delenv("HOME")
+
+    def unknown(_: int) -> None:
+        raise KeyError("uid not found")
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert classifier.cache_folder().parent == tmp_path
 
 
 def test_an_extractor_of_ones_own_from_a_file(tmp_path: Path) -> None:
@@ -579,10 +633,11 @@ def test_an_extractor_of_ones_own_from_a_file(tmp_path: Path) -> None:
     )
     x = data.real(200, 3, "train")
     result = Evaluator(data, extractor=load_extractor(str(file), data))(x)
-    assert result["frechet"] == pytest.approx(
+    assert result.frechet.value == pytest.approx(
         frechet_distance(x, data.real(200, 0, "test"), nn.Identity()), rel=1e-6
     )
-    assert result["protocol"]["extractor"]
+    assert result.protocol is not None
+    assert result.protocol.extractor == "Flatten"
     for text, message in (
         ("def extractor(data): return 1", "made a int"),
         ("x = 1", "no function extractor"),

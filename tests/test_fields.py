@@ -2,13 +2,31 @@
 sums."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from bezierdistill.fields import Blend, Field, GaussianMixture, NetworkField, parse_weights
+from bezierdistill.curves import Time
+from bezierdistill.errors import UserError
+from bezierdistill.fields import (
+    Blend,
+    Field,
+    GaussianMixture,
+    Guided,
+    NetworkField,
+    Stretched,
+    passes_of,
+)
+from bezierdistill.objectives import (
+    ConsistencyDistillation,
+    DistributionMatching,
+    LagrangianMap,
+    Piecewise,
+)
+from bezierdistill.settings import parse_weights
 from bezierdistill.solvers import solve, time_grid
 from conftest import ConditionField, CountedField, Draw, close, gaussian
 
@@ -159,15 +177,37 @@ def test_blend_rejects_bad_weights(weights: list, message: str) -> None:
         Blend(WAVES[:2], torch.tensor(weights, dtype=torch.float64))
 
 
-def test_parse_weights() -> None:
-    assert parse_weights("1").tolist() == [[1.0]]
-    assert parse_weights("1.25, -0.25").tolist() == [[1.25], [-0.25]]
-    assert parse_weights("1:1.5:2,0:-.5:-1").tolist() == [[1.0, 1.5, 2.0], [0.0, -0.5, -1.0]]
-    for text, message in [
-        ("", "expected numbers"),
-        ("1,x", "'1,x', expected numbers"),
-        ("1,", "expected"),
-        ("1:2,3", r"\[2, 1\] coeff"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            parse_weights(text)
+def test_weights_of_text_are_those_of_a_blend_or_refused() -> None:
+    assert parse_weights("1") == ((1.0,),)
+    assert parse_weights("1.25, -0.25") == ((1.25,), (-0.25,))
+    assert parse_weights("1:1.5:2,0:-.5:-1") == ((1.0, 1.5, 2.0), (0.0, -0.5, -1.0))
+    with pytest.raises(UserError, match="'x' are no numbers"):
+        parse_weights("1,x")
+    for text in ("1,", "1:2,3"):
+        with pytest.raises(UserError, match="expected equally many numbers per field"):
+            Blend(WAVES[:2], parse_weights(text))
+
+
+def plain(x: Tensor, t: Time, cond: Tensor | None = None) -> Tensor:
+    """A field that does not say what it costs."""
+    return -x
+
+
+def test_a_plain_function_costs_one_pass_wherever_a_field_may_stand(draw: Draw) -> None:
+    field: Any = plain
+    x, half = draw(4, 2), torch.full((4,), 0.5, dtype=torch.float64)
+    assert passes_of(field) == Blend([field], [[1.0]]).passes == 1
+    assert (Stretched(field, 0 * half, half).passes, Guided(field, 2.0).passes) == (1, 2)
+    for method in ("euler", "heun", "dopri5"):
+        counted = CountedField(lambda x, t: -x)
+        known = solve(counted, x, time_grid(3), method)
+        end = solve(field, x, time_grid(3), method)
+        close(end.state, known.state)
+        assert end.passes == known.passes == counted.calls
+    objectives = (
+        (Piecewise(field, 2, 3), 3 + 3),
+        (ConsistencyDistillation(field), 2 + 4),
+        (LagrangianMap(field), 6 + 1),
+        (DistributionMatching(field, critic_steps=1), 3 + 1 + 1 + 3),
+    )
+    assert [objective.cost for objective, _ in objectives] == [cost for _, cost in objectives]

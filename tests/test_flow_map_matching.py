@@ -15,34 +15,28 @@ from bezierdistill.fields import NetworkField
 from bezierdistill.flow_map import flow_map
 from bezierdistill.networks.dit import DiT
 from bezierdistill.networks.mlp import MLP
-from bezierdistill.objectives.flow_map_matching import (
-    LagrangianMap,
-    LagrangianSelfDistillation,
-    check_share,
-    count_rows,
-    forward_derivative,
-    split_batch,
-)
+from bezierdistill.objectives import LagrangianMap, LagrangianSelfDistillation, MapIntervals, Pairs
+from bezierdistill.objectives.base import check_shares, count_rows
+from bezierdistill.objectives.jvp import forward_derivative
 from conftest import Draw, close
 from gaussian_map import GaussianMap
 
 F64 = torch.float64
-Batch = tuple[Tensor, Tensor, Tensor | None]
-Loss = Callable[[nn.Module, Batch, torch.Generator], Tensor]
+Loss = Callable[[nn.Module, Pairs, torch.Generator], Tensor]
 
 
 class ConditionNet(nn.Module):
-    """Average velocity: the condition, a number a row."""
+    """Average velocity: the condition, a number per row."""
 
     def forward(self, x: Tensor, s: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
         assert cond is not None
         return expand_time(cond, x).expand_as(x) + 0 * expand_time(s * t, x)
 
 
-def conditioned(*shape: int) -> Batch:
+def conditioned(*shape: int) -> Pairs:
     """A batch whose every row moves with the velocity that is its condition."""
     x0, cond = torch.randn(*shape), torch.randn(shape[0])
-    return x0, x0 + expand_time(cond, x0), cond
+    return Pairs(x0, x0 + expand_time(cond, x0), cond)
 
 
 def mean_pairs(x: Tensor, time: Tensor, net: GaussianMap) -> tuple[Tensor, Tensor]:
@@ -94,7 +88,7 @@ def measured_passes(loss: Loss, net: nn.Module, x: Tensor) -> float:
         with Multiplications() as one, torch.no_grad():
             net(x, time, time, None)
         with Multiplications() as whole:
-            loss(net, (x, x.flip(0), None), torch.Generator().manual_seed(0)).backward()
+            loss(net, Pairs(x, x.flip(0)), torch.Generator().manual_seed(0)).backward()
     return whole.count / one.count
 
 
@@ -145,21 +139,21 @@ def test_group_norm_keeps_its_value_and_its_weights(affine: bool, draw: Draw) ->
 
 
 @pytest.mark.parametrize("kind", ["mlp", "dit"])
-def test_passes_are_measured_multiplications(kind: str) -> None:
+def test_costs_are_measured_multiplications(kind: str) -> None:
     net, x = random_net(kind)
     teacher, _ = random_net(kind)
     objective = LagrangianMap(NetworkField(teacher.requires_grad_(False)))
-    assert objective.passes == 7
+    assert objective.cost == 7
     assert measured_passes(objective.loss, net, x) == pytest.approx(7, rel=0.06)
     for share, passes in ((0.0, 3), (0.25, 4), (0.5, 5), (1.0, 7)):
         objective = LagrangianSelfDistillation(share)
-        assert objective.passes == passes
+        assert objective.cost == passes
         assert measured_passes(objective.loss, net, x) == pytest.approx(passes, rel=0.06)
 
 
 def test_loss_is_zero_at_the_exact_map_and_nowhere_near(shape: tuple[int, ...], draw: Draw) -> None:
     exact, net = GaussianMap(), GaussianMap()
-    batch = (draw(*shape), draw(*shape), None)
+    batch = Pairs(draw(*shape), draw(*shape))
     assert float(LagrangianMap(NetworkField(exact)).loss(net, batch, torch.Generator())) < 1e-24
     net.theta.data.fill_(0.1)
     assert float(LagrangianMap(NetworkField(exact)).loss(net, batch, torch.Generator())) > 1e-4
@@ -171,7 +165,7 @@ def test_gradient_flows_through_the_path_but_not_through_the_teacher(draw: Draw)
     net.theta.data.fill_(0.3)
     x0, x1 = draw(50, 2), draw(50, 2)
     loss = LagrangianMap(NetworkField(teacher)).loss(
-        net, (x0, x1, None), torch.Generator().manual_seed(5)
+        net, Pairs(x0, x1), torch.Generator().manual_seed(5)
     )
     (gradient,) = torch.autograd.grad(loss, net.theta)
     s, t = torch.rand(2, 50, generator=torch.Generator().manual_seed(5)).double().aminmax(dim=0)
@@ -190,16 +184,16 @@ def test_self_distillation_is_zero_at_the_exact_map_and_its_field(draw: Draw) ->
     net, objective = GaussianMap(), LagrangianSelfDistillation(0.5)
     generator = torch.Generator().manual_seed(5)
     assert count_rows(40, 0.5, generator) == 20
-    torch.rand(2, 20, generator=generator)
+    MapIntervals(0.0)(20, generator)
     x0, x1 = mean_pairs(draw(20, 2), torch.rand(20, generator=generator).double(), net)
-    batch = (torch.cat([draw(20, 2), x0]), torch.cat([draw(20, 2), x1]), None)
+    batch = Pairs(torch.cat([draw(20, 2), x0]), torch.cat([draw(20, 2), x1]))
     assert float(objective.loss(net, batch, torch.Generator().manual_seed(5))) < 1e-24
     net.theta.data.fill_(0.1)
     assert float(objective.loss(net, batch, torch.Generator().manual_seed(5))) > 1e-4
 
 
 def test_self_distillation_takes_its_own_frozen_field_as_teacher(draw: Draw) -> None:
-    net, frozen, batch = random_net("mlp")[0], random_net("mlp")[0], (draw(8, 3), draw(8, 3), None)
+    net, frozen, batch = random_net("mlp")[0], random_net("mlp")[0], Pairs(draw(8, 3), draw(8, 3))
     weights = list(net.parameters())
     mine, teachers = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
     count_rows(8, 1.0, teachers)
@@ -227,19 +221,6 @@ def test_rows_are_shared_out_right_on_average(generator: torch.Generator) -> Non
     counts = torch.tensor([count_rows(3, 0.25, generator) for _ in range(4000)])
     assert set(counts.tolist()) == {0, 1}
     assert float(counts.double().mean()) == pytest.approx(0.75, abs=4 * (0.25 * 0.75 / 4000) ** 0.5)
-    (a, b, c), (d, e, f) = split_batch(
-        (torch.arange(5), torch.arange(5) + 10, torch.arange(5) + 20), 2
-    )
-    assert c is not None
-    assert f is not None
-    assert [part.tolist() for part in (a, b, c, d, e, f)] == [
-        [0, 1],
-        [10, 11],
-        [20, 21],
-        [2, 3, 4],
-        [12, 13, 14],
-        [22, 23, 24],
-    ]
 
 
 def test_a_teacher_is_distilled_into_its_map(draw: Draw) -> None:
@@ -258,7 +239,7 @@ def test_a_teacher_is_distilled_into_its_map(draw: Draw) -> None:
             0.7 + 0.5 * torch.randn(128, 2, generator=generator),
         )
         optimizer.zero_grad()
-        objective.loss(net, (x0, x1, None), generator).backward()
+        objective.loss(net, Pairs(x0, x1), generator).backward()
         optimizer.step()
     assert float((flow_map(net, x, 0.0, 1.0) - exact).square().mean()) < 0.01 * before
 
@@ -267,4 +248,4 @@ def test_bad_shares_are_refused() -> None:
     for share in (-0.1, 1.1):
         with pytest.raises(ValueError, match=f"share is {share}, expected 0"):
             LagrangianSelfDistillation(share)
-    check_share(1.0)
+    check_shares(share=1.0)

@@ -1,31 +1,31 @@
 """What the command says of itself: help that agrees with the parser, examples that parse,
-completion in a real shell, the doctor."""
+completion in a real shell, the doctor; all of it without torch, in a pipe, for any user."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
+import os
 import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections import namedtuple
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 
-from bezierdistill.cli import STORE, VERBS, doctor, main, parse
-from bezierdistill.cli.doctor import RECIPES, Need, passes_a_second
-from bezierdistill.cli.verbs import GROUPS
-from bezierdistill.data.loading import load_data
-from bezierdistill.models import NetworkConfig
-from bezierdistill.stages.recipe import RecipeConfig
+from bezierdistill.cli import VERBS, doctor, main, parse
+from bezierdistill.cli.doctor import read_recipes
+from bezierdistill.cli.settings import as_yaml
+from bezierdistill.errors import UserError
 
-WORDS = [[name] for name in VERBS] + [["store", name] for name in STORE]
-RECIPE_FILES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
+ROOT = Path(__file__).parents[1]
+COMMAND = [sys.executable, "-m", "bezierdistill.cli"]
+CHOSEN = {"prediction": "velocity", "schedule": "steps", "shell": "bash"}
 
 
 def printed(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -39,95 +39,138 @@ def printed(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return capsys.readouterr().out
 
 
+def needed(name: str) -> list[str]:
+    """A verb with the settings that have no default."""
+    words = name.split()
+    for field in fields(VERBS[name].config):
+        if field.default is MISSING and field.default_factory is MISSING:
+            flag = [] if "positional" in field.metadata else [f"--{field.name}"]
+            words += [*flag, CHOSEN.get(field.name, "x")]
+    return words
+
+
 def leaves(tree: dict[str, Any], start: str = "") -> dict[str, Any]:
     """Values by the names that flags have."""
     found: dict[str, Any] = {}
     for name, value in tree.items():
-        found |= (
-            leaves(value, f"{start}{name}.") if isinstance(value, dict) else {start + name: value}
-        )
+        inner = leaves(value, f"{start}{name}.") if isinstance(value, dict) else {}
+        found |= inner or {f"{start}{name}".replace("_", "-"): value}
     return found
 
 
-def shown(value: Any, nested: bool) -> str:
-    """A default as it is shown."""
-    if isinstance(value, bool) and not nested:
-        return "on" if value else "off"
-    return (
-        {None: "none", True: "true", False: "false"}[value]
-        if value is None or isinstance(value, bool)
-        else str(value)
-    )
-
-
-@pytest.mark.parametrize("words", WORDS, ids=" ".join)
-def test_help_shows_every_option_with_the_default_that_the_parser_has(
-    words: list[str], capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("name", VERBS)
+def test_help_shows_every_option_with_its_default(
+    name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = printed(capsys, *words, "--help").partition("\noptions:")[2]
-    blocks = {
-        block.split()[0].removeprefix("--"): " ".join(block.split())
-        for block in re.split(r"\n  (?=\S)", text)
-        if block.strip()
-    }
-    for name, default in leaves(yaml.safe_load(printed(capsys, *words, "--print_config"))).items():
-        if name in needed(words):
-            assert any(
-                "(required)" in blocks.get(spelt, "")
-                for spelt in (name, name.upper(), "{bash,zsh,fish}")
-            ), name
-        else:
-            assert f"(default: {shown(default, '.' in name)})" in blocks[name], name
+    text = printed(capsys, *name.split(), "--help")
+    settings = leaves(yaml.safe_load(printed(capsys, *needed(name), "--print-config")) or {})
+    for flag, value in settings.items():
+        block = re.search(rf"^  --{re.escape(flag)}(?= )(.*?)(?=^  \S|^\S|^$|\Z)", text, re.M | re.S)
+        assert block, flag
+        words = " ".join(block[1].split())
+        told = "none" if value in (None, "", []) else str(value)
+        told = told.lower() if isinstance(value, bool) else told
+        assert words.endswith((f"(default: {told})", "(required)")), flag
+    for field in fields(VERBS[name].config):
+        assert field.name.upper() in text or f"--{field.name}".replace("_", "-") in text
 
 
-def needed(words: list[str]) -> set[str]:
-    """Options that have no default."""
-    config: Any = VERBS[words[0]][0] if len(words) == 1 else STORE[words[1]][0]
-    fields = dataclasses.fields(config)
-    return {
-        field.name
-        for field in fields
-        if field.default is field.default_factory is dataclasses.MISSING
-    }
-
-
-@pytest.mark.parametrize("words", WORDS, ids=" ".join)
+@pytest.mark.parametrize("name", VERBS)
 def test_examples_parse_and_lines_fit(
-    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    verb = VERBS[name]
+    assert verb.help.examples
     for columns in (80, 120):
         monkeypatch.setenv("COLUMNS", str(columns))
-        text = printed(capsys, *words, "--help")
-        examples = re.findall(r"^  (bezierdistill .*)$", text, re.MULTILINE)
-        assert "example:\n" in text
-        assert examples
-        assert all(
-            len(line) <= columns for line in text.splitlines() if line.strip() not in examples
-        )
-        assert words[0] in ("completion", "import") or max(map(len, examples)) <= 78
-    for example in examples:
-        line = shlex.split(example.partition(" > ")[0])
-        assert line[1 : len(words) + 1] == words
-        assert isinstance(
-            parse(line[1:]).config, (VERBS[words[0]] if len(words) == 1 else STORE[words[1]])[0]
-        )
+        lines = printed(capsys, *name.split(), "--help").splitlines()
+        assert all(f"  {example}" in lines for example in verb.help.examples)
+        assert all(len(line) <= columns for line in lines if line[2:] not in verb.help.examples)
+    for example in verb.help.examples:
+        words = shlex.split(example.partition(" > ")[0])[1:]
+        assert words[: len(name.split())] == name.split()
+        assert isinstance(parse(words).config, verb.config)
 
 
 def test_the_command_alone_lists_every_verb_once_with_a_line(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "100")
     text = printed(capsys)
     assert text == printed(capsys, "--help")
-    listed = re.findall(r"^  (\w+)  +(\S.*)$", text, re.MULTILINE)
-    assert (
-        sorted(name for name, _ in listed)
-        == sorted([*VERBS, "store"])
-        == sorted(name for names in GROUPS.values() for name in names)
-    )
-    assert all(len(line) <= 80 for line in text.splitlines() if "Open a web page" not in line)
-    actions = re.findall(r"^  (\w+)  +\S", printed(capsys, "store", "--help"), re.MULTILINE)
-    assert actions == list(STORE)
+    lines = dict(re.findall(r"^  (\w+(?: \w+)?)  +(\S.*)$", text, re.MULTILINE))
+    assert lines == {name: verb.help.summary for name, verb in VERBS.items()}
+    assert all(len(line) <= 80 for line in text.splitlines())
+    actions = re.findall(r"^  (store \w+)  +\S", printed(capsys, "store", "--help"), re.MULTILINE)
+    assert actions == [name for name in VERBS if name.startswith("store ")]
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_every_seed_is_checked_before_work_begins(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for field in fields(VERBS[name].config):
+        if field.name.endswith("seed"):
+            for value in ("-1", str(2**63)):
+                words = [*needed(name), f"--{field.name}".replace("_", "-"), value]
+                assert main(words) == 2
+                assert f"seed is {value}, expected" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_texts_and_numbers_may_begin_with_a_minus(name: str) -> None:
+    for field in fields(VERBS[name].config):
+        flag = f"--{field.name}".replace("_", "-")
+        if "FLOAT" in getattr(field.metadata.get("text"), "word", ""):
+            try:
+                value = getattr(parse([*needed(name), flag, "-0.5,1.5"]).config, field.name)
+                assert value in ((-0.5, 1.5), ((-0.5,), (1.5,)))
+            except UserError as error:  # that times lie between 0 and 1
+                assert "(-0.5, 1.5)" in str(error)
+
+
+TORCHLESS = """
+import sys
+from bezierdistill.cli import VERBS, main
+calls = [["--help"], [], ["--version"], ["store"], ["nothing"], ["completion", "bash"]]
+calls += [[*name.split(), option] for name in VERBS for option in ("--help", "--bogus")]
+for words in calls:
+    try:
+        main(words)
+    except SystemExit:
+        pass
+heavy = {"torch", "numpy", "diffusers", "matplotlib", "sklearn", "PIL", "rich", "scipy"}
+print(*sorted(heavy & sys.modules.keys()), file=sys.stderr)
+"""
+
+
+def test_help_completion_and_mistakes_take_no_torch() -> None:
+    done = subprocess.run([sys.executable, "-c", TORCHLESS], capture_output=True, text=True)
+    assert done.returncode == 0
+    *mistakes, heavy = done.stderr.splitlines()
+    assert len(mistakes) == 1 + len(VERBS)
+    assert heavy == ""
+
+
+def test_help_is_there_without_docstrings() -> None:
+    for words in (["--help"], ["train", "--help"], ["doctor", "--help"]):
+        plain, bare = (
+            subprocess.run([sys.executable, *options, *COMMAND[1:], *words], capture_output=True)
+            for options in ([], ["-OO"])
+        )
+        assert plain.stdout == bare.stdout != b""
+        assert bare.returncode == 0
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["train", "--help"], ["completion", "bash"], ["doctor", "--json"]]
+)
+def test_a_reader_that_leaves_ends_a_command_in_silence(words: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)  # as head does when it has seen enough
+    with open(writer, "wb") as out:
+        done = subprocess.run([*COMMAND, *words], stdout=out, stderr=subprocess.PIPE)
+    assert done.stderr == b""
+    assert done.returncode in (0, 141)
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +206,7 @@ def test_bash_completes_verbs_options_and_choices(bash: Path) -> None:
     assert completed(bash, "bezierdistill", "tr") == {"train", "translate"}
     assert completed(bash, "bezierdistill", "store", "ver") == {"verify"}
     assert completed(bash, "bezierdistill", "train", "--network.w") == {"--network.width"}
+    assert completed(bash, "bezierdistill", "arena", "--keep-s") == {"--keep-samples"}
     assert completed(bash, "bezierdistill", "train", "--coupling", "o") == {"ot"}
 
 
@@ -171,80 +215,97 @@ def test_other_shells_have_a_script_that_names_every_verb(
     shell: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     script = printed(capsys, "completion", shell)
-    assert all(re.search(rf"\b{verb}\b", script) for verb in [*VERBS, "store"])
+    assert all(re.search(rf"\b{name.split()[-1]}\b", script) for name in VERBS)
     if shutil.which(shell):
         (tmp_path / "script").write_text(script)
         subprocess.run([shell, "-n", tmp_path / "script"], check=True, timeout=60)
 
 
-def test_the_doctor_knows_every_recipe_and_what_it_asks_for() -> None:
-    assert sorted(RECIPES) == sorted(file.stem for file in RECIPE_FILES)
-    for file in RECIPE_FILES:
-        more = ["--source", "x"] if file.stem == "translation" else []
-        config, need = (
-            parse(["recipe", "--config", str(file), "--data", "x", "--out", "y", *more]).config,
-            RECIPES[file.stem],
-        )
-        assert isinstance(config, RecipeConfig)
-        assert (need.network, need.budget, need.batch) == (
-            config.network,
-            config.budget,
-            config.batch,
-        )
-        assert (need.gpu > 0) == (config.loop.accelerator == "cuda")
-        assert (need.conditions > 0) == config.conditional
-        networks = 1 + (config.weak_share > 0)
-        count = config.part(config.curves_share) / (2 * config.solver_steps * networks)
-        assert count * (config.degree + 1) * 4 * torch.Size(need.shape).numel() / 1e9 < need.disk
-    assert RECIPES["bezier"].shape == load_data("digits").shape
+def test_what_recipes_say_they_need_suffices() -> None:
+    recipes = {recipe.name: recipe for recipe in read_recipes()}
+    assert recipes.keys() == {file.stem for file in (ROOT / "recipes").glob("*.yaml")}
+    for recipe in recipes.values():
+        config, needs = recipe.config, recipe.needs
+        assert (needs.gpu > 0) == (config.loop.accelerator == "cuda")
+        assert (needs.conditions > 0) == config.train.conditional
+        numbers = 4 * (config.simulate.degree + 1)  # bytes per number of a state
+        for size in needs.shape:
+            numbers *= size
+        cost = 2 * config.simulate.steps * (1 + (config.shares.weak > 0))  # Heun
+        assert config.shares.curves * config.budget / cost * numbers < needs.disk * doctor.GB
 
 
-def test_the_doctor_tells_what_is_there(
+def test_recipes_hold_only_what_differs_from_the_defaults() -> None:
+    def settings(words: str) -> dict[str, Any]:
+        given = parse(["recipe", *words.split(), "--data", "digits", "--out", "x"]).config
+        return leaves(yaml.safe_load(as_yaml(given)))
+
+    usual = settings("")
+    for file in (ROOT / "recipes").glob("*.yaml"):
+        held = leaves(yaml.safe_load(file.read_text()))
+        assert held.items() <= settings(f"--config {file}").items()
+        same = {name for name in held if held[name] == usual[name]} - {"data"}
+        assert same == ({"budget"} if file.stem == "bezier" else set())
+
+
+def test_the_doctor_says_what_is_there(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import torch
+
     monkeypatch.setenv("BEZIERDISTILL_CACHE", str(tmp_path / "not" / "yet"))
-    found = json.loads(printed(capsys, "doctor", "--json", "--seconds", "0.01"))
-    assert found["usable"]
+    found = json.loads(printed(capsys, "doctor", "--json"))
     assert found["cache_writable"]
-    assert found["versions"]["torch"] == torch.__version__
+    assert found["machine"]["versions"]["torch"] == torch.__version__
     assert len(found["gpus"]) == torch.cuda.device_count()
-    for recipe in found["recipes"]:
-        assert bool(recipe["lacks"]) == (
-            RECIPES[recipe["recipe"]].gpu
-            > max([card["memory_gb"] for card in found["gpus"]], default=0)
-        )
-        if not recipe["lacks"]:
-            assert recipe["minutes"] == pytest.approx(
-                recipe["passes"] / recipe["passes_a_second"] / 60, abs=0.1
-            )
-    text = printed(capsys, "doctor", "--seconds", "0")
-    assert all(name in text for name in RECIPES)
-    assert "minutes" not in text
+    largest = max([card["memory_gb"] for card in found["gpus"]], default=0)
+    gpus = {recipe.name: recipe.needs.gpu for recipe in read_recipes()}
+    for row in found["recipes"]:
+        assert bool(row["lacks"]) == (gpus[row["recipe"]] > largest)
+        assert "minutes" not in row
+    text = printed(capsys, "doctor")
+    assert all(name in text for name in gpus)
+
+
+def test_the_doctor_measures_where_it_is_asked_to(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipes = [recipe for recipe in read_recipes() if recipe.name == "bezier"]
+    monkeypatch.setattr(doctor, "read_recipes", lambda: recipes)
+    (row,) = json.loads(printed(capsys, "doctor", "--json", "--measure", "0.01"))["recipes"]
+    assert row["minutes"] == pytest.approx(row["passes"] / row["passes_per_second"] / 60)
+    monkeypatch.setattr(doctor, "passes_per_second", lambda *_: 1000.0)
+    assert "about 66.7 minutes: 4,000,000 passes at 1,000 per second" in printed(
+        capsys, "doctor", "--measure", "1"
+    )
 
 
 def test_the_doctor_says_what_is_missing(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: namedtuple("Usage", "free")(10**8))
-    monkeypatch.setattr(doctor.os, "getloadavg", lambda: (99.0, 99.0, 99.0))
+    monkeypatch.setattr(doctor.psutil, "getloadavg", lambda: (99.0, 99.0, 99.0))
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     (tmp_path / "file").touch()
     monkeypatch.setenv("BEZIERDISTILL_CACHE", str(tmp_path / "file"))
-    assert main(["doctor", "--seconds", "0", "--json"]) == 2
+    assert main(["doctor", "--json"]) == 2
     out, error = capsys.readouterr()
-    found = json.loads(out)
-    assert (
-        error == "bezierdistill doctor: no recipe can run here: bezier lacks 1 GB of disk (0.1 are"
-        " free)\n"
-    )
-    assert [warning.partition(" ")[0] for warning in found["warnings"]] == [
-        "the",
-        str(tmp_path / "file"),
-    ]
+    assert error.startswith("bezierdistill doctor: no recipe can run here: ")
+    assert error.endswith("lacks 1 GB of disk (0.1 are free)\n")
+    load, cache = json.loads(out)["warnings"]
+    assert load.startswith("the load is 99.0 of ")
+    assert cache.startswith(f"{tmp_path / 'file'} cannot be written")
 
 
-def test_a_larger_network_is_slower() -> None:
-    small, large = (
-        Need(NetworkConfig(width=width, depth=3), (64,), 1, 256) for width in (32, 1024)
+def test_a_user_whom_nobody_knows_has_an_answer(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(number: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    for name in ("HOME", "BEZIERDISTILL_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert "BEZIERDISTILL_CACHE" in printed(capsys, "doctor") or "cache  /" in printed(
+        capsys, "doctor"
     )
-    assert passes_a_second(small, "cpu", 0.2) > 3 * passes_a_second(large, "cpu", 0.2)

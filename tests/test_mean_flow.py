@@ -1,5 +1,5 @@
-"""Mean flow: the identity at the exact map, where gradient flows, the adaptive weight, the law of
-the times, and the count of passes."""
+"""Mean flow: the identity at the exact map, where gradient flows, the adaptive weight, the
+distribution of the times, and the count of passes."""
 
 import math
 
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from bezierdistill.curves import expand_time
-from bezierdistill.objectives.flow_map_matching import count_rows
-from bezierdistill.objectives.mean_flow import MeanFlow
+from bezierdistill.objectives import LogitNormalIntervals, MeanFlow, Pairs
+from bezierdistill.objectives.base import count_rows
 from conftest import Draw, close
 from gaussian_map import GaussianMap
 from test_flow_map_matching import (
@@ -36,7 +36,7 @@ def drawn_times(objective: MeanFlow, rows: int, seed: int) -> tuple[Tensor, Tens
     """The times that a loss with share 1 draws from a seed."""
     generator = torch.Generator().manual_seed(seed)
     count_rows(rows, 1.0, generator)
-    s, t = objective.times(rows, generator)
+    s, t = objective.intervals(rows, generator)
     return s.double(), t.double()
 
 
@@ -47,7 +47,7 @@ def test_the_identity_holds_at_the_exact_map(
     objective, net = MeanFlow(share=1.0, power=power), GaussianMap()
     s, t = drawn_times(objective, shape[0], 3)
     assert (s < t).all()
-    batch = (*mean_pairs(draw(*shape), s, net), None)
+    batch = Pairs(*mean_pairs(draw(*shape), s, net))
     loss = objective.loss(net, batch, torch.Generator().manual_seed(3))
     assert float(loss) < 1e-22
     net.theta.data.fill_(0.1)
@@ -63,7 +63,7 @@ def test_the_exact_map_is_stationary_on_independent_pairs() -> None:
     for _ in range(80):
         x0, noise = torch.randn(2, 500, 2, generator=generator, dtype=torch.float64)
         loss = MeanFlow(share=0.75, power=0.0).loss(
-            net, (x0, net.mean + net.std * noise, None), generator
+            net, Pairs(x0, net.mean + net.std * noise), generator
         )
         gradients.append(torch.autograd.grad(loss, net.theta)[0])
     gradient = torch.stack(gradients)
@@ -80,7 +80,7 @@ def test_no_gradient_enters_the_target(draw: Draw) -> None:
     s, t = drawn_times(objective, 50, 3)
     x, gap = draw(50, 2), (t - s)[:, None]
     x0, x1 = mean_pairs(x, s, exact)
-    loss = objective.loss(net, (x0, x1, None), torch.Generator().manual_seed(3))
+    loss = objective.loss(net, Pairs(x0, x1), torch.Generator().manual_seed(3))
     error = 0.3 * (s[:, None] * x - gap * (x + s[:, None] * (x1 - x0)))
     close(loss, error.square().sum(1).mean())
     close(torch.autograd.grad(loss, net.theta)[0], (2 * error * s[:, None] * x).sum(1).mean())
@@ -95,7 +95,7 @@ def test_rows_are_weighted_by_their_own_error_without_gradient(
     weight = (error.square().sum(1) + offset) ** -power
     for share in (0.0, 0.5, 1.0):
         loss = MeanFlow(share=share, power=power, offset=offset).loss(
-            net, (x0, x1, None), torch.Generator()
+            net, Pairs(x0, x1), torch.Generator()
         )
         close(loss, (weight * error.square().sum(1)).mean())
         close(torch.autograd.grad(loss, net.theta)[0], (weight * 2 * error.sum(1)).mean())
@@ -106,7 +106,8 @@ def test_times_are_ordered_logit_normal_draws_of_the_noise_share(
 ) -> None:
     n = 20_000
     for mean, std in ((-0.4, 1.0), (-2.0, 2.0)):
-        s, t = MeanFlow(logit_mean=mean, logit_std=std).times(n, generator)
+        s, t = LogitNormalIntervals(mean, std)(n, generator)
+        assert MeanFlow(logit_mean=mean, logit_std=std).intervals == LogitNormalIntervals(mean, std)
         assert (s <= t).all()
         logits = torch.logit(1 - torch.cat([s, t]).double())
         assert float(logits.mean()) == pytest.approx(mean, abs=4 * std / math.sqrt(2 * n))
@@ -114,12 +115,12 @@ def test_times_are_ordered_logit_normal_draws_of_the_noise_share(
 
 
 @pytest.mark.parametrize("kind", ["mlp", "dit"])
-def test_passes_are_measured_multiplications(kind: str) -> None:
+def test_costs_are_measured_multiplications(kind: str) -> None:
     net, x = random_net(kind)
-    assert MeanFlow().passes == 3.25
+    assert MeanFlow().cost == 3.25
     for share in (0.0, 0.25, 0.5, 1.0):
         objective = MeanFlow(share)
-        assert measured_passes(objective.loss, net, x) == pytest.approx(objective.passes, rel=0.05)
+        assert measured_passes(objective.loss, net, x) == pytest.approx(objective.cost, rel=0.05)
 
 
 @pytest.mark.parametrize("rows", [(1, 3), (7, 3), (5, 1, 4, 4)])

@@ -11,7 +11,9 @@ from scipy.spatial.distance import cdist, pdist
 from torch import Tensor, nn
 
 from bezierdistill.curves import BezierCurve
-from bezierdistill.data import load_data
+from bezierdistill.data import EndlessData, load_data
+from bezierdistill.data.base import Split
+from bezierdistill.memory import batch_size
 from bezierdistill.metrics import (
     Evaluator,
     RandomFeatures,
@@ -78,7 +80,9 @@ def test_frechet_of_any_gaussians_is_the_matrix_formula_and_rotation_invariant(d
     assert frechet_distance(a, a.flip(0), nn.Identity()) == pytest.approx(0, abs=1e-6)
 
 
-def test_random_features_are_fixed_and_tell_laws_of_equal_moments_apart(draw: Draw) -> None:
+def test_random_features_are_fixed_and_tell_distributions_of_equal_moments_apart(
+    draw: Draw,
+) -> None:
     x = draw(50, 2, 3).float()
     assert torch.equal(RandomFeatures(6)(x), RandomFeatures(6)(x.flatten(1)))
     assert not torch.equal(RandomFeatures(6, seed=1)(x), RandomFeatures(6)(x))
@@ -195,25 +199,24 @@ def test_evaluator_gives_real_data_its_floor_and_bad_data_more() -> None:
         "precision": 0.02,
         "recall": 0.025,
     }.items():  # 4 standard errors
-        assert sum(result[f"{name}_ratio"] for result in results) / 4 == pytest.approx(1, abs=bound)
+        assert sum(result[name].ratio for result in results) / 4 == pytest.approx(1, abs=bound)
     assert results[0] == Evaluator(data, 0)(data.real(800, 100, "train"))
-    assert results[0]["count"] == 800
     bad = Evaluator(data)(torch.randn(800, 16, generator=torch.Generator().manual_seed(5)))
     for name, bound in {"frechet": 8, "sliced_wasserstein": 2, "energy": 8, "mmd": 8}.items():
-        assert bad[f"{name}_ratio"] == pytest.approx(bad[name] / bad[f"{name}_floor"])
-        assert bad[f"{name}_ratio"] > bound
-    assert bad["precision_ratio"] < 0.2
+        assert bad[name].ratio == pytest.approx(bad[name].value / bad[name].floor)
+        assert bad[name].ratio > bound
+    assert bad.precision.ratio < 0.2
 
 
 def test_evaluator_averages_disjoint_parts_of_finite_data() -> None:
     data = load_data("digits")
     x, size = data.real(1000, 3, "train"), Evaluator(data).size(1000)
     assert size == data.count("test") == 449
-    test, train = data.real(449, 0, "test"), data.real(898, 0, "train")  # two parts a side
-    result = Evaluator(data)(x)
-    for name, samples in {"sliced_wasserstein": x[:898], "sliced_wasserstein_floor": train}.items():
+    test, train = data.real(449, 0, "test"), data.real(898, 0, "train")  # two parts
+    score = Evaluator(data)(x).sliced_wasserstein
+    for value, samples in ((score.value, x[:898]), (score.floor, train)):
         parts = [sliced_wasserstein(part, test) for part in samples.split(449)]
-        assert result[name] == pytest.approx(sum(parts) / 2, rel=1e-9)
+        assert value == pytest.approx(sum(parts) / 2, rel=1e-9)
     assert Evaluator(data).size(100) == 100
 
 
@@ -230,3 +233,37 @@ def test_evaluator_averages_disjoint_parts_of_finite_data() -> None:
 def test_evaluator_rejects_what_it_cannot_judge(x: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Evaluator(load_data("moons"))(x)
+
+
+def test_an_evaluator_measures_real_data_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = load_data("manifold16")
+    evaluate, drawn = Evaluator(data), []
+    real = EndlessData.real
+
+    def counted(own: EndlessData, count: int, seed: int, split: Split) -> Tensor:
+        drawn.append(split)
+        return real(own, count, seed, split)
+
+    monkeypatch.setattr(EndlessData, "real", counted)
+    x = torch.randn(64, 16, generator=torch.Generator().manual_seed(5))
+    assert evaluate(x) == evaluate(x)
+    assert sorted(drawn) == ["test", "train"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "rows"),
+    [
+        ((2,), 4096),
+        ((16,), 1024),
+        ((64,), 256),
+        ((1, 8, 8), 256),
+        ((1, 28, 28), 32),
+        ((3, 32, 32), 16),
+        ((3, 64, 64), 4),
+        ((3, 512, 512), 2),
+    ],
+    ids=str,
+)
+def test_batches_hold_about_as_many_pixels_or_numbers(shape: tuple[int, ...], rows: int) -> None:
+    assert batch_size(shape) == rows
+    assert batch_size(shape, "cuda") >= rows

@@ -1,5 +1,5 @@
-"""Objectives: closed-form losses, minimisers at the exact field and map, draws, and the count of
-passes."""
+"""Objectives: closed-form losses, minimisers at the exact field and map, intervals, and the count
+of passes."""
 
 import math
 from collections.abc import Sequence
@@ -10,17 +10,32 @@ from torch import Tensor, nn
 
 from bezierdistill.couplings import Independent, MinibatchOT, Teacher
 from bezierdistill.curves import BezierCurve, expand_time
+from bezierdistill.errors import UserError
 from bezierdistill.fields import GaussianMixture
 from bezierdistill.metrics import energy_distance
 from bezierdistill.networks.mlp import MLP
-from bezierdistill.objectives import Alignment, CurveRegression, FlowMatching, Loss
+from bezierdistill.objectives import (
+    Aligned,
+    Alignment,
+    CurveRegression,
+    Curves,
+    EitherIntervals,
+    EndIntervals,
+    FlowMatching,
+    Instants,
+    Intervals,
+    KnotIntervals,
+    Loss,
+    MapIntervals,
+    Pairs,
+    UShapedInstants,
+)
 from bezierdistill.objectives.alignment import energy
-from bezierdistill.objectives.curve_regression import EndDraw, KnotsDraw, MapDraw, VelocityDraw
 from bezierdistill.solvers import time_grid
 from conftest import RATE, CountedField, CountedNet, Draw, ExactMap, FieldNet, close, gaussian
 
-SCHEDULES = ((0.0, 1.0), (0.0, 0.6, 1.0))
-DRAWS = [VelocityDraw(), EndDraw(), MapDraw(), KnotsDraw(SCHEDULES)]
+KNOTS = ((0.0, 1.0), (0.0, 0.6, 1.0))
+INTERVALS = [Instants(), EndIntervals(), MapIntervals(), KnotIntervals(KNOTS)]
 F64 = torch.float64
 
 
@@ -39,7 +54,7 @@ def test_loss_closed_forms(dtype: torch.dtype, shape: tuple[int, ...], draw: Dra
 
 
 @pytest.mark.parametrize("huber", [0.0, 0.1])
-def test_loss_weights_are_a_weight_a_row(huber: float, shape: tuple[int, ...], draw: Draw) -> None:
+def test_loss_weighs_every_row(huber: float, shape: tuple[int, ...], draw: Draw) -> None:
     a, b, weight = draw(*shape), draw(*shape), draw(shape[0]).exp()
     rows = torch.stack([Loss(huber)(a[i : i + 1], b[i : i + 1]) for i in range(shape[0])])
     close(Loss(huber)(a, b, weight), (weight * rows).mean())
@@ -56,10 +71,8 @@ def test_flow_matching_is_minimal_at_the_exact_field(
     )
     gradients, excess, offset = [], [], torch.tensor([0.2, -0.3], dtype=F64)
     for _ in range(60):
-        batch = (
-            torch.randn(500, 2, generator=generator, dtype=F64),
-            mixture.sample(500, generator),
-            None,
+        batch = Pairs(
+            torch.randn(500, 2, generator=generator, dtype=F64), mixture.sample(500, generator)
         )
         state = generator.get_state()
         net.theta.data.zero_()
@@ -82,7 +95,7 @@ def test_flow_matching_regresses_the_line_of_its_coupling(
     coupling: Independent, draw: Draw
 ) -> None:
     x0, x1 = draw(16, 2), draw(16, 2)
-    loss = FlowMatching(coupling).loss(Constant(0.25), (x0, x1, None), torch.Generator())
+    loss = FlowMatching(coupling).loss(Constant(0.25), Pairs(x0, x1), torch.Generator())
     pair = coupling(x0, x1)
     close(loss, (pair.x1 - pair.x0 - 0.25).square().mean())
 
@@ -96,28 +109,30 @@ class Constant(nn.Module):
         return torch.full_like(x, self.value)
 
 
-@pytest.mark.parametrize("draw_of", [*DRAWS, EndDraw(0.0), MapDraw(0.0), MapDraw(1.0)], ids=str)
+@pytest.mark.parametrize(
+    "intervals", [*INTERVALS, EndIntervals(0.0), MapIntervals(0.0), MapIntervals(1.0)], ids=str
+)
 @pytest.mark.parametrize("huber", [0.0, 0.03])
-def test_curve_regression_of_an_exact_map_is_zero_for_every_draw(
-    draw_of: VelocityDraw, huber: float, draw: Draw
+def test_curve_regression_of_an_exact_map_is_zero_for_all_intervals(
+    intervals: Intervals, huber: float, draw: Draw
 ) -> None:
     x0 = draw(200, 2)
     path = torch.stack([x0 * math.exp(RATE * t) for t in time_grid(40)])
     curve = BezierCurve.fit(path, time_grid(40), 10)  # of the exact path, to 1e-11
-    objective = CurveRegression(draw_of, Loss(huber))
+    objective = CurveRegression(intervals, Loss(huber))
     for seed in range(3):
         generator = torch.Generator().manual_seed(seed)
-        assert float(objective.loss(ExactMap(), (curve, None), generator)) < 1e-14
-        assert float(objective.loss(Constant(0.0), (curve, None), generator)) > 1e-2
+        assert float(objective.loss(ExactMap(), Curves(curve), generator)) < 1e-14
+        assert float(objective.loss(Constant(0.0), Curves(curve), generator)) > 1e-2
 
 
 def test_curve_regression_weighs_intervals_by_their_length(draw: Draw) -> None:
-    curve, draw_of = BezierCurve(draw(4, 500, 2)), MapDraw(0.25)
-    s, t = (time.double() for time in draw_of(500, torch.Generator().manual_seed(4)))
+    curve, intervals = BezierCurve(draw(4, 500, 2)), MapIntervals(0.25)
+    s, t = intervals.rows(curve.source, torch.Generator().manual_seed(4))
     squared = (curve.point(t) - curve.point(s)).square().mean(1)
     for power in (0.0, 0.5, 2.0):
-        loss = CurveRegression(draw_of, power=power).loss(
-            Constant(0.0), (curve, None), torch.Generator().manual_seed(4)
+        loss = CurveRegression(intervals, power=power).loss(
+            Constant(0.0), Curves(curve), torch.Generator().manual_seed(4)
         )
         torch.testing.assert_close(
             loss, ((t - s).clamp_min(1e-3) ** -power * squared).mean(), rtol=1e-9, atol=0
@@ -129,11 +144,11 @@ def test_velocity_on_lines_is_flow_matching_of_the_pairs(
 ) -> None:
     x0, x1, net = draw(*shape), draw(*shape), MLP(shape[1:], width=16, depth=2).double()
     on_curves, on_pairs = (torch.Generator().manual_seed(3) for _ in range(2))
-    reflow = CurveRegression(VelocityDraw()).loss(net, (BezierCurve.line(x0, x1), None), on_curves)
-    assert torch.equal(reflow, FlowMatching().loss(net, (x0, x1, None), on_pairs))
+    reflow = CurveRegression(Instants()).loss(net, Curves(BezierCurve.line(x0, x1)), on_curves)
+    assert torch.equal(reflow, FlowMatching().loss(net, Pairs(x0, x1), on_pairs))
 
 
-def test_draws_are_ordered_and_have_their_laws(generator: torch.Generator) -> None:
+def test_intervals_are_ordered_and_have_their_distributions(generator: torch.Generator) -> None:
     n = 20_000
 
     def share(hits: Tensor, expected: float) -> bool:
@@ -141,23 +156,23 @@ def test_draws_are_ordered_and_have_their_laws(generator: torch.Generator) -> No
             expected * (1 - expected) / n
         )
 
-    for draw_of in DRAWS:
-        s, t = draw_of(n, generator)
+    for intervals in INTERVALS:
+        s, t = intervals(n, generator)
         assert s.shape == t.shape == (n,)
         assert ((s >= 0) & (s <= t) & (t <= 1)).all()
-    s, t = VelocityDraw()(n, generator)
+    s, t = Instants()(n, generator)
     assert torch.equal(s, t)
     assert share(s < 0.3, 0.3)
-    s, t = EndDraw(0.75)(n, generator)
+    s, t = EndIntervals(0.75)(n, generator)
     assert (t == 1).all()
     assert share(s == 0, 0.75)
     assert share((s > 0) & (s < 0.4), 0.25 * 0.4)
-    s, t = MapDraw(0.5)(n, generator)
+    s, t = MapIntervals(0.5)(n, generator)
     assert share((s == 0) & (t == 1), 0.5)
     assert share((s > 0) & (t - s > 0.5), 0.5 * 0.25)  # the gap of two uniform times is triangular
-    drawn = list(zip(*(time.tolist() for time in KnotsDraw(SCHEDULES)(n, generator)), strict=True))
-    intervals = [(0.0, 1.0), (0.0, pytest.approx(0.6)), (pytest.approx(0.6), 1.0)]
-    counts = [sum(pair == interval for pair in drawn) for interval in intervals]
+    drawn = list(zip(*(time.tolist() for time in KnotIntervals(KNOTS)(n, generator)), strict=True))
+    expected = [(0.0, 1.0), (0.0, 0.6), (0.6, 1.0)]
+    counts = [drawn.count(interval) for interval in expected]
     assert sum(counts) == n
     assert all(abs(count - n / 3) < 4 * math.sqrt(n * 2 / 9) for count in counts)
 
@@ -210,13 +225,14 @@ def alignment_gradients(
     gradients = []
     for _ in range(count):
         x0, real = draw(200, 3), REAL[0] + REAL[1] * draw(400, 3)
-        loss = objective.loss(student, (BezierCurve.line(x0, x0), None), real)
+        batch = Aligned(BezierCurve.line(x0, x0), None, real)
+        loss = objective.loss(student, batch, torch.Generator())
         gradients.append(torch.stack(torch.autograd.grad(loss, [student.shift, student.scale])))
     stacked = torch.stack(gradients)
     return stacked.mean(0), stacked.std(0) / math.sqrt(count)
 
 
-def test_alignment_rests_where_the_laws_are_equal(draw: Draw) -> None:
+def test_alignment_rests_where_the_distributions_are_equal(draw: Draw) -> None:
     mean, error = alignment_gradients(MEAN, STD, draw)
     assert (mean.abs() < 4 * error).all()
     assert error.max() < 0.02
@@ -247,23 +263,25 @@ def test_alignment_compares_what_is_saved(draw: Draw) -> None:
     student = Affine([0.0, 0.0, 0.0], [1.0, 1.0, 1.0])
     objective = Alignment(((0.0, 1.0),), anchor=0.0, clamp=lambda x: x.clamp(-0.5, 0.5))
     torch.testing.assert_close(
-        objective.loss(student, (curve, None), real), energy(curve.source.clamp(-0.5, 0.5), real)
+        objective.loss(student, Aligned(curve, None, real), torch.Generator()),
+        energy(curve.source.clamp(-0.5, 0.5), real),
     )
 
 
 def test_alignment_anchor_is_the_regression_of_every_sampler(draw: Draw) -> None:
     curve, real, net = BezierCurve(draw(4, 9, 3)), draw(20, 3), Constant(0.5)
-    schedules = ((0.0, 1.0), (0.0, 0.4, 1.0))
+    knots = ((0.0, 1.0), (0.0, 0.4, 1.0))
 
     def loss(anchor: float) -> Tensor:
-        return Alignment(schedules, Loss(0.1), anchor).loss(net, (curve, None), real)
+        objective = Alignment(knots, Loss(0.1), anchor)
+        return objective.loss(net, Aligned(curve, None, real), torch.Generator())
 
     expected = 2 * Loss(0.1)(curve.source + 0.5, curve.data)
     torch.testing.assert_close(
         loss(3.0) - loss(0.0), torch.as_tensor(3 * expected), rtol=1e-10, atol=0
     )
     with pytest.raises(ValueError, match="anchor is -1"):
-        Alignment(schedules, anchor=-1.0)
+        Alignment(knots, anchor=-1.0)
     with pytest.raises(ValueError, match="rise strictly from 0 to 1"):
         Alignment(((0.0, 0.5),))
 
@@ -271,7 +289,7 @@ def test_alignment_anchor_is_the_regression_of_every_sampler(draw: Draw) -> None
 def test_the_gradient_goes_through_the_last_jump_alone(draw: Draw) -> None:
     x0, real, student = draw(20, 3), draw(40, 3), Affine([0.1, 0.2, 0.3], [0.9, 1.1, 1.3])
     loss = Alignment(((0.0, 0.4, 1.0),), anchor=0.0).loss(
-        student, (BezierCurve.line(x0, x0), None), real
+        student, Aligned(BezierCurve.line(x0, x0), None, real), torch.Generator()
     )
     got = torch.autograd.grad(loss, student.shift)[0]
     middle = (x0 + 0.4 * student(x0, x0[:, 0], x0[:, 0])).detach()
@@ -279,14 +297,55 @@ def test_the_gradient_goes_through_the_last_jump_alone(draw: Draw) -> None:
     torch.testing.assert_close(got, torch.autograd.grad(expected, student.shift)[0])
 
 
-@pytest.mark.parametrize("schedules", [SCHEDULES[:1], SCHEDULES[1:], SCHEDULES], ids=str)
-def test_passes_are_what_a_step_spends(
-    schedules: tuple[tuple[float, ...], ...], draw: Draw, generator: torch.Generator
+@pytest.mark.parametrize("knots", [KNOTS[:1], KNOTS[1:], KNOTS], ids=str)
+def test_the_cost_is_what_a_step_spends(
+    knots: tuple[tuple[float, ...], ...], draw: Draw, generator: torch.Generator
 ) -> None:
     student, curve = CountedNet(MLP((3,), width=8, depth=1).double()), BezierCurve(draw(3, 6, 3))
-    alignment = Alignment(schedules)
-    alignment.loss(student, (curve, None), draw(12, 3)).backward()
-    assert alignment.passes == student.passes
+    alignment = Alignment(knots)
+    alignment.loss(student, Aligned(curve, None, draw(12, 3)), generator).backward()
+    assert alignment.cost == student.passes
     student.passes = 0
-    CurveRegression(KnotsDraw(schedules)).loss(student, (curve, None), generator).backward()
-    assert CurveRegression.passes == FlowMatching.passes == student.passes == 3
+    CurveRegression(KnotIntervals(knots)).loss(student, Curves(curve), generator).backward()
+    assert CurveRegression.cost == FlowMatching.cost == student.passes == 3
+
+
+def test_settings_that_cannot_be_honoured_are_refused() -> None:
+    for instants in (Instants(), UShapedInstants()):
+        with pytest.raises(UserError, match=r"power is 0\.5 where s = t"):
+            CurveRegression(instants, power=0.5)
+        for pair in ((instants, MapIntervals()), (EndIntervals(), instants)):
+            with pytest.raises(UserError, match="one of two intervals are instants"):
+                EitherIntervals(*pair)
+    for kind in (EndIntervals, MapIntervals):
+        with pytest.raises(UserError, match=r"whole is 1\.5, expected 0"):
+            kind(1.5)
+    with pytest.raises(UserError, match="rise strictly from 0 to 1"):
+        KnotIntervals(((0.0, 0.5),))
+
+
+def test_either_takes_each_row_from_one_of_two(generator: torch.Generator) -> None:
+    s, t = EitherIntervals(KnotIntervals(KNOTS[:1]), EndIntervals(0.0))(20_000, generator)
+    whole = (s == 0) & (t == 1)
+    assert abs(float(whole.double().mean()) - 0.5) < 4 * 0.5 / math.sqrt(20_000)
+    assert (t == 1).all()
+
+
+def test_a_single_objective_trains_the_first_network_by_its_loss(draw: Draw) -> None:
+    nets = {"student": Affine([1.0], [0.5]), "other": Affine([0.0], [1.0])}
+    batch = Pairs(draw(8, 1), draw(8, 1))
+    seeds = [torch.Generator().manual_seed(3) for _ in range(2)]
+    ((name, loss),) = FlowMatching().losses(nets, batch, seeds[0], 0.5)
+    assert name == "student"
+    assert torch.equal(loss, FlowMatching().loss(nets["student"], batch, seeds[1]))
+
+
+def test_pairs_are_split_by_rows(draw: Draw) -> None:
+    pairs = Pairs(draw(5, 2), draw(5, 2), torch.arange(5))
+    first, others = pairs.split(2)
+    for whole, head, tail in zip(pairs, first, others, strict=True):
+        assert torch.equal(torch.cat([head, tail]), whole)
+        assert len(head) == 2
+    assert Pairs(draw(5, 2), draw(5, 2)).split(2)[0].cond is None
+    t = torch.linspace(0, 1, 5, dtype=F64)
+    close(pairs.point(t), (1 - t)[:, None] * pairs.x0 + t[:, None] * pairs.x1)

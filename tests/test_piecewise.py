@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bezierdistill.curves import Time, expand_time
 from bezierdistill.fields import NetworkField, Stretched
 from bezierdistill.flow_map import sample
-from bezierdistill.objectives.piecewise import Piecewise
+from bezierdistill.objectives import Pairs, Piecewise
 from bezierdistill.solvers import TABLEAUX, evaluations, solve, time_grid
 from conftest import ConditionField, CountedField, CountedNet, Draw, close, gaussian
 from gaussian_map import GaussianMap
@@ -45,8 +45,8 @@ class StraightField(nn.Module):
         return straight + self.theta[0] + self.theta[1] * x * expand_time(s, x)
 
 
-def data(draw: Draw, count: int) -> tuple[Tensor, Tensor, None]:
-    return draw(count, 1), MEAN + STD * draw(count, 1), None
+def data(draw: Draw, count: int) -> Pairs:
+    return Pairs(draw(count, 1), MEAN + STD * draw(count, 1))
 
 
 @pytest.mark.parametrize("windows", [1, 2, 4])
@@ -80,7 +80,7 @@ def test_the_straight_field_is_the_minimiser_and_a_shift_costs_its_square(draw: 
 
 
 @pytest.mark.parametrize("windows", [1, 2, 4])
-def test_one_euler_step_a_window_of_the_straight_field_is_the_exact_map(
+def test_one_euler_step_per_window_of_the_straight_field_is_the_exact_map(
     windows: int, draw: Draw
 ) -> None:
     x0 = draw(100, 1)
@@ -111,7 +111,7 @@ def test_times_are_uniform_and_the_teacher_starts_from_noised_data_at_its_window
         return torch.zeros_like(x)
 
     net, (x0, x1, _) = Recorder(), data(draw, 4000)
-    Piecewise(CountedField(still), 4, 1).loss(net, (x0, x1, None), seeded())
+    Piecewise(CountedField(still), 4, 1).loss(net, Pairs(x0, x1), seeded())
     (x, t), (seen, s, end) = starts[0], net.calls[0]
     close(t, (s * 4).floor() / 4)
     close(end, t + 0.25)
@@ -147,7 +147,7 @@ def test_a_straight_teacher_under_a_condition_is_its_own_student(
         def __call__(self, x: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Tensor:
             return Copy()(x, torch.as_tensor(t), torch.as_tensor(t), cond)
 
-    batch = (draw(*shape).to(dtype), draw(*shape).to(dtype), draw(shape[0]).to(dtype))
+    batch = Pairs(draw(*shape).to(dtype), draw(*shape).to(dtype), draw(shape[0]).to(dtype))
     loss = Piecewise(Conditioned(), 3, 2).loss(Copy(), batch, seeded())
     assert loss.dtype == dtype
     assert float(loss) < 1e3 * torch.finfo(dtype).eps ** 2
@@ -156,11 +156,11 @@ def test_a_straight_teacher_under_a_condition_is_its_own_student(
 @pytest.mark.parametrize(
     ("method", "passes"), [("euler", 8 * 2 + 3), ("heun", 8 * 2 * 2 + 3), ("rk4", 8 * 4 * 2 + 3)]
 )
-def test_passes_are_what_a_step_costs(method: str, passes: int, draw: Draw) -> None:
+def test_the_cost_is_what_a_step_spends(method: str, passes: int, draw: Draw) -> None:
     teacher, net = CountedField(lambda x, t: x, passes=2), CountedNet(StraightField(4))
     objective = Piecewise(teacher, method=method)
     objective.loss(net, data(draw, 1), seeded()).backward()
-    assert teacher.calls * teacher.passes + net.passes == objective.passes == passes
+    assert teacher.calls * teacher.passes + net.passes == objective.cost == passes
 
 
 def test_no_gradient_reaches_the_teacher(draw: Draw) -> None:

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from bezierdistill.curves import expand_time
 from bezierdistill.flow_map import flow_map, sample
 from bezierdistill.networks.mlp import MLP
-from bezierdistill.objectives.progressive import Progressive, halvings
+from bezierdistill.objectives import Pairs, Progressive
+from bezierdistill.objectives.progressive import halvings
 from bezierdistill.solvers import solve, time_grid
 from conftest import CountedNet, Draw, close, gaussian
 from gaussian_map import GaussianMap
@@ -59,10 +60,8 @@ def test_the_loss_is_algorithm_2_in_data_prediction_under_truncated_snr(
 ) -> None:
     x0, x1 = draw(*shape), draw(*shape)
     teacher, student = MLP(shape[1:], 16, 2).double(), MLP(shape[1:], 16, 2).double()
-    for net in (
-        teacher,
-        student,
-    ):  # an interval that matters: without it the two half steps could not be told from two equal times
+    # An interval that matters: without it the half steps could not be told from equal times.
+    for net in (teacher, student):
         nn.init.normal_(net.time.interval.weight)
     i = torch.randint(steps, (shape[0],), generator=seeded()).double()
     noisy, half, clean = i / steps, (i + 0.5) / steps, (i + 1) / steps
@@ -73,12 +72,12 @@ def test_the_loss_is_algorithm_2_in_data_prediction_under_truncated_snr(
     target = (end - ratio * z) / (expand_time(clean, x1) - ratio * alpha)
     predicted = z + sigma * student(z, noisy, clean)
     expected = (((alpha / sigma) ** 2).clamp_min(1) * (predicted - target) ** 2).mean()
-    close(Progressive(teacher, steps).loss(student, (x0, x1, None), seeded()), expected, 1e-10)
+    close(Progressive(teacher, steps).loss(student, Pairs(x0, x1), seeded()), expected, 1e-10)
 
 
 def test_an_exact_map_is_a_fixed_point_and_a_shift_costs_the_mean_weight(draw: Draw) -> None:
     steps, offset, net = 4, 0.3, GaussianMap()
-    batch = (draw(4000, 2), 0.7 + 0.5 * draw(4000, 2), None)
+    batch = Pairs(draw(4000, 2), 0.7 + 0.5 * draw(4000, 2))
     loss = Progressive(GaussianMap(), steps).loss(net, batch, seeded())
     assert float(loss) < 1e-28
     assert abs(float(torch.autograd.grad(loss, net.theta)[0])) < 1e-13
@@ -92,7 +91,7 @@ def test_rounds_compose_the_teachers_steps_exactly(draw: Draw) -> None:
     teacher: nn.Module = EulerNet()
     for steps in halvings(16):
         student, objective = StepTable(steps), Progressive(teacher, steps)
-        batch = (draw(600, 1), 0.7 + 0.5 * draw(600, 1), None)
+        batch = Pairs(draw(600, 1), 0.7 + 0.5 * draw(600, 1))
 
         loss = objective.loss(
             student, batch, seeded()
@@ -115,7 +114,7 @@ def test_rounds_compose_the_teachers_steps_exactly(draw: Draw) -> None:
 def test_the_student_sees_its_own_grid_and_the_teacher_both_halves_of_each_step(draw: Draw) -> None:
     teacher, student, cond = Recorder(), Recorder(), draw(4000)
     x0, x1 = draw(4000, 1), draw(4000, 1)
-    Progressive(teacher, 4).loss(student, (x0, x1, cond), seeded())
+    Progressive(teacher, 4).loss(student, Pairs(x0, x1, cond), seeded())
     x, s, t, seen = student.calls[0]
     close(t - s, torch.full_like(s, 0.25))
     close(x, (1 - s)[:, None] * x0 + s[:, None] * x1)
@@ -131,12 +130,12 @@ def test_the_student_sees_its_own_grid_and_the_teacher_both_halves_of_each_step(
     assert seen is cond
 
 
-def test_passes_are_what_a_step_costs_and_no_gradient_reaches_the_teacher(draw: Draw) -> None:
+def test_the_cost_is_what_a_step_spends_and_no_gradient_reaches_the_teacher(draw: Draw) -> None:
     weights = MLP((3,), 16, 2).double()
     teacher, student = CountedNet(weights), CountedNet(MLP((3,), 16, 2).double())
     objective = Progressive(teacher, 2)
-    objective.loss(student, (draw(1, 3), draw(1, 3), None), seeded()).backward()
-    assert teacher.passes + student.passes == objective.passes == 5
+    objective.loss(student, Pairs(draw(1, 3), draw(1, 3)), seeded()).backward()
+    assert teacher.passes + student.passes == objective.cost == 5
     assert all(p.grad is None for p in weights.parameters())
 
 
@@ -144,7 +143,7 @@ def test_passes_are_what_a_step_costs_and_no_gradient_reaches_the_teacher(draw: 
 def test_the_precision_of_the_states_is_kept(
     dtype: torch.dtype, shape: tuple[int, ...], draw: Draw
 ) -> None:
-    batch, exact = (draw(*shape).to(dtype), draw(*shape).to(dtype), None), Recorder(1.0)
+    batch, exact = Pairs(draw(*shape).to(dtype), draw(*shape).to(dtype)), Recorder(1.0)
     loss = Progressive(exact, 3).loss(Recorder(0.0), batch, seeded())
     i = torch.randint(3, (shape[0],), generator=seeded()).double()
     assert loss.dtype == dtype

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor
 import ranks_child
 from bezierdistill.files import read_tensors
 from bezierdistill.models import load_model
+from bezierdistill.noise import Stream, generator
 from bezierdistill.stages.simulate import SimulateConfig, simulate
 from bezierdistill.store import writer as writer_module
 from bezierdistill.store.reader import CurveStore
@@ -145,14 +147,24 @@ def test_only_the_first_rank_writes_and_losses_are_those_of_all(
         assert shared == pytest.approx(single, rel=1e-5)
 
 
-def test_streams_of_ranks_differ_and_one_rank_has_the_seed_itself() -> None:
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_signal_to_one_rank_ends_all_at_the_same_step_and_nothing_is_lost(
+    strategy: str, trained: Path
+) -> None:
+    said = [(trained / f"{strategy}-ended-{rank}.txt").read_text() for rank in range(2)]
+    assert said == [f"{128 + signal.SIGTERM} 10"] * 2  # ranks agree at every tenth step
+    whole, parts = weights(trained, f"{strategy}-own"), weights(trained, f"{strategy}-ended")
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_ranks_draw_differently_and_as_the_stream_of_training_does() -> None:
     draws = [
         torch.randn(3, generator=rank_generator(5, *place)).tolist()
         for place in ((0, 1), (0, 2), (1, 2), (0, 2, 4), (0, 1, 4))
     ]
     assert len({tuple(draw) for draw in draws}) == 5
-    assert rank_generator(-1, 0, 2).initial_seed() != rank_generator(1, 0, 2).initial_seed()
-    assert draws[0] == torch.randn(3, generator=torch.Generator().manual_seed(5)).tolist()
+    own = generator(5, Stream.TRAIN, 0, 1, 0)
+    assert draws[0] == torch.randn(3, generator=own).tolist()
 
 
 @pytest.mark.slow

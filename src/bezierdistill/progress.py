@@ -25,7 +25,7 @@ def announce(text: str) -> None:
 
 def notice(text: str) -> None:
     """Say on standard error what the user should know, on a terminal or not: one line."""
-    if not follows():
+    if not is_follower():
         print(text, file=sys.stderr)
 
 
@@ -39,11 +39,12 @@ def progress(description: str, total: int | None) -> Iterator[Callable[[int], No
         return
     from rich import progress as bars  # imported here: commands that show no bar need not wait
     from rich.console import Console
+    from rich.text import Text
 
     class Rate(bars.ProgressColumn):
-        def render(self, task: bars.Task) -> bars.Text:
+        def render(self, task: bars.Task) -> Text:
             speed = task.finished_speed or task.speed
-            return bars.Text(f"{speed:,.0f}/s" if speed else "", style="cyan")
+            return Text(f"{speed:,.0f}/s" if speed else "", style="cyan")
 
     columns = (
         bars.TextColumn("{task.description}"),

@@ -24,6 +24,9 @@ from bezierdistill.files import read_text, write_atomically
 from bezierdistill.settings import Noise, Points, Units
 
 T = TypeVar("T")
+ROUNDS = "rounds.json"
+# What a round of a reflow loses.
+ERRORS = ("straightness", "drift", "reconstruction_real", "reconstruction_generated")
 MAX_STATE, MAX_NUMBERS, MAX_COUNT = 2**28, 2**40, 2**62
 Kind = Literal["teacher", "student"]
 

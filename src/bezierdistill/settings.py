@@ -165,6 +165,7 @@ def check_seed(seed: int) -> None:
 
 
 def check_not_negative(**numbers: float) -> None:
+    """Raise ``UserError`` unless every number is 0 or more."""
     for name, value in numbers.items():
         if value < 0:
             raise UserError(f"{name} is {value}, expected 0 or more")

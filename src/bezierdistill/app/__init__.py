@@ -21,7 +21,7 @@ MAX_WAITING, MAX_AT_ONCE, MAX_UPLOAD = 32, 2, "8mb"
 
 @dataclass(frozen=True)
 class AppConfig:
-    """Open a web page of a run: curves, samples, translations, results.
+    """Open a page of a run: curves, samples, translations, results.
 
     Example::
 

@@ -12,10 +12,10 @@ import numpy as np
 
 from bezierdistill.app.answers import LIVE, answered, drawn, image
 from bezierdistill.app.run import Shown
-from bezierdistill.arena.summary import summarise
 from bezierdistill.errors import UserError
 from bezierdistill.records import ArenaRow
 from bezierdistill.reporting.plots import arena_figure
+from bezierdistill.reporting.summary import summarise
 
 METRICS = {
     "Frechet distance": "frechet",

@@ -15,8 +15,9 @@ from bezierdistill.errors import UserError
 from bezierdistill.models import Model
 from bezierdistill.words import counted
 
-TEXT = """The same noise through a student, in one or two passes, and through the teacher that it was
-distilled from, in many. Times are those of this machine, all samples at once, the best of five."""
+TEXT = """The same noise through a student, in one or two passes, and through the teacher that it
+was distilled from, in many. Times are those of this machine, all samples at once, the best of
+five."""
 COLUMNS, MAX_SAMPLES, MAX_PASSES, MAX_SEED, REPEATS = 8, 160, 100, 2**31, 5
 Given = tuple[str, float, float, float, list[int], float, float]
 
@@ -163,7 +164,7 @@ def generate_tab(page: gr.Blocks, run: Shown) -> None:
 
 def _asked(model: Model) -> tuple[gr.CheckboxGroup, gr.Slider]:
     """The controls of what a model takes as conditions; hidden where it takes none."""
-    classes = list(range(len(model.frequencies or ())))
+    classes = list(range(len(model.conditions.frequencies or ())))
     label = "labels (none chosen: as frequent as in the data)"
     low, high = model.conditions.guidance_range or (1.0, 2.0)
     return (

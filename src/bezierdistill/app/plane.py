@@ -40,7 +40,7 @@ from bezierdistill.training.settings import LoopConfig
 from bezierdistill.words import counted
 
 TASKS = tuple(TOYS)
-CENTRES, SHARP, BLURRED = 256, 0.3, 0.6  # points per mixture, and deviations, in model units
+CENTRES, SHARP, BLURRED = 256, 0.3, 0.6  # points per mixture, deviations in model units
 STEPS, SHOWN, JUDGED, HELD_OUT, LEARNT = 12, 8, 1000, 8000, 8000
 MAX_DEGREE = 6
 REACH = 2.5  # model units shown on each axis
@@ -49,8 +49,8 @@ KNOTS = ((0.0, 1.0), (0.0, 0.5, 1.0))
 
 @dataclass(frozen=True)
 class Plane:
-    """A task: real points ``(HELD_OUT, 2)`` to judge by, others for the floor and to learn from, and
-    two exact teachers.
+    """A task: real points ``(HELD_OUT, 2)`` to judge by, others for the floor and to learn from,
+    and two exact teachers.
     """
 
     real: Tensor

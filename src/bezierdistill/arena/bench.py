@@ -23,7 +23,7 @@ from bezierdistill.data import Data
 from bezierdistill.errors import UserError
 from bezierdistill.files import read_json, write_json
 from bezierdistill.models import CARD, Model, NetworkConfig, load_model
-from bezierdistill.objectives import Curves, CurveRegression, FlowMatching, Objective
+from bezierdistill.objectives import CurveRegression, Curves, FlowMatching, Objective
 from bezierdistill.stages.distill import DistillConfig, distill
 from bezierdistill.stages.simulate import SimulateConfig, simulate
 from bezierdistill.stages.train import TrainConfig, train

@@ -136,6 +136,7 @@ def arena(config: ArenaConfig, verb: str = "arena", asked: object = None) -> lis
     from bezierdistill.data import load_data
     from bezierdistill.files import remove_unfinished, write_json
     from bezierdistill.records import to_json
+    from bezierdistill.reporting.summary import gather
     from bezierdistill.run import Run
     from bezierdistill.stages.train import conditions_of
 
@@ -162,6 +163,7 @@ def _run_cells(config: ArenaConfig, methods: Mapping[str, Method], data: Data) -
     from bezierdistill.metrics import Evaluator
     from bezierdistill.progress import announce
     from bezierdistill.records import ArenaRow, to_json
+    from bezierdistill.reporting.summary import gather
 
     evaluate, crashed = Evaluator(data), []
     if config.keep_samples:
@@ -185,18 +187,6 @@ def _run_cells(config: ArenaConfig, methods: Mapping[str, Method], data: Data) -
         if not config.keep_models:
             discard(config.out / "shared" / str(seed))
     return crashed
-
-
-def gather(out: Path) -> list[ArenaRow]:
-    """The rows of all finished cells of a folder.
-
-    Raises:
-        UserError: if one is damaged.
-    """
-    from bezierdistill.records import ArenaRow, read_record
-
-    cells = sorted((out / "cells").glob("*.json"))
-    return [row for cell in cells for row in read_record(cell, list[ArenaRow], "arena cell")]
 
 
 def choose_methods(names: tuple[str, ...]) -> dict[str, Method]:

@@ -152,9 +152,7 @@ def _places() -> dict[str, Any]:
     }
 
 
-def _examined(
-    recipe: Recipe, found: dict[str, Any], device: str, seconds: float
-) -> dict[str, Any]:
+def _examined(recipe: Recipe, found: dict[str, Any], device: str, seconds: float) -> dict[str, Any]:
     """What a recipe lacks here, and how long it would take if it lacks nothing."""
     row = {"recipe": recipe.name, "lacks": list(_lacks(recipe.needs, found))}
     row["passes"] = passes = recipe.config.budget

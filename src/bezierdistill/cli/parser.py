@@ -246,11 +246,21 @@ def _built(config: type, parsed: dict[str, Any], start: str) -> Any:
         kind, name = kinds[field.name], f"{start}{field.name}"
         if is_dataclass(kind):
             given[field.name] = _built(kind, parsed, f"{name}.")
-            continue
-        value = parsed[name]
-        if "text" in field.metadata and isinstance(value, list):
-            text = ",".join(value)
-            absent = NoneType in get_args(kind) and text in NONE
-            value = None if absent else field.metadata["text"].parse(text)
-        given[field.name] = tuple(value) if isinstance(value, list) else value
+        elif "text" in field.metadata:
+            given[field.name] = _from_text(parsed[name], field, NoneType in get_args(kind), name)
+        else:
+            value = parsed[name]
+            given[field.name] = tuple(value) if isinstance(value, list) else value
     return config(**given)
+
+
+def _from_text(words: Any, field: Field[Any], optional: bool, name: str) -> Any:
+    """The value of a field that is written as text, or its default."""
+    if not isinstance(words, list):
+        return words
+    try:
+        if optional and words[0] in NONE:
+            return None
+        return field.metadata["text"].parse(",".join(words))
+    except UserError as error:
+        raise UserError(f"argument --{name.replace('_', '-')}: {error}") from None

@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 
 from bezierdistill.errors import UserError
-from bezierdistill.files import read_tensors
-from bezierdistill.interop.scheduler import PIPELINE, quiet, read_config
+from bezierdistill.files import read_tensors, read_text
+from bezierdistill.interop.scheduler import PIPELINE, quiet
 from bezierdistill.memory import check_memory
 from bezierdistill.models.weights import check_sizes
 from bezierdistill.networks.foreign import UNBUILDABLE, ClassName, network_class, state_shape
-from bezierdistill.records import read_record
+from bezierdistill.records import from_json, parse_json, read_record
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model"
 # Weights in one file, or the index of several, each with its variant (fp16, non_ema), if any.
@@ -84,16 +84,20 @@ def find_network(folder: Path) -> Path:
 def _places(folder: Path) -> list[Path]:
     """Where networks may be: those that a pipeline names, else the folder and all in it."""
     if (folder / PIPELINE).exists():
-        parts = read_config(folder / PIPELINE, "pipeline").items()
+        parts = _read(folder / PIPELINE, "pipeline").items()
         names = [key for key, part in parts if isinstance(part, list)]
         named = {folder / name if (folder / name).is_dir() else folder for name in names}
         return sorted(place for place in named if (place / CONFIG).exists())
     return [folder, *sorted(path.parent for path in folder.glob(f"*/{CONFIG}"))]
 
 
+def _read(path: Path, what: str) -> dict[str, Any]:
+    return from_json(parse_json(path, read_text(path, what)), dict[str, Any], path)
+
+
 def _class_name(place: Path) -> object:
     path = place / CONFIG
-    return read_config(path, "network").get("_class_name") if path.exists() else None
+    return _read(path, "network").get("_class_name") if path.exists() else None
 
 
 def load_network(place: Path) -> Loaded:
@@ -102,7 +106,7 @@ def load_network(place: Path) -> Loaded:
     Raises:
         UserError: on settings that are none, or weights that are missing or of another network.
     """
-    settings = read_config(place / CONFIG, "network")
+    settings = _read(place / CONFIG, "network")
     network = network_class(settings["_class_name"])
     if "quantization_config" in settings or "auto_map" in settings:
         raise UserError(

@@ -94,7 +94,9 @@ def import_diffusers(
         seed=0,
         steps=0,
         passes=Passes(training=0),
-        conditions=Conditions(size=classes, frequencies=(1 / classes,) * classes or None),
+        conditions=Conditions(
+            size=classes, frequencies=(1 / classes,) * classes if classes else None
+        ),
         settings=_settings(folder, told, loaded),
         package=__version__,
     )

@@ -8,6 +8,7 @@ differ in how they step; those of flow matching have ``alpha = 1 - sigma`` and t
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +19,6 @@ from typing import Any, cast, get_args
 from bezierdistill.errors import UserError
 from bezierdistill.files import read_text
 from bezierdistill.networks.foreign import UNBUILDABLE
-from bezierdistill.records import from_json, parse_json
 from bezierdistill.settings import Prediction, ScheduleKind
 
 FILE, PIPELINE = "scheduler_config.json", "model_index.json"
@@ -39,7 +39,6 @@ WRAPPERS = {
 }
 THEIR_WORDS = {"flow_prediction": "flow", "original_sample": "sample"}
 MAX_STEPS = 1_000_000
-MIN_ALPHA = 2**-24  # of a scheduler that ends in pure noise: as EulerDiscreteScheduler has it
 
 
 @dataclass(frozen=True)
@@ -54,15 +53,6 @@ class Convention:
     schedule: ScheduleKind | None
     numbers: Mapping[str, Any]
     said_by: Path | None = None
-
-
-def read_config(path: Path, what: str) -> dict[str, Any]:
-    """The settings in a JSON file of diffusers.
-
-    Raises:
-        UserError: if it is missing or none.
-    """
-    return from_json(parse_json(path, read_text(path, what)), dict[str, Any], path)
 
 
 def agree(named: Convention, folder: Path, network: Path) -> Convention:
@@ -112,7 +102,7 @@ def _read_scheduler(folder: Path, network: Path) -> Convention:
     path = _find_scheduler(folder, network)
     if path is None:
         return Convention(None, None, {})
-    settings = read_config(path, "scheduler")
+    settings = _read_json(path)
     name = settings.get("_class_name")
     if name in WRAPPERS:
         raise UserError(
@@ -146,6 +136,15 @@ def _find_scheduler(folder: Path, network: Path) -> Path | None:
     return next((path for path in places if path.exists()), None)
 
 
+def _read_json(path: Path) -> dict[str, Any]:
+    """Settings that may be infinite, as those of schedulers are."""
+    text = read_text(path, "scheduler")
+    try:
+        return dict(json.loads(text).items())
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path} holds no settings ({error}): fetch it again") from None
+
+
 def _levels(settings: Mapping[str, Any], path: Path) -> Convention:
     """The noise levels of DDPM, as diffusers makes them of the settings."""
     import diffusers
@@ -161,7 +160,9 @@ def _levels(settings: Mapping[str, Any], path: Path) -> Convention:
         stated = "sample"
     if stated == "flow_prediction":
         raise UserError(f"{path} predicts a flow without use_flow_sigmas, expected both or neither")
-    levels = built.alphas_cumprod.double().clamp_min(MIN_ALPHA)
+    levels = built.alphas_cumprod.double()
+    if not 0 < levels[-1] < levels[-2]:  # ends in pure noise, whose logarithm is infinite
+        levels[-1] = levels[-2] / 2
     return _convention(stated, "steps", {"alphas_cumprod": levels.tolist()}, path)
 
 

@@ -14,9 +14,8 @@ from bezierdistill.metrics.distances import (
 from bezierdistill.metrics.evaluation import Evaluator
 from bezierdistill.metrics.extractors import load_extractor
 from bezierdistill.metrics.features import RandomFeatures
-from bezierdistill.metrics.paths import curve_fit_error, straightness
+from bezierdistill.metrics.paths import curve_fit_error, relative_distance, straightness
 from bezierdistill.metrics.squeezenet import SqueezeNetFeatures
-from bezierdistill.metrics.translation import relative_distance
 
 __all__ = [
     "ClassifierFeatures",

@@ -9,7 +9,7 @@ its condition has low accuracy; one that collapses a class has low coverage ther
 from __future__ import annotations
 
 import statistics
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bezierdistill.errors import UserError
 from bezierdistill.metrics.distances import inside
+from bezierdistill.records import ClassScores
 
 Labelled = tuple[Tensor, Tensor]
 K = 3
@@ -26,13 +27,13 @@ def class_labels(labels: Tensor | np.ndarray, count: int, classes: int) -> Tenso
     """Labels of ``count`` samples as int64 ``(count,)``.
 
     Raises:
-        UserError: if they are no whole numbers in ``0 .. classes - 1``, one a sample.
+        UserError: if they are no whole numbers in ``0 .. classes - 1``, one per sample.
     """
     given = np.asarray(labels)
     if given.shape != (count,) or given.dtype.kind not in "ui":
         raise UserError(
             f"labels are {given.dtype} of shape {given.shape}, expected integers of shape"
-            f" {(count,)}: one a sample"
+            f" {(count,)}: one per sample"
         )
     if count and not 0 <= int(given.min()) <= int(given.max()) < classes:
         raise UserError(
@@ -41,35 +42,43 @@ def class_labels(labels: Tensor | np.ndarray, count: int, classes: int) -> Tenso
     return torch.from_numpy(given.astype(np.int64))
 
 
-def class_figures(
-    made: Labelled, test: Labelled, train: Labelled, right: Tensor, classes: int
-) -> dict[str, Any]:
+def class_scores(
+    made: Labelled,
+    test: Labelled,
+    train: Labelled,
+    right: tuple[Tensor, Tensor],
+    names: Sequence[str],
+) -> ClassScores:
     """Accuracy and coverage, over all and by class.
 
     Args:
         made: features ``(N, d)`` and labels ``(N,)`` of generated samples.
         test: the same of held-out real samples.
         train: the same of training samples, which stand for the best that can be reached.
-        right: ``(N,)``, whether a classifier finds the generated samples to be of their class.
-        classes: number of classes.
-
-    Returns:
-        ``accuracy``, ``coverage`` and ``coverage_real``, and ``by_class``: see
-        :meth:`~bezierdistill.metrics.evaluation.Evaluator.classes`.
+        right: ``(N,)``, whether a classifier finds the generated samples, and the held-out ones, to
+            be of their class.
+        names: of the classes.
     """
     rows = []
-    for label in range(classes):
+    for label, name in enumerate(names):
         own, real, other = (features[labels == label] for features, labels in (made, test, train))
-        hits, most = right[made[1] == label].double(), min(len(own), len(real))
-        cover = {
-            "coverage": _coverage(real, own[:most]),
-            "coverage_real": _coverage(real, other[:most]),
-        }
+        hits, most = right[0][made[1] == label].double(), min(len(own), len(real))
         rows.append(
-            {"count": len(own), "accuracy": float(hits.mean()) if len(own) else None, **cover}
+            {
+                "name": name,
+                "count": len(own),
+                "accuracy": float(hits.mean()) if len(own) else None,
+                "coverage": _coverage(real, own[:most]),
+                "coverage_real": _coverage(real, other[:most]),
+            }
         )
-    means = {name: _mean([row[name] for row in rows]) for name in ("coverage", "coverage_real")}
-    return {"accuracy": float(right.double().mean()), **means, "by_class": rows}
+    return ClassScores(
+        accuracy=float(right[0].double().mean()),
+        accuracy_real=float(right[1].double().mean()),
+        coverage=_mean([row["coverage"] for row in rows]),
+        coverage_real=_mean([row["coverage_real"] for row in rows]),
+        by_class=tuple(rows),
+    )
 
 
 def _coverage(real: Tensor, made: Tensor) -> float | None:
@@ -81,6 +90,5 @@ def _coverage(real: Tensor, made: Tensor) -> float | None:
     return inside(real, made, K) if len(made) > K else 0.0
 
 
-def _mean(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return statistics.mean(known) if known else None
+def _mean(values: list[float | None]) -> float:
+    return statistics.mean(value for value in values if value is not None)

@@ -1,7 +1,7 @@
 """A small classifier of the data's own classes as a feature extractor: it knows what matters in
 this data, and needs no foreign weights.
 
-It is trained once on the training side and its labels, and kept in a cache
+It is trained once on the training split and its labels, and kept in a cache
 (``$BEZIERDISTILL_CACHE``, or ``~/.cache/bezierdistill``). The features are the activations before
 the last layer, as in the Frechet distance of Heusel et al. 2017 (arXiv 1706.08500); accuracy of a
 classifier on labelled samples is a measure of class-conditional generation (Ravuri & Vinyals 2019,
@@ -18,6 +18,7 @@ import contextlib
 import hashlib
 import math
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,13 +29,15 @@ from torch.nn import functional
 from bezierdistill.data.base import Data, Split
 from bezierdistill.errors import UserError
 from bezierdistill.files import read_tensors, write_tensors
+from bezierdistill.memory import batch_size
 from bezierdistill.metrics.features import weights_digest
+from bezierdistill.noise import Stream, generator
 from bezierdistill.progress import progress
 
-RECIPE = 1  # counts changes of what follows that change weights
+RECIPE = 2  # counts changes of what follows that change weights
 SEED, STEPS, EPOCHS, BATCH, RATE, FEATURES = 0, 2500, 60, 128, 3e-3, 96
-AT_ONCE, MOST = 512, 100_000
-LARGE = 14  # pixels a side
+MAX_ROWS = 100_000
+LARGE = 14  # pixels of a side
 
 
 class ClassifierFeatures(nn.Module):
@@ -46,7 +49,7 @@ class ClassifierFeatures(nn.Module):
         classes: number of classes.
 
     Attributes:
-        accuracy: share of the data's held-out side that is classified right; NaN before training.
+        accuracy: share of the data's held-out split that is classified right; NaN before training.
     """
 
     name = "classifier"
@@ -80,9 +83,9 @@ class ClassifierFeatures(nn.Module):
             raise UserError(
                 f"the classifier got states of shape {tuple(x.shape[1:])}, expected {self.shape}"
             )
-        return torch.cat(
-            [self.last(self.body(part)).relu() for part in x.to(self.head.weight).split(AT_ONCE)]
-        )
+        rows = batch_size(self.shape, self.head.weight.device.type)
+        parts = x.to(self.head.weight).split(rows)
+        return torch.cat([self.last(self.body(part)).relu() for part in parts])
 
     def logits(self, x: Tensor) -> Tensor:
         """Logarithms of unnormalised probabilities of the classes, ``(B, classes)``."""
@@ -162,13 +165,13 @@ def train_classifier(x: Tensor, labels: Tensor, classes: int) -> ClassifierFeatu
     extractor = ClassifierFeatures(tuple(x.shape[1:]), classes)
     optimizer = torch.optim.AdamW(extractor.parameters(), RATE, weight_decay=0.01)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps, pct_start=0.2)
-    generator = torch.Generator().manual_seed(SEED)
-    rows = _epochs(len(x), generator)
+    draws = generator(SEED, Stream.JUDGE)
+    rows = _epochs(len(x), draws)
     with _one_thread(), torch.enable_grad(), progress("classifier", steps) as advance:
         for _ in range(steps):
             chosen = next(rows)
             loss = functional.cross_entropy(
-                extractor.logits(_shifted(x[chosen], generator)), labels[chosen]
+                extractor.logits(_shifted(x[chosen], draws)), labels[chosen]
             )
             optimizer.zero_grad()
             loss.backward()
@@ -178,19 +181,19 @@ def train_classifier(x: Tensor, labels: Tensor, classes: int) -> ClassifierFeatu
     return extractor.requires_grad_(False).eval()
 
 
-def _epochs(count: int, generator: torch.Generator) -> Iterator[Tensor]:
+def _epochs(count: int, draws: torch.Generator) -> Iterator[Tensor]:
     """Batches of distinct rows, from a new order after every whole pass over the rows."""
     while True:
-        order = torch.randperm(count, generator=generator)
+        order = torch.randperm(count, generator=draws)
         yield from order[: max(count // BATCH * BATCH, min(count, BATCH))].split(BATCH)
 
 
-def _shifted(x: Tensor, generator: torch.Generator) -> Tensor:
+def _shifted(x: Tensor, draws: torch.Generator) -> Tensor:
     """A batch of images moved by a few pixels, all alike; vectors and small images as they are."""
     if x.ndim == 2 or min(x.shape[2:]) < LARGE:
         return x
     most = max(1, min(x.shape[2:]) // 28)
-    down, right = torch.randint(2 * most + 1, (2,), generator=generator).tolist()
+    down, right = torch.randint(2 * most + 1, (2,), generator=draws).tolist()
     return functional.pad(x, (most,) * 4, mode="replicate")[
         ..., down : down + x.shape[2], right : right + x.shape[3]
     ]
@@ -210,7 +213,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _labelled(data: Data, split: Split) -> tuple[Tensor, Tensor]:
-    count = min(data.count(split) or MOST, MOST)
+    count = min(data.count(split) or MAX_ROWS, MAX_ROWS)
     labels = labels_of(data, count, SEED, split)
     return data.real(count, SEED, split), labels
 
@@ -224,7 +227,11 @@ def _key(*tensors: Tensor) -> str:
 
 
 def cache_folder() -> Path:
-    """Where trained classifiers are kept: ``$BEZIERDISTILL_CACHE``, or
-    ``~/.cache/bezierdistill``.
+    """Where trained classifiers are kept: ``$BEZIERDISTILL_CACHE``, or ``~/.cache/bezierdistill``,
+    or a temporary folder for a user who has no home.
     """
-    return Path(os.environ.get("BEZIERDISTILL_CACHE") or "~/.cache/bezierdistill").expanduser()
+    given = os.environ.get("BEZIERDISTILL_CACHE")
+    try:
+        return Path(given or "~/.cache/bezierdistill").expanduser()
+    except RuntimeError:  # no $HOME, and a user id that the system does not know
+        return Path(tempfile.gettempdir()) / f"bezierdistill-{getattr(os, 'getuid', int)()}"

@@ -1,5 +1,5 @@
 """Distances between two sets of samples, ``metric(a, b)``. Sets are ``(N, ...)`` and ``(M, ...)``
-tensors; zero means the same law.
+tensors; zero means the same distribution.
 """
 
 from __future__ import annotations

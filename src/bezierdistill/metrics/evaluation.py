@@ -1,20 +1,18 @@
-"""All metrics of a set of samples at once, each with its floor and the ratio of the two, and with
-the protocol they were measured by.
+"""All metrics of a set of samples at once, each with its floor, and with the protocol they were
+measured by.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from bezierdistill.data import Data
 from bezierdistill.errors import UserError
-from bezierdistill.metrics.classes import class_figures, class_labels
+from bezierdistill.metrics.classes import class_labels, class_scores
 from bezierdistill.metrics.classifier import labels_of
 from bezierdistill.metrics.distances import (
     energy_distance,
@@ -24,9 +22,11 @@ from bezierdistill.metrics.distances import (
     precision_recall,
     sliced_wasserstein,
 )
-from bezierdistill.metrics.features import RandomFeatures, describe, extract
+from bezierdistill.metrics.features import RandomFeatures, describe, extract, in_batches
+from bezierdistill.records import ClassScores, Protocol, Score, Scores
 
-MOST, REPEATS = 5_000, 4
+MAX_ROWS, MIN_ROWS, REPEATS = 5_000, 8, 4
+MIN_FLOOR = 1e-12
 
 
 class _Set(NamedTuple):
@@ -36,61 +36,37 @@ class _Set(NamedTuple):
     features: Tensor
 
 
-@dataclass(frozen=True)
 class Evaluator:
-    """Judge samples of one data set against its held-out real samples.
+    """Compares samples with the held-out real samples of one data set.
 
     Samples, held-out samples and training samples are cut to the same size; if there are more of
-    the first and last, up to four disjoint parts are judged against the same held-out samples and
-    averaged. The floor is real training data judged the same way; for the unbiased estimates
-    (energy, MMD, kernel), whose mean is zero there, it is the mean size of that estimate.
+    the first and last, up to four disjoint parts are compared with the same held-out samples and
+    averaged. The floor is real training data measured the same way; for the unbiased estimates
+    (energy, MMD, kernel), whose mean is zero there, it is the mean size of that estimate. What was
+    measured on real data once is kept for the next samples.
 
     Args:
         data: the data set.
         seed: which real samples are drawn.
         extractor: features on which the Frechet and kernel distance, precision and recall are
-            measured (see :func:`~bezierdistill.metrics.extractors.load_extractor`). By default the
-            Frechet distance is on fixed random features, precision and recall are on the states,
-            and there is no kernel distance.
+            measured (see :func:`~bezierdistill.metrics.extractors.load_extractor`), in evaluation
+            mode. By default the Frechet distance is on fixed random features, precision and recall
+            are on the states, and there is no kernel distance.
     """
 
-    data: Data
-    seed: int = 0
-    extractor: nn.Module | None = None
-    _used: nn.Module = field(init=False, repr=False, compare=False)
-    _tests: dict[int, _Set] = field(default_factory=dict, init=False, repr=False, compare=False)
-    _floors: dict[int, dict[str, float]] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
-
-    def __post_init__(self) -> None:
-        object.__setattr__(
-            self,
-            "_used",
-            (
-                RandomFeatures(math.prod(self.data.shape))
-                if self.extractor is None
-                else self.extractor
-            ),
-        )
+    def __init__(self, data: Data, seed: int = 0, extractor: nn.Module | None = None) -> None:
+        self.data, self.seed, self.extractor = data, seed, extractor
+        self._used = RandomFeatures(math.prod(data.shape)) if extractor is None else extractor
+        self._tests: dict[int, _Set] = {}
+        self._floors: dict[int, dict[str, float]] = {}
 
     def size(self, samples: int) -> int:
-        """Samples a side that can be compared when there are ``samples`` generated ones."""
-        sides = [n for n in (self.data.count("train"), self.data.count("test")) if n is not None]
-        return min([samples, MOST, *sides])
+        """Samples of each set that can be compared when there are ``samples`` generated ones."""
+        counts = (self.data.count("train"), self.data.count("test"))
+        return min([samples, MAX_ROWS, *(n for n in counts if n is not None)])
 
-    def __call__(self, x: Tensor) -> dict[str, Any]:
-        """Metrics of samples ``(N, ...)`` in model units.
-
-        Returns:
-            For every name: the value, ``NAME_floor`` and ``NAME_ratio``; ``count``, the samples a
-                side; and ``protocol``, what figures
-            depend on besides the samples: they compare only where it is equal. It holds
-            ``extractor`` and its ``digest``; ``metric``, the name of the Frechet distance;
-            ``manifold``, where precision and recall are measured; ``samples`` generated, and
-            ``count`` a side in each of ``parts`` comparisons; ``split``, the side judged against,
-            and ``floor``, the side of the floor; ``seed``; ``quantised``, whether states are whole
-            numbers in own units.
+    def __call__(self, x: Tensor) -> Scores:
+        """Metrics of samples ``(N, ...)`` in model units, and the protocol they were measured by.
 
         Raises:
             UserError: on another shape than the data's, too few samples, or numbers that are not
@@ -98,37 +74,33 @@ class Evaluator:
         """
         self._check(x)
         size = self.size(len(x))
-        if size < 8:
-            raise UserError(f"{len(x)} samples can be compared {size} a side, expected 8 or more")
+        if size < MIN_ROWS:
+            raise UserError(
+                f"{len(x)} samples can be compared {size} at a time, expected {MIN_ROWS} or more"
+            )
         test = self._test(size)
         if size not in self._floors:
-            self._floors[size] = self._judged_real(size)
-        floors, result = self._floors[size], {"count": size}
-        for name, value in _mean(self._rows(x, test)).items():
-            result |= {
-                name: value,
-                f"{name}_floor": floors[name],
-                f"{name}_ratio": value / floors[name],
-            }
-        return {**result, "protocol": self._protocol(len(x))}
+            self._floors[size] = self._measure_real(size)
+        floors, values = self._floors[size], _mean(self._rows(x, test))
+        scores = {name: Score(value=values[name], floor=floors[name]) for name in values}
+        return Scores(**scores, protocol=self._protocol(len(x)))
 
-    def _protocol(self, samples: int) -> dict[str, Any]:
+    def _protocol(self, samples: int) -> Protocol:
         size, what = self.size(samples), describe(self._used)
-        return {
+        return Protocol(
             **what,
-            "metric": f"FD-{what['extractor']}",
-            "manifold": "states" if self.extractor is None else "features",
-            "samples": samples,
-            "count": size,
-            "parts": min(REPEATS, samples // size),
-            "split": "test",
-            "floor": "train",
-            "seed": self.seed,
-            "quantised": self.data.scaling.integer,
-        }
+            metric=f"FD-{what['extractor']}",
+            manifold="states" if self.extractor is None else "features",
+            samples=samples,
+            count=size,
+            parts=min(REPEATS, samples // size),
+            split="test",
+            floor="train",
+            seed=self.seed,
+            quantised=self.data.scaling.integer,
+        )
 
-    @torch.no_grad()
-    def classes(self, x: Tensor, labels: Tensor | np.ndarray) -> dict[str, Any]:
+    def classes(self, x: Tensor, labels: Tensor | np.ndarray) -> ClassScores:
         """Whether samples ``(N, ...)`` in model units are of the classes ``(N,)`` that they were
         asked to be, and cover them.
 
@@ -137,8 +109,8 @@ class Evaluator:
             ``accuracy_real`` on held-out samples; ``coverage``, the mean over classes of the share
             of held-out samples of a class within the manifold of as many generated ones (recall
             within the class), and ``coverage_real`` of training samples in their place;
-            ``by_class``, a row a class: ``count`` of the samples, ``accuracy``, ``coverage`` and
-            ``coverage_real``, None where there are no samples to measure it.
+            ``by_class``, a row per class: its ``name``, ``count`` of the samples, ``accuracy``,
+            ``coverage`` and ``coverage_real``, None where there are no samples to measure it.
 
         Raises:
             UserError: if the extractor is no classifier, the data has no labels, or the samples or
@@ -150,28 +122,23 @@ class Evaluator:
                 " expected a classifier"
             )
         self._check(x)
-        size = self.size(MOST)
+        size = self.size(MAX_ROWS)
         test_labels, train_labels = (
             labels_of(self.data, size, self.seed, split) for split in ("test", "train")
         )
         known = class_labels(labels, len(x), self.data.classes)
-        train = self.data.real(size, self.seed, "train")
-        test = self._test(size)
-        figures = class_figures(
+        train, test = self.data.real(size, self.seed, "train"), self._test(size)
+        return class_scores(
             (extract(x, self.extractor), known),
             (test.features, test_labels),
             (extract(train, self.extractor), train_labels),
-            self._predicted(x) == known,
-            self.data.classes,
+            (self._predicted(x) == known, self._predicted(test.states) == test_labels),
+            self.data.class_names,
         )
-        return {
-            **figures,
-            "accuracy_real": float((self._predicted(test.states) == test_labels).double().mean()),
-        }
 
     def _predicted(self, x: Tensor) -> Tensor:
-        logits: Any = getattr(self.extractor, "logits")  # noqa: B009 (a torchmetrics-like module need not have it)
-        return logits(x).argmax(1)
+        module: Any = self.extractor  # a module of torchmetrics' convention need not have logits
+        return in_batches(module.logits, x, module).argmax(1)
 
     def _check(self, x: Tensor) -> None:
         if tuple(x.shape[1:]) != self.data.shape:
@@ -193,19 +160,13 @@ class Evaluator:
     def _set(self, x: Tensor) -> _Set:
         return _Set(x, extract(x, self._used))
 
-    def _judged_real(self, size: int) -> dict[str, float]:
+    def _measure_real(self, size: int) -> dict[str, float]:
         """The floors that training samples reach against held-out samples of a size."""
         most = self.data.count("train")
-        train = self.data.real(
-            size * min(REPEATS, most // size if most else REPEATS), self.seed, "train"
-        )
-        floors = _mean(
-            [
-                {name: abs(value) for name, value in row.items()}
-                for row in self._rows(train, self._test(size))
-            ]
-        )
-        return {name: max(floor, 1e-12) for name, floor in floors.items()}
+        parts = min(REPEATS, most // size if most else REPEATS)
+        rows = self._rows(self.data.real(size * parts, self.seed, "train"), self._test(size))
+        floors = _mean([{name: abs(value) for name, value in row.items()} for row in rows])
+        return {name: max(floor, MIN_FLOOR) for name, floor in floors.items()}
 
     def _rows(self, x: Tensor, test: _Set) -> list[dict[str, float]]:
         size = len(test.states)
@@ -213,17 +174,13 @@ class Evaluator:
         return [self._measure(self._set(part), test) for part in parts]
 
     def _measure(self, x: _Set, test: _Set) -> dict[str, float]:
-        same = nn.Identity()
-        precision, recall = precision_recall(
-            *((x.states, test.states) if self.extractor is None else (x.features, test.features))
-        )
+        same, given = nn.Identity(), self.extractor is not None
+        manifolds = (x.features, test.features) if given else (x.states, test.states)
+        precision, recall = precision_recall(*manifolds)
+        kernel = {"kernel": kernel_distance(x.features, test.features, same)} if given else {}
         return {
             "frechet": frechet_distance(x.features, test.features, same),
-            **(
-                {}
-                if self.extractor is None
-                else {"kernel": kernel_distance(x.features, test.features, same)}
-            ),
+            **kernel,
             "sliced_wasserstein": sliced_wasserstein(x.states, test.states),
             "energy": energy_distance(x.states, test.states),
             "mmd": mmd(x.states, test.states),

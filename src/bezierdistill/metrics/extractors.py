@@ -40,7 +40,7 @@ def load_extractor(text: str, data: Data) -> nn.Module:
                 f"{text} made a {type(module).__name__}, expected a torch module from states to"
                 " features"
             )
-        return module.eval()
+        return module
     path = text.removeprefix("squeezenet:")
     if path in ("", text):
         raise UserError(

@@ -5,26 +5,56 @@ An extractor is any module that maps model states ``(B, ...)`` (images in [-1, 1
 num_features)``: the convention of torchmetrics' ``FrechetInceptionDistance(feature=module)``, so
 the same module can be given to either. ``name`` and ``digest`` are optional.
 
-Random two-layer ReLU features separate laws well enough for a Frechet distance (Ulyanov et al. 2018
-on random features; Naeem et al. 2020, arXiv 2002.09797, on random embeddings for evaluation). The
-matrices are a function of the input size and the seed alone.
+Random two-layer ReLU features separate distributions well enough for a Frechet distance (Ulyanov et
+al. 2018 on random features; Naeem et al. 2020, arXiv 2002.09797, on random embeddings for
+evaluation). The matrices are a function of the input size and the seed alone.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
+from bezierdistill.memory import batch_size
+
+
+@contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """A user's module in evaluation mode, without gradients; every part of it is left in the mode
+    in which it was found.
+    """
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+
 
 def extract(x: Tensor, extractor: nn.Module) -> Tensor:
-    """Features ``(N, num_features)`` of samples ``(N, ...)`` in model units, without a gradient,
-    4096 rows at a time.
+    """Features ``(N, num_features)`` of samples ``(N, ...)`` in model units, without a gradient and
+    in evaluation mode, computed where the extractor is.
     """
-    with torch.no_grad():
-        return torch.cat([extractor(part) for part in x.split(4096)])
+    return in_batches(extractor, x, extractor)
+
+
+def in_batches(function: Callable[[Tensor], Tensor], x: Tensor, module: nn.Module) -> Tensor:
+    """What a function of a module makes of samples ``(N, ...)``, in batches of the size that suits
+    the module's device, as :func:`extract` does.
+    """
+    tensors = itertools.chain(module.parameters(), module.buffers())
+    device = next((tensor.device for tensor in tensors), x.device)
+    rows = batch_size(x.shape[1:], device.type)
+    with evaluation_mode(module):
+        return torch.cat([function(part.to(device)) for part in x.split(rows)]).to(x.device)
 
 
 def weights_digest(module: nn.Module) -> str:
@@ -51,7 +81,7 @@ class RandomFeatures(nn.Module):
     """``features(x)``: states ``(B, ...)`` of ``size`` numbers to ``(B, outputs)``.
 
     Args:
-        size: numbers a state.
+        size: numbers of a state.
         hidden: hidden ReLU units.
         outputs: number of features.
         seed: seed of the matrices.

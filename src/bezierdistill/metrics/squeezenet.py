@@ -1,7 +1,7 @@
 """SqueezeNet 1.0 as a feature extractor, from a file of weights that the user has: no download.
 
-Fire modules squeeze to few channels, then expand by 1x1 and 3x3 kernels side by side (Iandola et
-al. 2016, arXiv 1602.07360, table 1). The features are the output of fire9 averaged over space, 512
+Fire modules squeeze to few channels, then expand by 1x1 and by 3x3 kernels (Iandola et al. 2016,
+arXiv 1602.07360, table 1). The features are the output of fire9 averaged over space, 512
 numbers. A Frechet distance on them is called FD-SqueezeNet: it is not FID.
 """
 
@@ -17,9 +17,10 @@ from torch.nn import functional
 
 from bezierdistill.data.arrays import Archive, read_arrays
 from bezierdistill.errors import UserError
+from bezierdistill.memory import batch_size
 from bezierdistill.metrics.features import weights_digest
 
-SIDE, AT_ONCE = 227, 32
+SIZE = 227  # pixels, of the images that it was trained on
 MEAN = (104.0, 117.0, 123.0)  # of blue, green, red
 SQUEEZED = {
     "fire2": 16,
@@ -74,11 +75,12 @@ class SqueezeNetFeatures(nn.Module):
                 f"SqueezeNet got states of shape {tuple(x.shape[1:])}, expected images (C, H, W) of"
                 " 1 or 3 channels"
             )
-        return torch.cat([self._features(part) for part in x.to(self.mean).split(AT_ONCE)])
+        rows = batch_size((3, SIZE, SIZE), self.mean.device.type)
+        return torch.cat([self._features(part) for part in x.to(self.mean).split(rows)])
 
     def _features(self, x: Tensor) -> Tensor:
         x = ((x + 1) * 127.5).expand(-1, 3, -1, -1).flip(1) - self.mean
-        x = functional.interpolate(x, (SIDE, SIDE), mode="bilinear", align_corners=False)
+        x = functional.interpolate(x, (SIZE, SIZE), mode="bilinear", align_corners=False)
         x = _pool(self.conv1(x).relu())
         for name in SQUEEZED:
             x = self.get_submodule(name)(x)
@@ -107,7 +109,7 @@ def _read_weights(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, T
         loaded = read_arrays(path)
         with loaded if isinstance(loaded, Archive) else nullcontext({}) as found:
             arrays = {key: found[key] for key in shapes if key in found}
-    except ValueError as error:
+    except UserError as error:
         raise UserError(
             f"SqueezeNet weights {path} cannot be read as .npz of numbers: {error}"
         ) from None

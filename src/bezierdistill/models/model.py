@@ -200,7 +200,7 @@ class Model:
         if not len(labels):
             raise UserError("labels are empty, expected one or more, or none given at all")
         known = self.conditions.names or tuple(map(str, range(len(frequencies))))
-        numbers = torch.tensor(parse_labels(labels, known))
+        numbers = torch.tensor(parse_labels(list(map(str, labels)), known))
         return numbers[torch.arange(rows.start, rows.stop) % len(numbers)]
 
     def _with_scale(self, cond: Tensor, guidance_scale: float | None) -> Tensor:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bezierdistill.networks.foreign import ForeignConfig
 
 NetworkKind = Literal["mlp", "unet", "dit"]
+MAX_WIDTH, MAX_DEPTH = 4096, 256  # of a network that a file names, which may come from anybody
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bezierdistill.curves import BezierCurve
+from bezierdistill.curves import BezierCurve, match_time
 from bezierdistill.errors import UserError
 from bezierdistill.fields import NetworkField
 from bezierdistill.objectives.base import Curves, SingleObjective, check_positive, uniform
@@ -69,7 +69,7 @@ class InitialVelocity(SingleObjective):
         v0 = self.h * (line.data - line.source)
         t = uniform(v0, generator)
         state = parabola(line, v0).point(t)
-        return pseudo_huber(v0, self.huber)(NetworkField(net)(state, t, cond), v0)
+        return pseudo_huber(v0, self.huber)(net(state, t, t, cond), v0)
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,8 @@ def acceleration(
     The network takes and gives states ``(B, 2 C, ...)``: x and v0 side by side go in, the first
     half of what comes out is read.
     """
-    return NetworkField(net_a)(torch.cat([x, v0], 1), t, cond)[:, : x.shape[1]]
+    time = match_time(t, x)
+    return net_a(torch.cat([x, v0], 1), time, time, cond)[:, : x.shape[1]]
 
 
 @torch.no_grad()

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bezierdistill.arena.summary import Entry, summarise
 from bezierdistill.data import load_data, read_array
 from bezierdistill.records import ArenaRow
 from bezierdistill.reporting.page import (
@@ -22,6 +21,7 @@ from bezierdistill.reporting.page import (
 from bezierdistill.reporting.plots import arena_figure
 from bezierdistill.reporting.runs import Findings
 from bezierdistill.reporting.samples import IMAGES, POINTS, Panel, sheets
+from bezierdistill.reporting.summary import Entry, summarise
 from bezierdistill.reporting.tables import ARENA_HEADINGS, METHOD, arena_lines
 from bezierdistill.words import counted
 

@@ -92,7 +92,7 @@ def account(found: Findings) -> list[Section]:
         for name, own in spent.items()
     ]
     knots = [
-        [name, counted(passes, "pass"), "  ".join(f"{t:.4g}" for t in times)]
+        [name, counted(passes, "pass"), ", ".join(f"{t:.4g}" for t in times)]
         for name, model in found.models.items()
         for passes, times in sorted(model.knots.items())
     ]
@@ -122,8 +122,8 @@ def _samples(models: Models) -> list[Part]:
     notes: list[Part] = [
         Note("All from the same noise (seed 0). Students make jumps, teachers Euler steps.")
     ]
-    if classes := next((_classes(m) for m in everyone.values() if _classes(m)), ""):
-        notes.append(Note(f"Models with classes have one per row: {classes}."))
+    classes = dict.fromkeys(", ".join(_classes(model)) for model in everyone.values())
+    notes += [Note(f"Sheets of classes have one per row: {own}.") for own in classes if own]
     panels = _real(everyone, next(iter(models.values())))
     for name, model in sorted(everyone.items(), key=lambda item: item[1].card.kind != "student"):
         student = model.card.kind == "student"
@@ -142,9 +142,8 @@ def _samples(models: Models) -> list[Part]:
 @torch.no_grad()
 def _drawn(name: str, model: Model, passes: int, scale: float | None) -> Panel:
     """Samples of a model; images have a class per row."""
-    images, classes = len(model.shape) == 3, model.conditions.classes
-    rows = range(IMAGES if images else VECTORS)
-    labels = [row // ROW % classes for row in rows] if images and classes else None
+    rows, classes = range(IMAGES if len(model.shape) == 3 else VECTORS), _classes(model)
+    labels = [classes[row // ROW % len(classes)] for row in rows] if classes else None
     cond = model.condition(rows, 0, Stream.SAMPLE, labels)
     scale = None if cond is None else scale
     x0 = noise(0, Stream.SAMPLE, rows, model.shape)
@@ -153,12 +152,12 @@ def _drawn(name: str, model: Model, passes: int, scale: float | None) -> Panel:
     return Panel(name, x, counted(passes, "pass") + guided, model.card.kind == "student")
 
 
-def _classes(model: Model) -> str:
-    """The names of the classes on a sheet of a model's images, in their order."""
+def _classes(model: Model) -> tuple[str, ...]:
+    """The classes on a sheet of a model's images, a name per row; none of vectors."""
     if len(model.shape) != 3:
-        return ""
+        return ()
     classes = model.conditions.classes
-    return ", ".join((model.conditions.names or tuple(map(str, range(classes))))[:ROW])
+    return (model.conditions.names or tuple(map(str, range(classes))))[:ROW]
 
 
 def _teachers(models: Models) -> dict[str, Model]:

@@ -20,11 +20,10 @@ from matplotlib.image import imsave
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from torch import Tensor
 
-from bezierdistill.arena.summary import Entry
 from bezierdistill.curves import BezierCurve
 from bezierdistill.files import write_atomically
-from bezierdistill.records import RoundRow
-from bezierdistill.stages.reflow import ERRORS
+from bezierdistill.records import ERRORS, RoundRow
+from bezierdistill.reporting.summary import Entry
 from bezierdistill.words import counted, sampler_label
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999933")

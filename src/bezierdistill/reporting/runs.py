@@ -11,13 +11,12 @@ from pathlib import Path
 
 import msgspec
 
-from bezierdistill.arena.runner import gather
 from bezierdistill.errors import UserError
 from bezierdistill.models.folder import CARD, load_model
 from bezierdistill.models.model import Model
 from bezierdistill.records import ArenaRow, Made, Rounds, Settings, from_json, read_record
+from bezierdistill.reporting.summary import gather
 from bezierdistill.run import RUN, read_made, read_settings
-from bezierdistill.stages.reflow import ROUNDS
 from bezierdistill.store import MANIFEST, CurveStore
 from bezierdistill.training.journal import LOG, entries
 

@@ -8,6 +8,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from bezierdistill.reporting.page import Gallery, Picture
@@ -37,7 +39,7 @@ class Panel:
         x = self.x[:shown]
         return self.picture(sheet(x, columns), f"{len(x)} images in {columns} columns")
 
-    def picture(self, drawn: object, what: str) -> Picture:
+    def picture(self, drawn: Figure | np.ndarray, what: str) -> Picture:
         """What is drawn of it, described for those who do not see it."""
         kind = "ours" if self.ours else "panel"
         return Picture(drawn, f"{self.title}: {what}", self.caption, self.title, kind)

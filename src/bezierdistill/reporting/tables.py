@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from bezierdistill.arena.summary import Entry, summarise
 from bezierdistill.records import ArenaRow, Scores
+from bezierdistill.reporting.summary import Entry, summarise
 
 METRICS = {
     "frechet": "Frechet",

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain, groupby, islice
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -41,6 +41,8 @@ CHUNK = 4096  # rows at once
 ARCHIVE_ROWS = 10_000
 ARRAYS = ("points", "z0", "z1", "cond")
 MAX_MEMBERS = 16  # of a row that are looked at
+# What reading a damaged tar raises.
+DAMAGED = (tarfile.TarError, OSError, EOFError, ValueError, ArithmeticError, LookupError)
 
 
 def export_curves(
@@ -202,6 +204,9 @@ def _states(
 ) -> tuple[BezierCurve, Tensor | None]:
     """A chunk as curves in the teacher's units, and its conditions."""
     points, cond = chunk
+    for array in (points, cond):
+        if array is not None and array.dtype.kind not in "biuf":
+            raise UserError(f"{name} has {array.dtype} in it, expected integers or floats")
     states = [torch.from_numpy(np.array(points[:, k], np.float32)) for k in range(points.shape[1])]
     if units == "data":
         states = [model.scaling.encode(state) for state in states]
@@ -321,11 +326,10 @@ def _members(file: Path) -> Iterator[tuple[str, np.ndarray]]:
                     )
                 content = archive.extractfile(member) if name.endswith(".npy") else None
                 if content is not None:
-                    yield (
-                        name,
-                        read_npy(cast(BinaryIO, content), member.size, f"{file} ({member.name})"),
-                    )
-    except (tarfile.TarError, OSError, EOFError, OverflowError) as error:
+                    yield name, read_npy(content.read(), name=f"{file} ({member.name})")
+    except UserError:
+        raise
+    except DAMAGED as error:
         raise UserError(
             f"{file} is no tar archive, or is packed, cut off or damaged ({error}): expected a"
             " plain .tar"

@@ -285,8 +285,8 @@ def _search(config: RecipeConfig, budget: Budget, teachers: list[Model], data: D
     file = config.out / SEARCH
     if not file.exists():
         passes = budget.share(config.shares.search)
-        steps = config.simulate.steps
-        write_record(file, choose_blend(*teachers, data, config.seed, passes, steps))
+        steps, (strong, weak) = config.simulate.steps, teachers
+        write_record(file, choose_blend(strong, weak, data, config.seed, passes, steps))
     return read_record(file, Search, "search of the blend")
 
 

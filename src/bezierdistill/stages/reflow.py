@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from bezierdistill.models.model import Model
     from bezierdistill.records import RoundRow, Sampled
 
-ROUNDS = "rounds.json"
-ERRORS = ("straightness", "drift", "reconstruction_real", "reconstruction_generated")
 TEACHER_PASSES, JUDGED = 40, 4096
 
 
@@ -129,7 +127,7 @@ def _rounds(config: ReflowConfig, data: Data) -> tuple[RoundRow, ...]:
     from bezierdistill.metrics import Evaluator, straightness
     from bezierdistill.noise import Stream, noise
     from bezierdistill.progress import announce
-    from bezierdistill.records import RoundRow, Rounds, write_record
+    from bezierdistill.records import ROUNDS, RoundRow, Rounds, write_record
 
     evaluate = Evaluator(data)
     x0 = noise(config.seed, Stream.JUDGE, range(JUDGED), data.shape)
@@ -287,9 +285,9 @@ def _ours(config: ReflowConfig, folder: Path, first: Model, budget: int) -> Mode
 
 def main_reflow(config: ReflowConfig) -> dict[str, Any]:
     """The verb ``reflow``."""
-    from bezierdistill.records import to_json
-    from bezierdistill.words import sampler_label
+    from bezierdistill.records import ERRORS, to_json
     from bezierdistill.reporting.tables import print_rows
+    from bezierdistill.words import sampler_label
 
     rounds = reflow(config)
     for row in rounds:

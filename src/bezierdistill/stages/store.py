@@ -58,7 +58,9 @@ class StoreMergeConfig:
 
 @dataclass(frozen=True)
 class StoreExportConfig:
-    """Write the curves of a store in another format; both formats can be imported.
+    """Write the curves of a store in another format.
+
+    Both formats can be imported.
 
     Example::
 

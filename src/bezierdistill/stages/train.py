@@ -153,10 +153,9 @@ def conditions_of(data: Data) -> Conditions:
             f"{data.name} has neither labels nor conditions, expected some of them for"
             " --conditional"
         )
-    if not data.classes:
-        return Conditions(size=data.condition_size)
-    shares = tuple(float(share) for share in data.frequencies)
-    return Conditions(size=data.classes, frequencies=shares, names=data.class_names)
+    return Conditions(
+        size=data.condition_size, frequencies=data.frequencies, names=data.class_names
+    )
 
 
 def card_of(config: Any, kind: str, **more: Any) -> ModelCard:

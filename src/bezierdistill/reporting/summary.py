@@ -8,8 +8,19 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
+from pathlib import Path
 
-from bezierdistill.records import ArenaRow
+from bezierdistill.records import ArenaRow, read_record
+
+
+def gather(out: Path) -> list[ArenaRow]:
+    """The rows of all finished cells of an arena's folder.
+
+    Raises:
+        UserError: if one is damaged.
+    """
+    cells = sorted((out / "cells").glob("*.json"))
+    return [row for cell in cells for row in read_record(cell, list[ArenaRow], "arena cell")]
 
 
 @dataclass(frozen=True)

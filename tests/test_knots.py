@@ -1,4 +1,4 @@
-"""Students: the exact flow map of a linear equation, and knots against brute force."""
+"""Knots: the cheapest ones against brute force, measured errors in closed form, the checks."""
 
 import math
 from itertools import combinations, pairwise
@@ -8,55 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from bezierdistill.curves import BezierCurve
-from bezierdistill.fields import NetworkField
-from bezierdistill.flow_map import cheapest_knots, check_knots, flow_map, interval_errors, sample
-from bezierdistill.networks.mlp import MLP
-from bezierdistill.solvers import solve, time_grid
-from conftest import RATE, CountedNet, Draw, ExactMap, close
-
-
-@pytest.mark.parametrize("by_row", [False, True])
-def test_flow_map_of_an_exact_net_is_a_semigroup(
-    by_row: bool, shape: tuple[int, ...], draw: Draw
-) -> None:
-    x = draw(*shape)
-    r, s, t = (
-        torch.linspace(a, a + 0.2, shape[0], dtype=torch.float64) if by_row else a
-        for a in (0.1, 0.35, 0.8)
-    )
-    step = flow_map(ExactMap(), flow_map(ExactMap(), x, r, s), s, t)
-    close(step, flow_map(ExactMap(), x, r, t))
-    close(step, x * math.exp(RATE * (0.8 - 0.1)))
-    close(flow_map(ExactMap(), step, t, r), x)
-    assert torch.equal(flow_map(ExactMap(), x, s, s), x)
-
-
-@pytest.mark.parametrize(
-    "knots", [(0.0, 1.0), (0.0, 0.6, 1.0), (0.0, 0.01, 0.5, 0.51, 1.0)], ids=str
-)
-def test_sampling_an_exact_map_is_exact_for_any_knots(
-    knots: tuple[float, ...], shape: tuple[int, ...], draw: Draw
-) -> None:
-    net, x0 = CountedNet(ExactMap()), draw(*shape)
-    close(sample(net, x0, knots), x0 * math.exp(RATE))
-    assert net.passes == len(knots) - 1
-
-
-@pytest.mark.parametrize("knots", [(0.0, 1.0), (0.0, 0.3, 0.7, 1.0), time_grid(9)], ids=len)
-def test_a_net_without_interval_input_samples_as_euler_solves(
-    knots: tuple[float, ...], shape: tuple[int, ...], draw: Draw
-) -> None:
-    net, x0 = MLP(shape[1:], width=16, depth=2).double(), draw(*shape)
-    close(sample(net, x0, knots), solve(NetworkField(net), x0, knots, "euler").state)
-
-
-def test_the_condition_reaches_the_network(draw: Draw) -> None:
-    class Conditional(nn.Module):
-        def forward(self, x: Tensor, s: Tensor, t: Tensor, cond: Tensor) -> Tensor:
-            return cond[:, None].expand_as(x)
-
-    x, cond = draw(4, 2), torch.arange(4.0, dtype=torch.float64)
-    torch.testing.assert_close(sample(Conditional(), x, (0.0, 0.4, 1.0), cond), x + cond[:, None])
+from bezierdistill.knots import cheapest_knots, check_knots, interval_errors
+from bezierdistill.solvers import time_grid
+from conftest import RATE, Draw, ExactMap
 
 
 @pytest.mark.parametrize("size", [2, 3, 6, 8])
