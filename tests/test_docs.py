@@ -170,10 +170,10 @@ def far_from_data(model: Model) -> float:
     cond = model.condition(rows, 0, Stream.JUDGE)
     x0 = noise(0, Stream.JUDGE, rows, model.shape)
     if model.card.domain_data is not None:
-        x0 = load_data(model.card.domain_data).real(72, 0, "train")
+        x0 = load_data(model.card.domain_data).real(60, 0, "train")
     passes, solver = (1, "euler") if model.card.kind == "student" else (16, "heun")
     x = model.generate(x0, passes, solver, cond)
-    return frechet_distance(data.scaling.clamp(x), data.real(72, 0, "train"))
+    return frechet_distance(data.scaling.clamp(x), data.real(60, 0, "train"))
 
 
 def trained_models(folder: Path) -> Iterator[Model]:
