@@ -57,6 +57,7 @@ LESS = [
     (r"steps=3000", "steps=150"),
     (r"steps=500", "steps=60"),
     (r"align=\d+", "align=20"),
+    (r"sample\(1000", "sample(200"),
     (r"count=\d[\d_]{3,}", "count=500"),
 ]
 RUN = ("bezierdistill", "torchrun", "srun")  # what starts a command of ours
