@@ -453,7 +453,7 @@ def blend() -> Figure:
     right.set(
         xlabel="weight of the strong teacher",
         ylabel="excess",
-        title="distribution of the blend",
+        title="the blend, by its weight",
         ylim=(0, None),
     )
     right.legend(fontsize=8)
