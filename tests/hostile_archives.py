@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from bezierdistill.data import load_data, read_array
-from bezierdistill.data.reading import read_images
+from bezierdistill.data.images import read_images
 from bezierdistill.stages.exchange import import_curves
 from hostile import Kit, Use
 from hostile_mutators import spoil_bytes

@@ -350,6 +350,19 @@ def test_a_sparse_member_without_a_map_is_named(tmp_path: Path) -> None:
         import_curves(tmp_path / "a.tar", tmp_path / "teacher", tmp_path / "store")
 
 
+def test_a_member_that_claims_more_than_there_is_takes_no_memory(tmp_path: Path) -> None:
+    teacher(tmp_path / "teacher")
+    path = archive(tmp_path / "a.tar", ("a.points.npy", ROW), ("b.points.npy", ROW))
+    info = tarfile.TarInfo("a.points.npy")
+    info.size = 2**40
+    head = info.tobuf(tarfile.GNU_FORMAT)
+    path.write_bytes(head + path.read_bytes()[512:])
+    with pytest.raises(
+        UserError, match=r"a\.tar is no tar archive, .*claims 1,099,511,627,776 bytes"
+    ):
+        import_curves(path, tmp_path / "teacher", tmp_path / "store")
+
+
 def test_the_store_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = curves(tmp_path, "c", points="uint8", noise="seed")
     curves(tmp_path, "d", seed=1, points="uint8", noise="seed")

@@ -21,7 +21,6 @@ from bezierdistill.reporting.style import DARK, LIGHT
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from bezierdistill.reporting.summary import Entry, excess, summarise
 from bezierdistill.cli import parse
 from bezierdistill.curves import BezierCurve
 from bezierdistill.data import Scaling
@@ -49,6 +48,7 @@ from bezierdistill.records import (
 )
 from bezierdistill.reporting import plots, print_arena, print_rows, protocol_lines, write_report
 from bezierdistill.reporting.page import Code, Note, Opening, Section, Table, render
+from bezierdistill.reporting.summary import Entry, excess, summarise
 from bezierdistill.run import MADE, RUN, machine
 from bezierdistill.stages.recipe import RecipeConfig, run_recipe
 from bezierdistill.stages.simulate import CurveSettings

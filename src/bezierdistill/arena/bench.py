@@ -14,16 +14,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from bezierdistill.budget import Budget
 from bezierdistill.data import Data
-from bezierdistill.errors import UserError
-from bezierdistill.files import read_json, write_json
-from bezierdistill.models import CARD, Model, NetworkConfig, load_model
+from bezierdistill.models.model import Model
+from bezierdistill.networks.config import NetworkConfig
 from bezierdistill.objectives import CurveRegression, Curves, FlowMatching, Objective
+from bezierdistill.run import read_made
 from bezierdistill.stages.distill import DistillConfig, distill
 from bezierdistill.stages.simulate import SimulateConfig, simulate
 from bezierdistill.stages.train import TrainConfig, train
@@ -35,6 +36,7 @@ from bezierdistill.training.settings import LoopConfig
 Sampler = Callable[..., Tensor]
 Method = Callable[["Bench"], Mapping[int, Sampler]]
 PAIR_STEPS = 8
+T = TypeVar("T")
 
 
 @dataclass
@@ -43,80 +45,47 @@ class Bench:
 
     Args:
         data: the data set.
-        budget: network passes that the method may spend in all.
+        budget: network passes that the method may spend in all, and those that it has spent.
         seed: seed of everything.
         folder: where this cell keeps its files.
         shared: where what several methods use is kept.
-        batch: rows a step.
         network: the network of every teacher and student.
         loop: how weights are updated: optimizer, schedule, averaging.
         conditional: whether every network takes the data's conditions.
     """
 
     data: Data
-    budget: int
+    budget: Budget
     seed: int
     folder: Path
     shared: Path
-    batch: int = 256
     network: NetworkConfig = field(default_factory=NetworkConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
     conditional: bool = False
-    spent: int = 0
     seconds: float = 0.0
 
     @property
-    def left(self) -> int:
-        """Network passes that are left."""
-        return self.budget - self.spent
-
-    def charge(self, passes: int) -> None:
-        """Count network passes.
-
-        Raises:
-            UserError: if the budget does not hold them.
-        """
-        self.spent += passes
-        if self.spent > self.budget:
-            raise UserError(
-                f"a method spent {self.spent:,} network passes, the budget is {self.budget:,}"
-            )
-
-    def steps(self, cost: float, passes: int | None = None) -> int:
-        """Optimizer steps of ``cost`` passes a row that ``passes`` (by default all that are left)
-        pay for.
-
-        Raises:
-            UserError: if that is not a single step.
-        """
-        passes = self.left if passes is None else passes
-        steps = int(passes // (cost * self.batch))
-        if steps < 1:
-            raise UserError(
-                f"{passes:,} network passes are left, a step costs {int(cost * self.batch):,}:"
-                " raise --budget"
-            )
-        return steps
+    def batch(self) -> int:
+        """Rows per step."""
+        return self.budget.batch
 
     def teacher(self, share: float, weak: bool = False) -> Model:
         """A flow-matching teacher trained with a share of the budget; the weak one has another
         seed.
         """
-        steps, seed = self.steps(FlowMatching.cost, int(share * self.budget)), self.seed + weak
-        folder = self.shared / f"teacher-{steps}-{seed}"
-        conditional = self.conditional
+        steps = self.budget.steps(FlowMatching.cost, self.budget.share(share), "a teacher")
         config = TrainConfig(
             self.data.name,
-            folder,
+            self.shared / f"teacher-{steps}-{self.seed + weak}",
             steps,
             self.batch,
-            seed,
-            conditional=conditional,
+            self.seed + weak,
+            conditional=self.conditional,
             network=self.network,
             loop=self.loop,
         )
-        model = self._made(folder, CARD, lambda: train(config), lambda: load_model(folder))
-        self.charge(model.spent)
+        model = self._made(config.out, lambda: train(config))
+        self.budget.charge(model.spent)
         return model
 
     def pairs(self, teacher: Model, share: float = 0.1, backwards: bool = False) -> CurveStore:
@@ -124,40 +93,33 @@ class Bench:
         noise, or backwards from real data.
         """
         assert teacher.folder is not None
-        count = max(1, int(share * self.budget) // (2 * PAIR_STEPS))
+        count = max(1, self.budget.share(share) // (2 * PAIR_STEPS))
         data = self.data.name if backwards else None
-        digest = sha256(f"{teacher.card['digest']} {count} {data}".encode()).hexdigest()[:12]
-        folder = (
-            self.shared if teacher.folder.parent == self.shared else self.folder
-        ) / f"pairs-{digest}"
+        digest = sha256(f"{teacher.card.digest} {count} {data}".encode()).hexdigest()[:12]
+        place = self.shared if teacher.folder.parent == self.shared else self.folder
         config = SimulateConfig(
             (teacher.folder,),
-            folder,
+            place / f"pairs-{digest}",
             degree=1,
             count=count,
-            data=data,
+            invert_from=data,
             seed=self.seed,
             steps=PAIR_STEPS,
             accelerator=self.loop.accelerator,
         )
-        store = self._made(
-            folder, "seconds.json", lambda: simulate(config), lambda: CurveStore.open(folder)
-        )
-        self.charge(store.manifest["passes"])
+        store = self._made(config.out, lambda: simulate(config))
+        self.budget.charge(store.manifest.passes)
         return store
 
-    def _made(
-        self, folder: Path, mark: str, make: Callable[[], Any], load: Callable[[], Any]
-    ) -> Any:
-        """Make what is shared, or load it; its time counts for every method that uses it."""
-        clock = folder / "seconds.json"
-        if not (folder / mark).exists() or not clock.exists():
-            started = time.perf_counter()
-            made = make()
-            write_json(clock, {"seconds": time.perf_counter() - started})
-            return made
-        self.seconds += read_json(clock, "clock")["seconds"]
-        return load()
+    def _made(self, folder: Path, make: Callable[[], T]) -> T:
+        """Make what is shared, or find it finished; its time counts for every method that uses
+        it.
+        """
+        started = time.perf_counter()
+        made, record = make(), read_made(folder)
+        taken = time.perf_counter() - started
+        self.seconds += max(0.0, record.seconds - taken) if record else 0.0
+        return made
 
     def distill(
         self, store: CurveStore, name: str, spend: int | None = None, **settings: Any
@@ -165,8 +127,8 @@ class Bench:
         """Train a student (or the next flow) on stored pairs with ``spend`` passes, by default all
         that are left.
         """
-        steps = self.steps(CurveRegression.cost, spend)
-        self.charge(steps * self.batch * CurveRegression.cost)
+        steps = self.budget.steps(CurveRegression.cost, spend)
+        self.budget.charge(steps * self.batch * CurveRegression.cost)
         out = self.folder / name
         return distill(
             DistillConfig(
@@ -208,8 +170,8 @@ class Bench:
         Returns:
             The first network with averaged weights.
         """
-        steps = self.steps(objective.cost, spend)
-        self.charge(int(steps * self.batch * objective.cost))
+        steps = self.budget.steps(objective.cost, spend)
+        self.budget.charge(int(steps * self.batch * objective.cost))
         nets = {"student": nets} if isinstance(nets, nn.Module) else nets
         trainer = Trainer(nets, self.loop, self.folder / name, name, rates)
         return trainer.fit(objective, batches or self.draws, steps, self.seed)

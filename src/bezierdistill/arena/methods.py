@@ -47,40 +47,38 @@ from bezierdistill.objectives.constant_acceleration import sample as acceleratio
 from bezierdistill.objectives.progressive import halvings
 from bezierdistill.simulation import Simulation
 from bezierdistill.solvers import time_grid
-from bezierdistill.stages.recipe import RecipeConfig, run_recipe
+from bezierdistill.stages.recipe import RecipeConfig, Shares, run_recipe
+from bezierdistill.stages.train import FlowSettings
 
 OURS = "bezier"
+LINES, ONE_TEACHER = {"degree": 1}, {"weak": 0.0}
 # Where the second pass of a consistency model starts (Geng et al. 2024; EDM's scale).
 MIDDLE = noise_time(0.821)
 TEACHER = 0.4  # share of the budget that a rival's teacher gets, unless its search said otherwise
 
 
-def bezier(bench: Bench, **changes: float) -> Mapping[int, Sampler]:
-    """Ours: the default recipe (:mod:`bezierdistill.stages.recipe`), or the same with some settings
-    changed.
+def bezier(bench: Bench, total: float = 1.0, **changes: Any) -> Mapping[int, Sampler]:
+    """Ours: the default recipe (:mod:`bezierdistill.stages.recipe`), or the same with a share of
+    the budget or with some settings changed.
     """
+    bench.budget.total = bench.budget.share(total)
     config = RecipeConfig(
         bench.data.name,
         bench.folder,
-        budget=bench.budget,
-        seed=bench.seed,
-        batch=bench.batch,
+        bench.budget.total,
+        bench.seed,
+        bench.batch,
+        train=FlowSettings(conditional=bench.conditional),
         network=bench.network,
         loop=bench.loop,
-        conditional=bench.conditional,
-        **changes,  # pyright: ignore[reportArgumentType]
     )
-    strong = bench.teacher(config.strong_share).folder
-    weak = bench.teacher(config.weak_share, weak=True).folder if config.weak_share else None
+    for group, settings in changes.items():
+        config = replace(config, **{group: replace(getattr(config, group), **settings)})
+    strong = bench.teacher(config.shares.strong).folder
+    weak = bench.teacher(config.shares.weak, weak=True).folder if config.shares.weak else None
     student = run_recipe(replace(config, strong=strong, weak=weak))
-    bench.charge(student.spent - bench.spent)
+    bench.budget.charge(student.spent - bench.budget.spent)
     return _jumps(student, 1, 2)
-
-
-def half_budget(bench: Bench) -> Mapping[int, Sampler]:
-    """Ours with half of the budget."""
-    bench.budget //= 2
-    return bezier(bench)
 
 
 def teacher(
@@ -97,13 +95,13 @@ def teacher_knots(bench: Bench, share: float = 0.95) -> Mapping[int, Sampler]:
     """
     model, grid = bench.teacher(share), time_grid(20)
     cost = 2 * PAIR_STEPS + len(grid) * (len(grid) - 1) // 2
-    curves = min(bench.left // cost, 2048)
+    curves = min(bench.budget.left // cost, 2048)
     rows = range(curves)
     cond = model.condition(rows, bench.seed, Stream.SIMULATE)
     x0 = noise(bench.seed, Stream.SIMULATE, rows, bench.data.shape)
     line, _ = Simulation(model.field, steps=PAIR_STEPS).curves(x0, cond)
     costs = interval_errors(model.net, line, grid, cond)
-    bench.charge(curves * cost)
+    bench.budget.charge(curves * cost)
     return {k: partial(sample, model.net, knots=cheapest_knots(costs, grid, k)) for k in (2, 4)}
 
 
@@ -121,7 +119,7 @@ def rectified_flow_distillation(
 ) -> Mapping[int, Sampler]:
     """The same, and the last flow's pairs distilled into one pass (or two even ones)."""
     flow = _reflow(bench, bench.teacher(share), rounds - 1, rounds)
-    knots = ",".join(f"{k / passes:g}" for k in range(1, passes))
+    knots = tuple(k / passes for k in range(1, passes))
     student = bench.distill(
         bench.pairs(flow),
         "student",
@@ -139,10 +137,10 @@ def _reflow(bench: Bench, flow: Model, rounds: int, trainings: int, huber: float
     come.
     """
     for k in range(rounds):
-        before = bench.left
+        before = bench.budget.left
         store = bench.pairs(flow)
-        pairs, still = before - bench.left, trainings - k
-        spend = (bench.left - (still - 1) * pairs) // still
+        pairs, still = before - bench.budget.left, trainings - k
+        spend = (bench.budget.left - (still - 1) * pairs) // still
         flow = bench.distill(store, f"flow-{k + 2}", spend, objective="velocity", huber=huber)
     return flow
 
@@ -173,7 +171,7 @@ def conic(
 
     net = copy.deepcopy(model.net)
     for half, weight in enumerate((real, 0.0)):
-        spend = bench.left // (2 - half)
+        spend = bench.budget.left // (2 - half)
         net = bench.fit(net, Conic(weight, zeta), batches, f"half-{half + 1}", spend)
     return _steps(net, 1, 2)
 
@@ -185,7 +183,10 @@ def progressive(bench: Bench, share: float = TEACHER, steps: int = 64) -> Mappin
     net, samplers = bench.teacher(share).net, {}
     rounds = halvings(steps)
     for k, number in enumerate(rounds):
-        objective, spend = Progressive(copy.deepcopy(net), number), bench.left // (len(rounds) - k)
+        objective, spend = (
+            Progressive(copy.deepcopy(net), number),
+            bench.budget.left // (len(rounds) - k),
+        )
         net = bench.fit(copy.deepcopy(net), objective, name=f"steps-{number}", spend=spend)
         samplers |= _steps(net, number)
     return {k: samplers[k] for k in (1, 2)}
@@ -239,7 +240,7 @@ def constant_acceleration(
     """Constant acceleration flow (Park et al. 2024): one step of its two networks is two passes."""
     model = bench.teacher(share)
     lines = bench.lines(bench.pairs(model))
-    spend, start = int(velocity * bench.left), copy.deepcopy(model.net)
+    spend, start = int(velocity * bench.budget.left), copy.deepcopy(model.net)
     net_v = bench.fit(start, InitialVelocity(h), lines, "velocity", spend)
     net_a = bench.build((2 * bench.data.shape[0], *bench.data.shape[1:]))
     net_a = bench.fit(net_a, ConstantAcceleration(net_v), lines, "acceleration")
@@ -337,15 +338,13 @@ def _jumps(model: Model, *passes: int) -> dict[int, Sampler]:
 # both of these, the pseudo-Huber loss, alignment.
 METHODS: dict[str, Method] = {
     OURS: bezier,
-    "bezier-half": half_budget,
-    "bezier-lines": partial(bezier, degree=1),
-    "bezier-one-teacher": partial(bezier, weak_share=0.0),
-    "bezier-plain": partial(bezier, degree=1, weak_share=0.0),
-    "bezier-squared": partial(bezier, huber=0.0),
-    "bezier-unaligned": partial(bezier, align_share=0.0),
-    "bezier-teacher": partial(
-        teacher, share=RecipeConfig.strong_share, solver="heun", passes=(20,)
-    ),
+    "bezier-half": partial(bezier, total=0.5),
+    "bezier-lines": partial(bezier, simulate=LINES),
+    "bezier-one-teacher": partial(bezier, shares=ONE_TEACHER),
+    "bezier-plain": partial(bezier, simulate=LINES, shares=ONE_TEACHER),
+    "bezier-squared": partial(bezier, distill={"huber": 0.0}),
+    "bezier-unaligned": partial(bezier, shares={"align": 0.0}),
+    "bezier-teacher": partial(teacher, share=Shares.strong, solver="heun", passes=(20,)),
     "teacher-euler": teacher,
     "teacher-heun": partial(teacher, solver="heun", passes=(2, 4)),
     "teacher-knots": teacher_knots,

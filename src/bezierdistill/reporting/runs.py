@@ -14,7 +14,7 @@ import msgspec
 from bezierdistill.errors import UserError
 from bezierdistill.models.folder import CARD, load_model
 from bezierdistill.models.model import Model
-from bezierdistill.records import ArenaRow, Made, Rounds, Settings, from_json, read_record
+from bezierdistill.records import ROUNDS, ArenaRow, Made, Rounds, Settings, from_json, read_record
 from bezierdistill.reporting.summary import gather
 from bezierdistill.run import RUN, read_made, read_settings
 from bezierdistill.store import MANIFEST, CurveStore

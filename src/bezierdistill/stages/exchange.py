@@ -313,6 +313,7 @@ def _members(file: Path) -> Iterator[tuple[str, np.ndarray]]:
     refused.
     """
     try:
+        held = file.stat().st_size
         with tarfile.open(file, "r:") as archive:
             for member in archive:
                 name = member.name.removeprefix("./")
@@ -324,6 +325,8 @@ def _members(file: Path) -> Iterator[tuple[str, np.ndarray]]:
                         f"{file} has a member {member.name[:80]!r} that is no plain file, expected"
                         " plain files alone"
                     )
+                if not 0 <= member.size <= held - member.offset_data:
+                    raise tarfile.ReadError(f"{member.name[:80]!r} claims {member.size:,} bytes")
                 content = archive.extractfile(member) if name.endswith(".npy") else None
                 if content is not None:
                     yield name, read_npy(content.read(), name=f"{file} ({member.name})")
