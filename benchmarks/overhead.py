@@ -37,7 +37,7 @@ from bezierdistill.memory import batch_size
 from bezierdistill.models import Model, save_model
 from bezierdistill.networks.config import NetworkConfig
 from bezierdistill.noise import Stream, noise
-from bezierdistill.objectives import CurveRegression, Loss, MapIntervals
+from bezierdistill.objectives import CurveRegression, Curves, Loss, MapIntervals
 from bezierdistill.records import CurveRecipe, ModelCard, Passes, to_json
 from bezierdistill.simulation import Simulation
 from bezierdistill.store import CurveStore, CurveWriter, simulate_shards
@@ -75,7 +75,8 @@ class Stamped(CurveBatches):
 
     stamps: list[float]
 
-    def __call__(self, generator: torch.Generator) -> object:
+    def __call__(self, generator: torch.Generator) -> Curves:
+        """A batch."""
         self.stamps.append(time.perf_counter())
         return super().__call__(generator)
 
@@ -109,8 +110,8 @@ def bare_seconds(net: nn.Module, shape: tuple[int, ...], batch: int, steps: int)
 def ratio(ours: Callable[[], float], bare: Callable[[], float], rounds: int = ROUNDS) -> Ratio:
     """Median of the rounds' ratios, and the median costs."""
     pairs = [(ours(), bare()) for _ in range(rounds)]
-    ratios = statistics.median(a / b for a, b in pairs)
-    return ratios, *(statistics.median(values) for values in zip(*pairs, strict=True))
+    ratios, ours_all, bare_all = zip(*((a / b, a, b) for a, b in pairs), strict=True)
+    return statistics.median(ratios), statistics.median(ours_all), statistics.median(bare_all)
 
 
 def training_step(config: NetworkConfig, shape: tuple[int, ...], batch: int, steps: int) -> Ratio:
