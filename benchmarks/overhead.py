@@ -19,14 +19,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 
 from bezierdistill.curves import BezierCurve
 from bezierdistill.data import Scaling
@@ -34,10 +34,10 @@ from bezierdistill.fields import Blend, NetworkField
 from bezierdistill.models import Model, save_model
 from bezierdistill.networks.config import NetworkConfig
 from bezierdistill.noise import noise
-from bezierdistill.objectives import CurveRegression, Loss
-from bezierdistill.objectives.curve_regression import MapDraw
+from bezierdistill.objectives import CurveRegression, Curves, Loss, MapIntervals
 from bezierdistill.simulation import Simulation, simulate_shards
 from bezierdistill.store import CurveStore, CurveWriter
+from bezierdistill.training.batches import CurveBatches
 from bezierdistill.training.loop import Trainer
 from bezierdistill.training.settings import LoopConfig
 
@@ -60,19 +60,17 @@ def ours_seconds(
     net: nn.Module, curves: CurveStore, batch: int, steps: int, folder: Path
 ) -> list[float]:
     """Seconds of every step of the real training loop, logging and averaging included."""
-    objective, stamps = CurveRegression(MapDraw(), Loss(0.03)), []
-    trainer = Trainer(
-        {"student": net}, LoopConfig(accelerator="cpu", save_every=10**9), folder, "bench"
-    )
+    objective, stamps = CurveRegression(MapIntervals(), Loss(0.03)), []
+    loop = LoopConfig(accelerator="cpu", save_every=10**9)
+    trainer = Trainer({"student": net}, loop, folder, "bench")
+    batches = CurveBatches(curves, trainer, batch)
 
-    def step(
-        nets: Mapping[str, nn.Module], generator: torch.Generator
-    ) -> Iterator[tuple[str, Tensor]]:
+    def timed(generator: torch.Generator) -> Curves:
         stamps.append(time.perf_counter())
-        yield "student", objective.loss(nets["student"], curves.batch(batch, generator), generator)
+        return batches(generator)
 
     with contextlib.redirect_stderr(io.StringIO()):
-        trainer.fit(step, steps, 0)
+        trainer.fit(objective, timed, steps, 0)
     return [b - a for a, b in pairwise(stamps[5:])]
 
 
