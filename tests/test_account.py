@@ -10,12 +10,13 @@ from torch import nn
 
 from bezierdistill.arena.bench import Bench
 from bezierdistill.arena.methods import METHODS
+from bezierdistill.budget import Budget
 from bezierdistill.data import load_data
 from bezierdistill.networks.config import NetworkConfig
 from bezierdistill.networks.mlp import MLP
 from bezierdistill.noise import Stream, noise
 from bezierdistill.objectives import flow_map_matching, mean_flow
-from bezierdistill.stages.recipe import RecipeConfig
+from bezierdistill.stages.recipe import Shares
 from bezierdistill.training.settings import LoopConfig
 from conftest import Account
 
@@ -43,19 +44,18 @@ def tiny(tmp_path: Path) -> str:
 def test_every_pass_is_charged_and_nothing_else(
     name: str, tiny: str, tmp_path: Path, account: Account
 ) -> None:
-    budget, batch = SIZES.get(name, SMALL)
+    budget = Budget(*SIZES.get(name, SMALL))
     network, loop = NetworkConfig(width=16, depth=2), LoopConfig(accelerator="cpu")
-    bench = Bench(
-        load_data(tiny), budget, 0, tmp_path / "own", tmp_path / "shared", batch, network, loop
-    )
+    own, shared = tmp_path / "own", tmp_path / "shared"
+    bench = Bench(load_data(tiny), budget, 0, own, shared, network, loop)
+    total = budget.total
     samplers = METHODS[name](bench)
-    slack = (
-        32 * 27 if name == "dmd-two" else 0
-    )  # one step: it simulates its first jump in half of the steps, by chance
-    assert abs(account.passes - bench.spent) <= slack
-    assert bench.spent <= bench.budget
-    share = {"bezier-half": 0.5, "bezier-teacher": RecipeConfig.strong_share}.get(name, 1.0)
-    assert bench.spent >= 0.9 * share * budget
+    # One step: it simulates its first jump in half of the steps, by chance.
+    slack = 32 * 27 if name == "dmd-two" else 0
+    assert abs(account.passes - bench.budget.spent) <= slack
+    assert bench.budget.spent <= bench.budget.total
+    share = {"bezier-half": 0.5, "bezier-teacher": Shares.strong}.get(name, 1.0)
+    assert bench.budget.spent >= 0.9 * share * total
     for passes, sampler in samplers.items():
         account.passes = 0
         x = sampler(noise(1, Stream.JUDGE, range(9), bench.data.shape))
