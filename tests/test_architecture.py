@@ -29,18 +29,8 @@ TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 LINE = (
     *("errors", "settings", "memory", "progress", "files", "noise", "curves", "fields"),
     *("schedules", "solvers", "couplings", "flow_map", "knots", "sdedit", "data", "records"),
-    *(
-        "words",
-        "run",
-        "networks",
-        "models",
-        "simulation",
-        "store",
-        "objectives",
-        "metrics",
-        "training",
-    ),
-    *("budget", "interop", "reporting", "stages", "arena", "app", "cli"),
+    *("words", "run", "networks", "models", "simulation", "store", "objectives", "metrics"),
+    *("training", "budget", "interop", "reporting", "stages", "arena", "app", "cli"),
 )
 SETTINGS = [
     name
