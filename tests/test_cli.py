@@ -71,7 +71,10 @@ PATHS = (Path("a"), Path("b"))
         ("--weights=-0.5,1.5", ToyConfig(PATHS, ((-0.5,), (1.5,)))),
         ("--weights -0.5 1.5", ToyConfig(PATHS, ((-0.5,), (1.5,)))),
         ("--weights 1.0:1.5,0.0:-.5", ToyConfig(PATHS, ((1.0, 1.5), (0.0, -0.5)))),
-        ("--knots 0,0.5 --labels cats,dogs", ToyConfig(PATHS, knots=(0, 0.5), labels=("cats", "dogs"))),
+        (
+            "--knots 0,0.5 --labels cats,dogs",
+            ToyConfig(PATHS, knots=(0, 0.5), labels=("cats", "dogs")),
+        ),
         ("--shift -1e-3 --many-steps none", ToyConfig(PATHS, shift=-1e-3)),
         ("--many_steps 3 --many-steps 4", ToyConfig(PATHS, many_steps=4)),
         ("--solver heun --keep-samples", ToyConfig(PATHS, solver="heun", keep_samples=True)),
@@ -106,7 +109,10 @@ def test_a_settings_file_stands_for_flags_in_its_place(toys: None, tmp_path: Pat
         ("toy --teachers a --seed -1", "seed is -1, expected a whole number"),
         ("toy --teachers a --knots x", "argument --knots: 'x' are no numbers"),
         ("toy --teachers a --solver x", "argument --solver: invalid choice: 'x'"),
-        ("toy --teachers a --inner.fast x", "argument --inner.fast: got 'x', expected {true,false}"),
+        (
+            "toy --teachers a --inner.fast x",
+            "argument --inner.fast: got 'x', expected {true,false}",
+        ),
         ("toy --teachers a --bogus 1", "unrecognized arguments: --bogus 1"),
         ("toy --teachers a --config nowhere.yaml", "nowhere.yaml"),
         ("store toy", "the following arguments are required: STORES"),

@@ -65,7 +65,9 @@ def test_help_shows_every_option_with_its_default(
     text = printed(capsys, *name.split(), "--help")
     settings = leaves(yaml.safe_load(printed(capsys, *needed(name), "--print-config")) or {})
     for flag, value in settings.items():
-        block = re.search(rf"^  --{re.escape(flag)}(?= )(.*?)(?=^  \S|^\S|^$|\Z)", text, re.M | re.S)
+        block = re.search(
+            rf"^  --{re.escape(flag)}(?= )(.*?)(?=^  \S|^\S|^$|\Z)", text, re.M | re.S
+        )
         assert block, flag
         words = " ".join(block[1].split())
         told = "none" if value in (None, "", []) else str(value)
