@@ -44,7 +44,7 @@ from rich.table import Table
 
 from bezierdistill.arena.runner import ArenaConfig, arena
 from bezierdistill.files import read_tensors
-from bezierdistill.models import NetworkConfig
+from bezierdistill.networks.config import NetworkConfig
 from bezierdistill.reporting.summary import gather
 from bezierdistill.run import machine
 from bezierdistill.settings import Coupling

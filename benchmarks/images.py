@@ -24,7 +24,9 @@ from bezierdistill.arena.runner import ArenaConfig, arena
 from bezierdistill.data import Data, load_data, read_sides
 from bezierdistill.files import read_json, write_json
 from bezierdistill.metrics import Evaluator, classifier_features
-from bezierdistill.models import CARD, Model, NetworkConfig, load_model
+from bezierdistill.models import Model, load_model
+from bezierdistill.models.folder import CARD
+from bezierdistill.networks.config import NetworkConfig
 from bezierdistill.reporting.plots import save_grid
 from bezierdistill.reporting.summary import gather, standard_error
 from bezierdistill.run import machine

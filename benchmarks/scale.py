@@ -32,7 +32,8 @@ from rich.table import Table
 
 from bezierdistill.curves import BezierCurve
 from bezierdistill.data import Scaling
-from bezierdistill.models import Model, NetworkConfig, save_model
+from bezierdistill.models import Model, save_model
+from bezierdistill.networks.config import NetworkConfig
 from bezierdistill.store import CurveStore, CurveWriter
 
 LATENT, DEGREE = (4, 64, 64), 3

@@ -31,13 +31,15 @@ from bezierdistill.metrics import (
     relative_distance,
 )
 from bezierdistill.metrics.features import describe
-from bezierdistill.models import CARD, Model, NetworkConfig, load_model
+from bezierdistill.models import Model, load_model
+from bezierdistill.models.folder import CARD
+from bezierdistill.networks.config import NetworkConfig
 from bezierdistill.reporting.plots import save_rows
 from bezierdistill.run import machine
+from bezierdistill.sdedit import sdedit
 from bezierdistill.solvers import solve, time_grid
 from bezierdistill.stages.recipe import RecipeConfig, run_recipe
 from bezierdistill.stages.train import TrainConfig, train
-from bezierdistill.stages.translate import sdedit
 from bezierdistill.training.settings import LoopConfig
 
 Translate = Callable[[Tensor], Tensor]

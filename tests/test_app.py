@@ -24,10 +24,9 @@ from bezierdistill.app.generate import Draw
 from bezierdistill.app.page import build
 from bezierdistill.app.run import BUNDLED, Shown, open_run
 from bezierdistill.app.translate import _translations, _uploaded
-from bezierdistill.data import Scaling, load_data
+from bezierdistill.data import Scaling, from_pixels, load_data
 from bezierdistill.files import digest
 from bezierdistill.metrics import straightness
-from bezierdistill.stages.translate import from_pixels
 
 RECIPE = (Path(__file__).parents[1] / "recipes" / "bundled.yaml").read_text()
 
@@ -74,7 +73,7 @@ def test_what_is_shown_of_a_run(bundled: Shown, tmp_path: Path) -> None:
     )
     found = alone.teacher(elsewhere)
     assert found is not None
-    assert found.card["digest"] == entry["digest"]
+    assert found.card.digest == entry["digest"]
     assert list(alone.generators) == ["moved"]
     assert not alone.rows
     assert alone.teacher(alone.models["moved"]) is None

@@ -24,7 +24,7 @@ from bezierdistill.arena.runner import ArenaConfig, arena, choose_methods
 from bezierdistill.cli import main
 from bezierdistill.data import load_data
 from bezierdistill.metrics import Evaluator
-from bezierdistill.models import NetworkConfig
+from bezierdistill.networks.config import NetworkConfig
 from bezierdistill.reporting.summary import gather, summarise
 from bezierdistill.training.settings import LoopConfig
 
@@ -93,7 +93,7 @@ def test_teachers_are_shared_and_charged_to_each(
     first, second = a_bench(data, tmp_path), a_bench(data, tmp_path)
     one, two = first.teacher(0.4), second.teacher(0.4)
     assert len(trained) == 1
-    assert one.card["digest"] == two.card["digest"]
+    assert one.card.digest == two.card.digest
     assert first.spent == second.spent == one.spent > 0.38 * first.budget
     assert second.seconds > 0
     second.pairs(two)

@@ -15,7 +15,7 @@ from bezierdistill.arena import bench as bench_module
 from bezierdistill.arena.methods import METHODS, OURS
 from bezierdistill.arena.runner import ArenaConfig, arena, choose_methods
 from bezierdistill.cli import main
-from bezierdistill.models import NetworkConfig
+from bezierdistill.networks.config import NetworkConfig
 from bezierdistill.objectives import FlowMatching
 from bezierdistill.reporting.summary import gather
 from bezierdistill.training.settings import LoopConfig

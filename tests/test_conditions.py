@@ -16,7 +16,8 @@ from bezierdistill.cli import main
 from bezierdistill.curves import BezierCurve, Time
 from bezierdistill.data import load_data
 from bezierdistill.fields import Blend, Guided
-from bezierdistill.models import Model, NetworkConfig, load_model
+from bezierdistill.models import Model, load_model
+from bezierdistill.networks.config import NetworkConfig
 from bezierdistill.noise import labels, uniform
 from bezierdistill.objectives import Alignment
 from bezierdistill.objectives.alignment import energy
@@ -214,7 +215,7 @@ def test_a_range_of_guidance_becomes_an_input_that_starts_without_effect(
         < float(conditions(store)[:, 3].max())
         < 3
     )
-    assert store.manifest["passes"] == 600 * 6 * 2 * 2
+    assert store.manifest.passes == 600 * 6 * 2 * 2
     common = {"steps": 1, "batch": 16, "passes": 1, "objective": "end"}
     still = distill(
         DistillConfig(tmp_path / "c", tmp_path / "s", loop=replace(CPU, lr=1e-30), **common)

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from bezierdistill.arena.demo import DemoConfig, demo
 from bezierdistill.arena.runner import ArenaConfig, arena
 from bezierdistill.cli import STORE, VERBS, main, parse
-from bezierdistill.models import NetworkConfig
+from bezierdistill.networks.config import NetworkConfig
 from bezierdistill.run import (
     FOLDERS,
     MADE,

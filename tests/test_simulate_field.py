@@ -53,7 +53,7 @@ def test_a_teachers_own_field_gives_the_teachers_own_shards(
         NET,
     )
     assert [digest(file) for file in shards(own)] == [digest(file) for file in shards(other)]
-    assert own.manifest["passes"] == other.manifest["passes"]
+    assert own.manifest.passes == other.manifest.passes
 
 
 def test_a_student_from_scratch_learns_the_exact_map(tmp_path: Path) -> None:
@@ -70,12 +70,12 @@ def test_a_student_from_scratch_learns_the_exact_map(tmp_path: Path) -> None:
         scaling,
         0,
     )
-    assert student.spent == 2000 * 16 + student.card["passes"]["training"]
+    assert student.spent == 2000 * 16 + student.card.passes["training"]
     x0 = torch.randn(500, 2, generator=torch.Generator().manual_seed(1))
     exact = torch.tensor([1.0, -2.0]) + STD * x0
     for passes in (1, 2):
         assert (student.generate(x0, passes) - exact).square().mean().sqrt() < 0.15
-    assert bd.distill(config).card["digest"] == student.card["digest"]  # finished: loaded
+    assert bd.distill(config).card.digest == student.card.digest  # finished: loaded
     assert write_report(tmp_path / "student").exists()
     assert write_report(tmp_path / "curves").exists()
 

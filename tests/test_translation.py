@@ -15,14 +15,15 @@ from torch import Tensor
 from bezierdistill.cli import main
 from bezierdistill.curves import CurveFit
 from bezierdistill.metrics import relative_distance
-from bezierdistill.models import Model, NetworkConfig, load_model
+from bezierdistill.models import Model, load_model
+from bezierdistill.networks.config import NetworkConfig
 from bezierdistill.reporting import write_report
+from bezierdistill.sdedit import sdedit
 from bezierdistill.simulation import Simulation
 from bezierdistill.solvers import solve, time_grid
 from bezierdistill.stages.distill import DistillConfig, distill
 from bezierdistill.stages.simulate import SimulateConfig, simulate
 from bezierdistill.stages.train import TrainConfig, train
-from bezierdistill.stages.translate import sdedit
 from bezierdistill.training.settings import LoopConfig
 from conftest import Draw, close, gaussian
 
@@ -170,8 +171,8 @@ def test_the_path_through_noise_is_distilled(domains: tuple[str, str, Path]) -> 
         accelerator="cpu",
     )
     store = simulate(config)
-    assert store.manifest["passes"] == 100 * 2 * 2 * 4
-    assert store.recipe["teacher_passes"] == 2 * 150 * 64 * 3
+    assert store.manifest.passes == 100 * 2 * 2 * 4
+    assert store.recipe.teacher_passes == 2 * 150 * 64 * 3
     student = distill(
         DistillConfig(
             folder / "both", folder / "both-student", steps=40, batch=64, passes=1, loop=CPU
