@@ -358,6 +358,16 @@ class Protocol(Record, frozen=True):
     quantised: bool
 
 
+class ClassScore(Record, frozen=True):
+    """The figures of one class; None where there are no samples to measure it."""
+
+    name: str
+    count: int
+    accuracy: float | None
+    coverage: float | None
+    coverage_real: float | None
+
+
 class ClassScores(Record, frozen=True):
     """Whether samples are of the classes that they were asked to be, and cover them: see
     :meth:`~bezierdistill.metrics.Evaluator.classes`.
@@ -367,7 +377,7 @@ class ClassScores(Record, frozen=True):
     accuracy_real: float
     coverage: float
     coverage_real: float
-    by_class: tuple[dict[str, Any], ...] = ()
+    by_class: tuple[ClassScore, ...] = ()
 
 
 class Scores(Record, frozen=True):
