@@ -15,6 +15,7 @@ from torch import Tensor
 from bezierdistill.cli import main
 from bezierdistill.curves import BezierCurve, Time
 from bezierdistill.data import load_data
+from bezierdistill.errors import UserError
 from bezierdistill.fields import Blend, Guided
 from bezierdistill.models import Model, load_model
 from bezierdistill.networks.config import NetworkConfig
@@ -247,7 +248,9 @@ def test_a_range_of_guidance_becomes_an_input_that_starts_without_effect(
     assert student.conditions.guidance_range == (1.0, 3.0)
     low, high = (student.sample(200, 1, labels=[0], guidance_scale=g) for g in (1.0, 3.0))
     assert np.abs(low - high).mean() > 0.02
-    with pytest.raises(ValueError, match="guidance scale is 4, the student was distilled for 1 to 3"):
+    with pytest.raises(
+        ValueError, match="guidance scale is 4, the student was distilled for 1 to 3"
+    ):
         student.sample(8, labels=[0], guidance_scale=4.0)
 
 
@@ -291,20 +294,21 @@ def test_vectors_are_conditions_too(tmp_path: Path) -> None:
         teacher.sample(4, conditions=vectors[:3])
 
 
-def test_the_joint_law_is_aligned(draw: Draw) -> None:
-    """The same samples with their labels swapped are another joint law, although their own law is
-    the same."""
+def test_the_joint_distribution_is_aligned(draw: Draw, generator: torch.Generator) -> None:
+    """The same samples with their labels swapped are another joint distribution, although their
+    own one is the same."""
     x = torch.cat([draw(64, 2) - 3, draw(64, 2) + 3])
     cond = torch.nn.functional.one_hot(torch.arange(128) // 64, 2).double()
     curve = BezierCurve.line(x, x)
-    still = Still()
     objective = Alignment(((0.0, 1.0),), anchor=0.0)
-    right = objective.loss(still, (curve, cond), x, cond)
-    swapped = objective.loss(still, (curve, cond.flip(1)), x, cond)
-    assert float(swapped - right) > 1.0
-    assert float(objective.loss(still, (curve, None), x)) == pytest.approx(float(energy(x, x)))
+
+    def loss(cond: Tensor | None, real_cond: Tensor | None) -> Tensor:
+        return objective.loss(Still(), Aligned(curve, cond, x, real_cond), generator)
+
+    assert float(loss(cond.flip(1), cond) - loss(cond, cond)) > 1.0
+    assert float(loss(None, None)) == pytest.approx(float(energy(x, x)))
     with pytest.raises(ValueError, match="expected both or neither"):
-        objective.loss(still, (curve, cond), x)
+        loss(cond, None)
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -332,8 +336,8 @@ def test_commands_and_their_mistakes(
     saved = np.load(tmp_path / "s.npz")
     assert saved["labels"].tolist() == [2, 0, 2, 0, 2, 0, 2]
     assert saved["x"].shape == (7, 2)
-    assert "labels run from 3 to 3, expected 0 to 2" in fails(capsys, *sample, "--labels", "3")
-    assert "expected whole numbers" in fails(capsys, *sample, "--labels", "a,b")
+    assert "no class '3', expected 0, 1, 2" in fails(capsys, *sample, "--labels", "3")
+    assert "no class 'a', expected 0, 1, 2" in fails(capsys, *sample, "--labels", "a,b")
     assert "neither labels nor conditions" in fails(
         capsys, "train", "--data", "moons", "--conditional", "--steps", 2, "--out", tmp_path / "t"
     )
@@ -367,10 +371,9 @@ def test_commands_and_their_mistakes(
     assert "teachers that take and start from the same" in fails(
         capsys, *simulation, teacher.folder, tmp_path / "plain", "--weights", "2,-1"
     )
-    for text in ("x", "1,2,3", "3,1", "inf"):
-        assert "expected a strength such as 2, or a rising range" in fails(
-            capsys, *simulation, teacher.folder, "--guidance-scale", text
-        )
+    rising, numbers = "expected a strength such as 2, or a rising range", "are no numbers, expected"
+    for text, message in (("x", numbers), ("inf", numbers), ("1,2,3", rising), ("3,1", rising)):
+        assert message in fails(capsys, *simulation, teacher.folder, "--guidance-scale", text)
     assert "was trained without conditions" in fails(
         capsys, "sample", "--model", tmp_path / "plain", "--labels", 1, "--out", tmp_path / "x.npz"
     )
@@ -395,17 +398,23 @@ def test_commands_and_their_mistakes(
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"labels": np.arange(99)}, "99 labels for 100 samples"),
-        ({"labels": np.arange(100) - 1}, "expected .N,. integers from 0"),
-        ({"labels": np.full(100, 0.5)}, "expected .N,. integers from 0"),
-        ({"conditions": np.full((100, 2), np.nan)}, "expected .N, C. of finite floats"),
-        ({"conditions": np.zeros((100, 2), int)}, "expected .N, C. of finite floats"),
+        ({"labels": np.arange(99)}, r"of shape \(99,\), expected one per sample"),
+        ({"labels": np.arange(100) - 1}, "have -1 in row 0, expected 0 to"),
+        ({"labels": np.full(100, 0.5)}, "0.5.* expected whole numbers"),
+        ({"conditions": np.full((100, 2), np.nan)}, "nan.* in row 0, expected finite"),
+        ({"conditions": np.zeros((100, 2), int)}, r"are int64 .* expected floats \(N, C\)"),
     ],
 )
-def test_bad_labels_are_refused(arrays: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_bad_labels_are_refused_where_they_are_asked_for(
+    arrays: dict[str, Any], message: str, tmp_path: Path
+) -> None:
     np.savez(tmp_path / "x.npz", x=np.ones((100, 3), np.float32), **arrays)
-    with pytest.raises(ValueError, match=message):
-        load_data(str(tmp_path / "x.npz"))
+    settings: dict[str, Any] = {"steps": 1, "batch": 8, "network": NET, "loop": CPU}
+    config = TrainConfig(str(tmp_path / "x.npz"), tmp_path / "t", conditional=True, **settings)
+    with pytest.raises(UserError, match=message):
+        train(config)
+    assert not (tmp_path / "t").exists()
+    assert train(replace(config, conditional=False)).condition_size == 0
 
 
 def test_unconditional_guidance_means_nothing(tmp_path: Path) -> None:
