@@ -144,6 +144,13 @@ CONTENTS = Contents(
 )
 
 
+OF_A_FIELD = replace(
+    CONTENTS,
+    what="a store of Bezier curves, simulated in Python (bezierdistill.simulate_field, with the"
+    " settings below) by a field that is no model",
+)
+
+
 def simulate(config: SimulateConfig) -> CurveStore:
     """Simulate a blend of teachers and store the paths as curves.
 
@@ -300,7 +307,7 @@ def _stored(
         config.out,
         "simulate",
         replace(config, repair=False),
-        CONTENTS,
+        CONTENTS if recipe.teachers else OF_A_FIELD,
         identity=identity,
         barrier=fabric.barrier,
     )
