@@ -5,9 +5,10 @@ READY := .venv/.ready
 DOCS := .venv/.docs
 BROWSER := .venv/.browser
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+TEST := $(BIN)/python -m pytest -m "not slow and not browser"
 OUT ?= runs/demo
 
-.PHONY: setup demo app test test-all test-browser test-wheel check docs wheel bench faults store scale search arena images translation bundled clean
+.PHONY: setup demo app test test-portable test-all test-browser test-wheel check docs wheel bench faults store scale search arena images translation bundled clean
 
 setup: $(READY)
 
@@ -33,7 +34,12 @@ app: setup
 	$(BIN)/bezierdistill app
 
 test: setup
-	$(BIN)/python -m pytest -m "not slow and not browser"
+	$(TEST)
+
+# The tests under other kernels and numbers of threads: what holds must not depend on the processor.
+test-portable: setup
+	ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41 OMP_NUM_THREADS=1 $(TEST)
+	ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 OMP_NUM_THREADS=2 $(TEST)
 
 test-all: $(DOCS)
 	$(BIN)/python -m pytest -m "not browser"
@@ -45,7 +51,7 @@ check: $(DOCS)
 	$(BIN)/ruff format --check src tests benchmarks docs
 	$(BIN)/ruff check src tests benchmarks docs
 	$(BIN)/pyright
-	$(BIN)/python -m pytest -m "not slow and not browser"
+	$(TEST)
 
 docs: $(DOCS)
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env --builder html docs site

@@ -28,8 +28,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 import bezierdistill as bd
-from bezierdistill.arena.runner import gather
-from bezierdistill.reporting.summary import summarise
 from bezierdistill.data import read_array
 from bezierdistill.fields import Field
 from bezierdistill.flow_map import sample
@@ -52,6 +50,7 @@ from bezierdistill.objectives import (
 )
 from bezierdistill.objectives.alignment import REAL_ROWS
 from bezierdistill.reporting.plots import COLOURS, GREY, image_grid
+from bezierdistill.reporting.summary import gather, summarise
 from bezierdistill.settings import parse_weights
 from bezierdistill.words import counted
 
@@ -454,7 +453,7 @@ def blend() -> Figure:
     right.set(
         xlabel="weight of the strong teacher",
         ylabel="excess",
-        title="distribution of the blend",
+        title="the blend, by its weight",
         ylim=(0, None),
     )
     right.legend(fontsize=8)

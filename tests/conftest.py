@@ -2,6 +2,7 @@
 wrappers that
 count network passes."""
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ from bezierdistill.fields import Field, GaussianMixture
 from bezierdistill.networks.mlp import MLP
 from bezierdistill.objectives import flow_map_matching, jvp, mean_flow
 
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 SHAPES = [(5, 3), (1, 4), (2, 3, 4, 4)]
 Draw = Callable[..., Tensor]

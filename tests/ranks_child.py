@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from functools import partialmethod
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,7 +21,7 @@ from bezierdistill.settings import Strategy
 from bezierdistill.stages.distill import DistillConfig, distill
 from bezierdistill.stages.simulate import SimulateConfig, simulate
 from bezierdistill.stages.train import TrainConfig, train
-from bezierdistill.store import writer
+from bezierdistill.store import CurveWriter
 from bezierdistill.training.loop import Trainer
 from bezierdistill.training.settings import LoopConfig
 
@@ -56,6 +57,7 @@ NETWORKS: dict[str, tuple[NetworkConfig | ForeignConfig, tuple[int, ...], int]] 
     ),
 }
 SMALL: dict[str, Any] = {"steps": 8, "batch": 32}
+plan = partialmethod(CurveWriter.plan, shard_bytes=1)  # shards of one batch
 
 
 def loop(**settings: Any) -> LoopConfig:
@@ -207,7 +209,7 @@ def losses(folder: Path) -> None:
 
 def chain(folder: Path) -> None:
     """Data to a student; curves in shards of one batch."""
-    writer.SHARD_BYTES = 1
+    CurveWriter.plan = plan  # pyright: ignore[reportAttributeAccessIssue]
     network = NetworkConfig(width=16, depth=2)
     train(TrainConfig("manifold", folder / "teacher", network=network, loop=loop(), **SMALL))
     simulate(

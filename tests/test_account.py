@@ -13,7 +13,7 @@ from bezierdistill.arena.methods import METHODS
 from bezierdistill.data import load_data
 from bezierdistill.networks.config import NetworkConfig
 from bezierdistill.networks.mlp import MLP
-from bezierdistill.noise import noise
+from bezierdistill.noise import Stream, noise
 from bezierdistill.objectives import flow_map_matching, mean_flow
 from bezierdistill.stages.recipe import RecipeConfig
 from bezierdistill.training.settings import LoopConfig
@@ -58,7 +58,7 @@ def test_every_pass_is_charged_and_nothing_else(
     assert bench.spent >= 0.9 * share * budget
     for passes, sampler in samplers.items():
         account.passes = 0
-        x = sampler(noise(1, 0, 9, bench.data.shape))
+        x = sampler(noise(1, Stream.JUDGE, range(9), bench.data.shape))
         assert account.passes == 9 * passes
         assert x.shape == (9, 3)
         assert bool(x.isfinite().all())

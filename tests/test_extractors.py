@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bezierdistill.data import ArrayData, Scaling, load_data, read_samples
+from bezierdistill.errors import UserError
 from bezierdistill.metrics import (
     ClassifierFeatures,
     Evaluator,
@@ -638,11 +639,11 @@ def test_an_extractor_of_ones_own_from_a_file(tmp_path: Path) -> None:
     )
     assert result.protocol is not None
     assert result.protocol.extractor == "Flatten"
-    for text, message in (
-        ("def extractor(data): return 1", "made a int"),
-        ("x = 1", "no function extractor"),
-        ("1 / 0", "ZeroDivisionError"),
+    for text, kind, message in (
+        ("def extractor(data): return 1", UserError, "made a int"),
+        ("x = 1", UserError, "no function extractor"),
+        ("1 / 0", ZeroDivisionError, "division by zero"),
     ):
         file.write_text(text)
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(kind, match=message):
             load_extractor(str(file), data)

@@ -52,7 +52,7 @@ DOCUMENTS = [
 NAMES = ["bogus", "", "config", "loop.", "network.kind.x", "help", "a" * 10**4]
 
 
-def flags(config: type, start: str = "") -> Iterator[str]:
+def flags(config: Any, start: str = "") -> Iterator[str]:
     """Every flag of a settings class, those of settings within it too."""
     for name, kind in get_type_hints(config).items():
         yield start + name

@@ -343,7 +343,8 @@ def test_a_single_objective_trains_the_first_network_by_its_loss(draw: Draw) -> 
 def test_pairs_are_split_by_rows(draw: Draw) -> None:
     pairs = Pairs(draw(5, 2), draw(5, 2), torch.arange(5))
     first, others = pairs.split(2)
-    for whole, head, tail in zip(pairs, first, others, strict=True):
+    for name in Pairs._fields:
+        whole, head, tail = (getattr(part, name) for part in (pairs, first, others))
         assert torch.equal(torch.cat([head, tail]), whole)
         assert len(head) == 2
     assert Pairs(draw(5, 2), draw(5, 2)).split(2)[0].cond is None

@@ -55,8 +55,9 @@ def test_the_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
             name for name in archive.namelist() if not name.split("/")[0].endswith(".dist-info")
         }
     tracked = subprocess.run(
-        ["git", "ls-files", "src"], cwd=ROOT, check=True, capture_output=True, text=True
+        ["git", "ls-files", "src", "recipes"], cwd=ROOT, check=True, capture_output=True, text=True
     ).stdout.split()
-    assert names == {name.removeprefix("src/") for name in tracked}
+    whole = {name.removeprefix("src/") for name in tracked}
+    assert names == {re.sub("^recipes/", "bezierdistill/recipes/", name) for name in whole}
     assert "bezierdistill/py.typed" in names
     assert "bezierdistill/bundled/digits/model.safetensors" in names

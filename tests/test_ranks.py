@@ -18,8 +18,7 @@ from bezierdistill.files import read_tensors
 from bezierdistill.models import load_model
 from bezierdistill.noise import Stream, generator
 from bezierdistill.stages.simulate import SimulateConfig, simulate
-from bezierdistill.store import writer as writer_module
-from bezierdistill.store.reader import CurveStore
+from bezierdistill.store import CurveStore, CurveWriter
 from bezierdistill.training.checkpoint import load_state
 from bezierdistill.training.ranks import rank_generator
 from ranks_child import STEPS
@@ -33,7 +32,8 @@ def torchrun(*arguments: object, ranks: int = 2) -> subprocess.CompletedProcess[
         "--standalone",
         f"--nproc-per-node={ranks}",
     ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    places = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(places)}
     return subprocess.run(
         [*launcher, *map(str, arguments)],
         capture_output=True,
@@ -169,7 +169,7 @@ def test_ranks_draw_differently_and_as_the_stream_of_training_does() -> None:
 
 @pytest.mark.slow
 def test_the_chain_on_two_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer_module, "SHARD_BYTES", 1)
+    monkeypatch.setattr(CurveWriter, "plan", ranks_child.plan)
     done = torchrun(ranks_child.__file__, "chain", tmp_path / "two")
     assert done.returncode == 0, done.stderr[-3000:]
     store = CurveStore.open(tmp_path / "two" / "curves")
@@ -187,13 +187,14 @@ def test_the_chain_on_two_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         )
     )
     torch.set_num_threads(threads)
-    for name in ("manifest.json", *(shard.file for shard in alone.shards)):
-        assert (alone.folder / name).read_bytes() == (store.folder / name).read_bytes()
+    for shard in alone.shards:
+        assert (alone.folder / shard.file).read_bytes() == (store.folder / shard.file).read_bytes()
+    assert alone.manifest.shards == store.manifest.shards
     assert len(alone.shards) == 7
     for name in ("student", "epochs"):
         student = load_model(tmp_path / "two" / name)
         assert student.sample(5, 2).shape == (5, 16)
-        assert student.card.passes["curves"] == store.manifest.passes
+        assert student.card.passes.curves == store.manifest.passes
     again = torchrun(
         "-m",
         "bezierdistill.cli",

@@ -12,7 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
-from bezierdistill.data import ArrayData, Scaling, load_data, parse_labels, read_samples
+from bezierdistill.data import (
+    ArrayData,
+    Scaling,
+    from_pixels,
+    load_data,
+    parse_labels,
+    read_samples,
+)
 from bezierdistill.data.arrays import read_npy
 
 RNG = np.random.default_rng(0)
@@ -103,14 +110,18 @@ def test_classes_by_name(tmp_path: Path) -> None:
         (["1", "01"], ["00", "01"], [1, 1]),
         (["1"], ["b", "a", "1"], [2]),  # a name goes before a number
         ([], [], []),
+        ([0, 2], ["1", "2", "10"], [0, 2]),  # numbers are numbers of classes, whatever their names
+        ([np.int64(1), "cats"], ["cats", "dogs"], [1, 0]),
     ],
 )
-def test_labels_by_number_or_name(words: list[str], names: list[str], numbers: list[int]) -> None:
+def test_labels_by_number_or_name(
+    words: list[str | int], names: list[str], numbers: list[int]
+) -> None:
     assert parse_labels(words, names) == numbers
 
 
-@pytest.mark.parametrize("word", ["cat", "2", "-1", "1.0", "", "²"])
-def test_labels_that_no_class_has(word: str) -> None:
+@pytest.mark.parametrize("word", ["cat", "2", "-1", "1.0", "", "²", 2, -1])
+def test_labels_that_no_class_has(word: str | int) -> None:
     with pytest.raises(ValueError, match=r"no class .*, expected cats, dogs"):
         parse_labels([word], ["cats", "dogs"])
     with pytest.raises(ValueError, match=r"no class .*, expected 10, 11"):
@@ -476,6 +487,14 @@ def test_images_of_samples_get_the_layout_of_the_data(layout: str, tmp_path: Pat
             tmp_path / "s" / f"{k}.png"
         )
     np.testing.assert_array_equal(read_samples(tmp_path / "s", data)[0], own[:9])
+    for channels in (1, 3):
+        stored = from_pixels(pixels[..., 0], data.scaling, channels)
+        assert stored.size == 80 * 36 * (1 if layout == "hw" else channels)
+    if layout == "hw":
+        with pytest.raises(ValueError, match="the images are in colour, expected grey ones"):
+            from_pixels(pixels, data.scaling)
+        grey = from_pixels(pixels, data.scaling, grey=True)
+        np.testing.assert_allclose(grey, pixels @ np.array([0.299, 0.587, 0.114]), rtol=1e-12)
     np.save(tmp_path / "wrong.npy", np.zeros((9, 5), np.uint8))
     with pytest.raises(ValueError, match=r"wrong.npy holds samples of shape \(5,\), .*d.npz of"):
         read_samples(tmp_path / "wrong.npy", data)

@@ -17,7 +17,6 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from bezierdistill.reporting.style import DARK, LIGHT
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
@@ -396,7 +395,7 @@ def test_classes_are_told_by_name(names: tuple[str, ...], tmp_path: Path) -> Non
     )
     save_model(tmp_path / "m", Model(NET.build((1, 4, 4), 0, 2), card))
     page = Checked(write_report(tmp_path / "m").read_text())
-    assert f"one per row: {', '.join(names or ('0', '1'))}." in page.texts["p"]
+    assert f"a row is a class: {', '.join(names or ('0', '1'))}." in page.texts["p"]
 
 
 def test_real_data_stand_beside_the_samples_however_few_are_held_out(pages: dict[str, str]) -> None:

@@ -189,9 +189,9 @@ def test_calls_conditions_and_wrapped_outputs(shape: tuple[int, ...], draw: Draw
         (lambda: StepSchedule(torch.tensor([0.5, 0.6])), "falling numbers"),
         (lambda: StepSchedule(torch.tensor([1.0, 0.6])), "falling numbers"),
         (
-            lambda: ForeignField(abs, "eps", LinearSchedule("up")),
+            lambda: ForeignField(abs, "eps", LinearSchedule("up")),  # pyright: ignore[reportArgumentType]
             "prediction is 'eps', expected one of velocity",
-        ),  # pyright: ignore[reportArgumentType]
+        ),
         (
             lambda: ForeignField(abs, "epsilon", LinearSchedule("up")),
             "predicts epsilon needs a span that ends before pure noise",
@@ -285,7 +285,7 @@ def test_a_users_module_is_called_in_evaluation_mode_and_left_as_it_was(how: str
     torch.testing.assert_close(field(x, 0.3), expected)
     torch.testing.assert_close(solve(field, x, [0.0, 0.5], "euler").state, x + 0.5 * expected)
     with evaluating(), evaluating():
-        Blend([field], [1.0])(x, 0.3)
+        Blend([field], [[1.0]])(x, 0.3)
         assert not any(part.training for part in module.modules())
     with pytest.raises(RuntimeError), evaluating():
         module(x[:, :1])

@@ -13,6 +13,37 @@ from .models.folder import load_model as load_model
 from .models.folder import save_model as save_model
 from .models.model import Model as Model
 from .networks.config import NetworkConfig as NetworkConfig
+from .objectives import Aligned as Aligned
+from .objectives import Alignment as Alignment
+from .objectives import Balanced as Balanced
+from .objectives import Conic as Conic
+from .objectives import ConsistencyDistillation as ConsistencyDistillation
+from .objectives import ConsistencyTraining as ConsistencyTraining
+from .objectives import ConstantAcceleration as ConstantAcceleration
+from .objectives import CurveRegression as CurveRegression
+from .objectives import Curves as Curves
+from .objectives import DistributionMatching as DistributionMatching
+from .objectives import EitherIntervals as EitherIntervals
+from .objectives import EndIntervals as EndIntervals
+from .objectives import FlowMatching as FlowMatching
+from .objectives import InitialVelocity as InitialVelocity
+from .objectives import Instants as Instants
+from .objectives import Intervals as Intervals
+from .objectives import KnotIntervals as KnotIntervals
+from .objectives import LagrangianMap as LagrangianMap
+from .objectives import LagrangianSelfDistillation as LagrangianSelfDistillation
+from .objectives import LogitNormalIntervals as LogitNormalIntervals
+from .objectives import Loss as Loss
+from .objectives import MapIntervals as MapIntervals
+from .objectives import MeanFlow as MeanFlow
+from .objectives import Objective as Objective
+from .objectives import Pairs as Pairs
+from .objectives import Piecewise as Piecewise
+from .objectives import Progressive as Progressive
+from .objectives import RectifiedFlowPP as RectifiedFlowPP
+from .objectives import Shortcut as Shortcut
+from .objectives import SingleObjective as SingleObjective
+from .objectives import UShapedInstants as UShapedInstants
 from .schedules import ForeignField as ForeignField
 from .schedules import LinearSchedule as LinearSchedule
 from .schedules import SigmaSchedule as SigmaSchedule
@@ -31,6 +62,7 @@ from .stages.simulate import simulate_field as simulate_field
 from .stages.train import TrainConfig as TrainConfig
 from .stages.train import train as train
 from .store import CurveStore as CurveStore
+from .training.loop import Trainer as Trainer
 from .training.settings import LoopConfig as LoopConfig
 
 __version__: str

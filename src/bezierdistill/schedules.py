@@ -254,6 +254,8 @@ class ForeignField:
         True
     """
 
+    prediction: Prediction
+
     def __init__(
         self,
         model: Callable[..., Any],

@@ -22,7 +22,7 @@ from torch import Tensor
 from bezierdistill.couplings import Inversion, Teacher
 from bezierdistill.curves import BezierCurve, CurveFit, fit_weights
 from bezierdistill.errors import UserError
-from bezierdistill.fields import Field
+from bezierdistill.fields import Field, passes_of
 from bezierdistill.settings import Guides, check_choice, check_degree
 from bezierdistill.solvers import solve, time_grid
 
@@ -110,7 +110,7 @@ class Simulation:
             v0, v1 = self.field(pair.x0, 0.0, cond), self.field(pair.x1, 1.0, cond)
             return (
                 self._elevated(BezierCurve.hermite(pair.x0, pair.x1, v0, v1)),
-                pair.passes + 2 * self.field.passes,
+                pair.passes + 2 * passes_of(self.field),
             )
         ends = [
             solve(teacher, pair.x0, time_grid(self.steps), self.method, cond)

@@ -34,9 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        with _polite_end():
+        with _interrupts() as asked:
             try:
-                return _answer(words)
+                return _answer(words, asked)
             finally:
                 print(end="", flush=True)
     except BrokenPipeError:  # whoever read has seen enough, such as head
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 128 + 13
 
 
-def _answer(words: list[str]) -> int:
+def _answer(words: list[str], asked: list[int]) -> int:
     group = "store" if words[:1] == ["store"] else ""
     if words[bool(group) :] in ([], ["-h"], ["--help"]):
         print(listing(group), end="")
@@ -64,18 +64,19 @@ def _answer(words: list[str]) -> int:
         if as_json:
             _print_json(result)
         return 0
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         message = explain(error)
-        if message is None or os.environ.get("BEZIERDISTILL_DEBUG"):
+        if isinstance(error, KeyboardInterrupt) and not asked:
+            asked.append(signal.SIGINT)
+        if asked:  # even if a library has made another error of it
+            more = "; what was saved is kept, the same command continues" * (name in CONTINUED)
+            message = f"interrupted{more}"
+        elif message is None or os.environ.get("BEZIERDISTILL_DEBUG"):
             raise
         if as_json and isinstance(error, UnfitError):
             _print_json(error.result)
-        code = 2
-    except KeyboardInterrupt as stop:
-        more = "; what was saved is kept, the same command continues" * (name in CONTINUED)
-        message, code = f"interrupted{more}", 128 + (stop.args or (signal.SIGINT,))[0]
     print(f"{' '.join(['bezierdistill', name]).strip()}: {message}", file=sys.stderr)
-    return code
+    return 128 + asked[0] if asked else 2
 
 
 def _print_json(result: Any) -> None:
@@ -83,7 +84,7 @@ def _print_json(result: Any) -> None:
         print(json.dumps(result, indent=2, default=os.fspath, allow_nan=False))
 
 
-def explain(error: Exception) -> str | None:
+def explain(error: BaseException) -> str | None:
     """One line for a mistake of the user's or what the machine lacks; None for one of ours, or in
     a file of the user's own code, which has a note.
     """
@@ -95,7 +96,7 @@ def explain(error: Exception) -> str | None:
     return (text or type(error).__name__) if isinstance(error, UserError | OSError) else None
 
 
-def _is_of_allocator(error: Exception) -> bool:
+def _is_of_allocator(error: BaseException) -> bool:
     """Whether torch could not have memory; on the CPU it says so by text alone."""
     if not isinstance(error, RuntimeError) or "torch" not in sys.modules:
         return False
@@ -105,21 +106,26 @@ def _is_of_allocator(error: Exception) -> bool:
 
 
 @contextmanager
-def _polite_end() -> Iterator[None]:
+def _interrupts() -> Iterator[list[int]]:
     """Be interrupted by what a scheduler or a closed terminal sends as by Ctrl-C, so that work is
-    saved.
+    saved; yields the numbers of the signals that came.
     """
+    asked = list[int]()
 
     def interrupt(number: int, _: Any) -> None:
-        raise KeyboardInterrupt(number)
+        asked.append(number)
+        raise KeyboardInterrupt
 
-    names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
+    usual = (signal.SIG_DFL, signal.default_int_handler)  # what ``nohup`` ignores stays ignored
+    names = ("SIGINT", "SIGTERM", "SIGHUP")
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    before = {k: signal.getsignal(k) for k in numbers if signal.getsignal(k) == signal.SIG_DFL}
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []  # signals do not reach it
+    before = {k: signal.getsignal(k) for k in numbers if signal.getsignal(k) in usual}
     try:
         for number in before:
             signal.signal(number, interrupt)
-        yield
+        yield asked
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

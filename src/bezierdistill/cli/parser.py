@@ -239,7 +239,7 @@ def _expanded(words: list[str]) -> list[str]:
     return found
 
 
-def _built(config: type, parsed: dict[str, Any], start: str) -> Any:
+def _built(config: Any, parsed: dict[str, Any], start: str) -> Any:
     """Settings of what the parser read."""
     kinds, given = get_type_hints(config), {}
     for field in fields(config):

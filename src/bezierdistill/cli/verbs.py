@@ -94,17 +94,17 @@ def read_help(config: type) -> Help:
     Raises:
         TypeError: if a field has no text.
     """
-    bases = [base for base in reversed(config.__mro__) if dataclasses.is_dataclass(base)]
-    texts = {}
-    for base in bases:
-        (node,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
-        assert isinstance(node, ast.ClassDef)
-        texts |= dict(_texts(node))
+    nodes = [_parsed(base) for base in reversed(config.__mro__) if dataclasses.is_dataclass(base)]
+    texts = {name: text for node in nodes for name, text in _texts(node)}
     if silent := {field.name for field in dataclasses.fields(config)} - texts.keys():
         raise TypeError(f"{config.__name__}: {sorted(silent)} have no text under them")
-    about, _, examples = (ast.get_docstring(node) or "").partition("Example::")
+    about, _, examples = (ast.get_docstring(nodes[-1]) or "").partition("Example::")
     summary, *details = about.replace("``", "").strip().split("\n\n")
     return Help(summary, details, [line.strip() for line in examples.split("\n") if line], texts)
+
+
+def _parsed(config: type) -> Any:
+    return ast.parse(textwrap.dedent(inspect.getsource(config))).body[0]
 
 
 def _texts(node: ast.ClassDef) -> Iterator[tuple[str, str]]:

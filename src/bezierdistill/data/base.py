@@ -143,8 +143,7 @@ class ArrayData:
         return tuple(self.scaling.encode(self.train[:1]).shape[1:])
 
     @cached_property
-    def class_names(self) -> tuple[str, ...]:
-        """See :class:`Data`."""
+    def _names(self) -> tuple[str, ...]:
         if self.problem:
             raise UserError(self.problem)
         if not self.given or self.given["train"].ndim == 2:
@@ -153,11 +152,16 @@ class ArrayData:
         return self.names or tuple(map(str, range(1 + most)))
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """See :class:`Data`."""
+        return self._names
+
+    @property
     def classes(self) -> int:
         """See :class:`Data`."""
         return len(self.class_names)
 
-    @cached_property
+    @property
     def frequencies(self) -> tuple[float, ...] | None:
         """See :class:`Data`."""
         if not self.classes:

@@ -115,7 +115,7 @@ def stack_images(
     Raises:
         UserError: if one cannot be read, or their sizes differ.
     """
-    array, grey = np.empty(0), not alpha
+    array, grey = np.empty((0, 0, 0, 0), np.uint8), not alpha
     for k, (name, source) in enumerate(zip(names, sources, strict=True)):
         pixels, is_grey = _pixels(name, source, alpha)
         height, width = pixels.shape[:2]
@@ -123,9 +123,9 @@ def stack_images(
             check_memory(len(names) * pixels.nbytes, f"{len(names):,} images of {width} x {height}")
             array = np.empty((len(names), *pixels.shape), np.uint8)
         if array.shape[1:] != pixels.shape:
+            first = " x ".join(map(str, array.shape[2:0:-1]))
             raise UserError(
-                f"{name} is {width} x {height}, {names[0]} is {array.shape[2]} x {array.shape[1]}:"
-                " resize them to one size"
+                f"{name} is {width} x {height}, {names[0]} is {first}: resize them to one size"
             )
         array[k], grey = pixels, grey and is_grey
     return array[..., 0].copy() if grey else array
@@ -196,13 +196,14 @@ def from_pixels(
     Args:
         pixels: from black, 0, to white, 255.
         scaling: of the data set.
-        channels: of the data set.
+        channels: of the data set; one where its images are stored as (H, W).
         grey: turn colour into grey (ITU-R BT.601) for a data set of grey images.
 
     Raises:
         UserError: on colour for a data set of grey images, or one whose numbers have no range that
             black and white could be.
     """
+    channels = 1 if scaling.layout == "hw" else channels
     if pixels.ndim == 3:
         pixels = np.repeat(pixels[..., None], channels, axis=3)
     elif channels == 1:

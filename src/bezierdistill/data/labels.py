@@ -18,31 +18,37 @@ MAX_CLASSES = 100_000
 NUMBER = re.compile(r"([0-9]+)")
 
 
-def parse_labels(words: Sequence[str], names: Sequence[str]) -> list[int]:
-    """Numbers of classes that are given by name or by number.
+def parse_labels(labels: Sequence[str | int], names: Sequence[str]) -> list[int]:
+    """Numbers of classes that are given by number or, as text, by name or number.
 
-    A name goes before a number. Where all names are numbers (folders ``1`` to ``10``), words are
-    compared with these by value, and a class is never meant by its place.
+    A name goes before a number. Where all names are numbers (folders ``1`` to ``10``), text is
+    compared with these by value, and never means a class by its place.
 
     Args:
-        words: names or numbers.
+        labels: numbers, or text.
         names: of all classes, in the order of their numbers.
 
     Raises:
         UserError: if there is no such class.
 
     Example:
-        >>> parse_labels(["dogs", "0"], ["cats", "dogs"]), parse_labels(["2"], ["2", "10"])
-        ([1, 0], [0])
+        >>> parse_labels(["dogs", "0", 1], ["cats", "dogs"]), parse_labels(["2", 1], ["2", "10"])
+        ([1, 0, 1], [0, 1])
     """
-    known = {name: number for number, name in enumerate(names)}
+    places = {name: number for number, name in enumerate(names)}
     numeric = all(map(NUMBER.fullmatch, names))
-    values = {int(name) if numeric else number: number for name, number in known.items()}
+    values = {int(name) if numeric else number: number for name, number in places.items()}
     found = []
-    for word in words:
-        number = known.get(word, values.get(int(word)) if NUMBER.fullmatch(word) else None)
+    for label in labels:
+        if isinstance(label, str):
+            number = places.get(label, values.get(int(label)) if NUMBER.fullmatch(label) else None)
+        else:
+            number = int(label) if 0 <= label < len(names) else None
         if number is None:
-            raise UserError(f"no class {word[:80]!r}, expected {_listed(names) or 'none at all'}")
+            raise UserError(
+                f"no class {label!r:.80}, expected {_listed(names) or 'none at all'}"
+                + ("" if isinstance(label, str) else f", or a number from 0 to {len(names) - 1}")
+            )
         found.append(number)
     return found
 
@@ -80,17 +86,20 @@ def number_classes(
     Raises:
         UserError: if they are no labels; the value that is wrong is told.
     """
-    flat = {split: x[:, 0] if x.ndim == 2 and x.shape[1] == 1 else x for split, x in labels.items()}
+    flat: dict[Split, np.ndarray] = {
+        split: x[:, 0] if x.ndim == 2 and x.shape[1] == 1 else x for split, x in labels.items()
+    }
     if all(x.dtype.kind == "U" for x in flat.values()):
         found = {split: np.unique(x, return_inverse=True) for split, x in flat.items()}
-        names = names or natural_order({str(word) for words, _ in found.values() for word in words})
-        flat = {
-            split: np.array(parse_labels([str(word) for word in words], names), np.int64)[places]
-            for split, (words, places) in found.items()
-        }
+        names = names or natural_order(
+            {word for words, _ in found.values() for word in words.tolist()}
+        )
+        for split, (words, places) in found.items():
+            flat[split] = np.array(parse_labels(words.tolist(), names), np.int64)[places]
     for split, x in flat.items():
         _check(split, x, len(names) or MAX_CLASSES)
-    return {split: x.astype(np.int64) for split, x in flat.items()}, tuple(names)
+        flat[split] = x.astype(np.int64)
+    return flat, tuple(names)
 
 
 def _check(split: Split, x: np.ndarray, classes: int) -> None:

@@ -103,7 +103,7 @@ def _read_scheduler(folder: Path, network: Path) -> Convention:
     if path is None:
         return Convention(None, None, {})
     settings = _read_json(path)
-    name = settings.get("_class_name")
+    name = str(settings.get("_class_name"))
     if name in WRAPPERS:
         raise UserError(
             f"{folder} runs on {name} ({path}), which wraps the network in scales of its own:"
@@ -152,6 +152,9 @@ def _levels(settings: Mapping[str, Any], path: Path) -> Convention:
     try:
         with quiet():
             built = getattr(diffusers, settings["_class_name"]).from_config(dict(settings))
+        levels = built.alphas_cumprod.double()
+        if not 0 < levels[-1] < levels[-2]:  # ends in pure noise, whose logarithm is infinite
+            levels[-1] = levels[-2] / 2
     except UNBUILDABLE as error:
         told = " ".join(str(error).split())[:200]
         raise UserError(f"the scheduler {path} cannot be built ({told}): fix it") from None
@@ -160,9 +163,6 @@ def _levels(settings: Mapping[str, Any], path: Path) -> Convention:
         stated = "sample"
     if stated == "flow_prediction":
         raise UserError(f"{path} predicts a flow without use_flow_sigmas, expected both or neither")
-    levels = built.alphas_cumprod.double()
-    if not 0 < levels[-1] < levels[-2]:  # ends in pure noise, whose logarithm is infinite
-        levels[-1] = levels[-2] / 2
     return _convention(stated, "steps", {"alphas_cumprod": levels.tolist()}, path)
 
 

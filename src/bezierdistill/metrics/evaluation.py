@@ -82,7 +82,9 @@ class Evaluator:
         if size not in self._floors:
             self._floors[size] = self._measure_real(size)
         floors, values = self._floors[size], _mean(self._rows(x, test))
-        scores = {name: Score(value=values[name], floor=floors[name]) for name in values}
+        scores: dict[str, Any] = {
+            name: Score(value=values[name], floor=floors[name]) for name in values
+        }
         return Scores(**scores, protocol=self._protocol(len(x)))
 
     def _protocol(self, samples: int) -> Protocol:

@@ -123,7 +123,9 @@ def _samples(models: Models) -> list[Part]:
         Note("All from the same noise (seed 0). Students make jumps, teachers Euler steps.")
     ]
     classes = dict.fromkeys(", ".join(_classes(model)) for model in everyone.values())
-    notes += [Note(f"Sheets of classes have one per row: {own}.") for own in classes if own]
+    notes += [
+        Note(f"Where a model has classes, a row is a class: {own}.") for own in classes if own
+    ]
     panels = _real(everyone, next(iter(models.values())))
     for name, model in sorted(everyone.items(), key=lambda item: item[1].card.kind != "student"):
         student = model.card.kind == "student"
