@@ -2,8 +2,8 @@
 
 A forward pass of many images is slower than several of a few, because activations leave the
 processor's cache. On one core of a CPU the rule's batch is within 6 % of the fastest for the MLP of
-width 256 on vectors of 2 to 64 numbers, for U-Nets of width 32 and 64 on images of 8 to 64 pixels per
-side, and for a transformer of width 128 on 28 and 32.
+width 256 on vectors of 2 to 64 numbers, for U-Nets of width 32 and 64 on images of 8 to 64 pixels
+per side, and for a transformer of width 128 on 28 and 32.
 """
 
 from __future__ import annotations
