@@ -246,7 +246,7 @@ def _flag(flag: str, value: Any, part: Field[Any]) -> Iterator[str]:
         yield from [flag, str(value).lower()] if "." in flag else [flag]
     elif "positional" in part.metadata:
         yield from words
-    elif words[0].startswith("-"):
+    elif words and words[0].startswith("-"):
         yield f"{flag}={words[0]}"  # else it would be a flag itself
     else:
         yield from [flag, *words]
