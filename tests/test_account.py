@@ -45,7 +45,7 @@ def tiny(tmp_path: Path) -> str:
 def test_every_pass_is_charged_and_nothing_else(
     name: str, tiny: str, tmp_path: Path, account: Account
 ) -> None:
-    budget = Budget(*SIZES.get(name, SMALL))
+    budget, batch = SIZES.get(name, SMALL)
     network, loop = NetworkConfig(width=16, depth=2), LoopConfig(accelerator="cpu")
     own = Budget(budget, batch)
     bench = Bench(load_data(tiny), own, 0, tmp_path / "own", tmp_path / "shared", network, loop)

@@ -12,8 +12,8 @@ import torch
 
 import bezierdistill as bd
 from bezierdistill.files import digest, load_function
-from bezierdistill.reporting import write_report
 from bezierdistill.records import Manifest, read_sealed, to_json, write_sealed
+from bezierdistill.reporting import write_report
 from conftest import close, gaussian
 
 NET, LOOP = bd.NetworkConfig(width=32, depth=2), bd.LoopConfig(accelerator="cpu", ema=0.9)
