@@ -12,8 +12,8 @@ import torch
 
 import bezierdistill as bd
 from bezierdistill.files import digest, load_function
-from bezierdistill.reporting import write_report
 from bezierdistill.records import Manifest, read_sealed, to_json, write_sealed
+from bezierdistill.reporting import write_report
 from conftest import close, gaussian
 
 NET, LOOP = bd.NetworkConfig(width=32, depth=2), bd.LoopConfig(accelerator="cpu", ema=0.9)
@@ -56,7 +56,7 @@ def test_a_teachers_own_field_gives_the_teachers_own_shards(
 
 
 def test_a_student_from_scratch_learns_the_exact_map(tmp_path: Path) -> None:
-    """Between a standard normal and another normal distribution the flow is affine: x1 = mean + std x0."""
+    """Between two normal distributions, the first standard, the flow is affine: mean + std x0."""
     scaling = bd.load_data("moons").scaling
     simulated(tmp_path / "curves", scaling=scaling)
     config = bd.DistillConfig(
