@@ -119,7 +119,8 @@ def test_a_trained_teacher_follows_its_labels_and_knows_how_frequent_they_are(
     drawn = teacher.sample(2000, 20, seed=1)
     assert np.bincount(nearest(drawn), minlength=3) / 2000 == pytest.approx(FREQUENCIES, abs=0.06)
     few, many = (teacher.condition(range(count), 1) for count in (50, 2000))
-    assert few is not None and many is not None
+    assert few is not None
+    assert many is not None
     assert torch.equal(few, many[:50])  # row i depends on the seed and i alone
     np.testing.assert_allclose(drawn[:50], teacher.sample(50, 20, seed=1), rtol=1e-5, atol=1e-5)
     parts = teacher.sample(2000, 20, seed=1, batch=300)
@@ -249,7 +250,7 @@ def test_a_range_of_guidance_becomes_an_input_that_starts_without_effect(
     low, high = (student.sample(200, 1, labels=[0], guidance_scale=g) for g in (1.0, 3.0))
     assert np.abs(low - high).mean() > 0.02
     with pytest.raises(
-        ValueError, match="guidance scale is 4, the student was distilled for 1 to 3"
+        ValueError, match="scale is 4, the student was distilled for 1 to 3"
     ):
         student.sample(8, labels=[0], guidance_scale=4.0)
 

@@ -56,7 +56,7 @@ def test_a_teachers_own_field_gives_the_teachers_own_shards(
 
 
 def test_a_student_from_scratch_learns_the_exact_map(tmp_path: Path) -> None:
-    """Between a standard normal and another normal distribution the flow is affine: x1 = mean + std x0."""
+    """Between two normal distributions, the first standard, the flow is affine: mean + std x0."""
     scaling = bd.load_data("moons").scaling
     simulated(tmp_path / "curves", scaling=scaling)
     config = bd.DistillConfig(

@@ -554,7 +554,10 @@ def read_sealed(path: Path, kind: type[T], what: str, again: str = "make it agai
         check_version(path, value, Manifest)
     body = text[: -len(seal(""))]
     if body + seal(body) != text:
-        raise UserError(f"{path} differs from its checksum: it was changed or damaged; {again}")
+        raise UserError(
+            f"{path} differs from its checksum: it was changed, damaged, or written by another"
+            f" version of bezierdistill; {again}"
+        )
     return from_json({key: value[key] for key in value if key != "seal"}, kind, path)
 
 
