@@ -11,16 +11,16 @@ over all tasks found in OUT, and the claims with their figures.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from bezierdistill.arena.methods import METHODS, OURS
+from bezierdistill.arena.methods import OURS
 from bezierdistill.arena.runner import ArenaConfig, arena
+from bezierdistill.records import ArenaRow
 from bezierdistill.reporting.summary import excess, gather, standard_error
+from bezierdistill.run import RUN, read_made, read_settings
 
 TASKS = {
     "manifold": "manifold",
@@ -34,7 +34,7 @@ ABLATIONS = {
     "bezier-one-teacher": "no second teacher",
     "bezier-plain": "neither: rectified-flow distillation, aligned",
     "bezier-squared": "no pseudo-Huber: squared loss",
-    "bezier-unaligned": "no law alignment",
+    "bezier-unaligned": "no alignment",
 }
 NOT_RANKED = {*ABLATIONS, "bezier-half", "bezier-teacher"}
 METRICS = {
@@ -74,28 +74,27 @@ ORDERINGS = (
     ("dmd", "consistency-distillation", 1, "Yin et al. 2024"),
     ("teacher-heun", "teacher-euler", 4, "second order against first"),
 )
-Rows = list[dict[str, Any]]
 
 
 class Results:
     """Rows of all tasks, asked by method, passes and metric."""
 
-    def __init__(self, rows: dict[str, Rows]) -> None:
-        self.rows = {task: [row for row in own if "error" not in row] for task, own in rows.items()}
+    def __init__(self, rows: dict[str, list[ArenaRow]]) -> None:
+        self.rows = {task: [row for row in own if row.scores] for task, own in rows.items()}
         self.failed = [
-            f"{task}: {row['method']}, seed {row['seed']}: {row['error']}"
-            for task in rows
-            for row in rows[task]
-            if "error" in row
+            f"{task}: {row.method}, seed {row.seed}: {row.error}"
+            for task, own in rows.items()
+            for row in own
+            if row.error is not None
         ]
+
+    def chosen(self, task: str, method: str, passes: int) -> list[ArenaRow]:
+        """Rows of every seed."""
+        return [row for row in self.rows[task] if (row.method, row.passes) == (method, passes)]
 
     def values(self, task: str, method: str, passes: int, metric: str = "frechet") -> list[float]:
         """Excess of every seed."""
-        return [
-            excess(row, metric)
-            for row in self.rows[task]
-            if row["method"] == method and row["passes"] == passes
-        ]
+        return [excess(row, metric) for row in self.chosen(task, method, passes)]
 
     def mean(
         self, method: str, passes: int, metric: str = "frechet", task: str | None = None
@@ -110,21 +109,22 @@ class Results:
         """Mean precision or recall over seeds, then over tasks; infinite if a task has no
         figure.
         """
-        found = [
-            [row[key] for row in rows if row["method"] == method and row["passes"] == passes]
-            for rows in self.rows.values()
-        ]
-        return overall(found)
+        return overall(
+            [
+                [row.judged[key].value for row in self.chosen(task, method, passes)]
+                for task in self.rows
+            ]
+        )
 
     def without(self, methods: Iterable[str]) -> list[str]:
         """Those of the methods that have no figure on some task."""
-        found = [{row["method"] for row in rows} for rows in self.rows.values()]
+        found = [{row.method for row in rows} for rows in self.rows.values()]
         return [method for method in methods if not all(method in own for own in found)]
 
     def methods(self, passes: int) -> list[str]:
         """Ranked methods with a figure at a number of passes, the best mean first."""
         found = {
-            row["method"] for rows in self.rows.values() for row in rows if row["passes"] == passes
+            row.method for rows in self.rows.values() for row in rows if row.passes == passes
         } - NOT_RANKED
         return sorted(found, key=lambda method: (self.mean(method, passes), method))
 
@@ -278,10 +278,7 @@ def ablation(results: Results) -> list[str]:
         if method in results.without(ABLATIONS):
             continue
         seconds = [
-            row["seconds"]
-            for rows in results.rows.values()
-            for row in rows
-            if row["method"] == method
+            row.seconds for rows in results.rows.values() for row in rows if row.method == method
         ]
         cells = []
         for passes in (1, 2):
@@ -293,18 +290,22 @@ def ablation(results: Results) -> list[str]:
 
 def write_results(out: Path) -> str:
     """All tables and claims of a folder as Markdown."""
-    folders = [out / task for task in TASKS if (out / task / "run.json").exists()]
+    folders = [out / task for task in TASKS if (out / task / RUN).exists()]
     results = Results({folder.name: gather(folder) for folder in folders})
-    settings = json.loads((folders[0] / "run.json").read_text())
-    network, machine = settings["network"], settings["machine"]
-    seeds = sorted({row["seed"] for rows in results.rows.values() for row in rows})
+    settings, made = read_settings(folders[0]).settings, read_made(folders[0])
+    network, seeds = (
+        settings["network"],
+        sorted({row.seed for rows in results.rows.values() for row in rows}),
+    )
+    assert made is not None
+    machine = made.machine
     parts = [
         (
             f"Budget {settings['budget']:,} network passes a method and seed; network"
             f" {network['kind']} {network['depth']} x {network['width']}; batch"
             f" {settings['batch']}; seeds {', '.join(map(str, seeds))}; {settings['samples']:,}"
-            f" samples judged. Machine: {machine['cores']} cores, {machine['processor']},"
-            f" {machine['threads']} thread(s) a process, torch {machine['torch']}."
+            f" samples judged. Machine: {machine.cores} cores, {machine.processor},"
+            f" {machine.threads} thread(s) a process, torch {machine.versions['torch']}."
         ),
         "### One pass",
         "\n".join(table(results, 1, results.methods(1))),
@@ -343,7 +344,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--methods", default="all")
+    parser.add_argument("--fast", action="store_true", help="a small run, to see that it works")
     parser.add_argument(
         "--shared",
         type=Path,
@@ -357,7 +359,8 @@ def main() -> None:
             if "@" in data and not Path(data.split("@")[0]).exists():
                 print(f"{task} is left out: no file {data.split('@')[0]}")
                 continue
-            arena(ArenaConfig(data, options.out / task, options.methods, seeds=1, first_seed=seed))
+            methods, out = tuple(options.methods.split(",")), options.out / task
+            arena(ArenaConfig(data, out, methods, seeds=1, first_seed=seed, fast=options.fast))
     print(write_results(options.out))
 
 

@@ -2,6 +2,7 @@
 make, to the row."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,12 +11,13 @@ from torch import nn
 
 from bezierdistill.arena.bench import Bench
 from bezierdistill.arena.methods import METHODS
+from bezierdistill.budget import Budget
 from bezierdistill.data import load_data
 from bezierdistill.networks.config import NetworkConfig
 from bezierdistill.networks.mlp import MLP
 from bezierdistill.noise import Stream, noise
 from bezierdistill.objectives import flow_map_matching, mean_flow
-from bezierdistill.stages.recipe import RecipeConfig
+from bezierdistill.stages.recipe import Shares
 from bezierdistill.training.settings import LoopConfig
 from conftest import Account
 
@@ -45,17 +47,16 @@ def test_every_pass_is_charged_and_nothing_else(
 ) -> None:
     budget, batch = SIZES.get(name, SMALL)
     network, loop = NetworkConfig(width=16, depth=2), LoopConfig(accelerator="cpu")
-    bench = Bench(
-        load_data(tiny), budget, 0, tmp_path / "own", tmp_path / "shared", batch, network, loop
-    )
+    own = Budget(budget, batch)
+    bench = Bench(load_data(tiny), own, 0, tmp_path / "own", tmp_path / "shared", network, loop)
     samplers = METHODS[name](bench)
     slack = (
         32 * 27 if name == "dmd-two" else 0
     )  # one step: it simulates its first jump in half of the steps, by chance
-    assert abs(account.passes - bench.spent) <= slack
-    assert bench.spent <= bench.budget
-    share = {"bezier-half": 0.5, "bezier-teacher": RecipeConfig.strong_share}.get(name, 1.0)
-    assert bench.spent >= 0.9 * share * budget
+    assert abs(account.passes - bench.budget.spent) <= slack
+    share = {"bezier-half": 0.5, "bezier-teacher": Shares.strong}.get(name, 1.0)
+    total = budget * (share if name == "bezier-half" else 1)
+    assert 0.9 * share * budget <= bench.budget.spent <= bench.budget.total == total
     for passes, sampler in samplers.items():
         account.passes = 0
         x = sampler(noise(1, Stream.JUDGE, range(9), bench.data.shape))
@@ -78,12 +79,10 @@ def test_the_counter_counts_gradients_where_they_come_back(account: Account) -> 
 
 
 @pytest.mark.parametrize(("module", "passes"), [(mean_flow, 2 + 2), (flow_map_matching, 2 + 4)])
-def test_a_derivative_counts_as_a_second_value(
-    module: object, passes: int, account: Account
-) -> None:
+def test_a_derivative_counts_as_a_second_value(module: Any, passes: int, account: Account) -> None:
     net, x, t = MLP((3,), 16, 2), torch.randn(5, 3), torch.rand(5)
     value, slope = module.forward_derivative(
         lambda time: net(x, t, time, None), (t,), (torch.ones_like(t),)
-    )  # pyright: ignore[reportAttributeAccessIssue]
+    )
     (value + (slope.detach() if module is mean_flow else slope)).square().mean().backward()
     assert account.passes == 5 * passes

@@ -27,20 +27,10 @@ FILES = {
 TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 # A room may import what stands before it, and nothing after it; every room is named once.
 LINE = (
-    *("errors", "settings", "memory", "progress", "files", "noise", "curves", "fields"),
+    *("errors", "settings", "words", "memory", "progress", "files", "noise", "curves", "fields"),
     *("schedules", "solvers", "couplings", "flow_map", "knots", "sdedit", "data", "records"),
-    *(
-        "words",
-        "run",
-        "networks",
-        "models",
-        "simulation",
-        "store",
-        "objectives",
-        "metrics",
-        "training",
-    ),
-    *("budget", "interop", "reporting", "stages", "arena", "app", "cli"),
+    *("run", "networks", "models", "simulation", "store", "objectives", "metrics"),
+    *("training", "budget", "interop", "reporting", "stages", "arena", "app", "cli"),
 )
 SETTINGS = [
     name

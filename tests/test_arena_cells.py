@@ -1,26 +1,36 @@
 """Cells of the arena: cut off anywhere and continued, failed in every way, cleaned up; and the
 tables made of their rows."""
 
-import importlib.util
-import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from arena_rows import a_row, benchmark, timeless
 from bezierdistill.arena import bench as bench_module
 from bezierdistill.arena.methods import METHODS, OURS
 from bezierdistill.arena.runner import ArenaConfig, arena, choose_methods
 from bezierdistill.cli import main
 from bezierdistill.networks.config import NetworkConfig
 from bezierdistill.objectives import FlowMatching
+from bezierdistill.records import (
+    ArenaRow,
+    Machine,
+    Made,
+    Settings,
+    read_record,
+    write_record,
+    write_sealed,
+)
 from bezierdistill.reporting.summary import gather
+from bezierdistill.run import MADE, RUN
 from bezierdistill.training.settings import LoopConfig
 
-CUT = "rfd-2,rf-2"  # they share a teacher and its pairs
+CUT = ("rfd-2", "rf-2")  # they share a teacher and its pairs
 
 
 @pytest.fixture(scope="module")
@@ -30,22 +40,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(file)
 
 
-def small(data: str, out: Path, methods: str, **settings: Any) -> ArenaConfig:
+def small(data: str, out: Path, methods: Sequence[str], **settings: Any) -> ArenaConfig:
     defaults: dict[str, Any] = {"budget": 12_000, "batch": 32, "samples": 64, "seeds": 1}
     loop = LoopConfig(accelerator="cpu", save_every=10)
     return ArenaConfig(
         data,
         out,
-        methods,
+        tuple(methods),
         **{**defaults, "network": NetworkConfig(width=16, depth=2), "loop": loop, **settings},
     )
-
-
-def timeless(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [
-        {key: value for key, value in row.items() if key not in ("seconds", "peak_memory_mb")}
-        for row in rows
-    ]
 
 
 def own(folder: Path, name: str, body: str) -> str:
@@ -54,7 +57,7 @@ def own(folder: Path, name: str, body: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def whole(data: str, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def whole(data: str, tmp_path_factory: pytest.TempPathFactory) -> list[ArenaRow]:
     """Rows of an arena that nothing has disturbed."""
     return timeless(arena(small(data, tmp_path_factory.mktemp("whole") / "a", CUT)))
 
@@ -91,7 +94,7 @@ def test_cut_off_anywhere_it_gives_the_same_rows(
     call: int,
     data: str,
     tmp_path: Path,
-    whole: list[dict[str, Any]],
+    whole: list[ArenaRow],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = small(data, tmp_path / "a", CUT)
@@ -106,7 +109,7 @@ def test_cut_off_anywhere_it_gives_the_same_rows(
 
 
 def test_methods_may_be_added_when_the_removal_of_shared_models_was_cut_off(
-    data: str, tmp_path: Path, whole: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    data: str, tmp_path: Path, whole: list[ArenaRow], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     true = shutil.rmtree
 
@@ -119,7 +122,7 @@ def test_methods_may_be_added_when_the_removal_of_shared_models_was_cut_off(
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", half)
         with pytest.raises(KeyboardInterrupt):
-            arena(small(data, tmp_path / "a", "rf-2"))
+            arena(small(data, tmp_path / "a", ["rf-2"]))
     assert timeless(arena(small(data, tmp_path / "a", CUT))) == whole
     assert not list((tmp_path / "a" / "shared").iterdir())
 
@@ -145,38 +148,35 @@ def test_ctrl_c_is_one_line_and_what_is_finished_stays(
     assert error.count("\n") == 1
     assert "interrupted" in error
     assert "--resume" not in error  # which this verb does not have
-    assert [row["method"] for row in json.loads((tmp_path / "a" / "arena.json").read_text())] == [
-        "good"
-    ]
+    rows = read_record(tmp_path / "a" / "arena.json", list[ArenaRow], "arena")
+    assert [row.method for row in rows] == ["good"]
 
 
-def test_seeds_and_methods_may_be_added(
-    data: str, tmp_path: Path, whole: list[dict[str, Any]]
-) -> None:
-    first = arena(small(data, tmp_path / "a", "rf-2"))
-    assert timeless(first) == [row for row in whole if row["method"] == "rf-2"]
+def test_seeds_and_methods_may_be_added(data: str, tmp_path: Path, whole: list[ArenaRow]) -> None:
+    first = arena(small(data, tmp_path / "a", ["rf-2"]))
+    assert timeless(first) == [row for row in whole if row.method == "rf-2"]
     more = arena(small(data, tmp_path / "a", CUT, seeds=2))
     assert [
-        row for row in more if row["method"] == "rf-2" and row["seed"] == 0
+        row for row in more if row.method == "rf-2" and row.seed == 0
     ] == first  # their clocks too: they were not run again
-    assert [row for row in timeless(more) if row["seed"] == 0] == whole
-    assert {row["seed"] for row in more} == {0, 1}
-    assert {row["frechet"] for row in more if row["seed"] == 0}.isdisjoint(
-        row["frechet"] for row in more if row["seed"] == 1
+    assert [row for row in timeless(more) if row.seed == 0] == whole
+    assert {row.seed for row in more} == {0, 1}
+    assert {row.judged.frechet.value for row in more if row.seed == 0}.isdisjoint(
+        row.judged.frechet.value for row in more if row.seed == 1
     )
 
 
 BROKEN = {
     "diverged": (
-        "raise ValueError('loss of student is not finite')",
+        "raise __import__('bezierdistill').errors.UserError('loss of student is not finite')",
         "loss of student is not finite",
     ),
     "overspent": (
-        "bench.charge(12_001)\n    return {1: lambda x: x}",
-        "spent 12,001 network passes, the budget is 12,000",
+        "bench.budget.charge(12_001)\n    return {1: lambda x: x}",
+        "12,001 network passes were spent, the budget is 12,000",
     ),
     "nan": ("return {1: lambda x: x, 2: lambda x: 0 * x / 0}", "NaN or infinite"),
-    "far": ("return {1: lambda x: 1e30 * x}", "the method has diverged"),
+    "far": ("return {1: lambda x: 1e30 * x}", "a metric is not finite: it has diverged"),
     "shape": (
         "return {1: lambda x: x[:, :2]}",
         r"made samples of shape (64, 2), expected (64, 3) as its noise",
@@ -196,15 +196,13 @@ def test_a_cell_that_fails_is_one_row_and_stops_no_other(
         "bench.fit(bench.build(), __import__('bezierdistill.objectives').objectives.FlowMatching(),"
         " spend=96)\n    return {1: lambda x: x}",
     )
-    rows = {
-        row["method"]: row for row in arena(small(data, tmp_path / "a", ",".join([*files, fine])))
-    }
+    rows = {row.method: row for row in arena(small(data, tmp_path / "a", [*files, fine]))}
     assert len(rows) == len(gather(tmp_path / "a")) == len(BROKEN) + 1
     for name, (_, message) in BROKEN.items():
-        assert rows[name].keys() == {"method", "ours", "seed", "error"}
-        assert message in rows[name]["error"]
-        assert "\n" not in rows[name]["error"]
-    assert rows["fine"]["spent_passes"] == 96
+        assert rows[name].scores is None
+        assert message in (rows[name].error or "")
+        assert "\n" not in (rows[name].error or "")
+    assert rows["fine"].spent == 96
     assert capsys.readouterr().err.count("\n") == len(BROKEN)
     assert not list((tmp_path / "a").rglob("*.safetensors"))  # only figures stay
 
@@ -212,7 +210,11 @@ def test_a_cell_that_fails_is_one_row_and_stops_no_other(
 def test_a_report_of_failures_alone_names_them(
     data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = own(tmp_path, "mine", "raise ValueError('it was <too> much')")
+    file = own(
+        tmp_path,
+        "mine",
+        "from bezierdistill.errors import UserError; raise UserError('it was <too> much')",
+    )
     assert (
         main(
             [
@@ -238,22 +240,23 @@ def test_a_report_of_failures_alone_names_them(
 
 def test_two_methods_of_one_name_are_refused(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
-    files = f"{own(tmp_path, 'mine', 'pass')},{own(tmp_path / 'other', 'mine', 'pass')}"
+    files = own(tmp_path, "mine", "pass"), own(tmp_path / "other", "mine", "pass")
     with pytest.raises(ValueError, match="two methods are called mine"):
         choose_methods(files)
     (tmp_path / "three.py").write_text("method = 3")
     with pytest.raises(ValueError, match="no function method, which takes a bench"):
-        choose_methods(str(tmp_path / "three.py"))
+        choose_methods((str(tmp_path / "three.py"),))
     (tmp_path / "half.py").write_text("def method(bench:")
-    with pytest.raises(ValueError, match="SyntaxError"):
-        choose_methods(str(tmp_path / "half.py"))
-    assert list(choose_methods("all")) == list(METHODS)
-    assert list(choose_methods(" rf-2 , bezier ")) == ["rf-2", "bezier"]
+    with pytest.raises(SyntaxError) as failed:
+        choose_methods((str(tmp_path / "half.py"),))
+    assert "a file of your own" in failed.value.__notes__[0]
+    assert list(choose_methods(("all",))) == list(METHODS)
+    assert list(choose_methods(("rf-2", "bezier"))) == ["rf-2", "bezier"]
 
 
 def test_ours_is_one_method_and_models_stay_if_asked(data: str, tmp_path: Path) -> None:
     assert [name for name in METHODS if name == OURS] == ["bezier"]
-    arena(small(data, tmp_path / "a", "rfd-1", keep_models=True))
+    arena(small(data, tmp_path / "a", ["rfd-1"], keep_models=True))
     kept = sorted(
         file.parent.relative_to(tmp_path / "a").parts[0]
         for file in (tmp_path / "a").rglob("model.json")
@@ -266,12 +269,10 @@ def test_peak_memory_is_that_of_the_cell(data: str, tmp_path: Path) -> None:
         tmp_path, "heavy", "import torch; torch.ones(30_000_000).sum()\n    return {1: lambda x: x}"
     )
     light = own(tmp_path, "light", "return {1: lambda x: x}")
-    rows = {row["method"]: row for row in arena(small(data, tmp_path / "a", f"{heavy},{light}"))}
+    rows = {row.method: row for row in arena(small(data, tmp_path / "a", [heavy, light]))}
     if Path("/proc/self/clear_refs").exists():
-        assert (
-            rows["heavy"]["peak_memory_mb"] > rows["light"]["peak_memory_mb"] + 90
-        )  # 120 MB of numbers
-    assert 0 < rows["heavy"]["seconds"] < 60
+        assert rows["heavy"].memory > rows["light"].memory + 90  # 120 MB of numbers
+    assert rows["heavy"].seconds > 0
 
 
 def test_fast_changes_sizes_alone() -> None:
@@ -284,42 +285,11 @@ def test_fast_changes_sizes_alone() -> None:
         32,
         2,
     )
-    assert (fast.methods, fast.seeds, fast.loop, fast.network.kind) == (
-        config.methods,
-        2,
-        config.loop,
-        config.network.kind,
-    )
+    assert (fast.methods, fast.seeds, fast.network.kind) == (("all",), 2, config.network.kind)
     slow = ArenaConfig("moons", Path("x"))
-    assert slow.scaled() is slow
-
-
-def benchmark() -> Any:
-    spec = importlib.util.spec_from_file_location(
-        "arena_benchmark", Path(__file__).parents[1] / "benchmarks" / "arena.py"
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def a_row(method: str, seed: int, passes: int, excess: float) -> dict[str, Any]:
-    ratios = {
-        f"{metric}_ratio": 1 + excess for metric in ("frechet", "sliced_wasserstein", "energy")
-    }
-    costs = {"spent_passes": 10, "seconds": 4.0, "peak_memory_mb": 5.0}
-    shares = {"precision": 0.5, "recall": 0.25}
-    return {
-        "method": method,
-        "ours": method == OURS,
-        "seed": seed,
-        "passes": passes,
-        **costs,
-        **ratios,
-        **shares,
-    }
+    cpu = replace(slow.loop, accelerator="cpu")
+    assert slow.scaled() == replace(slow, loop=cpu)
+    assert fast.loop == cpu
 
 
 def fill(
@@ -327,33 +297,27 @@ def fill(
 ) -> None:
     """A folder of the benchmark: a method's excess is its own number times the task's, 20 % off for
     the two seeds."""
+    network = {"kind": "mlp", "depth": 2, "width": 3}
+    settings = {"budget": 5_000, "samples": 64, "batch": 8, "network": network}
+    machine = Machine(
+        system="s", processor="x", cores=2, threads=1, device="cpu", versions={"torch": "2"}
+    )
+    made = Made(verb="arena", commands=(), machine=machine, started="now")
     for task, scale in tasks.items():
-        settings = {
-            "budget": 5_000,
-            "samples": 64,
-            "batch": 8,
-            "network": {"kind": "mlp", "depth": 2, "width": 3},
-        }
-        machine = {"cores": 2, "processor": "x", "threads": 1, "torch": "2"}
-        (out / task / "cells").mkdir(parents=True)
-        (out / task / "run.json").write_text(json.dumps({**settings, "machine": machine}))
+        (out / task).mkdir()
+        write_sealed(out / task / RUN, Settings(verb="arena", settings=settings))
+        write_sealed(out / task / MADE, made)
         for method, excess in methods.items():
             for seed in (0, 1):
+                own = excess * scale * (0.8 + 0.4 * seed)
                 passes = (20,) if method == "bezier-teacher" else (1, 2)
                 rows = [
-                    a_row(
-                        method, seed, k, excess * scale / (2 if k == 2 else 1) * (0.8 + 0.4 * seed)
-                    )
+                    a_row(method, seed, k, 1 + own / (2 if k == 2 else 1), seconds=4.0)
                     for k in passes
                 ]
-                rows = (
-                    [{"method": method, "ours": False, "seed": seed, "error": "too far"}]
-                    if method in failed
-                    else rows
-                )
-                (out / task / "cells" / f"{method}-{seed}.json").write_text(
-                    json.dumps({"rows": rows})
-                )
+                if method in failed:
+                    rows = [ArenaRow(method=method, seed=seed, error="too far")]
+                write_record(out / task / "cells" / f"{method}-{seed}.json", rows)
 
 
 FULL = {
@@ -378,7 +342,7 @@ ABLATED = {
 
 def test_results_of_the_benchmark_by_hand(tmp_path: Path) -> None:
     fill(tmp_path, {"digits": 1.0, "manifold": 3.0}, FULL | ABLATED, failed=("mean-flow",))
-    text = benchmark().write_results(tmp_path)
+    text = benchmark("arena").write_results(tmp_path)
     assert (tmp_path / "results.md").read_text() == text
     assert (
         "| method | manifold | digits | mean, Fréchet | mean, sliced Wasserstein | mean, energy |"
@@ -411,17 +375,17 @@ def test_results_of_the_benchmark_by_hand(tmp_path: Path) -> None:
     assert "on 2 of 2 tasks (manifold 1.50 against 18.00, digits 0.50 against 6.00): holds." in text
     assert "| no curves: straight lines | 2.00 | 2.00 | 1.00 | 2.00 | 4 |" in text
     assert "| no second teacher | 0.50 | 0.50 | 0.25 | 0.50 | 4 |" in text
-    assert all(f"| {name} |" in text for name in benchmark().ABLATIONS.values())
+    assert all(f"| {name} |" in text for name in benchmark("arena").ABLATIONS.values())
     assert {
         OURS,
         "bezier-half",
         "bezier-teacher",
-        *benchmark().DISTILLED[1],
-        *benchmark().DISTILLED[2],
-        *benchmark().ABLATIONS,
+        *benchmark("arena").DISTILLED[1],
+        *benchmark("arena").DISTILLED[2],
+        *benchmark("arena").ABLATIONS,
     } <= METHODS.keys()
     assert "- manifold: mean-flow, seed 1: too far" in text
-    named = {name for better, worse, *_ in benchmark().ORDERINGS for name in (better, worse)}
+    named = {name for better, worse, *_ in benchmark("arena").ORDERINGS for name in (better, worse)}
     assert named <= METHODS.keys()
     assert "| dmd better than" not in text  # one of the two was not run
 
@@ -439,7 +403,7 @@ def test_results_of_the_benchmark_say_what_does_not_hold(tmp_path: Path) -> None
             "mean-flow": 0.2,
         },
     )
-    text = benchmark().write_results(tmp_path)
+    text = benchmark("arena").write_results(tmp_path)
     assert "0.70 / 1.00 = 0.70 (wanted: 0.65 or less): does NOT hold." in text
     assert (
         "digits: 0.70, behind (mean-flow 0.20, dmd 0.60). First, or within one standard error of"
@@ -456,10 +420,9 @@ def test_results_of_the_benchmark_within_an_error_of_the_first(tmp_path: Path) -
     fill(
         tmp_path, {"digits": 1.0}, FULL | ABLATED | {"bezier": 0.65}
     )  # the standard error is a fifth of it: 0.13
-    assert (
-        "digits: 0.65, within one standard error of the first (dmd 0.60)."
-        in benchmark().write_results(tmp_path)
-    )
+    assert "digits: 0.65, within one standard error of the first (dmd 0.60)." in benchmark(
+        "arena"
+    ).write_results(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -471,7 +434,7 @@ def test_results_of_the_benchmark_without_a_method(left_out: str, tmp_path: Path
         {"digits": 1.0},
         {name: excess for name, excess in (FULL | ABLATED).items() if name != left_out},
     )
-    text = benchmark().write_results(tmp_path)
+    text = benchmark("arena").write_results(tmp_path)
     assert "nan" not in text
     assert "### One pass" in text
     judged = left_out in ("bezier-lines", "dmd")

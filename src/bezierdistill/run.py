@@ -240,13 +240,15 @@ def _flag(flag: str, value: Any, part: Field[Any]) -> Iterator[str]:
         words = [part.metadata["text"].show(value)]
     else:
         words = list(map(_word, value)) if isinstance(value, tuple) else [_word(value)]
+    if not words:
+        return  # an empty list has no flag
     if isinstance(value, bool):
         yield from [flag, str(value).lower()] if "." in flag else [flag]
     elif "positional" in part.metadata:
         yield from words
     elif words and words[0].startswith("-"):
         yield f"{flag}={words[0]}"  # else it would be a flag itself
-    elif words:
+    else:
         yield from [flag, *words]
 
 

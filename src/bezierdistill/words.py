@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from bezierdistill.records import Sampled
 
 
 def counted(count: int, noun: str) -> str:
@@ -17,9 +13,3 @@ def counted(count: int, noun: str) -> str:
 def listed(words: Sequence[str]) -> str:
     """Words by commas; of many the first ones and the last."""
     return ", ".join(words if len(words) <= 12 else [*words[:10], "...", words[-1]])
-
-
-def sampler_label(sampled: Sampled) -> str:
-    """``flow, Heun, 40 passes`` or ``distilled, 1 pass``: whose samples, the solver, the passes."""
-    solver = [] if sampled.solver == "jumps" else [sampled.solver.capitalize()]
-    return ", ".join([sampled.who, *solver, counted(sampled.passes, "pass")])

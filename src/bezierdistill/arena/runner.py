@@ -177,8 +177,10 @@ def _run_cells(config: ArenaConfig, methods: Mapping[str, Method], data: Data) -
                 continue
             try:
                 rows = _run_cell(config, data, evaluate, name, method, seed)
-            except Exception as error:  # of a method: its traceback helps who wrote it
-                traceback.print_exc()
+            except Exception as error:
+                if isinstance(error, OSError) and not hasattr(error, "__notes__"):
+                    raise  # a full disk, which no other cell would survive
+                traceback.print_exc()  # of a method: it helps who wrote it
                 told = f"{type(error).__name__}: {error}"
                 crashed.append(ArenaRow(method=name, seed=seed, error=told))
                 continue
@@ -310,12 +312,15 @@ def judged_conditions(data: Data, count: int, seed: int) -> Tensor | None:
 
 
 def compared(out: Path, rows: list[ArenaRow]) -> dict[str, Any]:
-    """Print the table of an arena and write its report."""
+    """Print the table of an arena, tell which cells failed, and write its report."""
     from bezierdistill.records import to_json
     from bezierdistill.reporting import write_report
     from bezierdistill.reporting.tables import print_arena
 
     print_arena(rows)
+    failed = [f"{row.method} (seed {row.seed})" for row in rows if row.error is not None]
+    if failed:
+        print(f"failed: {', '.join(failed)}; see above and the report", file=sys.stderr)
     page = write_report(out)
     print(page)
     return {"out": out, "rows": to_json(rows), "report": page}
@@ -323,8 +328,4 @@ def compared(out: Path, rows: list[ArenaRow]) -> dict[str, Any]:
 
 def main_arena(config: ArenaConfig) -> dict[str, Any]:
     """The verb ``arena``."""
-    rows = arena(config)
-    failed = [f"{row.method} (seed {row.seed})" for row in rows if row.error is not None]
-    if failed:
-        print(f"failed: {', '.join(failed)}; see arena.json and above", file=sys.stderr)
-    return compared(config.out, rows)
+    return compared(config.out, arena(config))

@@ -86,12 +86,11 @@ def number_classes(
         split: x[:, 0] if x.ndim == 2 and x.shape[1] == 1 else x for split, x in labels.items()
     }
     if all(x.dtype.kind == "U" for x in flat.values()):
-        found = {split: np.unique(x, return_inverse=True) for split, x in flat.items()}
-        names = names or natural_order(
-            {word for words, _ in found.values() for word in words.tolist()}
-        )
-        for split, (words, places) in found.items():
-            flat[split] = np.array(parse_labels(words.tolist(), names), np.int64)[places]
+        words = {word for x in flat.values() for word in np.unique(x).tolist()}
+        names = names or natural_order(words)
+        for split, x in flat.items():
+            own, places = np.unique(x, return_inverse=True)
+            flat[split] = np.array(parse_labels(own.tolist(), names), np.int64)[places]
     for split, x in flat.items():
         _check(split, x, len(names) or MAX_CLASSES)
         flat[split] = x.astype(np.int64)
