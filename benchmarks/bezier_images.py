@@ -12,7 +12,10 @@ from collections.abc import Mapping
 from bezierdistill.arena.bench import Bench, Sampler
 from bezierdistill.arena.methods import bezier
 
-SETTINGS = {"weak_share": 0.0, "curves_share": 0.12, "align_batch": 128, "align_lr": 1.5e-4}
+SETTINGS = {
+    "shares": {"weak": 0.0, "curves": 0.12},
+    "distill": {"align_batch": 128, "align_lr": 1.5e-4},
+}
 
 
 def method(bench: Bench) -> Mapping[int, Sampler]:

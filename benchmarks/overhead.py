@@ -5,7 +5,9 @@ so that the machine's moods cancel.
 
 1. a training step of curve regression over forward, backward and optimizer step of the same network
    and batch;
-2. simulation of curves (blend, solver, fit, store) over its bare network passes;
+2. simulation of curves (blend, solver, fit, store) and sampling (noise, knots, original units), at
+   the batch that we choose, over as many bare network passes at the *best* batch of the bare
+   network, which is found first;
 3. peak memory of ``simulate`` for 200,000 curves over 20,000 (two fresh processes).
 """
 
@@ -19,72 +21,82 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 
 from bezierdistill.curves import BezierCurve
 from bezierdistill.data import Scaling
 from bezierdistill.fields import Blend, NetworkField
+from bezierdistill.memory import batch_size
 from bezierdistill.models import Model, save_model
 from bezierdistill.networks.config import NetworkConfig
-from bezierdistill.noise import noise
-from bezierdistill.objectives import CurveRegression, Loss
-from bezierdistill.objectives.curve_regression import MapDraw
-from bezierdistill.simulation import Simulation, simulate_shards
-from bezierdistill.store import CurveStore, CurveWriter
+from bezierdistill.noise import Stream, noise
+from bezierdistill.objectives import CurveRegression, Curves, Loss, MapIntervals
+from bezierdistill.records import CurveRecipe, ModelCard, Passes, to_json
+from bezierdistill.simulation import Simulation
+from bezierdistill.store import CurveStore, CurveWriter, simulate_shards
+from bezierdistill.training.batches import CurveBatches
 from bezierdistill.training.loop import Trainer
 from bezierdistill.training.settings import LoopConfig
 
 ROUNDS = 9
-LIMITS = {"training step": 1.10, "simulation": 1.10, "memory": 1.20}
+LIMITS = {"training step": 1.08, "simulation": 1.05, "sampling": 1.05, "memory": 1.20}
+Ratio = tuple[float, float, float]
+# Network, shape of a state, rows per training step, training steps, rows simulated and sampled.
+CASES = {
+    "mlp 5x256, 16 numbers": (NetworkConfig(), (16,), 512, 200, 16_384),
+    "mlp 5x256, digits": (NetworkConfig(), (1, 8, 8), 512, 200, 16_384),
+    "U-Net 32, 28x28": (NetworkConfig("unet", 32, 1, 2), (1, 28, 28), 64, 12, 256),
+    "DiT 4x64, 28x28": (NetworkConfig("dit", 64, 4, 4), (1, 28, 28), 128, 20, 1024),
+}
 
 
-def store(folder: Path, shape: tuple[int, ...], rows: int = 20_000) -> CurveStore:
-    writer = CurveWriter(
-        folder, {"degree": 4, "shape": list(shape), "teachers": [], "weights": [[1.0]]}
-    )
-    plans = writer.plan(rows, 4096)
+def flat(shape: tuple[int, ...]) -> Scaling:
+    return Scaling(layout="flat" if len(shape) == 1 else "chw")
+
+
+def store(folder: Path, shape: tuple[int, ...], rows: int) -> CurveStore:
+    writer = CurveWriter(folder, CurveRecipe(degree=4, shape=shape, scaling=flat(shape)))
+    plans = writer.plan(rows, rows)
     for plan in plans:
         writer.write(plan, [writer.pack(BezierCurve(torch.randn(5, plan.rows, *shape)))], 0)
     writer.close(plans)
     return CurveStore.open(folder)
 
 
-def ours_seconds(
-    net: nn.Module, curves: CurveStore, batch: int, steps: int, folder: Path
-) -> list[float]:
-    """Seconds of every step of the real training loop, logging and averaging included."""
-    objective, stamps = CurveRegression(MapDraw(), Loss(0.03)), []
-    trainer = Trainer(
-        {"student": net}, LoopConfig(accelerator="cpu", save_every=10**9), folder, "bench"
-    )
+class Stamped(CurveBatches):
+    """Batches of curves that note when they are asked for."""
 
-    def step(
-        nets: Mapping[str, nn.Module], generator: torch.Generator
-    ) -> Iterator[tuple[str, Tensor]]:
-        stamps.append(time.perf_counter())
-        yield "student", objective.loss(nets["student"], curves.batch(batch, generator), generator)
+    stamps: list[float]
 
-    with contextlib.redirect_stderr(io.StringIO()):
-        trainer.fit(step, steps, 0)
-    return [b - a for a, b in pairwise(stamps[5:])]
+    def __call__(self, generator: torch.Generator) -> Curves:
+        """A batch."""
+        self.stamps.append(time.perf_counter())
+        return super().__call__(generator)
 
 
-def bare_seconds(net: nn.Module, shape: tuple[int, ...], batch: int, steps: int) -> list[float]:
+def ours_seconds(net: nn.Module, curves: CurveStore, batch: int, steps: int) -> float:
+    """Seconds of a step of the real training loop, logging and averaging included."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
+        loop = LoopConfig(accelerator="cpu", save_every=10**9)
+        trainer = Trainer({"student": net}, loop, Path(folder), "bench")
+        batches = Stamped(curves, trainer, batch)
+        batches.stamps = []
+        trainer.fit(CurveRegression(MapIntervals(), Loss(0.03)), batches, steps, 0)
+    return statistics.median(b - a for a, b in pairwise(batches.stamps[3:]))
+
+
+def bare_seconds(net: nn.Module, shape: tuple[int, ...], batch: int, steps: int) -> float:
     """Seconds of forward, backward and AdamW on fixed inputs."""
     adamw = torch.optim.AdamW(net.parameters(), lr=1e-3, fused=True)
-    x, target, s, t = (
-        torch.randn(batch, *shape),
-        torch.randn(batch, *shape),
-        torch.rand(batch),
-        torch.rand(batch),
-    )
+    x, target = torch.randn(batch, *shape), torch.randn(batch, *shape)
+    s, t = torch.rand(2, batch)
     seconds = []
     for _ in range(steps):
         start = time.perf_counter()
@@ -92,155 +104,146 @@ def bare_seconds(net: nn.Module, shape: tuple[int, ...], batch: int, steps: int)
         (net(x, s, t, None) - target).square().mean().backward()
         adamw.step()
         seconds.append(time.perf_counter() - start)
-    return seconds[5:]
+    return statistics.median(seconds[3:])
 
 
-def ratio(
-    ours: Callable[[], float], bare: Callable[[], float], rounds: int = ROUNDS
-) -> tuple[float, float, float]:
+def ratio(ours: Callable[[], float], bare: Callable[[], float], rounds: int = ROUNDS) -> Ratio:
     """Median of the rounds' ratios, and the median costs."""
     pairs = [(ours(), bare()) for _ in range(rounds)]
-    return (
-        statistics.median(a / b for a, b in pairs),
-        statistics.median(a for a, _ in pairs),
-        statistics.median(b for _, b in pairs),
-    )
+    ratios, ours_all, bare_all = zip(*((a / b, a, b) for a, b in pairs), strict=True)
+    return statistics.median(ratios), statistics.median(ours_all), statistics.median(bare_all)
 
 
-def training_step(
-    config: NetworkConfig, shape: tuple[int, ...], batch: int, steps: int
-) -> tuple[float, float, float]:
+def training_step(config: NetworkConfig, shape: tuple[int, ...], batch: int, steps: int) -> Ratio:
     with tempfile.TemporaryDirectory() as folder:
-        curves = store(Path(folder) / "curves", shape)
+        curves = store(Path(folder), shape, 4096)
         return ratio(
-            lambda: statistics.median(
-                ours_seconds(
-                    config.build(shape, 0), curves, batch, steps, Path(tempfile.mkdtemp(dir=folder))
-                )
-            ),
-            lambda: statistics.median(bare_seconds(config.build(shape, 0), shape, batch, steps)),
+            lambda: ours_seconds(config.build(shape, 0), curves, batch, steps),
+            lambda: bare_seconds(config.build(shape, 0), shape, batch, steps),
         )
 
 
-def simulation(rows: int = 16_384, batch: int = 4096, steps: int = 8) -> tuple[float, float, float]:
-    shape = (16,)
-    nets = [NetworkConfig().build(shape, seed).eval() for seed in (0, 1)]
+@torch.no_grad()
+def passes_seconds(nets: list[nn.Module], shape: tuple[int, ...], rows: int, batch: int) -> float:
+    """Seconds of one bare pass of some rows through every network."""
+    x, t = torch.randn(batch, *shape), torch.rand(batch)
+    start = time.perf_counter()
+    for _ in range(rows // batch):
+        for net in nets:
+            net(x, t, t, None)
+    return time.perf_counter() - start
+
+
+def best_batch(net: nn.Module, shape: tuple[int, ...], rows: int) -> int:
+    """The batch at which the bare network is fastest."""
+    batches = [2**k for k in range(3, 13) if 2**k <= rows]
+    few = min(rows, 512)
+
+    def seconds(batch: int) -> float:
+        count = max(few, batch)
+        trials = (passes_seconds([net], shape, count, batch) for _ in range(3))
+        return min(trials) / count
+
+    return min(batches, key=seconds)
+
+
+def simulation(config: NetworkConfig, shape: tuple[int, ...], rows: int, best: int) -> Ratio:
+    nets, steps = [config.build(shape, seed).eval() for seed in (0, 1)], 4
+    curves = Simulation(Blend([NetworkField(net) for net in nets], [[1.25], [-0.25]]), steps=steps)
+    batch = min(rows, batch_size(shape, "cpu", config.kind == "mlp"))
 
     def ours() -> float:
         with tempfile.TemporaryDirectory() as folder:
             start = time.perf_counter()
-            curves = Simulation(
-                Blend([NetworkField(net) for net in nets], [[1.25], [-0.25]]), steps=steps
-            )
-            writer = CurveWriter(Path(folder), {"degree": 4, "shape": list(shape)})
+            recipe = CurveRecipe(degree=4, shape=shape, scaling=flat(shape))
+            writer = CurveWriter(Path(folder), recipe)
             plans = writer.plan(rows, batch)
-            simulate_shards(
-                curves,
-                lambda first, count: (noise(0, first, count, shape), None),
-                plans,
-                writer,
-                batch,
+            draw = lambda first, count: (  # noqa: E731
+                noise(0, Stream.SIMULATE, range(first, first + count), shape),
+                None,
             )
+            simulate_shards(curves, draw, plans, writer, batch)
             writer.close(plans)
             return time.perf_counter() - start
 
-    @torch.no_grad()
-    def bare() -> float:
-        x, t = torch.randn(batch, *shape), torch.rand(batch)
+    return ratio(
+        ours, lambda: sum(passes_seconds(nets, shape, rows, best) for _ in range(2 * steps))
+    )
+
+
+def model(config: NetworkConfig, shape: tuple[int, ...]) -> Model:
+    card = ModelCard(
+        kind="teacher",
+        network=to_json(config),
+        shape=shape,
+        scaling=flat(shape),
+        seed=0,
+        steps=1,
+        passes=Passes(training=0),
+    )
+    return Model(config.build(shape, 0).eval().requires_grad_(False), card)
+
+
+def sampling(config: NetworkConfig, shape: tuple[int, ...], rows: int, best: int) -> Ratio:
+    made, passes = model(config, shape), 4
+
+    def ours() -> float:
         start = time.perf_counter()
-        for _ in range(rows // batch * steps * 2):
-            for net in nets:
-                net(x, t, t, None)
+        made.sample(rows, passes)
         return time.perf_counter() - start
 
-    return ratio(ours, bare)
+    return ratio(
+        ours, lambda: sum(passes_seconds([made.net], shape, rows, best) for _ in range(passes))
+    )
 
 
 CHILD = """
 import resource, sys
-from bezierdistill.stages.simulate import simulate
-from bezierdistill.stages.simulate import SimulateConfig
-from itertools import pairwise
 from pathlib import Path
+from bezierdistill.stages.simulate import SimulateConfig, simulate
 simulate(SimulateConfig((Path(sys.argv[1]),), Path(sys.argv[2]), count=int(sys.argv[3]), steps=4))
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(peak / 2**10 if sys.platform == "linux" else peak / 2**20)
 """
 
 
-def memory() -> tuple[float, float, float]:
+def memory() -> Ratio:
     with tempfile.TemporaryDirectory() as folder:
-        network = NetworkConfig()
-        model = Model(
-            network.build((16,), 0),
-            network,
-            (16,),
-            Scaling(),
-            card={"kind": "teacher", "passes": {"total": 0}},
-        )
-        save_model(Path(folder) / "teacher", model)
+        teacher = Path(folder) / "teacher"
+        save_model(teacher, model(NetworkConfig(), (16,)))
         peaks = []
         for count in (200_000, 20_000):
-            command = [
-                sys.executable,
-                "-c",
-                CHILD,
-                f"{folder}/teacher",
-                f"{folder}/curves-{count}",
-                str(count),
-            ]
+            command = [sys.executable, "-c", CHILD, teacher, f"{folder}/curves-{count}", str(count)]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             peaks.append(float(done.stdout.split()[-1]))
         return peaks[0] / peaks[1], *peaks
 
 
 def main() -> int:
-    mlp, dit = NetworkConfig(), NetworkConfig("dit", 64, 4)
-    rows = [
-        (
-            "training step",
-            "mlp 5x256, 16 numbers, batch 512",
-            "ms",
-            1e3,
-            training_step(mlp, (16,), 512, 200),
-        ),
-        (
-            "training step",
-            "mlp 5x256, digits, batch 512",
-            "ms",
-            1e3,
-            training_step(mlp, (1, 8, 8), 512, 200),
-        ),
-        (
-            "training step",
-            "DiT 4x64, digits, batch 128",
-            "ms",
-            1e3,
-            training_step(dit, (1, 8, 8), 128, 40),
-        ),
-        ("simulation", "16,384 curves, blend of two, Heun 8", "s", 1.0, simulation()),
-        ("memory", "simulate, 200,000 over 20,000 curves", "MiB", 1.0, memory()),
-    ]
-    table = Table(
-        title=f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    )
+    measured: list[tuple[str, str, str, float, Ratio]] = []
+    for name, (config, shape, batch, steps, rows) in CASES.items():
+        best = best_batch(config.build(shape, 0).eval(), shape, rows)
+        ours = batch_size(shape, "cpu", config.kind == "mlp")
+        told = f"{name}, batch {ours} (best {best})"
+        step = training_step(config, shape, batch, steps)
+        measured += [
+            ("training step", f"{name}, batch {batch}", "ms", 1e3, step),
+            ("simulation", told, "s", 1.0, simulation(config, shape, rows, best)),
+            ("sampling", told, "s", 1.0, sampling(config, shape, rows, best)),
+        ]
+    measured.append(("memory", "simulate, 200,000 over 20,000 curves", "MiB", 1.0, memory()))
+    threads = torch.get_num_threads()
+    table = Table(title=f"{platform.machine()}, {threads} threads, torch {torch.__version__}")
     for heading in ("what", "setting", "ours", "bare", "unit", "ratio", "limit", ""):
-        table.add_column(
-            heading, justify="right" if heading in ("ours", "bare", "ratio", "limit") else "left"
-        )
+        right = heading in ("ours", "bare", "ratio", "limit")
+        table.add_column(heading, justify="right" if right else "left")
     failed = 0
-    for what, setting, unit, scale, (value, ours, bare) in rows:
+    for what, setting, unit, scale, (value, ours, bare) in measured:
         good = value <= LIMITS[what]
         failed += not good
-        cells = (
-            f"{ours * scale:.2f}",
-            f"{bare * scale:.2f}",
-            unit,
-            f"{value:.3f}",
-            f"{LIMITS[what]:.2f}",
-            "ok" if good else "OVER",
-        )
-        table.add_row(what, setting, *cells)
+        costs = (f"{ours * scale:.2f}", f"{bare * scale:.2f}", unit)
+        verdict = (f"{value:.3f}", f"{LIMITS[what]:.2f}", "ok" if good else "OVER")
+        table.add_row(what, setting, *costs, *verdict)
     Console(width=130).print(table)
     return 1 if failed else 0
 

@@ -5,6 +5,7 @@ neither at build nor by a reader.
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +52,12 @@ def formula(source: str) -> str:
     Its colour is that of the text.
     """
     picture = io.BytesIO()
+    drawn = re.sub(r"\\tfrac\s*(\w)(\w)", r"\\frac{\1}{\2}", " ".join(source.split()))
+    drawn = drawn.replace(r"\operatorname", r"\mathrm")  # matplotlib knows the one, not the other
     with matplotlib.rc_context(
         {"savefig.transparent": True, "svg.hashsalt": source, "mathtext.fontset": "cm"}
     ):
-        depth = math_to_image(
-            f"${' '.join(source.split())}$", picture, FontProperties(size=14), dpi=72, format="svg"
-        )
+        depth = math_to_image(f"${drawn}$", picture, FontProperties(size=14), dpi=72, format="svg")
     svg = picture.getvalue().decode()
     label = source.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
     style = f"vertical-align: {-depth:.1f}pt"

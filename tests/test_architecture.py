@@ -29,8 +29,8 @@ TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 LINE = (
     *("errors", "settings", "words", "memory", "progress", "files", "noise", "curves", "fields"),
     *("schedules", "solvers", "couplings", "flow_map", "knots", "sdedit", "data", "records"),
-    *("run", "networks", "models", "simulation", "store", "objectives", "metrics", "training"),
-    *("budget", "interop", "reporting", "stages", "arena", "app", "cli"),
+    *("run", "networks", "models", "simulation", "store", "objectives", "metrics"),
+    *("training", "budget", "interop", "reporting", "stages", "arena", "app", "cli"),
 )
 SETTINGS = [
     name

@@ -15,12 +15,14 @@ from torch import Tensor
 from bezierdistill.cli import main
 from bezierdistill.curves import BezierCurve, Time
 from bezierdistill.data import load_data
+from bezierdistill.errors import UserError
 from bezierdistill.fields import Blend, Guided
 from bezierdistill.models import Model, load_model
 from bezierdistill.networks.config import NetworkConfig
-from bezierdistill.noise import labels, uniform
-from bezierdistill.objectives import Alignment
+from bezierdistill.noise import Stream, labels, uniform
+from bezierdistill.objectives import Aligned, Alignment
 from bezierdistill.objectives.alignment import energy
+from bezierdistill.records import ModelCard, Passes, to_json
 from bezierdistill.simulation import Simulation
 from bezierdistill.stages.distill import DistillConfig, distill
 from bezierdistill.stages.simulate import SimulateConfig, simulate
@@ -90,7 +92,7 @@ def nearest(x: np.ndarray) -> np.ndarray:
     return np.linalg.norm(x[:, None] - MEANS, axis=2).argmin(1)
 
 
-def test_rows_keep_their_labels_through_the_sides(data: str) -> None:
+def test_rows_keep_their_labels_through_the_splits(data: str) -> None:
     loaded = load_data(data)
     assert (loaded.classes, loaded.condition_size) == (3, 3)
     for split in ("train", "valid", "test"):
@@ -110,23 +112,28 @@ def test_rows_keep_their_labels_through_the_sides(data: str) -> None:
 def test_a_trained_teacher_follows_its_labels_and_knows_how_frequent_they_are(
     teacher: Model,
 ) -> None:
-    assert teacher.conditions == 3
-    assert teacher.frequencies == pytest.approx(FREQUENCIES, abs=0.03)
+    assert teacher.condition_size == teacher.conditions.classes == 3
+    assert teacher.conditions.frequencies == pytest.approx(FREQUENCIES, abs=0.03)
     x = teacher.sample(300, 40, seed=1, solver="heun", labels=[0, 1, 2])
     assert (nearest(x) == np.arange(300) % 3).mean() > 0.95
     drawn = teacher.sample(2000, 20, seed=1)
     assert np.bincount(nearest(drawn), minlength=3) / 2000 == pytest.approx(FREQUENCIES, abs=0.06)
-    assert np.array_equal(
-        drawn[:50], teacher.sample(50, 20, seed=1)
-    )  # row i depends on the seed and i alone
+    few, many = (teacher.condition(range(count), 1) for count in (50, 2000))
+    assert few is not None
+    assert many is not None
+    assert torch.equal(few, many[:50])  # row i depends on the seed and i alone
+    np.testing.assert_allclose(drawn[:50], teacher.sample(50, 20, seed=1), rtol=1e-5, atol=1e-5)
+    parts = teacher.sample(2000, 20, seed=1, batch=300)
+    np.testing.assert_allclose(drawn, parts, rtol=1e-5, atol=1e-5)
 
 
 def test_tables_of_labels_and_numbers_depend_on_the_row_alone() -> None:
-    table = labels(3, 0, 5000, FREQUENCIES)
-    assert torch.equal(labels(3, 1700, 900, FREQUENCIES), table[1700:2600])
+    stream = Stream.SAMPLE
+    table = labels(3, stream, range(5000), FREQUENCIES)
+    assert torch.equal(labels(3, stream, range(1700, 2600), FREQUENCIES), table[1700:2600])
     assert (torch.bincount(table) / 5000).tolist() == pytest.approx(FREQUENCIES, abs=0.03)
-    numbers = uniform(3, 0, 5000, 1.0, 3.0)
-    assert torch.equal(uniform(3, 4000, 1000, 1.0, 3.0), numbers[4000:])
+    numbers = uniform(3, stream, range(5000), 1.0, 3.0)
+    assert torch.equal(uniform(3, stream, range(4000, 5000), 1.0, 3.0), numbers[4000:])
     assert 1.0 <= float(numbers.min()) < 1.01 < 2.99 < float(numbers.max()) < 3.0
 
 
@@ -178,6 +185,9 @@ def test_conditions_are_stored_with_their_curves_whatever_the_batch(
     whole = simulated(teacher, tmp_path / "a")
     parts = simulated(teacher, tmp_path / "b", batch=70)
     assert torch.equal(conditions(whole), conditions(parts))
+    rows = torch.arange(600)
+    assert torch.equal(whole.curves(rows).source, parts.curves(rows).source)
+    close(whole.curves(rows).points, parts.curves(rows).points, 1e-5)
     own = teacher.scaling.decode(whole.curves(torch.arange(600)).data)
     assert (nearest(own) == conditions(whole).argmax(1).numpy()).mean() > 0.9
     curve, cond = whole.batch(100, torch.Generator().manual_seed(2))
@@ -195,7 +205,7 @@ def test_a_student_follows_its_labels_in_one_pass(
         tmp_path / "c", tmp_path / "s", steps=150, batch=128, align=30, data=data, loop=CPU
     )
     student = distill(config)
-    assert student.conditions == 3
+    assert student.condition_size == 3
     for passes in (1, 2):
         assert (
             nearest(student.sample(300, passes, labels=[2, 0, 1])) == np.array([2, 0, 1] * 100)
@@ -205,7 +215,7 @@ def test_a_student_follows_its_labels_in_one_pass(
 def test_a_range_of_guidance_becomes_an_input_that_starts_without_effect(
     teacher: Model, tmp_path: Path
 ) -> None:
-    store = simulated(teacher, tmp_path / "c", guidance="1,3")
+    store = simulated(teacher, tmp_path / "c", guidance_scale=(1.0, 3.0))
     assert conditions(store).shape == (600, 4)
     assert (
         1
@@ -236,17 +246,17 @@ def test_a_range_of_guidance_becomes_an_input_that_starts_without_effect(
             loop=CPU,
         )
     )
-    assert student.guidance == (1.0, 3.0)
-    low, high = (student.sample(200, 1, labels=[0], guidance=g) for g in (1.0, 3.0))
+    assert student.conditions.guidance_range == (1.0, 3.0)
+    low, high = (student.sample(200, 1, labels=[0], guidance_scale=g) for g in (1.0, 3.0))
     assert np.abs(low - high).mean() > 0.02
-    with pytest.raises(ValueError, match="guidance is 4, the student was distilled for 1 to 3"):
-        student.sample(8, labels=[0], guidance=4.0)
+    with pytest.raises(ValueError, match="scale is 4, the student was distilled for 1 to 3"):
+        student.sample(8, labels=[0], guidance_scale=4.0)
 
 
 def test_guided_curves_end_where_the_guided_flow_does(teacher: Model, tmp_path: Path) -> None:
-    store = simulated(teacher, tmp_path / "c", count=50, guidance="2")
+    store = simulated(teacher, tmp_path / "c", count=50, guidance_scale=(2.0,))
     curve = store.curves(torch.arange(50))
-    expected = teacher.generate(curve.source, 24, "heun", conditions(store), guidance=2.0)
+    expected = teacher.generate(curve.source, 24, "heun", conditions(store), guidance_scale=2.0)
     torch.testing.assert_close(curve.data, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -270,33 +280,34 @@ def test_vectors_are_conditions_too(tmp_path: Path) -> None:
             loop=CPU,
         )
     )
-    assert (teacher.conditions, teacher.frequencies) == (2, None)
+    assert (teacher.condition_size, teacher.conditions.frequencies) == (2, None)
     x = teacher.sample(200, 20, solver="heun", conditions=vectors[:200])
     assert (np.linalg.norm(x - 5 * vectors[:200], axis=1) < 2).mean() > 0.9
     store = simulated(teacher, tmp_path / "c", count=100)
     assert {row.tobytes() for row in conditions(store).numpy()} <= {
         row.tobytes() for row in vectors
     }
-    with pytest.raises(ValueError, match="takes vectors as conditions"):
+    with pytest.raises(ValueError, match="needs condition vectors"):
         teacher.sample(4)
     with pytest.raises(ValueError, match=r"shape \(3, 2\), expected \(4, 2\)"):
         teacher.sample(4, conditions=vectors[:3])
 
 
-def test_the_joint_law_is_aligned(draw: Draw) -> None:
-    """The same samples with their labels swapped are another joint law, although their own law is
-    the same."""
+def test_the_joint_distribution_is_aligned(draw: Draw, generator: torch.Generator) -> None:
+    """The same samples with their labels swapped are another joint distribution, although their
+    own one is the same."""
     x = torch.cat([draw(64, 2) - 3, draw(64, 2) + 3])
     cond = torch.nn.functional.one_hot(torch.arange(128) // 64, 2).double()
     curve = BezierCurve.line(x, x)
-    still = Still()
     objective = Alignment(((0.0, 1.0),), anchor=0.0)
-    right = objective.loss(still, (curve, cond), x, cond)
-    swapped = objective.loss(still, (curve, cond.flip(1)), x, cond)
-    assert float(swapped - right) > 1.0
-    assert float(objective.loss(still, (curve, None), x)) == pytest.approx(float(energy(x, x)))
+
+    def loss(cond: Tensor | None, real_cond: Tensor | None) -> Tensor:
+        return objective.loss(Still(), Aligned(curve, cond, x, real_cond), generator)
+
+    assert float(loss(cond.flip(1), cond) - loss(cond, cond)) > 1.0
+    assert float(loss(None, None)) == pytest.approx(float(energy(x, x)))
     with pytest.raises(ValueError, match="expected both or neither"):
-        objective.loss(still, (curve, cond), x)
+        loss(cond, None)
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -324,8 +335,8 @@ def test_commands_and_their_mistakes(
     saved = np.load(tmp_path / "s.npz")
     assert saved["labels"].tolist() == [2, 0, 2, 0, 2, 0, 2]
     assert saved["x"].shape == (7, 2)
-    assert "labels run from 3 to 3, expected 0 to 2" in fails(capsys, *sample, "--labels", "3")
-    assert "expected whole numbers" in fails(capsys, *sample, "--labels", "a,b")
+    assert "no class '3', expected 0, 1, 2" in fails(capsys, *sample, "--labels", "3")
+    assert "no class 'a', expected 0, 1, 2" in fails(capsys, *sample, "--labels", "a,b")
     assert "neither labels nor conditions" in fails(
         capsys, "train", "--data", "moons", "--conditional", "--steps", 2, "--out", tmp_path / "t"
     )
@@ -354,19 +365,18 @@ def test_commands_and_their_mistakes(
         "--teachers",
     ]
     assert "takes no condition and cannot be guided" in fails(
-        capsys, *simulation, tmp_path / "plain", "--guidance", 2
+        capsys, *simulation, tmp_path / "plain", "--guidance-scale", 2
     )
     assert "teachers that take and start from the same" in fails(
         capsys, *simulation, teacher.folder, tmp_path / "plain", "--weights", "2,-1"
     )
-    for text in ("x", "1,2,3", "3,1", "inf"):
-        assert "expected a strength such as 2, or a rising range" in fails(
-            capsys, *simulation, teacher.folder, "--guidance", text
-        )
+    rising, numbers = "expected a strength such as 2, or a rising range", "are no numbers, expected"
+    for text, message in (("x", numbers), ("inf", numbers), ("1,2,3", rising), ("3,1", rising)):
+        assert message in fails(capsys, *simulation, teacher.folder, "--guidance-scale", text)
     assert "was trained without conditions" in fails(
         capsys, "sample", "--model", tmp_path / "plain", "--labels", 1, "--out", tmp_path / "x.npz"
     )
-    assert main([str(a) for a in [*simulation, teacher.folder, "--guidance", "1,2"]]) == 0
+    assert main([str(a) for a in [*simulation, teacher.folder, "--guidance-scale", "1,2"]]) == 0
     distillation = [
         "distill",
         "--curves",
@@ -381,29 +391,44 @@ def test_commands_and_their_mistakes(
         1,
     ]
     assert "expected --align 0" in fails(capsys, *distillation, "--data", data)
-    assert load_model(tmp_path / "plain").conditions == 0
+    assert load_model(tmp_path / "plain").condition_size == 0
 
 
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"labels": np.arange(99)}, "99 labels for 100 samples"),
-        ({"labels": np.arange(100) - 1}, "expected .N,. integers from 0"),
-        ({"labels": np.full(100, 0.5)}, "expected .N,. integers from 0"),
-        ({"conditions": np.full((100, 2), np.nan)}, "expected .N, C. of finite floats"),
-        ({"conditions": np.zeros((100, 2), int)}, "expected .N, C. of finite floats"),
+        ({"labels": np.arange(99)}, r"of shape \(99,\), expected one per sample"),
+        ({"labels": np.arange(100) - 1}, "have -1 in row 0, expected 0 to"),
+        ({"labels": np.full(100, 0.5)}, "0.5.* expected whole numbers"),
+        ({"conditions": np.full((100, 2), np.nan)}, "nan.* in row 0, expected finite"),
+        ({"conditions": np.zeros((100, 2), int)}, r"are int64 .* expected floats \(N, C\)"),
     ],
 )
-def test_bad_labels_are_refused(arrays: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_bad_labels_are_refused_where_they_are_asked_for(
+    arrays: dict[str, Any], message: str, tmp_path: Path
+) -> None:
     np.savez(tmp_path / "x.npz", x=np.ones((100, 3), np.float32), **arrays)
-    with pytest.raises(ValueError, match=message):
-        load_data(str(tmp_path / "x.npz"))
+    settings: dict[str, Any] = {"steps": 1, "batch": 8, "network": NET, "loop": CPU}
+    config = TrainConfig(str(tmp_path / "x.npz"), tmp_path / "t", conditional=True, **settings)
+    with pytest.raises(UserError, match=message):
+        train(config)
+    assert not (tmp_path / "t").exists()
+    assert train(replace(config, conditional=False)).condition_size == 0
 
 
 def test_unconditional_guidance_means_nothing(tmp_path: Path) -> None:
-    model = Model(NET.build((2,), 0), NET, (2,), load_data("moons").scaling)
+    card = ModelCard(
+        kind="teacher",
+        network=to_json(NET),
+        shape=(2,),
+        scaling=load_data("moons").scaling,
+        seed=0,
+        steps=1,
+        passes=Passes(training=0),
+    )
+    model = Model(NET.build((2,), 0), card)
     with pytest.raises(ValueError, match="was trained without conditions: expected none"):
-        model.sample(3, 1, guidance=2.0)
+        model.sample(3, 1, guidance_scale=2.0)
 
 
 def test_samples_and_written_labels_are_the_same_whatever_is_given(
@@ -422,7 +447,7 @@ def test_samples_and_written_labels_are_the_same_whatever_is_given(
         "--out",
         tmp_path / "s.npz",
     ]
-    for more in ([], ["--labels", "1,2"], ["--guidance", "1.5"]):
+    for more in ([], ["--labels", "1,2"], ["--guidance-scale", "1.5"]):
         assert main([str(a) for a in [*base, *more]]) == 0
         saved = np.load(tmp_path / "s.npz")
         assert (nearest(saved["x"]) == saved["labels"]).mean() > 0.9
@@ -434,7 +459,7 @@ def test_samples_and_written_labels_are_the_same_whatever_is_given(
 
 
 def test_vectors_and_a_range_of_guidance_go_together(teacher: Model, tmp_path: Path) -> None:
-    simulated(teacher, tmp_path / "c", guidance="1,3")
+    simulated(teacher, tmp_path / "c", guidance_scale=(1.0, 3.0))
     student = distill(
         DistillConfig(
             tmp_path / "c", tmp_path / "s", steps=20, batch=64, passes=1, objective="end", loop=CPU
@@ -442,13 +467,13 @@ def test_vectors_and_a_range_of_guidance_go_together(teacher: Model, tmp_path: P
     )
     vectors = np.eye(3, dtype=np.float32)[np.arange(12) % 3]
     by_label, by_vector = (
-        student.sample(12, labels=[0, 1, 2], guidance=2.5),
-        student.sample(12, conditions=vectors, guidance=2.5),
+        student.sample(12, labels=[0, 1, 2], guidance_scale=2.5),
+        student.sample(12, conditions=vectors, guidance_scale=2.5),
     )
     assert np.array_equal(by_label, by_vector)
-    assert not np.array_equal(by_vector, student.sample(12, conditions=vectors, guidance=1.5))
+    assert not np.array_equal(by_vector, student.sample(12, conditions=vectors, guidance_scale=1.5))
     with pytest.raises(ValueError, match="distilled for 1 to 3"):
-        student.sample(12, conditions=vectors, guidance=99.0)
+        student.sample(12, conditions=vectors, guidance_scale=99.0)
     with pytest.raises(ValueError, match="both given"):
         student.sample(12, conditions=vectors, labels=[0])
 
@@ -456,12 +481,12 @@ def test_vectors_and_a_range_of_guidance_go_together(teacher: Model, tmp_path: P
 def test_guidance_that_a_model_cannot_follow_is_refused(
     teacher: Model, data: str, tmp_path: Path
 ) -> None:
-    simulated(teacher, tmp_path / "baked", count=60, guidance="2")
+    simulated(teacher, tmp_path / "baked", count=60, guidance_scale=(2.0,))
     student = distill(
         DistillConfig(tmp_path / "baked", tmp_path / "s", steps=4, batch=16, loop=CPU)
     )
     with pytest.raises(ValueError, match="distilled without a range"):
-        student.sample(4, 2, guidance=3.0)
+        student.sample(4, 2, guidance_scale=3.0)
     with pytest.raises(ValueError, match="alignment would undo it"):
         distill(
             DistillConfig(
@@ -481,7 +506,7 @@ def test_guidance_that_a_model_cannot_follow_is_refused(
         )
     )
     with pytest.raises(ValueError, match="never went without its condition"):
-        simulated(always, tmp_path / "d", count=8, guidance="2")
+        simulated(always, tmp_path / "d", count=8, guidance_scale=(2.0,))
     assert not (tmp_path / "t").exists()
     assert not (tmp_path / "d").exists()
 
@@ -516,7 +541,7 @@ def test_a_run_that_cannot_start_leaves_its_folder_free(teacher: Model, tmp_path
 
 def test_what_a_conditional_flow_cannot_be_is_refused(data: str, tmp_path: Path) -> None:
     refused: list[tuple[dict[str, Any], str]] = [
-        ({"source": data}, "takes no condition"),
+        ({"domain": data}, "takes no condition"),
         ({"coupling": "ot"}, "depend on the condition"),
     ]
     for more, message in refused:

@@ -29,7 +29,7 @@ from bezierdistill.metrics import (
 )
 from bezierdistill.metrics.features import describe, extract, weights_digest
 from bezierdistill.metrics.squeezenet import SQUEEZED
-from bezierdistill.records import ClassScores, Protocol, Scores, from_json, to_json
+from bezierdistill.records import ClassScore, ClassScores, Protocol, Scores, from_json, to_json
 from conftest import Draw
 
 Metric = Callable[[Tensor, Tensor, nn.Module], float]
@@ -469,7 +469,7 @@ def test_figures_of_classes_in_known_cases() -> None:
     whole = evaluate.classes(x, labels)
     assert (whole.accuracy, whole.accuracy_real, whole.coverage) == (1.0, 1.0, 1.0)
     assert 0.5 < whole.coverage_real <= 1.0
-    assert [row["count"] for row in whole.by_class] == [20, 20, 20]
+    assert [row.count for row in whole.by_class] == [20, 20, 20]
     swapped = evaluate.classes(x, (labels + 1) % 3)
     assert (swapped.accuracy, swapped.accuracy_real, swapped.coverage) == (0.0, 1.0, 0.0)
     half = torch.where(
@@ -477,14 +477,10 @@ def test_figures_of_classes_in_known_cases() -> None:
     )  # the third class is said to be the first
     mixed = evaluate.classes(x, half.numpy().astype(np.uint8))
     assert mixed.accuracy == pytest.approx(2 / 3)
-    assert mixed.by_class[0]["accuracy"] == 0.5
-    assert mixed.by_class[2] == {
-        "name": "2",
-        "count": 0,
-        "accuracy": None,
-        "coverage": 0.0,
-        "coverage_real": 0.0,
-    }
+    assert mixed.by_class[0].accuracy == 0.5
+    assert mixed.by_class[2] == ClassScore(
+        name="2", count=0, accuracy=None, coverage=0.0, coverage_real=0.0
+    )
     collapsed = torch.stack([x[labels == label][0] for label in range(3)])[labels]
     one = evaluate.classes(collapsed, labels)
     assert (one.accuracy, one.coverage) == (
@@ -541,7 +537,7 @@ def test_classes_of_samples_from_a_file(tmp_path: Path) -> None:
     )
     assert result.accuracy > 0.9
     assert result.accuracy_real > 0.9
-    assert [row["name"] for row in result.by_class] == ["0", "1", "2"]
+    assert [row.name for row in result.by_class] == ["0", "1", "2"]
     np.savez(samples, x=data.test, labels=data.given["test"][:-1])
     with pytest.raises(ValueError, match="300 train samples have labels or conditions of shape"):
         read_samples(samples, loaded, labelled=True)

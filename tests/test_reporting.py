@@ -47,13 +47,13 @@ from bezierdistill.records import (
 )
 from bezierdistill.reporting import plots, print_arena, print_rows, protocol_lines, write_report
 from bezierdistill.reporting.page import Code, Note, Opening, Section, Table, render
-from bezierdistill.reporting.summary import Entry, excess, summarise
+from bezierdistill.reporting.summary import Entry, excess, sampler_label, summarise
 from bezierdistill.run import MADE, RUN, machine
 from bezierdistill.stages.recipe import RecipeConfig, run_recipe
 from bezierdistill.stages.simulate import CurveSettings
 from bezierdistill.stages.train import FlowSettings
 from bezierdistill.training.settings import LoopConfig
-from bezierdistill.words import counted, sampler_label
+from bezierdistill.words import counted
 
 NET, LOOP = NetworkConfig(width=16, depth=2), LoopConfig(accelerator="cpu", warmup=1)
 EVIL = "<img src=x onerror=alert(1)>&\"'$a$"

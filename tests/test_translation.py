@@ -53,12 +53,12 @@ def direct(domains: tuple[str, str, Path]) -> Model:
     a, b, folder = domains
     train(
         TrainConfig(
-            b, folder / "flow", steps=150, batch=64, source=a, coupling="ot", network=NET, loop=CPU
+            b, folder / "flow", steps=150, batch=64, domain=a, coupling="ot", network=NET, loop=CPU
         )
     )
     simulate(
         SimulateConfig(
-            (folder / "flow",), folder / "curves", source=a, count=200, steps=4, accelerator="cpu"
+            (folder / "flow",), folder / "curves", domain=a, count=200, steps=4, accelerator="cpu"
         )
     )
     return distill(
@@ -113,7 +113,7 @@ def test_a_path_through_noise_is_fitted_and_forwards() -> None:
 
 
 @pytest.mark.parametrize("keep", [0.3, 0.8])
-def test_sdedit_ends_on_the_targets_law_and_keeps_its_share(keep: float) -> None:
+def test_sdedit_ends_on_the_targets_distribution_and_keeps_its_share(keep: float) -> None:
     """From N(m, s^2) data, x_t is carried to m + s (x_t - t m) / sqrt((1-t)^2 + t^2 s^2)."""
     field, generator = gaussian([1.0], [0.5]), torch.Generator().manual_seed(0)
     x = torch.randn(5000, 1, generator=generator, dtype=torch.float64)
@@ -147,7 +147,7 @@ def test_a_student_translates_in_the_units_of_both_domains(
         assert (y.dtype, y.shape) == (np.uint8, x.shape)
         assert y[:, 2:4, 2:4].mean() == pytest.approx(220, abs=15)
     again = load_model(str(direct.folder))
-    assert again.source == direct.source
+    assert again.domain == direct.domain
     assert np.array_equal(again.translate(x, 1), direct.translate(x, 1))
     with pytest.raises(ValueError, match="expected translate, not sample"):
         direct.sample(3)
@@ -164,7 +164,7 @@ def test_the_path_through_noise_is_distilled(domains: tuple[str, str, Path]) -> 
     config = SimulateConfig(
         (folder / "flow-b",),
         folder / "both",
-        source=a,
+        domain=a,
         through=folder / "flow-a",
         count=100,
         steps=4,
@@ -258,25 +258,25 @@ def test_mistakes(
         tmp_path / "y.npz",
     )
     new = ["simulate", "--count", 8, "--out", tmp_path / "c", "--accelerator", "cpu", "--teachers"]
-    assert "teachers start from noise" in fails(capsys, *new, tmp_path / "plain", "--source", a)
+    assert "teachers start from noise" in fails(capsys, *new, tmp_path / "plain", "--domain", a)
     assert "teachers start from another domain" in fails(capsys, *new, folder / "flow")
     assert "expected one of them" in fails(
-        capsys, *new, folder / "flow", "--source", a, "--data", b
+        capsys, *new, folder / "flow", "--domain", a, "--invert-from", b
     )
-    assert "expected --source" in fails(
+    assert "expected --domain" in fails(
         capsys, *new, tmp_path / "plain", "--through", tmp_path / "plain"
     )
     assert "expected teachers that start from noise" in fails(
-        capsys, *new, folder / "flow", "--source", a, "--through", tmp_path / "plain"
+        capsys, *new, folder / "flow", "--domain", a, "--through", tmp_path / "plain"
     )
     assert "is not the data that the first flow was trained on" in fails(
-        capsys, *new, folder / "flow", "--source", "moons"
+        capsys, *new, folder / "flow", "--domain", "moons"
     )
     other = [
         "train",
         "--data",
         b,
-        "--source",
+        "--domain",
         "moons",
         "--steps",
         2,

@@ -43,7 +43,7 @@ class Budget:
         self.spent += passes
         if self.spent > self.total:
             raise UserError(
-                f"{self.spent:,} network passes were spent, the budget is {self.total:,}"
+                f"{self.spent:,} network passes were spent, the budget is {self.total:,}: raise it"
             )
 
     def steps(self, cost: float, passes: int | None = None, what: str = "training") -> int:

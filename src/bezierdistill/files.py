@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,8 @@ def locked(folder: Path) -> Iterator[None]:
         remove_unfinished(folder)
         yield
     finally:
-        (folder / LOCK).unlink(missing_ok=True)  # whoever waits for it sees that it has gone
+        with suppress(OSError):  # of a folder that has gone the first failure tells
+            (folder / LOCK).unlink()  # whoever waits for it sees that it has gone
         lock.release()
 
 

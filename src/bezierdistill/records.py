@@ -358,6 +358,16 @@ class Protocol(Record, frozen=True):
     quantised: bool
 
 
+class ClassScore(Record, frozen=True):
+    """The figures of one class; None where there are no samples to measure it."""
+
+    name: str
+    count: int
+    accuracy: float | None
+    coverage: float | None
+    coverage_real: float | None
+
+
 class ClassScores(Record, frozen=True):
     """Whether samples are of the classes that they were asked to be, and cover them: see
     :meth:`~bezierdistill.metrics.Evaluator.classes`.
@@ -367,7 +377,7 @@ class ClassScores(Record, frozen=True):
     accuracy_real: float
     coverage: float
     coverage_real: float
-    by_class: tuple[dict[str, Any], ...] = ()
+    by_class: tuple[ClassScore, ...] = ()
 
 
 class Scores(Record, frozen=True):
@@ -544,7 +554,10 @@ def read_sealed(path: Path, kind: type[T], what: str, again: str = "make it agai
         check_version(path, value, Manifest)
     body = text[: -len(seal(""))]
     if body + seal(body) != text:
-        raise UserError(f"{path} differs from its checksum: it was changed or damaged; {again}")
+        raise UserError(
+            f"{path} differs from its checksum: it was changed, damaged, or written by another"
+            f" version of bezierdistill; {again}"
+        )
     return from_json({key: value[key] for key in value if key != "seal"}, kind, path)
 
 

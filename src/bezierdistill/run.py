@@ -239,15 +239,23 @@ def _flag(flag: str, value: Any, part: Field[Any]) -> Iterator[str]:
     if "text" in part.metadata:
         words = [part.metadata["text"].show(value)]
     else:
-        words = [str(one) for one in value] if isinstance(value, tuple) else [str(value)]
+        words = list(map(_word, value)) if isinstance(value, tuple) else [_word(value)]
+    if not words:
+        return  # an empty list has no flag
     if isinstance(value, bool):
         yield from [flag, str(value).lower()] if "." in flag else [flag]
     elif "positional" in part.metadata:
         yield from words
-    elif words[0].startswith("-"):
+    elif words and words[0].startswith("-"):
         yield f"{flag}={words[0]}"  # else it would be a flag itself
     else:
         yield from [flag, *words]
+
+
+def _word(value: object) -> str:
+    """A value as a word of a command; a path is never taken for a flag."""
+    word = str(value)
+    return f"./{word}" if isinstance(value, Path) and word.startswith("-") else word
 
 
 def _default(part: Field[Any]) -> Any:

@@ -83,7 +83,10 @@ def parse_words(text: str) -> tuple[str, ...]:
 
 
 def _joined(values: Iterable[object]) -> str:
-    return ",".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
+    return ",".join(
+        repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
+        for value in values
+    )
 
 
 NUMBERS = Text(parse_numbers, _joined, "FLOAT,...")
@@ -121,17 +124,17 @@ def as_paths(config: object, *names: str) -> None:
         )
 
 
-def check_conditional(conditional: bool, source: str | None, coupling: Coupling) -> None:
+def check_conditional(conditional: bool, domain: str | None, coupling: Coupling) -> None:
     """Refuse what a conditional flow cannot be.
 
     Raises:
-        UserError: with a source domain, whose samples have no condition of the target's; or with
+        UserError: with another domain, whose samples have no condition of the target's; or with
             optimal transport within the batch, which makes the noise depend on the condition, while
             sampling draws it independently.
     """
-    if conditional and source is not None:
+    if conditional and domain is not None:
         raise UserError(
-            f"conditional is on and source is {source}: a flow that translates takes no condition,"
+            f"conditional is on and domain is {domain}: a flow that translates takes no condition,"
             " leave one of them out"
         )
     if conditional and coupling == "ot":

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from bezierdistill.records import Sampled
+from collections.abc import Sequence
 
 
 def counted(count: int, noun: str) -> str:
@@ -13,7 +10,6 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 'es' if noun.endswith('s') else 's'}"
 
 
-def sampler_label(sampled: Sampled) -> str:
-    """``flow, Heun, 40 passes`` or ``distilled, 1 pass``: whose samples, the solver, the passes."""
-    solver = [] if sampled.solver == "jumps" else [sampled.solver.capitalize()]
-    return ", ".join([sampled.who, *solver, counted(sampled.passes, "pass")])
+def listed(words: Sequence[str]) -> str:
+    """Words by commas; of many the first ones and the last."""
+    return ", ".join(words if len(words) <= 12 else [*words[:10], "...", words[-1]])

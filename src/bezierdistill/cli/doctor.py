@@ -113,7 +113,7 @@ def main_doctor(config: DoctorConfig) -> dict[str, Any]:
             advance(1)
     found["warnings"] = list(_warnings(found))
     _show(found)
-    if all(recipe["lacks"] for recipe in found["recipes"]):
+    if all(verdict["lacks"] for verdict in found["recipes"]):
         first = found["recipes"][0]
         lack = f"{first['recipe']} lacks {first['lacks'][0]}"
         raise UnfitError(f"no recipe can run here: {lack}", found)
@@ -125,11 +125,11 @@ def _hardware() -> dict[str, Any]:
 
     from bezierdistill.memory import memory
 
-    cards = [torch.cuda.get_device_properties(k) for k in range(torch.cuda.device_count())]
+    gpus = [torch.cuda.get_device_properties(k) for k in range(torch.cuda.device_count())]
     return {
         "memory_gb": round(memory() / GB, 1),
         "load": round(psutil.getloadavg()[0], 2),
-        "gpus": [{"name": c.name, "memory_gb": round(c.total_memory / GB, 1)} for c in cards],
+        "gpus": [{"name": c.name, "memory_gb": round(c.total_memory / GB, 1)} for c in gpus],
         "mps": torch.backends.mps.is_available(),
         "threads_variable": os.environ.get("OMP_NUM_THREADS"),
         "extras": {name: all(map(find_spec, packages)) for name, packages in EXTRAS.items()},
@@ -154,16 +154,16 @@ def _places() -> dict[str, Any]:
 
 def _examined(recipe: Recipe, found: dict[str, Any], device: str, seconds: float) -> dict[str, Any]:
     """What a recipe lacks here, and how long it would take if it lacks nothing."""
-    row = {"recipe": recipe.name, "lacks": list(_lacks(recipe.needs, found))}
-    row["passes"] = passes = recipe.config.budget
-    if seconds and not row["lacks"]:
+    verdict = {"recipe": recipe.name, "lacks": list(_lacks(recipe.needs, found))}
+    verdict["passes"] = passes = recipe.config.budget
+    if seconds and not verdict["lacks"]:
         rate = passes_per_second(recipe, device, seconds)
-        row |= {"passes_per_second": rate, "minutes": passes / rate / 60}
-    return row
+        verdict |= {"passes_per_second": rate, "minutes": passes / rate / 60}
+    return verdict
 
 
 def _lacks(needs: Needs, found: dict[str, Any]) -> Iterator[str]:
-    largest = max((card["memory_gb"] for card in found["gpus"]), default=0.0)
+    largest = max((gpu["memory_gb"] for gpu in found["gpus"]), default=0.0)
     if largest < needs.gpu:
         there = f"the largest has {largest:g}" if largest else "there is none"
         yield f"a GPU of {needs.gpu:g} GB ({there})"
@@ -221,7 +221,7 @@ def _warnings(found: dict[str, Any]) -> Iterator[str]:
 
 def _show(found: dict[str, Any]) -> None:
     machine, threads = found["machine"], found["threads_variable"]
-    cards = [f"{card['name']}, {card['memory_gb']} GB" for card in found["gpus"]]
+    gpus = [f"{gpu['name']}, {gpu['memory_gb']} GB" for gpu in found["gpus"]]
     variable = "is not set" if threads is None else f"is {threads}"
     lines = {
         "versions": ", ".join(f"{name} {text}" for name, text in machine["versions"].items()),
@@ -230,7 +230,7 @@ def _show(found: dict[str, Any]) -> None:
             f"{machine['cores']} cores, {found['memory_gb']} GB of memory, load {found['load']}"
         ),
         "threads": f"{machine['threads']} (OMP_NUM_THREADS {variable})",
-        "GPUs": "; ".join(cards) or ("Apple's (mps)" if found["mps"] else "none"),
+        "GPUs": "; ".join(gpus) or ("Apple's (mps)" if found["mps"] else "none"),
         "extras": ", ".join(f"{k}: {'yes' if v else 'no'}" for k, v in found["extras"].items()),
         "cache": f"{found['cache']}{'' if found['cache_writable'] else ' (cannot be written)'}",
         "disk": f"{found['free_disk_gb']} GB free in {found['folder']}",
@@ -238,13 +238,13 @@ def _show(found: dict[str, Any]) -> None:
     for name, text in lines.items():
         print(f"{name:>10}  {text}")
     print("\nrecipes")
-    for row in found["recipes"]:
-        text = f"no, it lacks {'; '.join(row['lacks'])}" if row["lacks"] else "yes"
-        if "minutes" in row:  # the rest of a step is not in it
+    for verdict in found["recipes"]:
+        text = f"no, it lacks {'; '.join(verdict['lacks'])}" if verdict["lacks"] else "yes"
+        if "minutes" in verdict:  # the rest of a step is not in it
             text += (
-                f", about {row['minutes']:.1f} minutes: {row['passes']:,} passes at"
-                f" {row['passes_per_second']:,.0f} per second"
+                f", about {verdict['minutes']:.1f} minutes: {verdict['passes']:,} passes at"
+                f" {verdict['passes_per_second']:,.0f} per second"
             )
-        print(f"{row['recipe']:>13}  {text}")
+        print(f"{verdict['recipe']:>13}  {text}")
     for warning in found["warnings"]:
         print(f"\nwarning: {warning}")

@@ -13,6 +13,7 @@ import numpy as np
 
 from bezierdistill.data.base import Split
 from bezierdistill.errors import UserError
+from bezierdistill.words import listed
 
 MAX_CLASSES = 100_000
 NUMBER = re.compile(r"([0-9]+)")
@@ -46,16 +47,11 @@ def parse_labels(labels: Sequence[str | int], names: Sequence[str]) -> list[int]
             number = int(label) if 0 <= label < len(names) else None
         if number is None:
             raise UserError(
-                f"no class {label!r:.80}, expected {_listed(names) or 'none at all'}"
+                f"no class {label!r:.80}, expected {listed(names) or 'none at all'}"
                 + ("" if isinstance(label, str) else f", or a number from 0 to {len(names) - 1}")
             )
         found.append(number)
     return found
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = list(names) if len(names) <= 12 else [*names[:10], "...", names[-1]]
-    return ", ".join(shown)
 
 
 def natural_order(names: Iterable[str]) -> list[str]:
@@ -90,12 +86,11 @@ def number_classes(
         split: x[:, 0] if x.ndim == 2 and x.shape[1] == 1 else x for split, x in labels.items()
     }
     if all(x.dtype.kind == "U" for x in flat.values()):
-        found = {split: np.unique(x, return_inverse=True) for split, x in flat.items()}
-        names = names or natural_order(
-            {word for words, _ in found.values() for word in words.tolist()}
-        )
-        for split, (words, places) in found.items():
-            flat[split] = np.array(parse_labels(words.tolist(), names), np.int64)[places]
+        words = {word for x in flat.values() for word in np.unique(x).tolist()}
+        names = names or natural_order(words)
+        for split, x in flat.items():
+            own, places = np.unique(x, return_inverse=True)
+            flat[split] = np.array(parse_labels(own.tolist(), names), np.int64)[places]
     for split, x in flat.items():
         _check(split, x, len(names) or MAX_CLASSES)
         flat[split] = x.astype(np.int64)

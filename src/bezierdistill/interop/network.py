@@ -83,12 +83,13 @@ def find_network(folder: Path) -> Path:
 
 def _places(folder: Path) -> list[Path]:
     """Where networks may be: those that a pipeline names, else the folder and all in it."""
-    if (folder / PIPELINE).exists():
-        parts = _read(folder / PIPELINE, "pipeline").items()
-        names = [key for key, part in parts if isinstance(part, list)]
-        named = {folder / name if (folder / name).is_dir() else folder for name in names}
-        return sorted(place for place in named if (place / CONFIG).exists())
-    return [folder, *sorted(path.parent for path in folder.glob(f"*/{CONFIG}"))]
+    all_places = [folder, *sorted(path.parent for path in folder.glob(f"*/{CONFIG}"))]
+    if not (folder / PIPELINE).exists():
+        return all_places
+    parts = _read(folder / PIPELINE, "pipeline").items()
+    names = [key for key, part in parts if isinstance(part, list)]
+    named = {folder / name if (folder / name).is_dir() else folder for name in names}
+    return sorted(place for place in named if (place / CONFIG).exists()) or all_places
 
 
 def _read(path: Path, what: str) -> dict[str, Any]:
@@ -118,9 +119,20 @@ def load_network(place: Path) -> Loaded:
     files = _weight_files(place)
     held = sum(file.stat().st_size for file in files)
     check_sizes(known, held, held)
+    layout = _lay_out(place, network, known, held)
+    weights, prefix = _read_weights(place, files, layout)
+    with quiet(), torch.random.fork_rng(devices=[]):
+        inner = network(**known)
+    inner.load_state_dict(weights)
+    passed_over = tuple(sorted(named.keys() - known.keys()))
+    return Loaded(inner, tuple(file.name for file in files), prefix, passed_over)
+
+
+def _lay_out(place: Path, network: Any, settings: Mapping[str, Any], held: int) -> Any:
+    """The network without memory for its weights, if the ``held`` bytes of the files fill it."""
     try:
         with quiet(), torch.device("meta"):
-            layout = network(**known)
+            layout = network(**settings)
             shape = state_shape(layout)
     except UNBUILDABLE as error:
         told = " ".join(str(error).split())[:300]
@@ -133,12 +145,7 @@ def load_network(place: Path) -> Loaded:
         )
     check_memory(16 * math.prod(shape), f"an image of shape {shape}")
     check_memory(32 * sum(buffer.numel() for buffer in layout.buffers()), "the network's tables")
-    weights, prefix = _read_weights(place, files, layout)
-    with quiet(), torch.random.fork_rng(devices=[]):
-        inner = network(**known)
-    inner.load_state_dict(weights)
-    passed_over = tuple(sorted(named.keys() - known.keys()))
-    return Loaded(inner, tuple(file.name for file in files), prefix, passed_over)
+    return layout
 
 
 def _weight_files(place: Path) -> list[Path]:

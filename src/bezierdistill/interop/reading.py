@@ -67,6 +67,14 @@ def import_diffusers(
         raise UserError(f"{out} is not empty: choose another --out")
     place = find_network(folder)
     told = agree(Convention(prediction, schedule, numbers), folder, place)
+    teacher = _teacher(folder, place, told)
+    with whole_folder(out) as made:
+        saved = save_model(made, teacher)
+    return replace(saved, folder=out)
+
+
+def _teacher(folder: Path, place: Path, told: Convention) -> Model:
+    """The model around the network in ``place``, which is tried."""
     assert told.prediction is not None
     assert told.schedule is not None
     levels = make_schedule(told.schedule, told.numbers)
@@ -86,6 +94,7 @@ def import_diffusers(
         check_weights(network, shape, classes, net.state_dict(), trial=True)
     except UNBUILDABLE as error:
         raise UserError(f"{place} cannot be used: {' '.join(str(error).split())[:300]}") from None
+    frequencies = (1 / classes,) * classes if classes else None
     card = ModelCard(
         kind="teacher",
         network=to_json(network),
@@ -94,15 +103,11 @@ def import_diffusers(
         seed=0,
         steps=0,
         passes=Passes(training=0),
-        conditions=Conditions(
-            size=classes, frequencies=(1 / classes,) * classes if classes else None
-        ),
+        conditions=Conditions(size=classes, frequencies=frequencies),
         settings=_settings(folder, told, loaded),
         package=__version__,
     )
-    with whole_folder(out) as made:
-        saved = save_model(made, Model(net, card))
-    return replace(saved, folder=out)
+    return Model(net, card)
 
 
 def _settings(folder: Path, told: Convention, loaded: Loaded) -> dict[str, object]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bezierdistill.errors import UserError
 from bezierdistill.metrics.distances import inside
-from bezierdistill.records import ClassScores
+from bezierdistill.records import ClassScore, ClassScores
 
 Labelled = tuple[Tensor, Tensor]
 K = 3
@@ -64,19 +64,19 @@ def class_scores(
         own, real, other = (features[labels == label] for features, labels in (made, test, train))
         hits, most = right[0][made[1] == label].double(), min(len(own), len(real))
         rows.append(
-            {
-                "name": name,
-                "count": len(own),
-                "accuracy": float(hits.mean()) if len(own) else None,
-                "coverage": _coverage(real, own[:most]),
-                "coverage_real": _coverage(real, other[:most]),
-            }
+            ClassScore(
+                name=name,
+                count=len(own),
+                accuracy=float(hits.mean()) if len(own) else None,
+                coverage=_coverage(real, own[:most]),
+                coverage_real=_coverage(real, other[:most]),
+            )
         )
     return ClassScores(
         accuracy=float(right[0].double().mean()),
         accuracy_real=float(right[1].double().mean()),
-        coverage=_mean([row["coverage"] for row in rows]),
-        coverage_real=_mean([row["coverage_real"] for row in rows]),
+        coverage=_mean([row.coverage for row in rows]),
+        coverage_real=_mean([row.coverage_real for row in rows]),
         by_class=tuple(rows),
     )
 

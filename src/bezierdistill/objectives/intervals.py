@@ -157,7 +157,7 @@ class KnotIntervals(Intervals):
             check_knots(times)
 
     def __call__(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """See :class:`Intervals`; in double precision."""
+        """See :class:`Intervals`."""
         ends = [pair for times in self.knots for pair in pairwise(times)]
         pick = torch.randint(len(ends), (count,), generator=generator, device=generator.device)
         s, t = torch.tensor(ends, dtype=torch.float64, device=pick.device)[pick].unbind(1)

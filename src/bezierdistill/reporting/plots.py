@@ -23,8 +23,8 @@ from torch import Tensor
 from bezierdistill.curves import BezierCurve
 from bezierdistill.files import write_atomically
 from bezierdistill.records import ERRORS, RoundRow
-from bezierdistill.reporting.summary import Entry
-from bezierdistill.words import counted, sampler_label
+from bezierdistill.reporting.summary import Entry, sampler_label
+from bezierdistill.words import counted
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999933")
 GREY = "#777777"

@@ -6,7 +6,8 @@ from bezierdistill.records import ERRORS, Rounds
 from bezierdistill.reporting.page import Gallery, Opening, Part, Picture, Section, Table, Words
 from bezierdistill.reporting.plots import errors_figure, rounds_figure
 from bezierdistill.reporting.runs import Findings
-from bezierdistill.words import counted, sampler_label
+from bezierdistill.reporting.summary import sampler_label
+from bezierdistill.words import counted
 
 HEADS = ("straightness", "drift", "reconstruction: real", "generated")  # of ERRORS
 

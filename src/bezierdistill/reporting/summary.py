@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
 
-from bezierdistill.records import ArenaRow, read_record
+from bezierdistill.records import ArenaRow, Sampled, read_record
+from bezierdistill.words import counted
 
 
 def gather(out: Path) -> list[ArenaRow]:
@@ -94,3 +95,9 @@ def summarise(rows: Sequence[ArenaRow], metric: str = "frechet") -> list[Entry]:
         )
         entries.append(entry)
     return entries
+
+
+def sampler_label(sampled: Sampled) -> str:
+    """``flow, Heun, 40 passes`` or ``distilled, 1 pass``: whose samples, the solver, the passes."""
+    solver = [] if sampled.solver == "jumps" else [sampled.solver.capitalize()]
+    return ", ".join([sampled.who, *solver, counted(sampled.passes, "pass")])

@@ -248,15 +248,16 @@ def _distilled(
 
 def _network(config: DistillConfig, store: CurveStore) -> Any:
     """The network that a store of a field, which is no model, names for the student."""
-    from bezierdistill.networks.config import MAX_DEPTH, MAX_WIDTH, NetworkConfig
-    from bezierdistill.records import from_json
+    from bezierdistill.networks.config import MAX_DEPTH, MAX_WIDTH, NetworkConfig, read_network
 
     if config.init == "teacher":
         raise UserError(
             f"{store.folder} was made by a field that is no model of ours and has no weights to"
             " start from: expected --init scratch"
         )
-    network = from_json(store.recipe.network, NetworkConfig, f"the network of {store.folder}")
+    network = read_network(store.recipe.network or {})
+    if not isinstance(network, NetworkConfig):
+        raise UserError(f"{store.folder} names a network of diffusers, expected mlp, unet or dit")
     if max(network.width, network.patch) > MAX_WIDTH or network.depth > MAX_DEPTH:
         raise UserError(
             f"{store.folder} names a network of {network.width} x {network.depth}, expected"

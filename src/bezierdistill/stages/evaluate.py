@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bezierdistill.settings import as_paths, check_seed
+
+if TYPE_CHECKING:
+    from bezierdistill.records import ClassScores
+
+LISTED = 20  # classes of a table in the terminal, the worst ones
 
 
 @dataclass(frozen=True)
@@ -50,15 +55,31 @@ def main_evaluate(config: EvaluateConfig) -> Any:
     from bezierdistill.reporting.tables import print_rows, protocol_lines
 
     data = load_data(config.data)
-    x, given = read_samples(config.samples, data)
+    by_class = config.extractor == "classifier"
+    x, given = read_samples(config.samples, data, by_class)
     extractor = None if config.extractor == "random" else load_extractor(config.extractor, data)
     evaluate = Evaluator(data, config.seed, extractor)
     states = data.scaling.encode(x)
     scores = evaluate(states)
-    if config.extractor == "classifier" and given is not None and given.ndim == 1:
+    if given is not None:
         scores = msgspec.structs.replace(scores, classes=evaluate.classes(states, given))
     if config.out is not None:
         write_record(config.out, scores)
     print_rows({str(config.samples): scores})
     print("\n".join(protocol_lines(scores)))
+    if scores.classes is not None:
+        print("\n".join(class_lines(scores.classes)))
     return to_json(scores)
+
+
+def class_lines(classes: ClassScores) -> list[str]:
+    """A line per class, by name: those of least accuracy where there are many."""
+    worst = sorted(classes.by_class, key=lambda row: -1 if row.accuracy is None else row.accuracy)
+    shown = {row.name for row in worst[:LISTED]}
+    lines = []
+    for row in classes.by_class:
+        figures = ((row.accuracy, "accuracy"), (row.coverage, "coverage"))
+        told = [f"{what} {value:.3f}" for value, what in figures if value is not None]
+        if row.name in shown:
+            lines.append(f"  {row.name}: {', '.join([f'{row.count:,} samples', *told])}")
+    return lines

@@ -286,8 +286,8 @@ def _ours(config: ReflowConfig, folder: Path, first: Model, budget: int) -> Mode
 def main_reflow(config: ReflowConfig) -> dict[str, Any]:
     """The verb ``reflow``."""
     from bezierdistill.records import ERRORS, to_json
+    from bezierdistill.reporting.summary import sampler_label
     from bezierdistill.reporting.tables import print_rows
-    from bezierdistill.words import sampler_label
 
     rounds = reflow(config)
     for row in rounds:

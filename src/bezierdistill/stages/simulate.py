@@ -144,6 +144,13 @@ CONTENTS = Contents(
 )
 
 
+OF_A_FIELD = replace(
+    CONTENTS,
+    what="a store of Bezier curves, simulated in Python (bezierdistill.simulate_field, with the"
+    " settings below) by a field that is no model",
+)
+
+
 def simulate(config: SimulateConfig) -> CurveStore:
     """Simulate a blend of teachers and store the paths as curves.
 
@@ -185,7 +192,8 @@ def simulate(config: SimulateConfig) -> CurveStore:
     )
     recipe = _recipe(config, teachers, through, domain)
     starts = Starts(first, config.seed, inverted or domain, recipe.conditions.guidance_range)
-    return _stored(config, simulation, starts, recipe, fabric)
+    batch = min(teacher.batch for teacher in teachers)
+    return _stored(config, simulation, starts, recipe, fabric, batch)
 
 
 def simulate_field(
@@ -218,6 +226,7 @@ def simulate_field(
     """
     from bezierdistill.data import Scaling
     from bezierdistill.fields import evaluating
+    from bezierdistill.memory import batch_size
     from bezierdistill.networks.config import NetworkConfig
     from bezierdistill.records import CurveRecipe
     from bezierdistill.simulation import Simulation
@@ -241,7 +250,8 @@ def simulate_field(
             field, config.degree, config.guides, [field], config.steps, config.solver
         )
         recipe = CurveRecipe(shape=shape, scaling=scaling, network=asdict(network), **_kept(config))
-        return _stored(config, simulation, Starts(shape, config.seed), recipe, fabric)
+        starts, batch = Starts(shape, config.seed), batch_size(shape, fabric.device.type)
+        return _stored(config, simulation, starts, recipe, fabric, batch)
 
 
 def _check_field(
@@ -279,20 +289,20 @@ def _stored(
     starts: Any,
     recipe: CurveRecipe,
     fabric: Fabric,
+    batch: int,
 ) -> CurveStore:
-    """The store, of which every rank makes its share of the shards."""
+    """The store, of which every rank makes its share of the shards; ``batch`` is used where neither
+    the settings nor an earlier session say one.
+    """
     import msgspec
 
-    from bezierdistill.memory import batch_size
     from bezierdistill.progress import progress
     from bezierdistill.run import Run
     from bezierdistill.store import CurveStore, CurveWriter, held_recipe, repair
     from bezierdistill.store.writer import simulate_shards
 
     before = held_recipe(config.out) if config.batch is None else None
-    batch = (
-        config.batch or (before and before.batch) or batch_size(recipe.shape, fabric.device.type)
-    )
+    batch = config.batch or (before and before.batch) or batch
     recipe = msgspec.structs.replace(recipe, batch=batch)
     identity: dict[str, Any] = {"batch": batch, "teachers": [t.digest for t in recipe.teachers]}
     identity |= {} if recipe.through is None else {"through": recipe.through.digest}
@@ -300,7 +310,7 @@ def _stored(
         config.out,
         "simulate",
         replace(config, repair=False),
-        CONTENTS,
+        CONTENTS if recipe.teachers else OF_A_FIELD,
         identity=identity,
         barrier=fabric.barrier,
     )

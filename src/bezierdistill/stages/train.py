@@ -185,6 +185,12 @@ def saved(out: Path, model: Model, trainer: Trainer) -> Model:
 
 def main_train(config: TrainConfig) -> dict[str, Any]:
     """The verb ``train``."""
+    from bezierdistill.words import listed
+
     model = train(config)
     print(f"{config.out}: teacher for {config.data}, {model.spent:,} network passes spent")
+    if names := model.conditions.names:
+        print(
+            f"classes by their numbers: {listed([f'{k} {name}' for k, name in enumerate(names)])}"
+        )
     return model.facts()

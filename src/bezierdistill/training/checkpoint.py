@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bezierdistill.errors import UserError
 from bezierdistill.files import read_tensors, write_tensors
+from bezierdistill.training.ema import EMA
 
 
 def save_state(path: Path, tensors: Mapping[str, Tensor], step: int) -> None:
@@ -73,6 +74,36 @@ def _kind(tensor: Tensor | None) -> str:
     if tensor is None:
         return "not there"
     return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+
+
+def live_tensors(
+    nets: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Optimizer], ema: EMA
+) -> dict[str, Tensor]:
+    """Every tensor of a training but its generator; what is copied into them is restored."""
+    found = {f"ema/{name}": tensor for name, tensor in ema.state().items()}
+    for name, net in nets.items():
+        found |= {f"net/{name}/{key}": value for key, value in net.state_dict().items()}
+        for index, parameter in enumerate(net.parameters()):
+            moments = optimizers[name].state.get(parameter, {})
+            found |= {f"adam/{name}/{index}/{key}": value for key, value in moments.items()}
+    return found
+
+
+def add_moments(
+    nets: Mapping[str, nn.Module],
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    given: Mapping[str, Tensor],
+) -> None:
+    """Have optimizers keep the moments that a state has: of the parameters that have been updated.
+
+    They lie in memory as their parameters do, which fused optimizers take for granted.
+    """
+    for name, net in nets.items():
+        for index, parameter in enumerate(net.parameters()):
+            if f"adam/{name}/{index}/step" in given:
+                step = torch.zeros((), dtype=torch.float32, device=parameter.device)
+                moments = {key: torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
+                optimizers[name].state[parameter] = {"step": step, **moments}
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

@@ -23,7 +23,13 @@ from torch import Tensor, nn
 from bezierdistill.errors import UserError
 from bezierdistill.objectives.base import Objective
 from bezierdistill.progress import progress
-from bezierdistill.training.checkpoint import check_alike, load_state, save_state
+from bezierdistill.training.checkpoint import (
+    add_moments,
+    check_alike,
+    live_tensors,
+    load_state,
+    save_state,
+)
 from bezierdistill.training.ema import EMA
 from bezierdistill.training.journal import Write, journal
 from bezierdistill.training.ranks import (
@@ -299,22 +305,10 @@ class Trainer:
             "start in another --out with a lower --loop.lr, or with --loop.clip 1"
         )
 
-    def _tensors(self) -> dict[str, Tensor]:
-        """Every tensor of the state as it is now, without the generator; copying into them restores
-        it.
-        """
-        found = {f"ema/{name}": tensor for name, tensor in self.ema.state().items()}
-        for name, net in self.plain.items():
-            found |= {f"net/{name}/{key}": value for key, value in net.state_dict().items()}
-            for index, parameter in enumerate(net.parameters()):
-                moments = self.optimizers[name].state.get(parameter, {})
-                found |= {f"adam/{name}/{index}/{key}": value for key, value in moments.items()}
-        return found
-
     def _save(self) -> None:
         tensors: dict[str, Tensor] = {}
         wrong = []
-        for name, part in self._tensors().items():
+        for name, part in live_tensors(self.plain, self.optimizers, self.ema).items():
             value = gather_full(part)  # one after the other: all may not fit beside the training
             wrong += [name] if value.is_floating_point() and not value.isfinite().all() else []
             if self.rank == 0:
@@ -329,14 +323,11 @@ class Trainer:
     @torch.no_grad()
     def _restore(self, steps: int, seed: int) -> int:
         saved, step = load_state(self.state_file, steps)
-        for name, net in self.plain.items():
-            for index, parameter in enumerate(net.parameters()):
-                if f"adam/{name}/{index}/step" in saved:  # those that are not used have none
-                    self.optimizers[name].state[parameter] = _moments(parameter)
-        wanted, own = self._tensors(), self.generator.get_state()
+        add_moments(self.plain, self.optimizers, saved)
+        live, own = live_tensors(self.plain, self.optimizers, self.ema), self.generator.get_state()
         generators = saved.get("generator", own[None])
-        rows = generators.shape[:1]  # of any number of ranks
-        check_alike(self.state_file, saved, wanted | {"generator": own.new_empty(*rows, len(own))})
+        drawn = own.new_empty(*generators.shape[:1], len(own))  # of any number of ranks
+        check_alike(self.state_file, saved, live | {"generator": drawn})
         if len(generators) == self.ranks:
             self._restore_draws(generators[self.rank])
         else:
@@ -347,7 +338,7 @@ class Trainer:
                     " new draws",
                     file=sys.stderr,
                 )
-        for name, tensor in wanted.items():
+        for name, tensor in live.items():
             tensor.copy_(part_of(saved[name], tensor))
         return step
 
@@ -358,13 +349,6 @@ class Trainer:
             raise UserError(
                 f"{self.state_file} is not a state of this run ({error}): remove it to start again"
             ) from None
-
-
-def _moments(parameter: Tensor) -> dict[str, Tensor]:
-    """AdamW's state of a parameter before its first step, laid out in memory as the parameter."""
-    step = torch.zeros((), dtype=torch.float32, device=parameter.device)
-    mean, square = (torch.zeros_like(parameter) for _ in range(2))
-    return {"step": step, "exp_avg": mean, "exp_avg_sq": square}
 
 
 def _prepare(net: nn.Module, config: LoopConfig) -> None:
