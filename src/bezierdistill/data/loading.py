@@ -56,6 +56,8 @@ def load_data(name: str) -> Data:
         UserError: if there is no such data, or it holds too few samples, other shapes than one, or
             numbers that are not finite.
     """
+    if "\0" in name:
+        raise UserError(f"no data called {name[:200]!r}, expected a name or a path")
     base = _base(name)
     return _load(name, base, _stamp(base))
 
