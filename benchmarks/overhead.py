@@ -150,7 +150,7 @@ def best_batch(net: nn.Module, shape: tuple[int, ...], rows: int) -> int:
 def simulation(config: NetworkConfig, shape: tuple[int, ...], rows: int, best: int) -> Ratio:
     nets, steps = [config.build(shape, seed).eval() for seed in (0, 1)], 4
     curves = Simulation(Blend([NetworkField(net) for net in nets], [[1.25], [-0.25]]), steps=steps)
-    batch = min(rows, batch_size(shape))
+    batch = min(rows, batch_size(shape, "cpu", config.kind == "mlp"))
 
     def ours() -> float:
         with tempfile.TemporaryDirectory() as folder:
@@ -223,7 +223,8 @@ def main() -> int:
     measured: list[tuple[str, str, str, float, Ratio]] = []
     for name, (config, shape, batch, steps, rows) in CASES.items():
         best = best_batch(config.build(shape, 0).eval(), shape, rows)
-        told = f"{name}, batch {batch_size(shape)} (best {best})"
+        ours = batch_size(shape, "cpu", config.kind == "mlp")
+        told = f"{name}, batch {ours} (best {best})"
         step = training_step(config, shape, batch, steps)
         measured += [
             ("training step", f"{name}, batch {batch}", "ms", 1e3, step),

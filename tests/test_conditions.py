@@ -249,9 +249,7 @@ def test_a_range_of_guidance_becomes_an_input_that_starts_without_effect(
     assert student.conditions.guidance_range == (1.0, 3.0)
     low, high = (student.sample(200, 1, labels=[0], guidance_scale=g) for g in (1.0, 3.0))
     assert np.abs(low - high).mean() > 0.02
-    with pytest.raises(
-        ValueError, match="scale is 4, the student was distilled for 1 to 3"
-    ):
+    with pytest.raises(ValueError, match="scale is 4, the student was distilled for 1 to 3"):
         student.sample(8, labels=[0], guidance_scale=4.0)
 
 

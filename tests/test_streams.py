@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import combinations, product
 from pathlib import Path
 
@@ -101,7 +101,7 @@ def test_seeds_of_generators_are_made_in_one_place() -> None:
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[Drawn]:
+def drawn(monkeypatch: pytest.MonkeyPatch) -> Drawn:
     """``drawn()``: the streams that were drawn from since it was asked last."""
     seen: set[Stream] = set()
     true = tables._place
@@ -117,7 +117,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[Drawn]:
         seen.clear()
         return found
 
-    yield ask
+    return ask
 
 
 def test_verbs_draw_from_streams_of_their_own(tmp_path: Path, drawn: Drawn) -> None:

@@ -20,6 +20,7 @@ from bezierdistill.errors import UserError
 MEMORY_SHARE = 0.8
 MIN_BATCH, MAX_BATCH = 2, 4096
 CPU_PLACES, GPU_PLACES = 20_000, 2**22  # pixels, or numbers of vectors, that go through at once
+MLP_NUMBERS = 40  # numbers of a vector beyond which an MLP's hidden layers are what counts
 
 
 def memory() -> int:
@@ -56,14 +57,16 @@ def check_memory(size: int, what: str) -> None:
         )
 
 
-def batch_size(shape: Sequence[int], device: str = "cpu") -> int:
+def batch_size(shape: Sequence[int], device: str = "cpu", whole: bool = False) -> int:
     """Rows of states ``shape`` that go through a network at once: a power of two from 2 to 4096,
     the fewer, the more pixels an image or numbers a vector has.
 
     Args:
         shape: shape of one state, ``(D,)`` or ``(C, H, W)``.
         device: type of device, such as ``cpu`` or ``cuda``.
+        whole: whether a network takes an image as one vector (an MLP), and not pixel by pixel.
     """
     places = CPU_PLACES if device == "cpu" else GPU_PLACES
-    rows = 2 ** round(math.log2(places / math.prod(shape[1:] or shape)))
+    count = min(math.prod(shape), MLP_NUMBERS) if whole else math.prod(shape[1:] or shape)
+    rows = 2 ** round(math.log2(places / count))
     return int(min(MAX_BATCH, max(MIN_BATCH, rows)))

@@ -96,7 +96,7 @@ def _uploaded(file: Path, model: Model) -> np.ndarray:
         pixels = read_images(file)[1]
     except ValueError as error:  # by its own name, without the folders of this machine
         raise UserError(str(error).replace(str(file), file.name)) from None
-    return resized(from_pixels(pixels, model.domain, grey=True), model)
+    return resized(from_pixels(pixels, model.domain, model.shape[0], grey=True), model)
 
 
 def _held_out(model: Model, number: Any) -> tuple[np.ndarray, str]:

@@ -15,28 +15,13 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from bezierdistill.fields import evaluating
 from bezierdistill.memory import batch_size
-
-
-@contextmanager
-def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """A user's module in evaluation mode, without gradients; every part of it is left in the mode
-    in which it was found.
-    """
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
 
 
 def extract(x: Tensor, extractor: nn.Module) -> Tensor:
@@ -53,7 +38,7 @@ def in_batches(function: Callable[[Tensor], Tensor], x: Tensor, module: nn.Modul
     tensors = itertools.chain(module.parameters(), module.buffers())
     device = next((tensor.device for tensor in tensors), x.device)
     rows = batch_size(x.shape[1:], device.type)
-    with evaluation_mode(module):
+    with evaluating(), torch.no_grad():
         return torch.cat([function(part.to(device)) for part in x.split(rows)]).to(x.device)
 
 

@@ -200,7 +200,7 @@ class Model:
         if not len(labels):
             raise UserError("labels are empty, expected one or more, or none given at all")
         known = self.conditions.names or tuple(map(str, range(len(frequencies))))
-        numbers = torch.tensor(parse_labels(list(map(str, labels)), known))
+        numbers = torch.tensor(parse_labels(labels, known))
         return numbers[torch.arange(rows.start, rows.stop) % len(numbers)]
 
     def _with_scale(self, cond: Tensor, guidance_scale: float | None) -> Tensor:
@@ -318,7 +318,8 @@ class Model:
     @property
     def batch(self) -> int:
         """Rows that go through the network at once."""
-        return batch_size(self.shape, self.device.type)
+        whole = getattr(self.network, "kind", "") == "mlp"
+        return batch_size(self.shape, self.device.type, whole)
 
     def translate(
         self, x: np.ndarray, passes: int = 1, solver: str = "euler", batch: int | None = None

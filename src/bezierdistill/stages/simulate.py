@@ -174,7 +174,8 @@ def simulate(config: SimulateConfig) -> CurveStore:
         None if name is None else load_data(name) for name in (config.invert_from, config.domain)
     )
     _check_alike(config, teachers)
-    check_data(config.invert_from, inverted, first)
+    if inverted is not None:
+        check_data(inverted, first.shape, first.scaling)
     _check_domain(config, first, through, domain)
     fabric = open_fabric(config.accelerator)
     fields = [_field(teacher, fabric.device, config.guidance_scale) for teacher in teachers]
@@ -192,7 +193,8 @@ def simulate(config: SimulateConfig) -> CurveStore:
     )
     recipe = _recipe(config, teachers, through, domain)
     starts = Starts(first, config.seed, inverted or domain, recipe.conditions.guidance_range)
-    return _stored(config, simulation, starts, recipe, fabric)
+    batch = min(teacher.batch for teacher in teachers)
+    return _stored(config, simulation, starts, recipe, fabric, batch)
 
 
 def simulate_field(
@@ -225,6 +227,7 @@ def simulate_field(
     """
     from bezierdistill.data import Scaling
     from bezierdistill.fields import evaluating
+    from bezierdistill.memory import batch_size
     from bezierdistill.networks.config import NetworkConfig
     from bezierdistill.records import CurveRecipe
     from bezierdistill.simulation import Simulation
@@ -248,7 +251,8 @@ def simulate_field(
             field, config.degree, config.guides, [field], config.steps, config.solver
         )
         recipe = CurveRecipe(shape=shape, scaling=scaling, network=asdict(network), **_kept(config))
-        return _stored(config, simulation, Starts(shape, config.seed), recipe, fabric)
+        starts, batch = Starts(shape, config.seed), batch_size(shape, fabric.device.type)
+        return _stored(config, simulation, starts, recipe, fabric, batch)
 
 
 def _check_field(
@@ -286,20 +290,20 @@ def _stored(
     starts: Any,
     recipe: CurveRecipe,
     fabric: Fabric,
+    batch: int,
 ) -> CurveStore:
-    """The store, of which every rank makes its share of the shards."""
+    """The store, of which every rank makes its share of the shards; ``batch`` is used where neither
+    the settings nor an earlier session say one.
+    """
     import msgspec
 
-    from bezierdistill.memory import batch_size
     from bezierdistill.progress import progress
     from bezierdistill.run import Run
     from bezierdistill.store import CurveStore, CurveWriter, held_recipe, repair
     from bezierdistill.store.writer import simulate_shards
 
     before = held_recipe(config.out) if config.batch is None else None
-    batch = (
-        config.batch or (before and before.batch) or batch_size(recipe.shape, fabric.device.type)
-    )
+    batch = config.batch or (before and before.batch) or batch
     recipe = msgspec.structs.replace(recipe, batch=batch)
     identity: dict[str, Any] = {"batch": batch, "teachers": [t.digest for t in recipe.teachers]}
     identity |= {} if recipe.through is None else {"through": recipe.through.digest}
@@ -385,32 +389,29 @@ def _check_domain(
 
 
 def _check_alike(config: SimulateConfig, teachers: list[Model]) -> None:
+    """Whether all teachers are flows of the same states."""
     first = teachers[0]
     for folder, teacher in zip(config.teachers, teachers, strict=True):
+        pair = f"teachers {folder} and {config.teachers[0]}"
         if teacher.condition_size != first.condition_size or teacher.domain != first.domain:
             raise UserError(
-                f"teacher {folder} takes {teacher.condition_size} numbers as condition and"
-                f" {config.teachers[0]} {first.condition_size}, or they start from different"
-                " domains: expected teachers that take and start from the same"
+                f"{pair} take conditions of {teacher.condition_size} and {first.condition_size}"
+                " numbers, or start from different domains: expected teachers that take and start"
+                " from the same"
             )
-        if teacher.shape != first.shape:
+        if teacher.shape != first.shape or teacher.scaling != first.scaling:
             raise UserError(
-                f"teacher {folder} makes states of shape {teacher.shape}, {config.teachers[0]} of"
-                f" {first.shape}: expected one shape"
-            )
-        if teacher.scaling != first.scaling:
-            raise UserError(
-                f"teacher {folder} was trained in other units than {config.teachers[0]}: train"
-                " both on the same data"
+                f"{pair} make states of shapes {teacher.shape} and {first.shape}, or in other"
+                " units: expected one shape, and training on the same data"
             )
 
 
-def check_data(name: str | None, data: Data | None, teacher: Model) -> None:
-    """Raise ``UserError`` if data (of a name) are there and not what a teacher was trained on."""
-    if data is not None and (data.shape != teacher.shape or data.scaling != teacher.scaling):
+def check_data(data: Data, shape: tuple[int, ...], scaling: Scaling) -> None:
+    """Raise ``UserError`` if data are not what teachers of such states were trained on."""
+    if data.shape != shape or data.scaling != scaling:
         raise UserError(
-            f"data {name} of shape {data.shape} is not what the teachers (shape {teacher.shape})"
-            " were trained on"
+            f"data {data.name} of shape {data.shape} is not what the teachers (shape {shape}) were"
+            " trained on"
         )
 
 

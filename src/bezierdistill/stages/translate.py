@@ -80,7 +80,7 @@ def translate_files(model: Model, config: TranslateConfig) -> np.ndarray:
             )
     else:
         files, x = read_images(config.input)
-        x = from_pixels(x, model.domain)
+        x = from_pixels(x, model.domain, model.shape[0])
     targets = [] if config.out.suffix == ".npz" else _targets(config, files, model.scaling)
     if config.resize:
         x = resized(x, model)
