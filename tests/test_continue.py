@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import shutil
@@ -15,10 +16,10 @@ import numpy as np
 import pytest
 import torch
 
-from bezierdistill import memory
 from bezierdistill.cli import main
 from bezierdistill.errors import UserError
-from bezierdistill.models import find_teacher, load_model
+from bezierdistill.memory import batch_size
+from bezierdistill.models import Model, find_teacher, load_model
 from bezierdistill.networks.config import NetworkConfig
 from bezierdistill.objectives import CurveRegression, FlowMatching
 from bezierdistill.run import MADE
@@ -300,9 +301,9 @@ def test_the_batch_of_a_simulation_suits_the_states_and_is_kept_elsewhere(
         return replace(curves(whole), out=tmp_path / name, batch=None, count=9000)
 
     still = simulate(config("still"))
-    assert still.recipe.batch == memory.batch_size((4,), "cpu") == 4096
+    assert still.recipe.batch == batch_size((4,), "cpu", whole=True) == 4096
     half(monkeypatch, Simulation, "curves", 2, lambda: simulate(config("c")))
-    monkeypatch.setattr(memory, "batch_size", lambda *_: 128)  # of another machine
+    monkeypatch.setattr(Model, "batch", 128)  # of another machine
     store = simulate(config("c"))
     assert store.recipe.batch == 4096
     assert store.digest == still.digest
@@ -329,5 +330,7 @@ def test_the_batch_of_a_simulation_suits_the_states_and_is_kept_elsewhere(
 def test_batches_hold_as_many_places_as_the_device_takes(
     shape: tuple[int, ...], device: str, rows: int
 ) -> None:
-    """20,000 pixels on a processor, 2^22 on a GPU, to the nearest power of two from 2 to 4096."""
-    assert memory.batch_size(shape, device) == rows
+    """20,000 pixels on a processor, 2^22 on a GPU, to the nearest power of two from 2 to 4096;
+    an MLP takes an image as one vector, of 40 numbers at most."""
+    assert batch_size(shape, device) == rows
+    assert batch_size(shape, device, whole=True) == batch_size((min(40, math.prod(shape)),), device)
