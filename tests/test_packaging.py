@@ -19,7 +19,7 @@ def test_what_is_public_is_listed_and_documented() -> None:
     assert list(bezierdistill.__all__) == sorted(bezierdistill.__all__)
     assert set(dir(bezierdistill)) >= set(bezierdistill.__all__)
     for name in bezierdistill.__all__:
-        told = (getattr(bezierdistill, name).__doc__ or "").split("\n\n")[0]
+        told = (getattr(bezierdistill, name).__doc__ or "").split("\n\n")[0].strip()
         assert re.fullmatch(rf"(?!{name}\().{{18,}}[.:]", told, re.DOTALL), name
 
 
