@@ -29,6 +29,7 @@ import torch
 from safetensors import safe_open
 
 from bezierdistill import cli
+from bezierdistill.errors import UserError
 from bezierdistill.models import load_model
 from bezierdistill.store import CurveStore
 
@@ -149,6 +150,7 @@ class Hostile:
         shutil.rmtree(yard, ignore_errors=True)
         shutil.copytree(valid, kit.folder, symlinks=True)
         (kit.case / "cwd").mkdir()
+        (kit.case / "assets").symlink_to(self.assets)  # teachers are named by the path to there
         around = _listed(self.root, yard)
         use = rng.choices(list(form.uses), list(form.uses.values()))[0]
         outcome.did = form.spoil(rng, kit) if spoil else "nothing spoilt"
@@ -183,9 +185,7 @@ class Hostile:
         except BaseException as failure:
             if isinstance(failure, KeyboardInterrupt):
                 raise
-            outcome.refused = isinstance(failure, ValueError | OSError) and not isinstance(
-                target, list
-            )
+            outcome.refused = isinstance(failure, UserError | OSError) and callable(target)
             outcome.message = str(failure)
             outcome.trace = traceback.format_exc()
             if not outcome.refused or "\n" in str(failure).strip():
