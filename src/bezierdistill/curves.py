@@ -7,7 +7,7 @@ With the Bernstein basis :math:`b_{i,n}(t) = \binom{n}{i} t^i (1-t)^{n-i}` a cur
 
 The inner control points are the *guides*. Degree 1 is the straight line of rectified flow.
 
-Control points come first, ``(n + 1, B, *shape)``: every operation is a weighted sum over the leading
+Control points come first, ``(n + 1, B, *shape)``: every operation is a weighted sum over the first
 axis, whatever the shape of a state.
 
 Source: Farin, *Curves and Surfaces for CAGD* (blossoms, ch. 4; derivatives, ch. 5); Feng & Yang,
@@ -202,10 +202,10 @@ class BezierCurve:
 
     @classmethod
     def fit(cls, path: Tensor, times: Sequence[float], degree: int) -> BezierCurve:
-        """Least-squares curve through a path ``(N, B, ...)`` at N times; see :func:`fit_weights`."""
+        """Least-squares curve through a path ``(N, B, ...)``; see :func:`fit_weights`."""
         fit = CurveFit(degree, times)
         if len(path) != fit.weights.shape[1]:
-            raise UserError(f"path has {len(path)} states, expected one state per time {times}")
+            raise UserError(f"path has {len(path)} states, expected one state per time")
         for k, x in enumerate(path):
             fit(k, x)
         return fit.curve()
@@ -289,7 +289,7 @@ class BezierCurve:
         return length
 
     def curvature(self, t: Time) -> Tensor:
-        r"""Curvature :math:`\sqrt{|v|^2|a|^2 - (v \cdot a)^2} / |v|^3`, ``(B,)``, per unit of length."""
+        r"""Curvature :math:`\sqrt{|v|^2|a|^2 - (v \cdot a)^2} / |v|^3` at ``t``, ``(B,)``."""
         v, a = self.velocity(t).flatten(1), self.acceleration(t).flatten(1)
         vv = (v * v).sum(1, keepdim=True).clamp_min(torch.finfo(v.dtype).tiny)
         return ((a - (v * a).sum(1, keepdim=True) / vv * v) / vv).norm(dim=1)
@@ -299,7 +299,7 @@ def _blossoms(points: Tensor, start: Time, end: Time) -> Tensor:
     """Blossom values of j arguments ``end``, the others ``start``: the points of that segment."""
     s, t, rows = expand_time(start, points[0]), expand_time(end, points[0]), [points]
     while len(rows[0]) > 1:
-        # A de Casteljau step: each row takes one more argument s, the last one also starts one of t.
+        # De Casteljau: each row takes one more argument s, the last one also starts one of t.
         last = (1 - t) * rows[-1][:-1] + t * rows[-1][1:]
         rows = [*((1 - s) * row[:-1] + s * row[1:] for row in rows), last]
     return torch.cat(rows)

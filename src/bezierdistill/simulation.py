@@ -63,9 +63,8 @@ class Simulation:
         least = {"fit": 1, "hermite": 3, "endpoints": len(self.teachers) + 1}[self.guides]
         if self.degree < least:
             why = "a cubic" if self.guides == "hermite" else "one guide for each teacher"
-            raise UserError(
-                f"degree is {self.degree} with guides {self.guides!r}, expected {least} or more: {why}"
-            )
+            given = f"degree is {self.degree} with guides {self.guides!r}"
+            raise UserError(f"{given}, expected {least} or more: {why}")
 
     @property
     def times(self) -> tuple[float, ...]:
