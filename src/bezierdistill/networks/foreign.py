@@ -4,9 +4,9 @@ r"""A pretrained network of diffusers as one of ours, an average velocity ``u(x,
    \ Z\,(t - s,\ \sin \omega (t - s)))\big), \qquad Z = 0 \text{ at the start,}
 
 with y, time and velocity of :mod:`bezierdistill.schedules`. As Z starts at zero, ``u(x, s, t)``
-starts as the teacher's velocity ``v(x, s)``, exactly, for every t. A class label is a one-hot vector
-that picks a row of the network's own table; the zero vector is no condition, for which a diffusion
-transformer has a row of its own.
+starts as the teacher's velocity ``v(x, s)``, exactly, for every t. A class label is a one-hot
+vector that picks a row of the network's own table; the zero vector is no condition, for which a
+diffusion transformer has a row of its own.
 
 Source: ``UNet2DModel`` and ``DiTTransformer2DModel`` of diffusers. Nothing else is built, whatever
 a file names.
@@ -111,7 +111,7 @@ class ForeignConfig:
                 inner = network_class(self.name)(**self.config)
             except UNBUILDABLE as error:
                 told = " ".join(str(error).split())[:300]
-                raise UserError(f"diffusers cannot build this {self.name}: {told}") from None
+                raise UserError(f"diffusers cannot build a {self.name}: {told}") from None
             if (named := state_shape(inner)) != shape:
                 raise UserError(
                     f"states have shape {shape}, the settings of {self.name} name {named}"
@@ -152,8 +152,8 @@ def count_classes(inner: Any) -> int:
 
 
 class Foreign(nn.Module):
-    """``net(x, s, t, cond)`` around a network of diffusers, which is changed: its class embedding is
-    replaced and its dropout set to zero. Pass a copy to keep the network as it is.
+    """``net(x, s, t, cond)`` around a network of diffusers, which is changed: its class embedding
+    is replaced and its dropout set to zero. Pass a copy to keep the network as it is.
 
     Args:
         inner: a ``UNet2DModel`` or ``DiTTransformer2DModel``.
@@ -186,9 +186,8 @@ class Foreign(nn.Module):
         if condition_size < self.classes:
             given = f"conditions have {condition_size} numbers"
             raise UserError(f"{given}, the network expects {self.classes} or more: one per class")
-        self.is_transformer = hasattr(inner, "transformer_blocks")
-        of = inner if self.is_transformer else inner.time_embedding.linear_2
-        width = of.inner_dim if self.is_transformer else of.out_features
+        self.is_transformer = blocks = hasattr(inner, "transformer_blocks")
+        width = inner.inner_dim if blocks else inner.time_embedding.linear_2.out_features
         self.time = TimeEmbedding(width, condition_size, start=False)
         if self.time.condition is not None:
             nn.init.zeros_(self.time.condition.weight)
@@ -201,10 +200,8 @@ class Foreign(nn.Module):
     def forward(self, x: Tensor, s: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
         """Average velocity ``(B, C, H, W)`` of images between times ``s`` and ``t``, ``(B,)``."""
         ours = self.time(s, t, cond)
-        labels = (
-            x.new_zeros(len(x), self.classes) if cond is None else cond[:, : self.classes].to(x)
-        )
-        given = (labels, ours) if self.is_transformer else ours
+        labels = x.new_zeros(len(x), self.classes) if cond is None else cond.to(x)
+        given = (labels[:, : self.classes], ours) if self.is_transformer else ours
 
         def predict(y: Tensor, time: Tensor) -> Tensor:
             out = self.inner(y, time, class_labels=given, return_dict=False)[0]

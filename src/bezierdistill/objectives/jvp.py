@@ -28,8 +28,8 @@ def forward_derivative(
         along: the direction, tensors of the same shapes.
     """
     with sdpa_kernel(SDPBackend.MATH), _PlainNorms():
-        value, slope = func.jvp(function, at, along)
-    return value, slope
+        pair = func.jvp(function, at, along)
+    return pair[0], pair[1]
 
 
 class _PlainNorms(TorchFunctionMode):
