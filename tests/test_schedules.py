@@ -197,11 +197,11 @@ def test_calls_conditions_and_wrapped_outputs(shape: tuple[int, ...], draw: Draw
         ),
         (
             lambda: ForeignField(abs, "epsilon", LinearSchedule("up")),
-            "predicts epsilon needs one without pure noise",
+            "predicts epsilon needs a span that ends before pure noise",
         ),
         (
             lambda: ForeignField(abs, "sample", LinearSchedule("up", low=0.1)),
-            "predicts sample needs one without pure data",
+            "predicts sample needs a span that ends before pure data",
         ),
     ],
 )

@@ -103,8 +103,8 @@ def fit_weights(degree: int, times: tuple[float, ...]) -> Tensor:
     inner = tuple(t for t in times if 0.0 < t < 1.0)
     if len(set(inner)) < degree - 1 or len(inner) != len(times) - 2:
         raise UserError(
-            f"path times have {len(set(inner))} distinct ones inside, a fit of degree {degree}"
-            f" expects {degree - 1} or more: use more steps or a lower degree"
+            f"a fit of degree {degree} needs {degree - 1} or more distinct inner times, got"
+            f" {len(set(inner))}: use more steps or a lower degree"
         )
     weights = np.zeros((degree + 1, len(times)))
     weights[0, first] = weights[-1, last] = 1.0

@@ -165,8 +165,8 @@ def check_prediction(prediction: Prediction, schedule: Schedule) -> None:
     low, high = schedule.span
     if (prediction == "epsilon" and low <= 0) or (prediction == "sample" and high >= 1):
         edge = "pure noise (low > 0)" if prediction == "epsilon" else "pure data (high < 1)"
-        span = f"the schedule spans {low:g} to {high:g}"
-        raise UserError(f"{span}, a model that predicts {prediction} needs one without {edge}")
+        given = f"the schedule spans {low:g} to {high:g}, a model that predicts {prediction}"
+        raise UserError(f"{given} needs a span that ends before {edge}")
 
 
 def velocity(

@@ -62,7 +62,8 @@ class Simulation:
             raise UserError("curves from another domain take --guides fit and no --invert-from")
         least = {"fit": 1, "hermite": 3, "endpoints": len(self.teachers) + 1}[self.guides]
         if self.degree < least:
-            why = "a cubic" if self.guides == "hermite" else "one guide for each teacher"
+            guides = f"one guide for each of {len(self.teachers)} teachers"
+            why = "a cubic" if self.guides == "hermite" else guides
             given = f"degree is {self.degree} with guides {self.guides!r}"
             raise UserError(f"{given}, expected {least} or more: {why}")
 

@@ -94,7 +94,7 @@ class ForeignConfig:
         if self.name not in get_args(ClassName) or self.kind != "diffusers":
             names = " or ".join(get_args(ClassName))
             raise UserError(
-                f"network is {self.name!r} of {self.kind!r}, expected diffusers' {names}"
+                f"network is {self.kind!r} {self.name!r}, expected {names} of diffusers"
             )
 
     def build(self, shape: tuple[int, ...], seed: int, condition_size: int = 0) -> Foreign:
@@ -215,7 +215,8 @@ def _open_unet(unet: Any, condition: nn.Linear | None) -> None:
     if (kind := unet.config.class_embed_type) is not None:
         raise UserError(f"class_embed_type is {kind!r}, expected none: labels by num_class_embeds")
     if unet.config.time_embedding_type == "learned":
-        raise UserError("time_embedding_type is 'learned', expected 'positional' or 'fourier'")
+        given = "time_embedding_type is 'learned', which knows whole steps alone"
+        raise UserError(f"{given}: expected 'positional' or 'fourier'")
     if unet.config.time_embedding_type == "fourier":
         # diffusers' frequencies are parameters that must not be trained
         frequencies = unet.time_proj.weight.detach()

@@ -1,33 +1,39 @@
 """What networks are trained by, one method per file; :class:`Objective` is what all of them are."""
 
-from .alignment import Alignment as Alignment
-from .base import Aligned as Aligned
-from .base import Balanced as Balanced
-from .base import Curves as Curves
-from .base import Objective as Objective
-from .base import Pairs as Pairs
-from .base import SingleObjective as SingleObjective
-from .conic import Conic as Conic
-from .consistency import ConsistencyDistillation as ConsistencyDistillation
-from .consistency import ConsistencyTraining as ConsistencyTraining
-from .constant_acceleration import ConstantAcceleration as ConstantAcceleration
-from .constant_acceleration import InitialVelocity as InitialVelocity
-from .curve_regression import CurveRegression as CurveRegression
-from .distribution_matching import DistributionMatching as DistributionMatching
-from .flow_map_matching import LagrangianMap as LagrangianMap
-from .flow_map_matching import LagrangianSelfDistillation as LagrangianSelfDistillation
-from .flow_matching import FlowMatching as FlowMatching
-from .intervals import EitherIntervals as EitherIntervals
-from .intervals import EndIntervals as EndIntervals
-from .intervals import Instants as Instants
-from .intervals import Intervals as Intervals
-from .intervals import KnotIntervals as KnotIntervals
-from .intervals import LogitNormalIntervals as LogitNormalIntervals
-from .intervals import MapIntervals as MapIntervals
-from .intervals import UShapedInstants as UShapedInstants
-from .losses import Loss as Loss
-from .mean_flow import MeanFlow as MeanFlow
-from .piecewise import Piecewise as Piecewise
-from .progressive import Progressive as Progressive
-from .rectified_flow_pp import RectifiedFlowPP as RectifiedFlowPP
-from .shortcut import Shortcut as Shortcut
+from bezierdistill.objectives.alignment import Alignment as Alignment
+from bezierdistill.objectives.base import Aligned as Aligned
+from bezierdistill.objectives.base import Balanced as Balanced
+from bezierdistill.objectives.base import Curves as Curves
+from bezierdistill.objectives.base import Objective as Objective
+from bezierdistill.objectives.base import Pairs as Pairs
+from bezierdistill.objectives.base import SingleObjective as SingleObjective
+from bezierdistill.objectives.conic import Conic as Conic
+from bezierdistill.objectives.consistency import ConsistencyDistillation as ConsistencyDistillation
+from bezierdistill.objectives.consistency import ConsistencyTraining as ConsistencyTraining
+from bezierdistill.objectives.constant_acceleration import (
+    ConstantAcceleration as ConstantAcceleration,
+)
+from bezierdistill.objectives.constant_acceleration import InitialVelocity as InitialVelocity
+from bezierdistill.objectives.curve_regression import CurveRegression as CurveRegression
+from bezierdistill.objectives.distribution_matching import (
+    DistributionMatching as DistributionMatching,
+)
+from bezierdistill.objectives.flow_map_matching import LagrangianMap as LagrangianMap
+from bezierdistill.objectives.flow_map_matching import (
+    LagrangianSelfDistillation as LagrangianSelfDistillation,
+)
+from bezierdistill.objectives.flow_matching import FlowMatching as FlowMatching
+from bezierdistill.objectives.intervals import EitherIntervals as EitherIntervals
+from bezierdistill.objectives.intervals import EndIntervals as EndIntervals
+from bezierdistill.objectives.intervals import Instants as Instants
+from bezierdistill.objectives.intervals import Intervals as Intervals
+from bezierdistill.objectives.intervals import KnotIntervals as KnotIntervals
+from bezierdistill.objectives.intervals import LogitNormalIntervals as LogitNormalIntervals
+from bezierdistill.objectives.intervals import MapIntervals as MapIntervals
+from bezierdistill.objectives.intervals import UShapedInstants as UShapedInstants
+from bezierdistill.objectives.losses import Loss as Loss
+from bezierdistill.objectives.mean_flow import MeanFlow as MeanFlow
+from bezierdistill.objectives.piecewise import Piecewise as Piecewise
+from bezierdistill.objectives.progressive import Progressive as Progressive
+from bezierdistill.objectives.rectified_flow_pp import RectifiedFlowPP as RectifiedFlowPP
+from bezierdistill.objectives.shortcut import Shortcut as Shortcut

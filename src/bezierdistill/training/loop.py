@@ -69,9 +69,7 @@ class Trainer:
         self.result = next(iter(nets))
         sharded = self.ranks > 1 and config.strategy == "fsdp"
         if sharded and (config.compile or config.checkpoint or config.channels_last):
-            raise UserError(
-                "strategy is fsdp, expected ddp with compile, checkpoint, channels_last"
-            )
+            raise UserError("strategy is fsdp, expected ddp for compile, checkpoint, channels_last")
         self.whole = deepcopy(nets[self.result]) if sharded else nets[self.result]
         self.nets: dict[str, Any] = {}
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
@@ -124,7 +122,7 @@ class Trainer:
         """
         if batch % self.ranks or batch // self.ranks < least:
             given = f"a batch of {batch} rows on {self.ranks} ranks"
-            raise UserError(f"{given}, expected a multiple, {least} or more on each")
+            raise UserError(f"{given}, expected a multiple of {self.ranks}, {least} or more each")
         return batch // self.ranks
 
     def fit(self, objective: Objective, batches: Batches, steps: int, seed: int) -> nn.Module:
@@ -253,22 +251,19 @@ class Trainer:
 
     def _refuse(self, what: str, names: Sequence[str]) -> None:
         """Stop if there are names, of what is not finite."""
-        kept = "no state was saved before"
-        if self.kept:
-            kept = f"the state of step {self.kept} is kept in {self.state_file}"
+        kept = f"the state of step {self.kept} is kept in {self.state_file}"
         if names:
             raise UserError(
-                f"{what} {', '.join(names[:3])} is not finite at step {self.done}: {kept}; "
-                "start in another --out with a lower --loop.lr, or with --loop.clip 1"
+                f"{what} {', '.join(names[:3])} is not finite at step {self.done}:"
+                f" {kept if self.kept else 'no state was saved before'}; start in another --out"
+                " with a lower --loop.lr, or with --loop.clip 1"
             )
 
     def _save(self) -> None:
         tensors: dict[str, Tensor] = {}
         wrong = []
         for name, part in checkpoint.live_tensors(self.plain, self.optimizers, self.ema).items():
-            value = ranks.gather_full(
-                part
-            )  # one after the other: all may not fit beside the training
+            value = ranks.gather_full(part)  # one by one: all may not fit beside the training
             wrong += [name] if value.is_floating_point() and not value.isfinite().all() else []
             if self.rank == 0:
                 tensors[name] = value.cpu()
