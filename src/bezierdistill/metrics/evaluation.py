@@ -12,16 +12,9 @@ from torch import Tensor, nn
 
 from bezierdistill.data import Data
 from bezierdistill.errors import UserError
+from bezierdistill.metrics import distances
 from bezierdistill.metrics.classes import class_labels, class_scores
 from bezierdistill.metrics.classifier import labels_of
-from bezierdistill.metrics.distances import (
-    energy_distance,
-    frechet_distance,
-    kernel_distance,
-    mmd,
-    precision_recall,
-    sliced_wasserstein,
-)
 from bezierdistill.metrics.features import RandomFeatures, describe, extract, in_batches
 from bezierdistill.records import ClassScores, Protocol, Score, Scores
 
@@ -75,9 +68,8 @@ class Evaluator:
         self._check(x)
         size = self.size(len(x))
         if size < MIN_ROWS:
-            raise UserError(
-                f"{len(x)} samples can be compared {size} at a time, expected {MIN_ROWS} or more"
-            )
+            told = f"{len(x)} samples can be compared {size} at a time"
+            raise UserError(f"{told}, expected {MIN_ROWS} or more")
         test = self._test(size)
         if size not in self._floors:
             self._floors[size] = self._measure_real(size)
@@ -119,10 +111,8 @@ class Evaluator:
                 labels do not suit it.
         """
         if self.extractor is None or not hasattr(self.extractor, "logits"):
-            raise UserError(
-                f"figures of classes got the extractor {describe(self._used)['extractor']},"
-                " expected a classifier"
-            )
+            told = f"figures of classes got the extractor {describe(self._used)['extractor']}"
+            raise UserError(f"{told}, expected a classifier")
         self._check(x)
         size = self.size(MAX_ROWS)
         test_labels, train_labels = (
@@ -144,14 +134,10 @@ class Evaluator:
 
     def _check(self, x: Tensor) -> None:
         if tuple(x.shape[1:]) != self.data.shape:
-            raise UserError(
-                f"samples have shape {tuple(x.shape[1:])}, expected {self.data.shape} as in"
-                f" {self.data.name}"
-            )
+            told = f"samples have shape {tuple(x.shape[1:])}, expected {self.data.shape}"
+            raise UserError(f"{told} as in {self.data.name}")
         if not bool(x.isfinite().all()):
-            raise UserError(
-                "samples hold NaN or infinite numbers: the model that made them has diverged"
-            )
+            raise UserError("samples hold NaN or infinite numbers: their model has diverged")
 
     def _test(self, size: int) -> _Set:
         """The held-out samples of a size."""
@@ -178,14 +164,16 @@ class Evaluator:
     def _measure(self, x: _Set, test: _Set) -> dict[str, float]:
         same, given = nn.Identity(), self.extractor is not None
         manifolds = (x.features, test.features) if given else (x.states, test.states)
-        precision, recall = precision_recall(*manifolds)
-        kernel = {"kernel": kernel_distance(x.features, test.features, same)} if given else {}
+        precision, recall = distances.precision_recall(*manifolds)
+        kernel = (
+            {"kernel": distances.kernel_distance(x.features, test.features, same)} if given else {}
+        )
         return {
-            "frechet": frechet_distance(x.features, test.features, same),
+            "frechet": distances.frechet_distance(x.features, test.features, same),
             **kernel,
-            "sliced_wasserstein": sliced_wasserstein(x.states, test.states),
-            "energy": energy_distance(x.states, test.states),
-            "mmd": mmd(x.states, test.states),
+            "sliced_wasserstein": distances.sliced_wasserstein(x.states, test.states),
+            "energy": distances.energy_distance(x.states, test.states),
+            "mmd": distances.mmd(x.states, test.states),
             "precision": precision,
             "recall": recall,
         }
