@@ -112,16 +112,12 @@ def _checked_claim(file: BinaryIO, held: int, name: str) -> Claim:
         raise UserError(f"{told}: objects and structures are not read")
     sizes = [n for n in claim.shape if n]
     if len(claim.shape) > MAX_AXES or min(sizes, default=0) < 0 or math.prod(sizes) > MAX_NUMBERS:
-        told = (
-            f"{name} claims shape {str(claim.shape)[:80]}, expected {MAX_AXES} whole numbers from 0"
-        )
-        raise UserError(f"{told} up or fewer, of a product that a file can hold")
+        told = f"{name} claims shape {str(claim.shape)[:80]}, expected {MAX_AXES} sizes or fewer"
+        raise UserError(f"{told}, from 0 up, of a product that a file can hold")
     if claim.start + claim.size != held:
-        told = (
-            f"{claim.size:,} bytes, and has {max(0, held - claim.start):,}; restore it or make it"
-        )
-        told = f"it claims shape {claim.shape} of {claim.dtype}, {told} again"
-        raise UserError(f"{name} cannot be read: {told}")
+        told = f"it claims shape {claim.shape} of {claim.dtype}, {claim.size:,} bytes, and has"
+        told = f"{name} cannot be read: {told} {max(0, held - claim.start):,}"
+        raise UserError(f"{told}; it is cut off or damaged, restore it or make it again")
     return claim
 
 

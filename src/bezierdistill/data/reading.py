@@ -97,10 +97,8 @@ def _read_archive(path: Path, loaded: Mapping[str, np.ndarray]) -> Samples:
     places = {split: _find(keys, split) for split in get_args(Split)}
     styles = {split: place for split, place in places.items() if place is not None}
     if "train" not in styles:
-        told = (
-            f"{path} holds {str(sorted(loaded))[:200]}, expected x, or train_images and test_images"
-        )
-        raise UserError(f"{told}, or @key=NAME after the path")
+        told = f"{path} holds {str(sorted(loaded))[:200]}, expected x, or train_images and"
+        raise UserError(f"{told} test_images, or @key=NAME after the path")
     used, x = {keys.get(NAMES)}, {}
     for split, (style, word) in styles.items():
         key, offsets = keys[style.format(word)], keys.get(style.format("offsets"))
@@ -208,8 +206,8 @@ def _unpacked(
         raise UserError(f"{told}, expected two whole numbers or more")
     offsets = offsets.astype(np.int64)
     if offsets[0] < 0 or offsets[-1] > len(packed) or not (offsets[1:] > offsets[:-1]).all():
-        told = f"{path} has {place} that do not rise within the {len(packed)} bytes of {key}"
-        raise UserError(told)
+        told = f"do not rise within the {len(packed)} bytes of {key}"
+        raise UserError(f"{path} has {place} that {told}")
     names = [f"{path} ({key}, file {k})" for k in range(len(offsets) - 1)]
     return stack_images(names, [packed[a:b].tobytes() for a, b in pairwise(offsets)])
 

@@ -36,11 +36,9 @@ def only_class(data: ArrayData, name: str, label: str) -> ArrayData:
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
     train, valid, test = (data.original(s)[data.given[s] == number] for s in SPLITS)
-    if not (len(train) and len(valid) and len(test)):
-        told = (
-            f"{name} has {[len(train), len(valid), len(test)]} samples to train, validate and test"
-        )
-        raise UserError(f"{told} on, expected some of each")
+    if 0 in (counts := [len(train), len(valid), len(test)]):
+        told = f"{name} has {counts} samples to train, validate and test on"
+        raise UserError(f"{told}, expected some of each")
     return replace(data, name=name, train=train, valid=valid, test=test, given={}, names=())
 
 

@@ -56,16 +56,14 @@ def class_scores(
             be of their class.
         names: of the classes.
     """
-    rows = []
+    rows: list[ClassScore] = []
     for label, name in enumerate(names):
         own, real, other = (features[labels == label] for features, labels in (made, test, train))
         hits, most = right[0][made[1] == label].double(), min(len(own), len(real))
+        accuracy = float(hits.mean()) if len(own) else None
+        covers, best = (_coverage(real, features[:most]) for features in (own, other))
         row = ClassScore(
-            name=name,
-            count=len(own),
-            accuracy=float(hits.mean()) if len(own) else None,
-            coverage=_coverage(real, own[:most]),
-            coverage_real=_coverage(real, other[:most]),
+            name=name, count=len(own), accuracy=accuracy, coverage=covers, coverage_real=best
         )
         rows.append(row)
     return ClassScores(

@@ -5,6 +5,7 @@ measured by.
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,8 +51,8 @@ class Evaluator:
     def __init__(self, data: Data, seed: int = 0, extractor: nn.Module | None = None) -> None:
         self.data, self.seed, self.extractor = data, seed, extractor
         self._used = RandomFeatures(math.prod(data.shape)) if extractor is None else extractor
-        self._tests: dict[int, _Set] = {}
-        self._floors: dict[int, dict[str, float]] = {}
+        self._test = cache(lambda size: self._set(data.real(size, seed, "test")))
+        self._floors = cache(self._measure_real)
 
     def size(self, samples: int) -> int:
         """Samples of each set that can be compared when there are ``samples`` generated ones."""
@@ -70,17 +71,12 @@ class Evaluator:
         if size < MIN_ROWS:
             told = f"{len(x)} samples can be compared {size} at a time"
             raise UserError(f"{told}, expected {MIN_ROWS} or more")
-        test = self._test(size)
-        if size not in self._floors:
-            self._floors[size] = self._measure_real(size)
-        floors, values = self._floors[size], _mean(self._rows(x, test))
-        scores: dict[str, Any] = {
-            name: Score(value=values[name], floor=floors[name]) for name in values
-        }
-        return Scores(**scores, protocol=self._protocol(len(x)))
+        floors, values = self._floors(size), _mean(self._rows(x, self._test(size)))
+        scores: dict[str, Any] = {k: Score(value=v, floor=floors[k]) for k, v in values.items()}
+        return Scores(**scores, protocol=self._protocol(len(x), size))
 
-    def _protocol(self, samples: int) -> Protocol:
-        size, what = self.size(samples), describe(self._used)
+    def _protocol(self, samples: int, size: int) -> Protocol:
+        what = describe(self._used)
         return Protocol(
             **what,
             metric=f"FD-{what['extractor']}",
@@ -139,12 +135,6 @@ class Evaluator:
         if not bool(x.isfinite().all()):
             raise UserError("samples hold NaN or infinite numbers: their model has diverged")
 
-    def _test(self, size: int) -> _Set:
-        """The held-out samples of a size."""
-        if size not in self._tests:
-            self._tests[size] = self._set(self.data.real(size, self.seed, "test"))
-        return self._tests[size]
-
     def _set(self, x: Tensor) -> _Set:
         return _Set(x, extract(x, self._used))
 
@@ -162,18 +152,15 @@ class Evaluator:
         return [self._measure(self._set(part), test) for part in parts]
 
     def _measure(self, x: _Set, test: _Set) -> dict[str, float]:
-        same, given = nn.Identity(), self.extractor is not None
-        manifolds = (x.features, test.features) if given else (x.states, test.states)
-        precision, recall = distances.precision_recall(*manifolds)
-        kernel = (
-            {"kernel": distances.kernel_distance(x.features, test.features, same)} if given else {}
-        )
-        return {
-            "frechet": distances.frechet_distance(x.features, test.features, same),
-            **kernel,
-            "sliced_wasserstein": distances.sliced_wasserstein(x.states, test.states),
-            "energy": distances.energy_distance(x.states, test.states),
-            "mmd": distances.mmd(x.states, test.states),
+        (a, fa), (b, fb), same = x, test, nn.Identity()
+        places, found = (a, b), {"frechet": distances.frechet_distance(fa, fb, same)}
+        if self.extractor is not None:
+            places, found["kernel"] = (fa, fb), distances.kernel_distance(fa, fb, same)
+        precision, recall = distances.precision_recall(*places)
+        return found | {
+            "sliced_wasserstein": distances.sliced_wasserstein(a, b),
+            "energy": distances.energy_distance(a, b),
+            "mmd": distances.mmd(a, b),
             "precision": precision,
             "recall": recall,
         }

@@ -207,10 +207,8 @@ def _states(
     if units == "data":
         states = [model.scaling.encode(state) for state in states]
     if len(states) != degree + 1 or tuple(states[0].shape[1:]) != model.shape:
-        told = (
-            f"{name} has points of shape {points.shape[1:]}, expected {(degree + 1, *model.shape)}"
-        )
-        raise UserError(f"{told} as the teacher's states")
+        told = f"{name} has points of shape {points.shape[1:]}, expected"
+        raise UserError(f"{told} {(degree + 1, *model.shape)} as the teacher's states")
     if (size := 0 if cond is None else cond.shape[1]) != model.condition_size:
         told = f"{name} has conditions of {size} numbers, the teacher takes {model.condition_size}"
         raise UserError(f"{told}: expected its own")
@@ -255,9 +253,10 @@ def _archived(source: Path, files: list[Path], rows: int) -> Iterator[Rows]:
     """Rows of WebDataset archives."""
     ready = (row for file in files for row in _rows(file))
     while part := list(islice(ready, rows)):
-        shapes = {points.shape for points, _ in part}, {np.shape(cond) for _, cond in part}
-        if {len(shapes[0]), len(shapes[1])} != {1}:
-            told = ", ".join(sorted(map(str, shapes[0] | shapes[1])))
+        shapes = {points.shape for points, _ in part}
+        sizes = {None if cond is None else cond.shape for _, cond in part}
+        if len(shapes) > 1 or len(sizes) > 1:
+            told = ", ".join(sorted(map(str, shapes | sizes)))
             raise UserError(f"{source} has rows of shapes {told}, expected one shape")
         conds = [cond for _, cond in part if cond is not None]
         yield np.stack([points for points, _ in part]), np.stack(conds) if conds else None

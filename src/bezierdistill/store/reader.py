@@ -250,8 +250,7 @@ class CurveStore:
             kept = tensors.get(name)
             got = (None, None) if kept is None else (kept.dtype, tuple(kept.shape))
             if got != (dtype, (shard.rows, *size)):
-                told = (
-                    f"{self.folder / shard.file} holds {name} of type {got[0]} and shape {got[1]}"
-                )
-                raise UserError(f"{told}, its manifest says {dtype}, {(shard.rows, *size)}")
+                told = f"{self.folder / shard.file} holds {name} of type {got[0]} and shape"
+                told = f"{told} {got[1]}, its manifest says {dtype}, {(shard.rows, *size)}"
+                raise UserError(told)
         return tensors

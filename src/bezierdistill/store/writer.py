@@ -85,9 +85,7 @@ class CurveWriter:
         shard = manifests.read_shard(self.folder, plan.index)
         expected = (manifests.shard_name(plan.index), plan.first, plan.rows)
         if (shard.file, shard.first, shard.span) != expected:
-            raise UserError(
-                f"{self.folder} has a record of another shard in place of {expected[0]}"
-            )
+            raise UserError(f"{self.folder} has a record of another shard as that of {expected[0]}")
         return shard
 
     def pack(self, curve: BezierCurve, cond: Tensor | None = None) -> Packed:
@@ -130,10 +128,9 @@ class CurveWriter:
             UserError: if one is missing.
         """
         if not self.complete:
-            shards = tuple(self._record(plan) for plan in plans)
-            manifests.write_manifest(
-                self.folder, Manifest(recipe=self.recipe, complete=True, shards=shards)
-            )
+            shards = tuple(map(self._record, plans))
+            manifest = Manifest(recipe=self.recipe, complete=True, shards=shards)
+            manifests.write_manifest(self.folder, manifest)
             self.complete = True
         for path in self.folder.glob("shard-*.json"):
             path.unlink(missing_ok=True)
@@ -180,19 +177,15 @@ def simulate_shards(
             made = curve.points.to("cpu", torch.float32)
             finite = made.isfinite().transpose(0, 1).flatten(1).all(1)
             skipped += (start + (~finite).nonzero().flatten()).tolist()
-            _check_skipped(skipped, plan)
+            if len(skipped) > MAX_SKIPPED * plan.rows:
+                first = ", ".join(str(plan.first + row) for row in skipped[:10])
+                told = f"the teachers gave NaN or infinite states in {len(skipped)} rows so far"
+                raise UserError(f"{told} ({first}, ...): check their training")
             cond = None if cond is None else cond.cpu()[finite]
             parts.append(writer.pack(BezierCurve(made[:, finite]), cond))
             spent += passes * rows
             advance(rows)
         writer.write(plan, parts, spent, skipped, seed)
-
-
-def _check_skipped(skipped: Sequence[int], plan: Plan) -> None:
-    if len(skipped) > MAX_SKIPPED * plan.rows:
-        rows = ", ".join(str(plan.first + row) for row in skipped[:10])
-        told = f"the teachers gave NaN or infinite states in {len(skipped)} rows so far"
-        raise UserError(f"{told} ({rows}, ...): check their training")
 
 
 def repair(folder: Path, recipe: CurveRecipe) -> list[str]:
