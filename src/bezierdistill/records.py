@@ -528,8 +528,7 @@ def read_sealed(path: Path, kind: type[T], what: str, again: str = "make it agai
     Raises:
         UserError: if it is missing, of another version, or a single bit of it has changed.
     """
-    text = read_text(path, what)
-    value = parse_json(path, text)
+    value = parse_json(path, text := read_text(path, what))
     if issubclass(kind, Manifest):
         check_version(path, value, Manifest)
     body = text[: -len(seal(""))]

@@ -36,7 +36,7 @@ NO_IMAGE = (*NO_IMAGE, RuntimeError, struct.error, zlib.error)
 Source = Path | bytes
 
 
-def read_images(path: Path, alpha: bool = False) -> tuple[list[Path], np.ndarray]:
+def read_images(path: Path) -> tuple[list[Path], np.ndarray]:
     """Image files of one size, a single one or all below a folder: their paths in the order of
     their names, and their pixels, see :func:`stack_images`.
 
@@ -44,7 +44,7 @@ def read_images(path: Path, alpha: bool = False) -> tuple[list[Path], np.ndarray
         UserError: if there is none, one cannot be read, or their sizes differ.
     """
     files = find_images(path) if path.is_dir() else [path]
-    return files, stack_images(list(map(str, files)), files, alpha)
+    return files, stack_images(list(map(str, files)), files)
 
 
 def find_images(folder: Path) -> list[Path]:
@@ -76,8 +76,7 @@ def walk(folder: str | Path) -> Iterator[tuple[str, list[str], int]]:
     for here, folders, names in os.walk(folder, followlinks=True):
         place = os.path.realpath(here)
         shown, files = (
-            [name for name in some if not name.startswith(".") and name != "__MACOSX"]
-            for some in (folders, names)
+            [n for n in some if n[0] != "." and n != "__MACOSX"] for some in (folders, names)
         )
         hidden = len(folders) + len(names) - len(shown) - len(files)
         folders[:] = [] if place in seen else shown  # a link may lead to a folder above

@@ -82,7 +82,7 @@ def number_classes(
         UserError: if they are no labels; the value that is wrong is told.
     """
     flat: dict[Split, np.ndarray] = {
-        split: x[:, 0] if x.ndim == 2 and x.shape[1] == 1 else x for split, x in labels.items()
+        split: x[:, 0] if x.shape[1:] == (1,) else x for split, x in labels.items()
     }
     if all(x.dtype.kind == "U" for x in flat.values()):
         words = {word for x in flat.values() for word in np.unique(x).tolist()}

@@ -70,7 +70,8 @@ def _base(name: str) -> str:
 def _stamp(base: str) -> int:
     """A number that changes with a file, or with any file below a folder."""
     found = []
-    for file in [base, *(f"{here}/{name}" for here, names, _ in walk(base) for name in names)]:
+    below = walk(base) if os.path.isdir(base) else ()  # a name with a null byte cannot be walked
+    for file in [base, *(f"{here}/{name}" for here, names, _ in below for name in names)]:
         with suppress(OSError, ValueError):  # no file, or one that is being replaced
             state = os.stat(file)
             found.append((file, state.st_ino, state.st_size, state.st_mtime_ns))

@@ -195,8 +195,7 @@ def _one_thread() -> Iterator[None]:
 
 def _labelled(data: Data, split: Split) -> tuple[Tensor, Tensor]:
     count = min(data.count(split) or MAX_ROWS, MAX_ROWS)
-    labels = labels_of(data, count, SEED, split)
-    return data.real(count, SEED, split), labels
+    return data.real(count, SEED, split), labels_of(data, count, SEED, split)
 
 
 def _key(*tensors: Tensor) -> str:

@@ -155,7 +155,9 @@ def import_curves(
     check_choice("units", units, Units)
     check_not_negative(passes=passes)
     model = load_model(teacher)
-    chunks = _chunks(source, max(1, shard_bytes // (8 * math.prod(model.shape))))
+    rows = max(1, shard_bytes // (8 * math.prod(model.shape)))
+    files = [source] if source.suffix == ".tar" else sorted(source.glob("*.tar"))
+    chunks = _archived(source, files, rows) if files else _arrays(source, rows)
     head = next(chunks, None)
     if head is None:
         raise UserError(f"{source} holds no pair")
@@ -217,11 +219,6 @@ def _states(
     if not all(part.isfinite().all() for part in (curve.points, given) if part is not None):
         raise UserError(f"{name} has NaN or infinite numbers: leave these rows out")
     return curve, given
-
-
-def _chunks(source: Path, rows: int) -> Iterator[Rows]:
-    files = [source] if source.suffix == ".tar" else sorted(source.glob("*.tar"))
-    return _archived(source, files, rows) if files else _arrays(source, rows)
 
 
 def _arrays(source: Path, rows: int) -> Iterator[Rows]:

@@ -25,7 +25,7 @@ from bezierdistill.run import MADE, RUN, read_made, read_settings
 from bezierdistill.store.codec import decode, layout
 from bezierdistill.store.manifest import COPY, MANIFEST, REPAIR, cut_off, damaged, read_manifest
 
-SMALL = 2**27
+SMALL, READERS = 2**27, 2  # bytes; threads that read ahead
 MAX_MAPPED = 2**13  # shards mapped at once: systems allow some tens of thousands of maps
 Batch = tuple[BezierCurve, Tensor | None]
 
@@ -159,7 +159,7 @@ class CurveStore:
         return self.take(torch.randint(len(self), (count,), generator=generator))
 
     def epochs(
-        self, batch: int, seed: int, start: int = 0, part: slice = slice(None), workers: int = 2
+        self, batch: int, seed: int, start: int = 0, part: slice = slice(None)
     ) -> Iterator[Batch]:
         """Endless batches in which every row comes once an epoch, in the order of a seeded
         permutation.
@@ -172,7 +172,6 @@ class CurveStore:
             seed: seed of the permutations.
             start: the first batch.
             part: which rows of every batch to read, if others are read elsewhere.
-            workers: threads that read ahead.
         """
         count = len(self)
 
@@ -186,9 +185,9 @@ class CurveStore:
             rows = [order(e)[max(0, first - e * count) : end - e * count] for e in epochs]
             return self.take(torch.from_numpy(np.concatenate(rows)[part]))
 
-        with ThreadPoolExecutor(workers) as pool:
-            ahead = deque(pool.submit(read, start + k) for k in range(2 * workers))
-            for k in itertools.count(start + 2 * workers):
+        with ThreadPoolExecutor(READERS) as pool:
+            ahead = deque(pool.submit(read, start + k) for k in range(2 * READERS))
+            for k in itertools.count(start + 2 * READERS):
                 ready = ahead.popleft().result()
                 ahead.append(pool.submit(read, k))
                 yield ready

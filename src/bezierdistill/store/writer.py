@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from msgspec.structs import replace
@@ -17,6 +16,7 @@ from bezierdistill.curves import BezierCurve
 from bezierdistill.errors import UserError
 from bezierdistill.files import digest, write_tensors
 from bezierdistill.records import CurveRecipe, Manifest, Shard, from_json, to_json, write_sealed
+from bezierdistill.simulation import Simulation
 from bezierdistill.store import manifest as manifests
 from bezierdistill.store.codec import Packed, joined, pack, row_bytes
 from bezierdistill.store.reader import CurveStore
@@ -25,14 +25,6 @@ from bezierdistill.store.reader import CurveStore
 SHARD_BYTES = 8 * 2**20
 MAX_SKIPPED = 0.01  # share of the rows of a shard that may be left out
 Draw = Callable[[int, int], tuple[Tensor, Tensor | None]]
-
-
-class Simulates(Protocol):
-    """What makes curves of start states: a :class:`~bezierdistill.simulation.Simulation`."""
-
-    def curves(self, start: Tensor, cond: Tensor | None = None) -> tuple[BezierCurve, int]:
-        """Curves from states ``(B, ...)``, conditions ``(B, C)``; and network passes per row."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -137,7 +129,7 @@ class CurveWriter:
 
 
 def simulate_shards(
-    simulation: Simulates,
+    simulation: Simulation,
     draw: Draw,
     plans: Sequence[Plan],
     writer: CurveWriter,
