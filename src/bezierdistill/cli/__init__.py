@@ -91,18 +91,15 @@ def explain(error: BaseException) -> str | None:
     text = " ".join(str(error).split())
     if isinstance(error, BrokenPipeError) or hasattr(error, "__notes__"):
         return None
-    if isinstance(error, MemoryError) or _is_of_allocator(error):
+    torch = sys.modules.get("torch")  # on the CPU it says by text alone that it had no memory
+    of_torch = isinstance(error, RuntimeError) and any(words in text for words in ALLOCATOR)
+    if (
+        isinstance(error, MemoryError)
+        or of_torch
+        or (torch and isinstance(error, torch.OutOfMemoryError))
+    ):
         return f"not enough memory ({text[:200]}): ask for fewer, or smaller batches"
     return (text or type(error).__name__) if isinstance(error, UserError | OSError) else None
-
-
-def _is_of_allocator(error: BaseException) -> bool:
-    """Whether torch could not have memory; on the CPU it says so by text alone."""
-    if not isinstance(error, RuntimeError) or "torch" not in sys.modules:
-        return False
-    return isinstance(error, sys.modules["torch"].OutOfMemoryError) or any(
-        words in str(error) for words in ALLOCATOR
-    )
 
 
 @contextmanager
@@ -117,14 +114,11 @@ def _interrupts() -> Iterator[list[int]]:
         raise KeyboardInterrupt
 
     usual = (signal.SIG_DFL, signal.default_int_handler)  # what ``nohup`` ignores stays ignored
-    names = ("SIGINT", "SIGTERM", "SIGHUP")
+    is_main = threading.current_thread() is threading.main_thread()  # signals reach no other
+    names = ("SIGINT", "SIGTERM", "SIGHUP") if is_main else ()
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    if threading.current_thread() is not threading.main_thread():
-        numbers = []  # signals do not reach it
-    before = {k: signal.getsignal(k) for k in numbers if signal.getsignal(k) in usual}
+    before = {k: signal.signal(k, interrupt) for k in numbers if signal.getsignal(k) in usual}
     try:
-        for number in before:
-            signal.signal(number, interrupt)
         yield asked
     finally:
         for number, handler in before.items():

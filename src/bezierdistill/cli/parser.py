@@ -10,8 +10,9 @@ import argparse
 import re
 import shutil
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
@@ -103,7 +104,7 @@ def build_parser() -> Parser:
     store = verbs.add_parser("store", help="look at, check, join and exchange curve stores")
     actions = store.add_subparsers()
     for verb in VERBS.values():
-        group, name = actions if " " in verb.name else verbs, verb.name.rpartition(" ")[2]
+        group, name = actions if " " in verb.name else verbs, verb.name.split()[-1]
         _fill(group.add_parser(name, help=verb.help.summary, add_help=False), verb)
     return parser
 
@@ -164,7 +165,8 @@ def _option(field: Field[Any], kind: Any, start: str) -> tuple[str, dict[str, An
         choices = get_args(single)
         options = {"choices": choices, "metavar": f"{{{','.join(choices)}}}"}
     else:
-        options = {"type": _reader(single, NoneType in get_args(kind)), "metavar": NAMES[single]}
+        read = partial(_read, single, NoneType in get_args(kind))
+        options = {"type": read, "metavar": NAMES[single]}
         options |= {"nargs": "+"} if get_origin(kind) is tuple else {}
         options |= {"nargs": "?", "const": True} if single is bool else {}
     if "positional" in field.metadata:
@@ -172,18 +174,14 @@ def _option(field: Field[Any], kind: Any, start: str) -> tuple[str, dict[str, An
     return f"--{start}{field.name}".replace("_", "-"), options
 
 
-def _reader(kind: Any, optional: bool) -> Callable[[str], Any]:
-    """What reads the text of a value."""
-    parse = {"true": True, "false": False}.__getitem__ if kind is bool else kind
-
-    def read(text: str) -> Any:
-        try:
-            return None if optional and text in NONE else parse(text)
-        except (ValueError, KeyError):
-            told = f"got {text[:80]!r}, expected {NAMES[kind]}"
-            raise argparse.ArgumentTypeError(told) from None
-
-    return read
+def _read(kind: Any, optional: bool, text: str) -> Any:
+    if optional and text in NONE:
+        return None
+    try:
+        return {"true": True, "false": False}[text] if kind is bool else kind(text)
+    except (ValueError, KeyError):
+        told = f"got {text[:80]!r}, expected {NAMES[kind]}"
+        raise argparse.ArgumentTypeError(told) from None
 
 
 def _shown(default: Any, field: Field[Any]) -> str:
@@ -244,23 +242,12 @@ def _built(config: Any, parsed: dict[str, Any], start: str) -> Any:
     kinds, given = get_type_hints(config), {}
     for field in fields(config):
         kind, name = kinds[field.name], f"{start}{field.name}"
-        if is_dataclass(kind):
-            given[field.name] = _built(kind, parsed, f"{name}.")
-        elif "text" in field.metadata:
-            given[field.name] = _from_text(parsed[name], field, NoneType in get_args(kind), name)
-        else:
-            value = parsed[name]
-            given[field.name] = tuple(value) if isinstance(value, list) else value
+        value = _built(kind, parsed, f"{name}.") if is_dataclass(kind) else parsed[name]
+        if isinstance(value, list) and "text" in field.metadata:
+            try:
+                empty = NoneType in get_args(kind) and value[0] in NONE
+                value = None if empty else field.metadata["text"].parse(",".join(value))
+            except UserError as error:
+                raise UserError(f"argument --{name.replace('_', '-')}: {error}") from None
+        given[field.name] = tuple(value) if isinstance(value, list) else value
     return config(**given)
-
-
-def _from_text(words: Any, field: Field[Any], optional: bool, name: str) -> Any:
-    """The value of a field that is written as text, or its default."""
-    if not isinstance(words, list):
-        return words
-    try:
-        if optional and words[0] in NONE:
-            return None
-        return field.metadata["text"].parse(",".join(words))
-    except UserError as error:
-        raise UserError(f"argument --{name.replace('_', '-')}: {error}") from None

@@ -54,29 +54,21 @@ def export_diffusers(model: Model, out: str | Path, guidance_scale: float | None
 def _check(model: Model) -> None:
     """Refuse a model that no pipeline can be."""
     if len(model.shape) != 3 or model.shape[1] != model.shape[2]:
-        raise UserError(
-            f"states have shape {model.shape}, diffusers' pipeline makes square images: expected"
-            " (C, N, N)"
-        )
+        told = f"states have shape {model.shape}, diffusers' pipeline makes square images"
+        raise UserError(f"{told}: expected (C, N, N)")
     if model.domain is not None:
-        raise UserError(
-            "the model translates from another domain, diffusers' pipeline starts from noise:"
-            " expected a model that does, too"
-        )
+        told = "the model translates from another domain, diffusers' pipeline starts from noise"
+        raise UserError(f"{told}: expected a model that does, too")
     scaling = model.scaling
     ends = [np.nan if bound is None else bound for bound in (scaling.low, scaling.high)]
     reached = [(end - np.asarray(scaling.shift)) / np.asarray(scaling.scale) for end in ends]
     if not (np.allclose(reached[0], -1) and np.allclose(reached[1], 1)):
-        raise UserError(
-            "images do not fill [-1, 1] in model units, as diffusers expects: train on images of"
-            " bytes"
-        )
+        told = "images do not fill [-1, 1] in model units, as diffusers expects"
+        raise UserError(f"{told}: train on images of bytes")
     given = model.conditions
     if given.size != given.classes + (given.guidance_range is not None):
-        raise UserError(
-            f"the model takes vectors of {given.size} numbers as conditions, diffusers' pipeline"
-            " class labels alone"
-        )
+        told = f"the model takes vectors of {given.size} numbers as conditions"
+        raise UserError(f"{told}, diffusers' pipeline class labels alone")
 
 
 def _pipeline(model: Model, guidance_scale: float | None) -> Any:
@@ -102,20 +94,18 @@ def _readme(model: Model, guidance_scale: float | None) -> str:
     passes, classes = max(model.knots, default=1), model.conditions.classes
     labels = f", class_labels=[{', '.join(str(i % classes) for i in range(4))}]" if classes else ""
     told = (
-        f"Classes: {classes}; label {classes} stands for none.\n"
+        f"Classes: {classes}; label {classes} stands for none."
         if classes
-        else "It takes no labels.\n"
+        else "It takes no labels."
     )
     if model.conditions.guidance_range is not None:
         low, high = model.conditions.guidance_range
         told += (
-            f"The guidance scale is an input of the network: {guidance_scale:g} here"
-            f" (`unet/config.json`), {low:g} to {high:g} was distilled.\n"
+            f"\nThe guidance scale is an input of the network: {guidance_scale:g} here"
+            f" (`unet/config.json`), {low:g} to {high:g} was distilled."
         )
-    spaced = "\n".join(
-        f"- {k}: {', '.join(f'{time:g}' for time in knots)}"
-        for k, knots in sorted(model.knots.items())
-    )
+    rows = {k: ", ".join(f"{time:g}" for time in knots) for k, knots in model.knots.items()}
+    spaced = "\n".join(f"- {k}: {rows[k]}" for k in sorted(rows))
     teachers = "\n".join(f"- `{teacher.digest}`" for teacher in model.card.teachers) or "- none"
     spent = {**model.card.passes.parts, "total": model.spent}
     made_by = {"seed": model.card.seed, "steps": model.card.steps, **model.card.settings}
@@ -144,6 +134,7 @@ images = pipe(
 ```
 
 {told}
+
 ## Knots by number of passes (`num_inference_steps`)
 
 Time runs from 0 (noise) to 1 (data); other numbers of passes are evenly spaced.
