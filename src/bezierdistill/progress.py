@@ -27,9 +27,7 @@ def notice(text: str) -> None:
 
 @contextmanager
 def progress(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar with speed and time left (if the total is known) on standard error; yields
-    ``advance(n)``; silent where there is no terminal.
-    """
+    """Show a bar on standard error, where it is a terminal; yields ``advance(n)``."""
     if is_follower() or not sys.stderr.isatty():
         yield lambda _: None
         return

@@ -34,10 +34,7 @@ from bezierdistill.settings import Contents
 
 RUN, MADE, README = "run.json", "made.json", "README.txt"
 PACKAGES = ("torch", "diffusers", "numpy", "safetensors", "lightning-fabric")
-AGAIN = (
-    "The same command again continues it where it was stopped, and leaves it alone once it is"
-    " finished.\n\n"
-)
+AGAIN = "The same command continues it where it was stopped, and leaves it alone once finished.\n\n"
 TELLS = {
     RUN: "the settings; the folder belongs to a run with these",
     MADE: "the command, the machine and the working time",

@@ -85,18 +85,14 @@ def _print_json(result: Any) -> None:
 
 
 def explain(error: BaseException) -> str | None:
-    """One line for a mistake of the user's or what the machine lacks; None for one of ours, or in
-    a file of the user's own code, which has a note.
-    """
+    """One line for a mistake of the user's or what the machine lacks; None for one of ours."""
     text = " ".join(str(error).split())
-    if isinstance(error, BrokenPipeError) or hasattr(error, "__notes__"):
+    if isinstance(error, BrokenPipeError) or hasattr(error, "__notes__"):  # of a user's own file
         return None
     torch = sys.modules.get("torch")  # on the CPU it says by text alone that it had no memory
-    of_torch = isinstance(error, RuntimeError) and any(words in text for words in ALLOCATOR)
-    if (
-        isinstance(error, MemoryError)
-        or of_torch
-        or (torch and isinstance(error, torch.OutOfMemoryError))
+    by_text = isinstance(error, RuntimeError) and any(words in text for words in ALLOCATOR)
+    if by_text or isinstance(
+        error, (MemoryError, torch.OutOfMemoryError) if torch else MemoryError
     ):
         return f"not enough memory ({text[:200]}): ask for fewer, or smaller batches"
     return (text or type(error).__name__) if isinstance(error, UserError | OSError) else None
@@ -104,9 +100,7 @@ def explain(error: BaseException) -> str | None:
 
 @contextmanager
 def _interrupts() -> Iterator[list[int]]:
-    """Be interrupted by what a scheduler or a closed terminal sends as by Ctrl-C, so that work is
-    saved; yields the numbers of the signals that came.
-    """
+    """Take what a scheduler or a closed terminal sends for Ctrl-C; yields the signals that came."""
     asked = list[int]()
 
     def interrupt(number: int, _: Any) -> None:

@@ -103,7 +103,13 @@ def main_doctor(config: DoctorConfig) -> dict[str, Any]:
     recipes, found["recipes"] = read_recipes(), []
     with progress("measure", len(recipes)) as advance:
         for recipe in recipes:
-            found["recipes"].append(_examined(recipe, found, config.measure))
+            passes, lacks = recipe.config.budget, list(_lacks(recipe.needs, found))
+            verdict = {"recipe": recipe.name, "lacks": lacks, "passes": passes}
+            if config.measure and not lacks:
+                device = "cuda" if found["gpus"] else "mps" if found["mps"] else "cpu"
+                rate = passes_per_second(recipe, device, config.measure)
+                verdict |= {"passes_per_second": rate, "minutes": passes / rate / 60}
+            found["recipes"].append(verdict)
             advance(1)
     found["warnings"] = list(_warnings(found))
     _show(found)
@@ -143,17 +149,6 @@ def _machine() -> dict[str, Any]:
     }
 
 
-def _examined(recipe: Recipe, found: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """What a recipe lacks here, and how long it would take if it lacks nothing."""
-    passes, lacks = recipe.config.budget, list(_lacks(recipe.needs, found))
-    verdict = {"recipe": recipe.name, "lacks": lacks, "passes": passes}
-    if seconds and not lacks:
-        device = "cuda" if found["gpus"] else "mps" if found["mps"] else "cpu"
-        rate = passes_per_second(recipe, device, seconds)
-        verdict |= {"passes_per_second": rate, "minutes": passes / rate / 60}
-    return verdict
-
-
 def _lacks(needs: Needs, found: dict[str, Any]) -> Iterator[str]:
     largest = max((gpu["memory_gb"] for gpu in found["gpus"]), default=0.0)
     if largest < needs.gpu:
@@ -168,9 +163,7 @@ def _lacks(needs: Needs, found: dict[str, Any]) -> Iterator[str]:
 
 
 def passes_per_second(recipe: Recipe, device: str, seconds: float) -> float:
-    """Network passes of one row per second of training a recipe's network; forward and backward
-    count 3.
-    """
+    """Passes per second of one row while a recipe's network is trained; a step counts 3."""
     import torch
 
     shape, batch, conditions = recipe.needs.shape, recipe.config.batch, recipe.needs.conditions

@@ -25,11 +25,7 @@ NAMES = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH", bool: "{true,fal
 NONE = ("none", "null", "~", "")  # here, and in YAML
 MINUS = re.compile(r"-\.?\d")  # a value that begins so is no flag; as in Python 3.14
 WIDEST = 120  # columns
-COMMON = {
-    "--config": "YAML file of settings; flags given after it win",
-    "--print-config": "print all settings as YAML and exit",
-    "--json": "print the result as one JSON value on standard output, and nothing else there",
-}
+JSON = "print the result as one JSON value on standard output, and nothing else there"
 
 
 class Request(NamedTuple):
@@ -116,21 +112,18 @@ def _fill(parser: argparse.ArgumentParser, verb: Verb) -> None:
     parser.description = "\n\n".join([told.summary, *told.details, examples])
     needed = list(_add_options(parser, verb.config, None, "", "options"))
     parser.usage = " ".join(["%(prog)s", *needed, "[options]"])
-    common = parser.add_argument_group("common options")
-    for flag, text in COMMON.items():
-        if flag == "--config":
-            common.add_argument(flag, metavar="PATH", help=text)
-        elif flag != "--json" or verb.name not in SILENT:
-            common.add_argument(flag, action="store_true", help=text)
-    common.add_argument("-h", "--help", action="help", help="print this")
+    add = parser.add_argument_group("common options").add_argument
+    add("--config", metavar="PATH", help="YAML file of settings; flags given after it win")
+    add("--print-config", action="store_true", help="print all settings as YAML and exit")
+    if verb.name not in SILENT:
+        add("--json", action="store_true", help=JSON)
+    add("-h", "--help", action="help", help="print this")
 
 
 def _add_options(
     parser: argparse.ArgumentParser, config: type, values: Any, start: str, title: str
 ) -> Iterator[str]:
-    """Add a group of the fields of a settings class, then a group for each settings class in it;
-    yields what the usage shows.
-    """
+    """Add a group of a settings class's fields, then those of the settings in it; yields usage."""
     group, kinds, inner = parser.add_argument_group(title), get_type_hints(config), []
     for field in sorted(fields(config), key=lambda field: _default(field) is not MISSING):
         kind, text = kinds[field.name], read_help(config).fields[field.name]

@@ -75,11 +75,8 @@ class Verb(NamedTuple):
         return import_module(self.module, "bezierdistill")
 
 
-VERBS = {
-    name: Verb(name, MODULES.get(name, f".stages.{name.split()[0]}"))
-    for names in GROUPS.values()
-    for name in names
-}
+NAMES = [name for names in GROUPS.values() for name in names]
+VERBS = {name: Verb(name, MODULES.get(name, f".stages.{name.split()[0]}")) for name in NAMES}
 
 
 @cache

@@ -63,8 +63,8 @@ class FlowMapUNet(ModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         if version != VERSION:
-            told = f"the pipeline has version {version}, expected {VERSION}"
-            raise UserError(f"{told}: another bezierdistill wrote it, export it again")
+            got = f"the pipeline has version {version}, expected {VERSION}"
+            raise UserError(f"{got}: another version of bezierdistill wrote it, export it again")
         self.classes, self.guidance_scale = num_class_embeds or 0, guidance_scale
         size = self.classes + (guidance_scale is not None)
         shape = (in_channels, sample_size, sample_size)
@@ -161,12 +161,7 @@ class FlowMapScheduler(SchedulerMixin, ConfigMixin):
         generator: torch.Generator | None = None,
         return_dict: bool = True,
     ) -> SchedulerOutput | tuple[Tensor]:
-        """Jump: ``x + (t - s) u``, for images ``sample`` at ``s`` and the network's output u.
-        Nothing is drawn.
-        """
+        """Jump ``x + (t - s) u`` from images ``sample`` with the network's output u."""
         s, t = timestep.to(sample)
         moved = torch.addcmul(sample, t - s, model_output)
         return SchedulerOutput(prev_sample=moved) if return_dict else (moved,)
-
-    def __len__(self) -> int:
-        return self.num_inference_steps

@@ -47,7 +47,7 @@ def find_network(folder: Path) -> Path:
     for coder in ("vae", "vqvae"):
         if (folder / coder).exists():
             raise UserError(f"{folder} has a {coder}: its network makes latents, expected images")
-    names = {place: _class_name(place) for place in _places(folder)}
+    names = {path: _read(path / CONFIG, "network").get("_class_name") for path in _places(folder)}
     found = [place for place, name in names.items() if name in get_args(ClassName)]
     if len(found) == 1:
         return found[0]
@@ -64,7 +64,8 @@ def find_network(folder: Path) -> Path:
 
 def _places(folder: Path) -> list[Path]:
     """Where networks may be: those that a pipeline names, else the folder and all in it."""
-    all_places = [folder, *sorted(path.parent for path in folder.glob(f"*/{CONFIG}"))]
+    files = [*folder.glob(CONFIG), *sorted(folder.glob(f"*/{CONFIG}"))]
+    all_places = [file.parent for file in files]
     if not (folder / PIPELINE).exists():
         return all_places
     parts = _read(folder / PIPELINE, "pipeline").items()
@@ -75,11 +76,6 @@ def _places(folder: Path) -> list[Path]:
 
 def _read(path: Path, what: str) -> dict[str, Any]:
     return from_json(parse_json(path, read_text(path, what)), dict[str, Any], path)
-
-
-def _class_name(place: Path) -> object:
-    path = place / CONFIG
-    return _read(path, "network").get("_class_name") if path.exists() else None
 
 
 def load_network(place: Path) -> tuple[Any, dict[str, Any]]:

@@ -25,10 +25,7 @@ from bezierdistill.schedules import check_prediction
 from bezierdistill.settings import Prediction, ScheduleKind
 
 LAYOUTS: dict[int, Layout] = {1: "hw", 3: "hwc", 4: "hwc"}
-NOTE = (
-    "imported: the passes of the teacher's own training are not known and not counted, nor how"
-    " often each class occurs"
-)
+NOTE = "imported: passes of the teacher's own training are not counted, class frequencies not known"
 
 
 def import_diffusers(
@@ -71,19 +68,20 @@ def import_diffusers(
 
 def _teacher(folder: Path, place: Path, told: Convention) -> Model:
     """The model around the network in ``place``, which is tried."""
-    assert told.prediction is not None
-    assert told.schedule is not None
-    levels = foreign.make_schedule(told.schedule, told.numbers)
-    check_prediction(told.prediction, levels)  # before seconds go into loading
+    prediction, schedule = told.prediction, told.schedule
+    assert prediction is not None
+    assert schedule is not None
+    levels = foreign.make_schedule(schedule, told.numbers)
+    check_prediction(prediction, levels)  # before seconds go into loading
     inner, loading = load_network(place)
     shape, classes = foreign.state_shape(inner), foreign.count_classes(inner)
     if shape[0] not in LAYOUTS:
         expected = "1 (grey), 3 (RGB) or 4 (RGBA) of an image"
         raise UserError(f"{place} makes {shape[0]} channels, expected {expected}")
     config = {key: value for key, value in inner.config.items() if not key.startswith("_")}
-    name, said = cast(foreign.ClassName, type(inner).__name__), (told.prediction, told.schedule)
-    network = foreign.ForeignConfig(name, to_json(config), *said, told.numbers)
-    net = foreign.Foreign(inner, told.prediction, levels, classes).eval().requires_grad_(False)
+    name = cast(foreign.ClassName, type(inner).__name__)
+    network = foreign.ForeignConfig(name, to_json(config), prediction, schedule, told.numbers)
+    net = foreign.Foreign(inner, prediction, levels, classes).eval().requires_grad_(False)
     try:
         check_weights(network, shape, classes, net.state_dict(), trial=True)
     except foreign.UNBUILDABLE as error:
@@ -91,8 +89,8 @@ def _teacher(folder: Path, place: Path, told: Convention) -> Model:
     frequencies = (1 / classes,) * classes if classes else None
     settings = {
         "folder": str(folder.resolve()),
-        "prediction": told.prediction,
-        "schedule": told.schedule,
+        "prediction": prediction,
+        "schedule": schedule,
         "scheduler": told.said_by and str(told.said_by),
         **loading,
         "note": NOTE,

@@ -76,10 +76,8 @@ def agree(named: Convention, folder: Path, network: Path) -> Convention:
             contrary = f"the scheduler of {folder} states {other!r:.80} ({where})"
             raise UserError(f"{name} is {own!r:.80}, {contrary}: leave --{name} out")
     if (said.schedule or named.schedule) == "steps" and "alphas_cumprod" not in said.numbers:
-        raise UserError(
-            f"schedule steps needs the scheduler of a pipeline, {folder} has none that is known:"
-            f" expected {', '.join(sorted(STEPPERS))}"
-        )
+        told = f"schedule steps needs the scheduler of a pipeline, {folder} has none that is known"
+        raise UserError(f"{told}: expected {', '.join(sorted(STEPPERS))}")
     return Convention(
         said.prediction or named.prediction,
         said.schedule or named.schedule,
@@ -102,21 +100,20 @@ def _read_scheduler(folder: Path, network: Path) -> Convention:
         )
     steps = settings.get("num_train_timesteps", 1000)
     if type(steps) is not int or not 2 <= steps <= MAX_STEPS:
-        told = str(steps)[:80]
-        raise UserError(f"{path} has num_train_timesteps {told}, expected 2 to {MAX_STEPS:,}")
+        raise UserError(
+            f"{path} has num_train_timesteps {steps!s:.80}, expected 2 to {MAX_STEPS:,}"
+        )
     if settings.get("timestep_type") == "continuous" or settings.get("invert_sigmas"):
         odd = "a timestep_type of 'continuous', or inverted sigmas"
         raise UserError(f"{path} has {odd}, expected a scheduler whose times are steps")
     if name in FLOWS or settings.get("use_flow_sigmas"):
         stated = settings.get("prediction_type", "flow_prediction")
-        return _convention(stated, "linear-down", {"scale": float(steps)}, path)
+        return _said(stated, "linear-down", {"scale": float(steps)}, path)
     return _levels(settings, path) if name in STEPPERS else Convention(None, None, {}, path)
 
 
 def _find_scheduler(folder: Path, network: Path) -> Path | None:
-    """Where diffusers puts it: in ``scheduler/``, or beside the network; for a network that was
-    named alone, in the pipeline above, which a checkpoint is one folder deeper in.
-    """
+    """In ``scheduler/`` or beside it, of the folder or of a pipeline one or two folders above."""
     above = [up for up in network.absolute().parents[:2] if (up / PIPELINE).exists()]
     places = [root / part / FILE for root in (folder, *above) for part in ("scheduler", ".")]
     return next((path for path in places if path.exists()), None)
@@ -149,17 +146,15 @@ def _levels(settings: Mapping[str, Any], path: Path) -> Convention:
         stated = "sample"
     if stated == "flow_prediction":
         raise UserError(f"{path} predicts a flow without use_flow_sigmas, expected both or neither")
-    return _convention(stated, "steps", {"alphas_cumprod": levels.tolist()}, path)
+    return _said(stated, "steps", {"alphas_cumprod": levels.tolist()}, path)
 
 
-def _convention(
-    stated: object, schedule: ScheduleKind, numbers: Mapping[str, Any], path: Path
-) -> Convention:
+def _said(stated: object, kind: ScheduleKind, numbers: dict[str, Any], path: Path) -> Convention:
     prediction = THEIR_WORDS.get(str(stated), stated)
     if prediction not in get_args(Prediction):
         expected = "epsilon, sample, v_prediction or flow_prediction"
         raise UserError(f"{path} has prediction_type {str(stated)[:80]!r}, expected {expected}")
-    return Convention(cast(Prediction, prediction), schedule, numbers, path)
+    return Convention(cast(Prediction, prediction), kind, numbers, path)
 
 
 @contextmanager

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from bezierdistill.settings import Contents, Prediction, ScheduleKind, as_paths
-
-if TYPE_CHECKING:
-    from bezierdistill.models import Model
 
 CONTENTS = Contents(
     "a teacher, imported from diffusers",
@@ -93,24 +89,20 @@ def main_import(config: ImportConfig) -> dict[str, Any]:
     given = {name: value for name, value in vars(config).items() if value is not None}
     with made_whole(config.out, "import", config, CONTENTS):
         model = import_diffusers(**given)
-    made = f"teacher of images {model.shape}, {model.conditions.classes} classes"
-    print(f"{config.out}: {made}, from {config.folder}", *_findings(model), sep="\n")
-    return {**model.facts(), **model.card.settings}
-
-
-def _findings(model: Model) -> Iterator[str]:
-    """What an import has found and done, a line each."""
-    found = model.card.settings
-    if found["scheduler"]:
-        said = f"prediction {found['prediction']} and schedule {found['schedule']}"
-        yield f"{said}, as {found['scheduler']} says"
-    if found["weights"] != ["diffusion_pytorch_model.safetensors"]:
-        more = f" and {len(found['weights']) - 1} more" if len(found["weights"]) > 1 else ""
-        yield f"weights from {found['weights'][0]}{more}, in single precision"
-    if found["prefix"]:
-        yield f"weights' names are taken without their prefix {found['prefix']}"
-    if found["passed_over"]:
-        yield f"settings that the network does not have: {', '.join(found['passed_over'])}"
+    said = model.card.settings
+    images = f"images {model.shape}, {model.conditions.classes} classes"
+    print(f"{config.out}: teacher of {images}, from {config.folder}")
+    if said["scheduler"]:
+        told = f"prediction {said['prediction']} and schedule {said['schedule']}"
+        print(f"{told}, as {said['scheduler']} says")
+    if said["weights"] != ["diffusion_pytorch_model.safetensors"]:
+        more = f" and {len(said['weights']) - 1} more" if len(said["weights"]) > 1 else ""
+        print(f"weights from {said['weights'][0]}{more}, in single precision")
+    if said["prefix"]:
+        print(f"weights' names are taken without their prefix {said['prefix']}")
+    if said["passed_over"]:
+        print(f"settings that the network does not have: {', '.join(said['passed_over'])}")
+    return {**model.facts(), **said}
 
 
 def main_export(config: ExportConfig) -> dict[str, Any]:
