@@ -122,7 +122,7 @@ class Run:
                 return
             commands = before.commands if known else (*before.commands, *made.commands)
             more = {"commands": commands, "machine": made.machine, "sessions": before.sessions + 1}
-            made = replace(before, finished=False, **more)
+            made = replace(before, finished=False, fast=self.fast, **more)
         _write(self.out, made, self.contents)
         started = time.perf_counter()
         try:
