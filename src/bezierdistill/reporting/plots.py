@@ -43,13 +43,8 @@ def image_grid(images: Tensor, columns: int) -> np.ndarray:
     colour = ((images.float().cpu().clamp(-1, 1) + 1) / 2)[:, :3].expand(-1, 3, -1, -1)
     sheet = torch.ones(rows * columns, 3, height + 1, width + 1)
     sheet[:n, :, :height, :width] = colour
-    return (
-        sheet.unflatten(0, (rows, columns))
-        .permute(0, 3, 1, 4, 2)
-        .flatten(2, 3)
-        .flatten(0, 1)
-        .numpy()
-    )
+    tiles = sheet.unflatten(0, (rows, columns)).permute(0, 3, 1, 4, 2)
+    return tiles.flatten(2, 3).flatten(0, 1).numpy()
 
 
 def sheet(images: Tensor, columns: int, least: int = 64) -> np.ndarray:
@@ -61,8 +56,8 @@ def sheet(images: Tensor, columns: int, least: int = 64) -> np.ndarray:
 
 
 def principal_axes(x: Tensor) -> Tensor:
-    """The two directions ``(D, 2)`` in which samples ``(N, ...)`` vary most (the axes themselves in
-    one or two dimensions).
+    """The two directions ``(D, 2)`` in which samples ``(N, ...)`` vary most; in one or two
+    dimensions the axes themselves.
     """
     flat = x.flatten(1).float()
     if flat.shape[1] <= 2:
@@ -115,45 +110,38 @@ def rounds_figure(rounds: Sequence[RoundRow]) -> Figure:
     """Reflow round by round: Frechet distances over their floor, of the flows, their students, and
     ours beside them.
     """
-    lines = []
+    figure, axes = _chart(5.2, 4.6)
     for k, first in enumerate(rounds[0].samplers):
         look: dict[str, Any] = {"marker": MARKERS[k % len(MARKERS)]}
         if first.who == "ours":
             look = {"marker": "*" if first.passes == 1 else "P", "lw": 2.5, "ls": "--", "ms": 9}
+        look |= {"color": COLOURS[k % len(COLOURS)], "label": sampler_label(first)}
         ratios = [row.samplers[k].scores.frechet.ratio for row in rounds]
-        lines.append((sampler_label(first), ratios, look))
-    figure = _by_round(rounds, lines, RATIO.format("Frechet distance"), "Samples round by round")
-    figure.axes[0].axhline(1.0, color=GREY, ls="--", lw=1)
+        axes.plot([row.round for row in rounds], ratios, **look)
+    _finish_rounds(figure, rounds, RATIO.format("Frechet distance"), "Samples round by round")
+    axes.axhline(1.0, color=GREY, ls="--", lw=1)
     return figure
 
 
 def errors_figure(rounds: Sequence[RoundRow]) -> Figure:
     """Reflow round by round: straightness, drift and errors of reconstruction."""
-    lines = []
+    figure, axes = _chart(5.2, 4.6)
     for k, name in enumerate(ERRORS):
         # Drift is exactly 0 in round 1, which a log axis cannot show.
         values = [getattr(row, name) or math.nan for row in rounds]
-        lines.append((name.replace("_", ": "), values, {"marker": MARKERS[k], "ls": LINES[k]}))
+        look = {"color": COLOURS[k], "marker": MARKERS[k], "ls": LINES[k]}
+        axes.plot([row.round for row in rounds], values, label=name.replace("_", ": "), **look)
     up = "squared error per component (model units²)"
-    return _by_round(rounds, lines, up, "Paths and reconstruction")
+    _finish_rounds(figure, rounds, up, "Paths and reconstruction")
+    return figure
 
 
-def _by_round(
-    rounds: Sequence[RoundRow],
-    lines: Sequence[tuple[str, Sequence[float], dict[str, Any]]],
-    up: str,
-    title: str,
-) -> Figure:
-    """Lines (label, value per round, look) over the rounds."""
-    figure, axes = _chart(5.2, 4.6)
-    numbers = [row.round for row in rounds]
-    for k, (label, values, look) in enumerate(lines):
-        axes.plot(numbers, values, color=COLOURS[k % len(COLOURS)], label=label, **look)
+def _finish_rounds(figure: Figure, rounds: Sequence[RoundRow], up: str, title: str) -> None:
+    (axes,) = figure.axes
     _label(axes, "round of reflow", up, f"{title} (lower is better)")
     _log(axes)
-    axes.set_xticks(numbers)
+    axes.set_xticks([row.round for row in rounds])
     figure.legend(fontsize=8, loc="outside lower center", ncols=2)
-    return figure
 
 
 def arena_figure(
@@ -180,15 +168,10 @@ def arena_figure(
         look: dict[str, Any] = {"marker": MARKERS[(k // 8 + k) % 10], "ms": 6, "lw": 0.9}
         if line[0].ours:
             look = {"marker": "*", "ms": 14, "lw": 2.5, "zorder": 3}
-        axes.errorbar(
-            [getattr(entry, axis) for entry in line],
-            [1 + entry.excess for entry in line],
-            [entry.error for entry in line],
-            color=COLOURS[k % len(COLOURS)],
-            label=plain(line[0].label),
-            ls="-" if axis == "passes" else "",
-            **look,
-        )
+        look |= {"color": COLOURS[k % len(COLOURS)], "ls": "-" if axis == "passes" else ""}
+        x, y = [getattr(entry, axis) for entry in line], [1 + entry.excess for entry in line]
+        errors = [entry.error for entry in line]
+        axes.errorbar(x, y, errors, label=plain(line[0].label), **look)
     axes.axhline(1.0, color=GREY, ls="--", lw=1)
     _log(axes)
     across, title = "seconds of training, everything included", "Quality against cost"
