@@ -146,9 +146,9 @@ def render(name: str, opening: Opening, brief: Sequence[Part], sections: Sequenc
     """The page of a run: its name, what it begins with, what follows the facts, and sections, with
     a table of contents if there are more than four.
     """
-    trimmed = {"trim_blocks": True, "lstrip_blocks": True}
     files = PackageLoader("bezierdistill", "reporting")
-    environment = Environment(loader=files, autoescape=True, undefined=StrictUndefined, **trimmed)
+    environment = Environment(loader=files, autoescape=True, undefined=StrictUndefined)
+    environment.trim_blocks = environment.lstrip_blocks = True
     environment.filters["piece"] = lambda part: type(part).__name__
     told = {"name": name, "opening": opening, "brief": brief, "sections": sections}
     return environment.get_template("report.html.j2").render(told, version=__version__)

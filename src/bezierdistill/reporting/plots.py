@@ -115,9 +115,8 @@ def rounds_figure(rounds: Sequence[RoundRow]) -> Figure:
         look: dict[str, Any] = {"marker": MARKERS[k % len(MARKERS)]}
         if first.who == "ours":
             look = {"marker": "*" if first.passes == 1 else "P", "lw": 2.5, "ls": "--", "ms": 9}
-        look |= {"color": COLOURS[k % len(COLOURS)], "label": sampler_label(first)}
         ratios = [row.samplers[k].scores.frechet.ratio for row in rounds]
-        axes.plot([row.round for row in rounds], ratios, **look)
+        axes.plot([row.round for row in rounds], ratios, label=sampler_label(first), **look)
     _finish_rounds(figure, rounds, RATIO.format("Frechet distance"), "Samples round by round")
     axes.axhline(1.0, color=GREY, ls="--", lw=1)
     return figure
@@ -129,8 +128,8 @@ def errors_figure(rounds: Sequence[RoundRow]) -> Figure:
     for k, name in enumerate(ERRORS):
         # Drift is exactly 0 in round 1, which a log axis cannot show.
         values = [getattr(row, name) or math.nan for row in rounds]
-        look = {"color": COLOURS[k], "marker": MARKERS[k], "ls": LINES[k]}
-        axes.plot([row.round for row in rounds], values, label=name.replace("_", ": "), **look)
+        style, label = MARKERS[k] + LINES[k], name.replace("_", ": ")
+        axes.plot([row.round for row in rounds], values, style, label=label)
     up = "squared error per component (model units²)"
     _finish_rounds(figure, rounds, up, "Paths and reconstruction")
     return figure
@@ -189,12 +188,11 @@ def arena_figure(
 
 
 def loss_figure(title: str, lines: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
-    """The losses of a stage of training, a line per network: lists of (step, loss)."""
+    """The losses of a stage of training by network: lists of (step, loss)."""
     figure, axes = _chart(4.2, 2.9)
     for k, (name, line) in enumerate(lines.items()):
-        look = {"color": COLOURS[k % len(COLOURS)], "ls": LINES[k % len(LINES)], "lw": 1.2}
-        marker = "." if len(line) < 9 else ""
-        axes.plot(*zip(*line, strict=True), label=plain(name), marker=marker, **look)
+        style = ("." if len(line) < 9 else "") + LINES[k % len(LINES)]
+        axes.plot(*zip(*line, strict=True), style, label=plain(name), lw=1.2)
     _label(axes, "optimizer step", "loss (mean since the last point)", title)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     if all(loss > 0 for line in lines.values() for _, loss in line):
@@ -210,6 +208,7 @@ def _chart(width: float, height: float) -> tuple[Figure, Axes]:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#e4e4e4", lw=0.6)
     axes.set_axisbelow(True)
+    axes.set_prop_cycle(color=COLOURS)
     return figure, axes
 
 
