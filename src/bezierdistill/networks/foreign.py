@@ -185,7 +185,9 @@ class Foreign(nn.Module):
             )
         if condition_size < self.classes:
             given = f"conditions have {condition_size} numbers"
-            raise UserError(f"{given}, the network expects {self.classes} or more: one per class")
+            raise UserError(
+                f"{given}, the network has {self.classes} classes: expected one for each"
+            )
         self.is_transformer = blocks = hasattr(inner, "transformer_blocks")
         width = inner.inner_dim if blocks else inner.time_embedding.linear_2.out_features
         self.time = TimeEmbedding(width, condition_size, start=False)
