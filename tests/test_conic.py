@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bezierdistill.couplings import Inversion
 from bezierdistill.curves import BezierCurve
 from bezierdistill.objectives import (
     Balanced,
@@ -19,7 +18,7 @@ from bezierdistill.objectives import (
     UShapedInstants,
 )
 from bezierdistill.objectives.conic import slerp
-from bezierdistill.solvers import time_grid
+from bezierdistill.solvers import solve, time_grid
 from conftest import CountedNet, Draw, close, gaussian
 
 F64 = torch.float64
@@ -162,9 +161,9 @@ def test_inverted_pairs_of_an_exact_flow_agree_with_generated_ones(draw: Draw) -
             return mean + (std - 1) * (x - t[:, None] * mean) / (1 + t[:, None] * (std - 1))
 
     x0, x1 = draw(300, 2), mean + std * draw(300, 2)
-    pair = Inversion(field, tuple(reversed(time_grid(40))), "rk4")(None, x1)
+    inverted = solve(field, x1, time_grid(40, 1.0, 0.0), "rk4").state
     batch = Balanced(
-        Curves(BezierCurve.line(x0, mean + std * x0)), Curves(BezierCurve.line(pair.x0, pair.x1))
+        Curves(BezierCurve.line(x0, mean + std * x0)), Curves(BezierCurve.line(inverted, x1))
     )
     assert float(Conic(0.5, 0.0).loss(Straight(), batch, torch.Generator())) < 1e-10
     assert float(Conic(0.5, 0.2).loss(Straight(), batch, torch.Generator())) > 1e-3

@@ -187,7 +187,7 @@ def test_checkpointing_changes_no_gradient(size: tuple[int, ...], make: Make, dr
         grads.append(
             [parameter.grad.clone() for parameter in net.parameters() if parameter.grad is not None]
         )
-        cast(UNet | DiT, net).checkpointing()
+        cast(UNet | DiT, net).inner.enable_gradient_checkpointing()
     assert len(grads[0]) == len(list(net.parameters()))
     for plain, again in zip(*grads, strict=True):
         close(again, plain)
@@ -239,7 +239,7 @@ def test_unet_sees_the_whole_image(draw: Draw) -> None:
     ("side", "levels"), [(28, 3), (8, 2), (7, 1), (16, 3), (32, 4), (64, 5), (4, 1)]
 )
 def test_unet_levels(side: int, levels: int) -> None:
-    assert count_levels((1, side, side)) == levels
+    assert count_levels(side, side) == levels
 
 
 @pytest.mark.parametrize("size", [(4,), (4, 4), (1, 5, 5), (1, 4, 6)], ids=str)

@@ -184,8 +184,11 @@ def test_calls_conditions_and_wrapped_outputs(shape: tuple[int, ...], draw: Draw
     [
         (lambda: LinearSchedule("forward"), "time is 'forward', expected 'up'"),  # pyright: ignore[reportArgumentType]
         (lambda: LinearSchedule("up", 0.0), "scale is 0.0"),
-        (lambda: LinearSchedule("up", low=0.9, high=0.1), "low and high are 0.9 and 0.1"),
-        (lambda: SigmaSchedule(0.0), "sigma runs from 0.0 to 80.0"),
+        (
+            lambda: LinearSchedule("up", low=0.9, high=0.1),
+            "span is 0.9 to 0.1, expected 0 <= low < high <= 1",
+        ),
+        (lambda: SigmaSchedule(0.0), "sigma is 0.0 to 80.0, expected 0 < least < most"),
         (lambda: StepSchedule(torch.tensor([0.5, 0.6])), "falling numbers"),
         (lambda: StepSchedule(torch.tensor([1.0, 0.6])), "falling numbers"),
         (

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bezierdistill.curves import Time
-from bezierdistill.fields import Blend
+from bezierdistill.fields import Blend, GaussianMixture
 from bezierdistill.solvers import TABLEAUX, check_method, solve, time_grid
 from conftest import ConditionField, CountedField, Draw, close
 
@@ -118,6 +118,18 @@ def test_condition_reaches_the_field(method: str, draw: Draw) -> None:
     x, cond = draw(4, 2), torch.arange(4.0, dtype=torch.float64)
     end = solve(ConditionField(), x, UNEVEN, method, cond).state
     close(end, x + cond[:, None])
+
+
+@pytest.mark.parametrize("method", ["rk4", "dopri5"])
+def test_forwards_then_backwards_returns_to_the_start(
+    method: str, mixture: GaussianMixture, draw: Draw
+) -> None:
+    x0 = draw(20, 2)
+    there = solve(mixture, x0, time_grid(100), method)
+    back = solve(mixture, there.state, time_grid(100, 1.0, 0.0), method)
+    assert back.passes == (400 if method == "rk4" else pytest.approx(there.passes, rel=0.2))
+    torch.testing.assert_close(back.state, x0, rtol=0, atol=1e-6 if method == "rk4" else 2e-4)
+    assert (there.state - x0).abs().mean() > 0.3  # they did move
 
 
 def test_time_grid() -> None:

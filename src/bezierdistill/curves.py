@@ -1,16 +1,14 @@
 r"""Bezier curves whose control points are batches of states.
 
-With the Bernstein basis :math:`b_{i,n}(t) = \binom{n}{i} t^i (1-t)^{n-i}` a curve of degree ``n``
-is
+With the Bernstein basis :math:`b_{i,n}(t) = \binom{n}{i} t^i (1-t)^{n-i}` a curve of degree n is
 
 .. math:: B(t) = \sum_{i=0}^{n} b_{i,n}(t)\, P_i, \qquad P_0 = x_0 \text{ (source)}, \quad
           P_n = x_1 \text{ (data)}.
 
 The inner control points are the *guides*. Degree 1 is the straight line of rectified flow.
 
-Layout: control points come first, ``(n + 1, B, *shape)``. Every operation is then a weighted sum
-over the leading axis, one code path serves any state shape, and ``curve.points[0]`` *is* the batch
-of sources.
+Control points come first, ``(n + 1, B, *shape)``: every operation is a weighted sum over the first
+axis, whatever the shape of a state.
 
 Source: Farin, *Curves and Surfaces for CAGD* (blossoms, ch. 4; derivatives, ch. 5); Feng & Yang,
 arXiv 2503.16562 (guides).
@@ -34,8 +32,7 @@ Time = float | Tensor
 
 
 def match_time(t: Time, x: Tensor) -> Tensor:
-    """Bring a time to one number per row ``(B,)``, in the dtype and on the device of the states
-    ``x`` ``(B, ...)``.
+    """Bring a time to one number per row ``(B,)``, in dtype and on device of states ``(B, ...)``.
 
     Raises:
         UserError: if ``t`` is neither a scalar nor of shape ``(B,)``.
@@ -44,17 +41,12 @@ def match_time(t: Time, x: Tensor) -> Tensor:
     if time.ndim == 0:
         return time.expand(x.shape[0])
     if time.shape != x.shape[:1]:
-        raise UserError(
-            f"time has shape {tuple(time.shape)}, expected a scalar or ({x.shape[0]},): one time"
-            " per row"
-        )
+        raise UserError(f"time has shape {tuple(time.shape)}, expected a scalar or ({len(x)},)")
     return time
 
 
 def expand_time(t: Time, x: Tensor) -> Tensor:
-    """Bring a time to shape ``(B, 1, ...)`` so that it multiplies states ``x`` of shape ``(B,
-    ...)``.
-    """
+    """Bring a time to shape ``(B, 1, ...)``, so that it multiplies states ``x`` ``(B, ...)``."""
     return match_time(t, x).reshape(-1, *[1] * (x.ndim - 1))
 
 
@@ -87,13 +79,11 @@ def _powers(t: Tensor, degree: int) -> list[Tensor]:
 
 @lru_cache(maxsize=None, typed=True)
 def fit_weights(degree: int, times: tuple[float, ...]) -> Tensor:
-    r"""Linear map from the states of a path to the control points of its least-squares curve with
-    fixed ends.
+    r"""Linear map from the states of a path to the points of its least-squares curve of fixed ends.
 
     With ``A`` the inner and ``E`` the outer columns of the Bernstein matrix at the inner times, the
-    inner points are :math:`A^{+}(X - E\,[x_0, x_1])`: a fixed linear combination of the visited
-    states. A solver can therefore add ``weights[:, k] * x_k`` as it goes (:class:`CurveFit`), and
-    no path is stored.
+    inner points are :math:`A^{+}(X - E\,[x_0, x_1])`. A solver can therefore add ``weights[:, k] *
+    x_k`` as it goes (:class:`CurveFit`), and no path is stored.
 
     Args:
         degree: ``n >= 1``.
@@ -128,8 +118,7 @@ def fit_weights(degree: int, times: tuple[float, ...]) -> Tensor:
 
 
 class CurveFit:
-    """Least-squares curve with fixed ends, built from running sums while a solver visits the states
-    of a path.
+    """Least-squares curve with fixed ends, by running sums while a solver visits a path's states.
 
     Pass it as ``observe`` to :func:`bezierdistill.solvers.solve`; memory is ``degree + 1`` states
     whatever the number of steps. A second solve, from index 0, starts again.
@@ -168,9 +157,7 @@ class CurveFit:
             UserError: if nothing was visited.
         """
         if self._sums is None:
-            raise UserError(
-                "no state was visited: pass the CurveFit to solve(..., observe=fit) first"
-            )
+            raise UserError("no state was visited: call solve(..., observe=fit) first")
         return BezierCurve(self._sums.to(self._dtype))
 
 
@@ -195,10 +182,8 @@ class BezierCurve:
 
     def __post_init__(self) -> None:
         if self.points.ndim < 2 or self.points.shape[0] < 2:
-            raise UserError(
-                f"control points have shape {tuple(self.points.shape)}, expected (degree + 1, B,"
-                " ...) with a degree of 1 or more"
-            )
+            shape = tuple(self.points.shape)
+            raise UserError(f"control points have shape {shape}, expected (2 or more, B, ...)")
 
     @classmethod
     def line(cls, x0: Tensor, x1: Tensor) -> BezierCurve:
@@ -207,9 +192,7 @@ class BezierCurve:
 
     @classmethod
     def from_guides(cls, x0: Tensor, guides: Sequence[Tensor], x1: Tensor) -> BezierCurve:
-        """Curve of degree ``len(guides) + 1`` through given guides (the paper's construction),
-        every state ``(B, ...)``.
-        """
+        """Curve of degree ``len(guides) + 1`` with given guides, every state ``(B, ...)``."""
         return cls(torch.stack([x0, *guides, x1]))
 
     @classmethod
@@ -219,15 +202,10 @@ class BezierCurve:
 
     @classmethod
     def fit(cls, path: Tensor, times: Sequence[float], degree: int) -> BezierCurve:
-        """Least-squares curve with fixed ends through a stored path ``(N, B, ...)`` at ``times``
-        (see :func:`fit_weights`).
-        """
+        """Least-squares curve through a path ``(N, B, ...)``; see :func:`fit_weights`."""
         fit = CurveFit(degree, times)
         if len(path) != fit.weights.shape[1]:
-            raise UserError(
-                f"path has {len(path)} states for {fit.weights.shape[1]} times, expected one state"
-                " per time"
-            )
+            raise UserError(f"path has {len(path)} states, expected one state per time")
         for k, x in enumerate(path):
             fit(k, x)
         return fit.curve()
@@ -258,9 +236,7 @@ class BezierCurve:
         return self._combine(bernstein(self.degree, match_time(t, self.points[0])), self.points)
 
     def ends(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """The states ``(B(s), B(t))`` of an interval per row, times ``(B,)``, in one product: what
-        training evaluates at every step.
-        """
+        """The states ``(B(s), B(t))`` of an interval per row, times ``(B,)``, in one product."""
         weights = bernstein(self.degree, torch.stack([s, t], 1).to(self.points)).permute(1, 2, 0)
         rows = self.points.reshape(*self.points.shape[:2], -1).transpose(0, 1)
         start, end = torch.bmm(weights, rows).unbind(1)
@@ -268,9 +244,8 @@ class BezierCurve:
 
     def velocity(self, t: Time) -> Tensor:
         """The drift ``B'(t) = n sum_i b[i, n-1](t) (P_{i+1} - P_i)``, shape ``(B, ...)``."""
-        return self._combine(
-            bernstein(self.degree - 1, match_time(t, self.points[0])), self._differences()
-        )
+        weights = bernstein(self.degree - 1, match_time(t, self.points[0]))
+        return self._combine(weights, self._differences())
 
     def acceleration(self, t: Time) -> Tensor:
         """The second derivative ``B''(t)``, shape ``(B, ...)``; zero for a line."""
@@ -281,12 +256,9 @@ class BezierCurve:
     def segment(self, s: Time, t: Time) -> BezierCurve:
         """The part of the curve between ``s`` and ``t`` as a curve of its own on [0, 1].
 
-        Its control points are the blossom values ``b[s^(n-j), t^j]``, so no division occurs and ``s
-        = t`` is allowed.
+        Its control points are the blossom values ``b[s^(n-j), t^j]``: ``s = t`` is allowed.
         """
-        return BezierCurve(
-            _blossoms(self.points, expand_time(s, self.points[0]), expand_time(t, self.points[0]))
-        )
+        return BezierCurve(_blossoms(self.points, s, t))
 
     def split(self, s: Time) -> tuple[BezierCurve, BezierCurve]:
         """The two parts before and after ``s``, each a curve on [0, 1]."""
@@ -303,42 +275,31 @@ class BezierCurve:
     def average_velocity(self, s: Time, t: Time) -> Tensor:
         """``(B(t) - B(s)) / (t - s)``, exact in the limit ``s = t``, shape ``(B, ...)``.
 
-        A Bezier curve's mean over [0, 1] is the mean of its control points; applied to the segment
-        of ``B'`` no division is needed.
+        A curve's mean over [0, 1] is that of its control points; that of a segment of ``B'`` needs
+        no division.
         """
-        x = self.points[0]
-        return _blossoms(self._differences(), expand_time(s, x), expand_time(t, x)).mean(0)
+        return _blossoms(self._differences(), s, t).mean(0)
 
     def arc_length(self, nodes: int = 32) -> Tensor:
-        """Length of every curve, ``(B,)``, by Gauss-Legendre quadrature of ``|B'(t)|`` with
-        ``nodes`` nodes.
-        """
+        """Lengths ``(B,)`` by Gauss-Legendre quadrature of ``|B'(t)|`` with ``nodes`` nodes."""
         abscissae, weights = np.polynomial.legendre.leggauss(nodes)
-        length = torch.zeros(
-            self.points.shape[1], dtype=self.points.dtype, device=self.points.device
-        )
+        length = self.points.new_zeros(self.points.shape[1])
         for a, w in zip(abscissae.tolist(), weights.tolist(), strict=True):
             length = length + w / 2 * self.velocity((a + 1) / 2).flatten(1).norm(dim=1)
         return length
 
     def curvature(self, t: Time) -> Tensor:
-        r"""Curvature :math:`\sqrt{|v|^2|a|^2 - (v \cdot a)^2} / |v|^3` at ``t``, shape ``(B,)``, in
-        one over the state's unit.
-        """
+        r"""Curvature :math:`\sqrt{|v|^2|a|^2 - (v \cdot a)^2} / |v|^3` at ``t``, ``(B,)``."""
         v, a = self.velocity(t).flatten(1), self.acceleration(t).flatten(1)
         vv = (v * v).sum(1, keepdim=True).clamp_min(torch.finfo(v.dtype).tiny)
         return ((a - (v * a).sum(1, keepdim=True) / vv * v) / vv).norm(dim=1)
 
 
-def _blossoms(points: Tensor, s: Tensor, t: Tensor) -> Tensor:
-    """Blossom values with ``j`` arguments ``t`` and the others ``s``, for j = 0..n: the control
-    points of the segment [s, t].
-    """
-    rows = [points]
-    while rows[0].shape[0] > 1:
-        # One de Casteljau step per row: each row takes one more argument s, and the last one also
-        # starts a row with t.
-        lerped_s = [(1 - s) * row[:-1] + s * row[1:] for row in rows]
-        last = rows[-1]
-        rows = [*lerped_s, (1 - t) * last[:-1] + t * last[1:]]
+def _blossoms(points: Tensor, start: Time, end: Time) -> Tensor:
+    """Blossom values of j arguments ``end``, the others ``start``: the points of that segment."""
+    s, t, rows = expand_time(start, points[0]), expand_time(end, points[0]), [points]
+    while len(rows[0]) > 1:
+        # De Casteljau: each row takes one more argument s, the last one also starts one of t.
+        last = (1 - t) * rows[-1][:-1] + t * rows[-1][1:]
+        rows = [*((1 - s) * row[:-1] + s * row[1:] for row in rows), last]
     return torch.cat(rows)

@@ -1,16 +1,12 @@
-r"""Velocity fields :math:`v(x, t)` of :math:`dx/dt = v`, with t=0 at the source and t=1 at the
-data.
+r"""Velocity fields :math:`v(x, t)` of :math:`dx/dt = v`, t=0 at the source and t=1 at the data.
 
-* :class:`NetworkField`: a trained network, read on the diagonal ``s = t`` of its average velocity
-  ``u(x, s, t)``.
+* :class:`NetworkField`: a network, on the diagonal of its average velocity ``u(x, s, t)``.
 * :class:`Blend`: several teachers as one field, :math:`v = \sum_i w_i(t)\, v_i` with Bernstein
-  weights :math:`w_i(t) = \sum_j W_{ij}\, b_{j,m}(t)` and :math:`\sum_i W_{ij} = 1`, so that the
-  weights sum to one at every time.
-* :class:`Guided`: one teacher with and without its condition, weights (g, 1-g): classifier-free
-  guidance. Each row may have its own g.
+  weights :math:`w_i(t) = \sum_j W_{ij}\, b_{j,m}(t)` and :math:`\sum_i W_{ij} = 1`, so that they
+  sum to one at every time.
+* :class:`Guided`: one teacher with and without its condition: classifier-free guidance.
 * :class:`Stretched`: a field between two times, another two for every row, as a field over [0, 1].
-* :class:`GaussianMixture`: the exact field between a standard normal and a mixture, the ground
-  truth of the tests.
+* :class:`GaussianMixture`: the exact field between a standard normal and a mixture.
 
 Source: Liu et al. 2022 (arXiv 2209.03003); Ho & Salimans 2022 (arXiv 2207.12598) and Karras et al.
 2024 (arXiv 2406.02507) are blends with weights (g, 1-g).
@@ -35,8 +31,7 @@ from bezierdistill.errors import UserError
 class Field(Protocol):
     """A velocity field: ``field(x, t, cond)`` gives ``dx/dt``.
 
-    ``passes`` is the number of network passes that one evaluation costs; a field without it, such
-    as a plain function, costs 1 (:func:`passes_of`).
+    A field without ``passes``, such as a plain function, costs 1 (:func:`passes_of`).
     """
 
     @property
@@ -45,9 +40,7 @@ class Field(Protocol):
         ...
 
     def __call__(self, x: Tensor, t: Time, cond: Tensor | None = None) -> Tensor:
-        """Velocity ``(B, ...)`` of states ``x`` ``(B, ...)`` at a scalar time or one time per row
-        ``(B,)``.
-        """
+        """Velocity ``(B, ...)`` of states ``(B, ...)`` at one time, or one per row ``(B,)``."""
         ...
 
 
@@ -60,8 +53,8 @@ def passes_of(field: Field) -> int:
 def evaluating() -> Iterator[None]:
     """Evaluation mode, for the time of a block, of every module that runs in it.
 
-    What a user hands over as a field may be a module, or any function around some: modules are met
-    when they run, and get their mode back at the end. Nothing else of them changes.
+    A field may be any function around modules: they are met when they run, and get their mode back
+    at the end.
 
     Example:
         >>> net = nn.Sequential(nn.Dropout(0.5))
@@ -90,8 +83,7 @@ def evaluating() -> Iterator[None]:
 
 
 class NetworkField:
-    """The field of a network ``net(x, s, t, cond)`` that predicts average velocities: its diagonal
-    ``v(x, t) = u(x, t, t)``.
+    """The field of a network ``net(x, s, t, cond)``: its diagonal ``v(x, t) = u(x, t, t)``.
 
     Args:
         net: the network, called with one time per row, in evaluation mode.
@@ -110,17 +102,14 @@ class NetworkField:
 
 
 class Blend:
-    """Several fields as one, with weights that change over time as Bernstein polynomials and always
-    sum to one.
+    """Several fields as one, weighted by Bernstein polynomials of the time that sum to one.
 
     Args:
         fields: one or more teachers over the same states.
-        weights: ``(M, m + 1)``: a row of Bernstein coefficients per teacher. ``(M,)`` or one
-            column: constant. Negative allowed.
+        weights: ``(M, m + 1)``, a row of Bernstein coefficients per teacher, or ``(M,)``.
 
     Raises:
-        UserError: if the number of rows differs from the number of fields, rows differ in length,
-            or a column does not sum to one (the sums are shown).
+        UserError: unless there is a row per field, of equal length, and columns sum to one.
 
     Example:
         >>> zero, one = (lambda x, t, cond=None: 0 * x), (lambda x, t, cond=None: 0 * x + 1)
@@ -135,22 +124,17 @@ class Blend:
         try:
             matrix = torch.as_tensor(weights, dtype=torch.float64)
         except ValueError:
-            raise UserError(
-                f"weights are {weights}, expected equally many numbers per field"
-            ) from None
+            message = f"weights are {weights}, expected equally many numbers per field"
+            raise UserError(message) from None
         self.weights = matrix[:, None] if matrix.ndim == 1 else matrix
         self.fields = tuple(fields)
         if self.weights.ndim != 2 or len(self.weights) != len(self.fields):
-            raise UserError(
-                f"weights have shape {tuple(matrix.shape)} for {len(self.fields)} fields, expected"
-                " a row of Bernstein coefficients per field"
-            )
+            given = f"{tuple(matrix.shape)} for {len(self.fields)} fields"
+            raise UserError(f"weights have shape {given}, expected a row per field")
         sums = self.weights.sum(0)
         if not torch.allclose(sums, torch.ones_like(sums), atol=1e-6):
-            raise UserError(
-                f"blend weights sum to {[round(s, 6) for s in sums.tolist()]} per column, expected"
-                " 1 in every column"
-            )
+            given = [round(s, 6) for s in sums.tolist()]
+            raise UserError(f"blend weights sum to {given}, expected 1 in every column")
 
     @property
     def passes(self) -> int:
@@ -173,11 +157,7 @@ class Blend:
 
 @dataclass(frozen=True)
 class Guided:
-    """Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598): ``g v(x, t, c) + (1 - g)
-    v(x, t, none)``.
-
-    For a constant g this is :class:`Blend` of a teacher with its condition and the same teacher
-    without, weights (g, 1 - g).
+    """Classifier-free guidance (arXiv 2207.12598): ``g v(x, t, c) + (1 - g) v(x, t, none)``.
 
     Args:
         field: a conditional teacher.
@@ -200,26 +180,21 @@ class Guided:
             UserError: without a condition.
         """
         if cond is None:
-            raise UserError(
-                "guidance got no condition, expected one per row: a teacher without conditions"
-                " cannot be guided"
-            )
-        own = cond if self.strength is not None else cond[:, :-1]
-        strength = self.strength if self.strength is not None else expand_time(cond[:, -1], x).to(x)
-        return torch.lerp(self.field(x, t, None), self.field(x, t, own), strength)
+            raise UserError("guidance got no condition, expected one per row")
+        strength = self.strength
+        if strength is None:
+            cond, strength = cond[:, :-1], expand_time(cond[:, -1], x)
+        return torch.lerp(self.field(x, t, None), self.field(x, t, cond), strength)
 
 
 @dataclass(frozen=True)
 class Stretched:
-    r"""A field between two times that differ from row to row, as a field over [0, 1]:
+    r"""A field between two times per row as a field over [0, 1], so that one grid serves all rows:
     :math:`dx/d\tau = (b - a)\, v(x, a + \tau (b - a))`.
-
-    One solver grid then serves rows in different windows.
 
     Args:
         field: the field ``v``.
-        start: ``a``, ``(B,)``.
-        end: ``b``, ``(B,)``.
+        start, end: ``a`` and ``b``, each ``(B,)``.
     """
 
     field: Field
@@ -258,7 +233,7 @@ class GaussianMixture:
     passes: int = 1
 
     def __call__(self, x: Tensor, t: Time, cond: Tensor | None = None) -> Tensor:
-        """Velocity ``(B, D)``; see :class:`Field`. ``cond`` is not used: there is no condition."""
+        """Velocity ``(B, D)``; see :class:`Field`. There is no condition."""
         time = expand_time(t, x)[:, None]
         means, var = self.means.to(x), self.stds.to(x) ** 2
         spread = (1 - time) ** 2 + time**2 * var
@@ -272,7 +247,6 @@ class GaussianMixture:
         device = self.means.device if generator is None else generator.device
         means, stds, weights = (part.to(device) for part in (self.means, self.stds, self.weights))
         component = torch.multinomial(weights, count, replacement=True, generator=generator)
-        noise = torch.randn(
-            count, means.shape[1], generator=generator, dtype=means.dtype, device=device
-        )
-        return (means[component] + stds[component] * noise).to(self.means.device)
+        chosen = means[component]
+        noise = torch.randn(chosen.shape, generator=generator, dtype=means.dtype, device=device)
+        return (chosen + stds[component] * noise).to(self.means.device)

@@ -1,15 +1,12 @@
-r"""A model of another library as a velocity field, whatever it predicts, however it counts time
-and adds noise.
+r"""A model of another library as a velocity field, however it counts time and adds noise.
 
-Every Gaussian path is :math:`y = \alpha x_1 + \sigma \epsilon`. Divided by :math:`\alpha + \sigma`
-such a state is one of ours,
+A state :math:`y = \alpha x_1 + \sigma \epsilon` divided by :math:`\alpha + \sigma` is one of ours,
 
 .. math:: x = \frac{y}{\alpha + \sigma} = (1 - t)\, x_0 + t\, x_1,
    \qquad x_0 = \epsilon, \quad t = \frac{\alpha}{\alpha + \sigma},
 
 so a model that knows the noise or the data in y knows the velocity :math:`v(x, t) = E[x_1 - x_0
-\mid x]`. The conversion is exact; there is nothing to choose but what the model predicts
-(:data:`Prediction`) and its schedule, and neither is ever guessed.
+\mid x]`, exactly. What the model predicts and its schedule are never guessed.
 
 Source: Lipman et al. 2024, *Flow matching guide and code* (arXiv 2412.06264), section 4.8, for the
 change of path; Salimans & Ho 2022 (arXiv 2202.00512), appendix D, for v-prediction; Karras et al.
@@ -21,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -29,7 +26,7 @@ from torch import Tensor
 from bezierdistill.curves import Time, expand_time, match_time, widest
 from bezierdistill.errors import UserError
 from bezierdistill.fields import evaluating
-from bezierdistill.settings import Prediction
+from bezierdistill.settings import Prediction, check_choice
 
 
 class Schedule(Protocol):
@@ -56,8 +53,7 @@ class LinearSchedule:
         high: greatest time of ours, in (low, 1].
 
     Raises:
-        UserError: on another word for ``time``, a scale that is not positive, or a span that is
-            none.
+        UserError: on another word for ``time``, a scale that is not positive, or an empty span.
     """
 
     time: Literal["up", "down"]
@@ -67,15 +63,11 @@ class LinearSchedule:
 
     def __post_init__(self) -> None:
         if self.time not in ("up", "down"):
-            raise UserError(
-                f"time is {self.time!r}, expected 'up' (0 is noise) or 'down' (0 is data)"
-            )
+            raise UserError(f"time is {self.time!r}, expected 'up' (from noise) or 'down'")
         if self.scale <= 0:
             raise UserError(f"scale is {self.scale}, expected a positive number")
         if not 0 <= self.low < self.high <= 1:
-            raise UserError(
-                f"low and high are {self.low} and {self.high}, expected 0 <= low < high <= 1"
-            )
+            raise UserError(f"span is {self.low} to {self.high}, expected 0 <= low < high <= 1")
 
     @property
     def span(self) -> tuple[float, float]:
@@ -93,8 +85,7 @@ class SigmaSchedule:
     """EDM and consistency models: ``alpha = 1``, and the time input is ``sigma``.
 
     Args:
-        least: smallest sigma that the model was trained on.
-        most: greatest sigma.
+        least, most: smallest and greatest sigma that the model was trained on.
 
     Raises:
         UserError: unless ``0 < least < most``.
@@ -105,9 +96,7 @@ class SigmaSchedule:
 
     def __post_init__(self) -> None:
         if not 0 < self.least < self.most:
-            raise UserError(
-                f"sigma runs from {self.least} to {self.most}, expected 0 < least < most"
-            )
+            raise UserError(f"sigma is {self.least} to {self.most}, expected 0 < least < most")
 
     @property
     def span(self) -> tuple[float, float]:
@@ -122,8 +111,7 @@ class SigmaSchedule:
 
 @dataclass(frozen=True)
 class StepSchedule:
-    r"""DDPM and most of diffusers: steps 0 (data) to N - 1 (noise) with :math:`\alpha^2 + \sigma^2
-    = 1`.
+    r"""DDPM and most of diffusers: steps 0 (data) to N - 1, :math:`\alpha^2 + \sigma^2 = 1`.
 
     Between two steps the time input is a fraction, linear in :math:`\log (\sigma / \alpha)`.
 
@@ -139,16 +127,9 @@ class StepSchedule:
 
     def __post_init__(self) -> None:
         a = self.alphas_cumprod
-        if (
-            a.ndim != 1
-            or len(a) < 2
-            or not bool(((a > 0) & (a < 1)).all())
-            or not bool((a[1:] < a[:-1]).all())
-        ):
-            raise UserError(
-                "alphas_cumprod must be two or more falling numbers in (0, 1), as a diffusers"
-                " scheduler has them"
-            )
+        inside = a.ndim == 1 and len(a) > 1 and bool(((a > 0) & (a < 1)).all())
+        if not inside or not bool((a[1:] < a[:-1]).all()):
+            raise UserError("alphas_cumprod must be two or more falling numbers in (0, 1)")
 
     @cached_property
     def _levels(self) -> Tensor:
@@ -180,17 +161,12 @@ def check_prediction(prediction: Prediction, schedule: Schedule) -> None:
         UserError: on another prediction, or one that says nothing at an end of the span (the noise
             at pure noise, the data at pure data).
     """
-    if prediction not in get_args(Prediction):
-        raise UserError(
-            f"prediction is {prediction!r}, expected one of {', '.join(get_args(Prediction))}"
-        )
+    check_choice("prediction", prediction, Prediction)
     low, high = schedule.span
     if (prediction == "epsilon" and low <= 0) or (prediction == "sample" and high >= 1):
         edge = "pure noise (low > 0)" if prediction == "epsilon" else "pure data (high < 1)"
-        raise UserError(
-            f"the schedule spans {low:g} to {high:g}, a model that predicts {prediction} needs"
-            f" a span that ends before {edge}"
-        )
+        given = f"the schedule spans {low:g} to {high:g}, a model that predicts {prediction}"
+        raise UserError(f"{given} needs a span that ends before {edge}")
 
 
 def velocity(
@@ -231,14 +207,12 @@ class ForeignField:
     Modules are called in evaluation mode, and are left as they were.
 
     Args:
-        model: called as ``model(y, time)``, its state and its time ``(B,)``, unless ``call`` says
-            otherwise.
+        model: called as ``model(y, time)``, its state and its time ``(B,)``, or by ``call``.
         prediction: ``velocity`` (data minus noise), ``flow`` (noise minus data: diffusers' flow
             matching), ``epsilon`` (the noise), ``sample`` (the data, a denoiser), ``v_prediction``
             (``alpha noise - sigma data``).
         schedule: its noise levels and times.
-        call: ``call(model, y, time, cond)`` where the order or the names of its arguments differ
-            (torchcfm has the time first).
+        call: ``call(model, y, time, cond)`` where its arguments are others (torchcfm: time first).
         passes: network passes of one call.
 
     Raises:

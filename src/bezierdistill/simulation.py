@@ -1,5 +1,4 @@
-"""Simulation: a field moves sources (or real data, backwards), and the paths become Bezier
-curves.
+"""Simulation: a field moves sources (or real data, backwards) along what become Bezier curves.
 
 The inner control points, the *guides*, come from the teachers in one of three ways:
 
@@ -19,7 +18,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bezierdistill.couplings import Inversion, Teacher
 from bezierdistill.curves import BezierCurve, CurveFit, fit_weights
 from bezierdistill.errors import UserError
 from bezierdistill.fields import Field, passes_of
@@ -39,8 +37,8 @@ class Simulation:
         steps: solver steps.
         method: fixed-step solver.
         backwards: start from real data and solve from t=1 to t=0.
-        through: the flow of another domain: states of that domain are carried back to noise by it
-            first, in as many steps, then forwards by ``field``; the curve spans both halves.
+        through: the flow of another domain, whose states it carries back to noise first, in as many
+            steps; the curve spans both halves.
 
     Raises:
         UserError: on a degree that the guides cannot have, or too few steps for a fit.
@@ -61,24 +59,13 @@ class Simulation:
         if self.guides == "fit":
             fit_weights(self.degree, self.fit_times)
         if self.through is not None and (self.backwards or self.guides != "fit"):
-            raise UserError(
-                "a path through another domain's noise runs forwards and its guides are fitted:"
-                " expected --guides fit, no --invert-from"
-            )
-        if self.degree < self._min_degree:
-            why = (
-                "a cubic"
-                if self.guides == "hermite"
-                else f"one guide for each of {len(self.teachers)} teachers"
-            )
-            raise UserError(
-                f"degree is {self.degree} with guides {self.guides!r}, expected"
-                f" {self._min_degree} or more: {why}"
-            )
-
-    @property
-    def _min_degree(self) -> int:
-        return {"fit": 1, "hermite": 3, "endpoints": len(self.teachers) + 1}[self.guides]
+            raise UserError("curves from another domain take --guides fit and no --invert-from")
+        least = {"fit": 1, "hermite": 3, "endpoints": len(self.teachers) + 1}[self.guides]
+        if self.degree < least:
+            guides = f"one guide for each of {len(self.teachers)} teachers"
+            why = "a cubic" if self.guides == "hermite" else guides
+            given = f"degree is {self.degree} with guides {self.guides!r}"
+            raise UserError(f"{given}, expected {least} or more: {why}")
 
     @property
     def times(self) -> tuple[float, ...]:
@@ -87,54 +74,39 @@ class Simulation:
 
     @property
     def fit_times(self) -> tuple[float, ...]:
-        """The times of the states that a fit sees: two grids, end to end, on a path through another
-        domain's noise.
-        """
+        """The times of the states that a fit sees: two grids, end to end, from another domain."""
         return self.times if self.through is None else time_grid(2 * self.steps)
 
     @torch.no_grad()
     def curves(self, start: Tensor, cond: Tensor | None = None) -> tuple[BezierCurve, int]:
-        """Curves from states ``(B, ...)`` at the first time with conditions ``(B, C)``, and the
-        network passes per row.
-        """
+        """Curves from states ``(B, ...)`` with conditions ``(B, C)``, and the passes per row."""
         fit = CurveFit(self.degree, self.fit_times) if self.guides == "fit" else None
         if self.through is not None and fit is not None:
             return self._through(self.through, start, cond, fit)
-        if self.backwards:
-            pair = Inversion(self.field, self.times, self.method, fit)(None, start, cond)
-        else:
-            pair = Teacher(self.field, self.times, self.method, fit)(start, cond=cond)
+        end = solve(self.field, start, self.times, self.method, cond, fit)
         if fit is not None:
-            return fit.curve(), pair.passes
+            return fit.curve(), end.passes
+        x0, x1 = (end.state, start) if self.backwards else (start, end.state)
         if self.guides == "hermite":
-            v0, v1 = self.field(pair.x0, 0.0, cond), self.field(pair.x1, 1.0, cond)
-            return (
-                self._elevated(BezierCurve.hermite(pair.x0, pair.x1, v0, v1)),
-                pair.passes + 2 * passes_of(self.field),
-            )
-        ends = [
-            solve(teacher, pair.x0, time_grid(self.steps), self.method, cond)
-            for teacher in self.teachers
-        ]
-        curve = BezierCurve.from_guides(pair.x0, [end.state for end in ends], pair.x1)
-        return self._elevated(curve), pair.passes + sum(end.passes for end in ends)
+            v0, v1 = self.field(x0, 0.0, cond), self.field(x1, 1.0, cond)
+            curve, passes = BezierCurve.hermite(x0, x1, v0, v1), 2 * passes_of(self.field)
+        else:
+            grid = time_grid(self.steps)
+            ends = [solve(teacher, x0, grid, self.method, cond) for teacher in self.teachers]
+            curve = BezierCurve.from_guides(x0, [guide.state for guide in ends], x1)
+            passes = sum(guide.passes for guide in ends)
+        while curve.degree < self.degree:
+            curve = curve.elevate()
+        return curve, end.passes + passes
 
     def _through(
         self, through: Field, start: Tensor, cond: Tensor | None, fit: CurveFit
     ) -> tuple[BezierCurve, int]:
-        """Back to noise by one flow, forwards by the other; the noise where they meet is seen by
-        the fit once.
-        """
         back = solve(through, start, time_grid(self.steps, 1.0, 0.0), self.method, cond, fit)
 
         def observe(k: int, x: Tensor) -> None:
-            if k:
+            if k:  # the noise where both halves meet is seen by the fit once
                 fit(self.steps + k, x)
 
         forth = solve(self.field, back.state, time_grid(self.steps), self.method, cond, observe)
         return fit.curve(), back.passes + forth.passes
-
-    def _elevated(self, curve: BezierCurve) -> BezierCurve:
-        while curve.degree < self.degree:
-            curve = curve.elevate()
-        return curve

@@ -20,15 +20,14 @@ from torch import Tensor
 from bezierdistill.curves import widest
 from bezierdistill.errors import UserError
 from bezierdistill.fields import Field, passes_of
+from bezierdistill.settings import check_counts
 
 Observer = Callable[[int, Tensor], None]
 
 
 @dataclass(frozen=True)
 class Tableau:
-    """Butcher tableau of an explicit method: ``a`` (rows below the diagonal), weights ``b``, nodes
-    ``c``, convergence ``order``.
-    """
+    """Butcher tableau: ``a`` (rows below the diagonal), weights ``b``, nodes ``c``, ``order``."""
 
     a: tuple[tuple[float, ...], ...]
     b: tuple[float, ...]
@@ -41,19 +40,14 @@ TABLEAUX = {
     "midpoint": Tableau(((), (0.5,)), (0.0, 1.0), (0.0, 0.5), 2),
     "heun": Tableau(((), (1.0,)), (0.5, 0.5), (0.0, 1.0), 2),
     "rk4": Tableau(
-        ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)),
-        (1 / 6, 1 / 3, 1 / 3, 1 / 6),
-        (0.0, 0.5, 0.5, 1.0),
-        4,
+        ((), (0.5,), (0, 0.5), (0, 0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6), (0.0, 0.5, 0.5, 1.0), 4
     ),
 }
 
 
 @dataclass(frozen=True)
 class Solution:
-    """End of a solve: ``state`` ``(B, ...)`` at the last time, and the network ``passes`` each row
-    cost.
-    """
+    """``state`` ``(B, ...)`` at the last time, and the network ``passes`` that each row cost."""
 
     state: Tensor
     passes: int
@@ -65,8 +59,7 @@ def time_grid(steps: int, start: float = 0.0, end: float = 1.0) -> tuple[float, 
     Raises:
         UserError: if ``steps < 1``.
     """
-    if steps < 1:
-        raise UserError(f"steps is {steps}, expected 1 or more")
+    check_counts(steps=steps)
     return (*(start + (end - start) * k / steps for k in range(steps)), end)
 
 
@@ -83,9 +76,8 @@ def evaluations(method: str) -> int:
         UserError: if the method has no fixed number of them.
     """
     if method not in TABLEAUX:
-        raise UserError(
-            f"solver is {method!r}, expected one with fixed steps: {', '.join(TABLEAUX)}"
-        )
+        names = ", ".join(TABLEAUX)
+        raise UserError(f"solver is {method!r}, expected one with fixed steps: {names}")
     return len(TABLEAUX[method].b)
 
 
@@ -112,8 +104,7 @@ def solve(
         tolerance: relative and absolute tolerance of ``dopri5``; the fixed-step methods have none.
 
     Returns:
-        The final states and the passes spent per row (evaluations times ``passes`` of the field,
-        1 where it has none).
+        The final states, and per row the evaluations times :func:`~bezierdistill.fields.passes_of`.
 
     Raises:
         UserError: on an unknown method or a grid that is not monotone.
@@ -121,12 +112,13 @@ def solve(
     check_method(method)
     steps = [b - a for a, b in pairwise(times)]
     if not steps or not (all(h > 0 for h in steps) or all(h < 0 for h in steps)):
-        raise UserError(
-            f"times are {list(times)}, expected two or more, strictly rising or strictly falling"
-        )
+        raise UserError(f"times are {[*times]}, expected strictly rising or strictly falling ones")
     observe = observe or (lambda k, state: None)
     if method == "dopri5":
-        return _solve_adaptive(field, x, times, cond, observe, tolerance)
+        states, evaluations = _solve_adaptive(field, x, times, cond, tolerance)
+        for k, state in enumerate(states):
+            observe(k, state)
+        return Solution(states[-1], evaluations * passes_of(field))
     tableau = TABLEAUX[method]
     observe(0, x)
     for k, h in enumerate(steps):
@@ -152,15 +144,10 @@ def _advance(x: Tensor, h: float, weights: Sequence[float], slopes: Sequence[Ten
 
 
 def _solve_adaptive(
-    field: Field,
-    x: Tensor,
-    times: Sequence[float],
-    cond: Tensor | None,
-    observe: Observer,
-    tolerance: float,
-) -> Solution:
-    # Imported here: it pulls in scipy, which nothing else on this path needs.
-    from torchdiffeq import odeint
+    field: Field, x: Tensor, times: Sequence[float], cond: Tensor | None, tolerance: float
+) -> tuple[Tensor, int]:
+    """The states at all times, and the number of evaluations."""
+    from torchdiffeq import odeint  # imported here: it takes scipy
 
     evaluations = 0
 
@@ -172,6 +159,4 @@ def _solve_adaptive(
     grid = torch.tensor(list(times), dtype=widest(x.device), device=x.device)
     states = odeint(velocity, x, grid, method="dopri5", rtol=tolerance, atol=tolerance)
     assert isinstance(states, Tensor)
-    for k, state in enumerate(states):
-        observe(k, state)
-    return Solution(states[-1], evaluations * passes_of(field))
+    return states, evaluations

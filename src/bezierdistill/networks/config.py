@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 from bezierdistill.errors import UserError
+from bezierdistill.settings import check_choice
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,18 +41,10 @@ class NetworkConfig:
         Raises:
             UserError: on another kind, sizes below 1, or what the network itself rejects.
         """
-        if self.kind not in get_args(NetworkKind):
-            raise UserError(f"network is {self.kind!r}, expected mlp, unet or dit")
-        if not all(type(size) is int for size in (self.width, self.depth, self.patch)):
-            raise UserError(
-                f"network has width {self.width!r}, depth {self.depth!r}, patch {self.patch!r},"
-                " expected whole numbers"
-            )
-        if min(self.width, self.depth, self.patch) < 1:
-            raise UserError(
-                f"network has width {self.width}, depth {self.depth}, patch {self.patch}, expected"
-                " 1 or more of each"
-            )
+        check_choice("network", self.kind, NetworkKind)
+        if not all(type(n) is int and n > 0 for n in (self.width, self.depth, self.patch)):
+            given = f"width {self.width!r}, depth {self.depth!r}, patch {self.patch!r}"
+            raise UserError(f"network has {given}, expected whole numbers, 1 or more")
         import torch  # imported here: settings take no torch
 
         from bezierdistill.networks.dit import DiT
@@ -62,9 +55,8 @@ class NetworkConfig:
             torch.manual_seed(seed)
             if self.kind == "mlp":
                 return MLP(shape, self.width, self.depth, condition_size)
-            if self.kind == "unet":
-                return UNet(shape, self.width, self.depth, self.patch, condition_size)
-            return DiT(shape, self.width, self.depth, self.patch, condition_size)
+            kind = UNet if self.kind == "unet" else DiT
+            return kind(shape, self.width, self.depth, self.patch, condition_size)
 
 
 def read_network(fields: Mapping[str, Any]) -> NetworkConfig | ForeignConfig:

@@ -45,8 +45,7 @@ class DiT(nn.Module):
         condition_size: numbers of a condition; 0 is none.
 
     Raises:
-        UserError: on a shape that is no square image or not divisible by the patch, or a width
-            that heads of 32 do not divide.
+        UserError: on a shape that is no square image divisible by the patch, or another width.
     """
 
     def __init__(
@@ -59,14 +58,12 @@ class DiT(nn.Module):
     ) -> None:
         super().__init__()
         if len(shape) != 3 or shape[1] != shape[2] or shape[1] % patch:
+            given = f"states have shape {tuple(shape)}"
             raise UserError(
-                f"states have shape {tuple(shape)}, a transformer with patch {patch} expects square"
-                " images (C, N, N), N divisible by it"
+                f"{given}, a DiT expects square images (C, N, N), N divisible by {patch}"
             )
         if width % HEAD:
-            raise UserError(
-                f"transformer width is {width}, expected a multiple of {HEAD} (one attention head)"
-            )
+            raise UserError(f"transformer width is {width}, expected a multiple of {HEAD} (a head)")
         # Imported here: it takes seconds that only its users need.
         from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DModel
 
@@ -89,13 +86,5 @@ class DiT(nn.Module):
         self.time = TimeEmbedding(width, condition_size)
 
     def forward(self, x: Tensor, s: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
-        """Average velocity ``(B, C, N, N)`` of images ``x`` between ``s`` and ``t``, each
-        ``(B,)``.
-        """
+        """Average velocity ``(B, C, N, N)`` of images between times ``s`` and ``t``, ``(B,)``."""
         return self.inner(x, self.time(s, t, cond), return_dict=False)[0]
-
-    def checkpointing(self) -> None:
-        """Compute the blocks again on the way back instead of keeping them: less memory for more
-        time.
-        """
-        self.inner.enable_gradient_checkpointing()

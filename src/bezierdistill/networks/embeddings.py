@@ -31,8 +31,7 @@ class TimeEmbedding(nn.Module):
         width: size of the embedding.
         condition_size: numbers C of a condition; 0 if the network takes none.
         frequencies: number of frequencies, log-spaced from pi/4 to 16 pi.
-        start: whether ``s`` itself is embedded; a network that has an embedding of its time already
-            needs only the interval.
+        start: whether ``s`` itself is embedded; else another part of the network embeds it.
     """
 
     omega: Tensor
@@ -42,11 +41,10 @@ class TimeEmbedding(nn.Module):
     ) -> None:
         super().__init__()
         self.register_buffer("omega", math.pi / 4 * 64 ** torch.linspace(0, 1, frequencies))
-        self.at = (
-            nn.Sequential(nn.Linear(2 * frequencies, width), nn.SiLU(), nn.Linear(width, width))
-            if start
-            else None
-        )
+        self.at = None
+        if start:
+            first, second = nn.Linear(2 * frequencies, width), nn.Linear(width, width)
+            self.at = nn.Sequential(first, nn.SiLU(), second)
         self.interval = nn.Linear(1 + frequencies, width, bias=False)
         nn.init.zeros_(self.interval.weight)
         self.condition = nn.Linear(condition_size, width, bias=False) if condition_size else None
@@ -62,12 +60,10 @@ class TimeEmbedding(nn.Module):
         if self.at is not None:
             phase = s[:, None] * self.omega
             embedding = self.at(torch.cat([phase.cos(), phase.sin()], 1)) + embedding
-        return embedding if cond is None else embedding + self._embed_condition(cond.to(embedding))
-
-    def _embed_condition(self, cond: Tensor) -> Tensor:
+        if cond is None:
+            return embedding
         if self.condition is None or cond.shape[1:] != (self.condition.in_features,):
             expected = "none" if self.condition is None else f"(B, {self.condition.in_features})"
-            raise UserError(
-                f"condition has shape {tuple(cond.shape)}, the network expects {expected}"
-            )
-        return self.condition(cond)
+            given = tuple(cond.shape)
+            raise UserError(f"condition has shape {given}, the network expects {expected}")
+        return embedding + self.condition(cond.to(embedding))

@@ -1,13 +1,12 @@
-r"""A pretrained network of diffusers as one of ours: in its own convention within, an average
-velocity ``u(x, s, t, cond)`` without.
+r"""A pretrained network of diffusers as one of ours, an average velocity ``u(x, s, t, cond)``.
 
 .. math:: u(x, s, t, c) = \mathrm{velocity}\big(\mathrm{net}(y,\ \mathrm{time}(s),\ c,
    \ Z\,(t - s,\ \sin \omega (t - s)))\big), \qquad Z = 0 \text{ at the start,}
 
-with y, time and velocity of :mod:`bezierdistill.schedules`. The interval goes in where the
-network embeds its time. As Z starts at zero, ``u(x, s, t)`` starts as the teacher's velocity ``v(x,
-s)``, exactly, for every t. A class label is a one-hot vector that picks a row of the network's own
-table; the zero vector is no condition, for which a diffusion transformer has a row of its own.
+with y, time and velocity of :mod:`bezierdistill.schedules`. As Z starts at zero, ``u(x, s, t)``
+starts as the teacher's velocity ``v(x, s)``, exactly, for every t. A class label is a one-hot
+vector that picks a row of the network's own table; the zero vector is no condition, for which a
+diffusion transformer has a row of its own.
 
 Source: ``UNet2DModel`` and ``DiTTransformer2DModel`` of diffusers. Nothing else is built, whatever
 a file names.
@@ -18,7 +17,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -35,53 +33,33 @@ from bezierdistill.schedules import (
     check_prediction,
     velocity,
 )
-from bezierdistill.settings import Prediction, ScheduleKind
+from bezierdistill.settings import Prediction, ScheduleKind, check_choice
 
 ClassName = Literal["UNet2DModel", "DiTTransformer2DModel"]
 # What diffusers may raise when it builds a network of somebody's settings.
-UNBUILDABLE = (
-    TypeError,
-    LookupError,
-    AttributeError,
-    NameError,
-    RuntimeError,
-    ArithmeticError,
-    ValueError,
-    AssertionError,
-    ImportError,
-)
-NUMBERS = {
-    "linear-up": {"scale", "low", "high"},
-    "linear-down": {"scale", "low", "high"},
-    "sigma": {"least", "most"},
-}
+UNBUILDABLE = (TypeError, LookupError, AttributeError, NameError, RuntimeError, ArithmeticError)
+UNBUILDABLE += (ValueError, AssertionError, ImportError)
+NUMBERS = {"linear": {"scale", "low", "high"}, "sigma": {"least", "most"}}
 
 
 def make_schedule(kind: str, numbers: Mapping[str, Any]) -> Schedule:
     """The schedule that settings name.
 
     Args:
-        kind: ``linear-up`` or ``linear-down``, ``sigma``, or ``steps``; see
-            :mod:`bezierdistill.schedules`.
+        kind: ``linear-up``, ``linear-down``, ``sigma`` or ``steps``.
         numbers: its numbers by name; ``alphas_cumprod``, a list, for ``steps``.
 
     Raises:
         UserError: on another kind, or a number that it does not have.
     """
-    if kind not in get_args(ScheduleKind):
-        raise UserError(
-            f"schedule is {kind!r}, expected one of {', '.join(get_args(ScheduleKind))}"
-        )
-    known = NUMBERS.get(kind, {"alphas_cumprod"})
-    if numbers.keys() - known:
-        raise UserError(
-            f"schedule {kind} got {', '.join(sorted(numbers.keys() - known))}, expected no more"
-            f" than {', '.join(sorted(known))}"
-        )
+    check_choice("schedule", kind, ScheduleKind)
+    known = NUMBERS.get(kind.partition("-")[0], {"alphas_cumprod"})
+    if other := ", ".join(sorted(numbers.keys() - known)):
+        names = ", ".join(sorted(known))
+        raise UserError(f"schedule {kind} got {other}, expected no more than {names}")
     listed = numbers.get("alphas_cumprod", [0.0])
-    values = [number for name, number in numbers.items() if name != "alphas_cumprod"] + (
-        listed if isinstance(listed, list) else [None]
-    )
+    values = [number for name, number in numbers.items() if name != "alphas_cumprod"]
+    values += listed if isinstance(listed, list) else [None]
     if any(type(number) not in (int, float) or not math.isfinite(number) for number in values):
         raise UserError(f"schedule {kind} has {str(dict(numbers))[:200]}, expected finite numbers")
     if kind == "steps":
@@ -96,8 +74,7 @@ class ForeignConfig:
     """How to build a pretrained network again; all of it can be written as JSON.
 
     Raises:
-        UserError: on another class or kind; on the first use, what the schedule and diffusers
-            reject.
+        UserError: on another class or kind; on first use, what the schedule and diffusers reject.
     """
 
     name: ClassName
@@ -115,9 +92,9 @@ class ForeignConfig:
 
     def __post_init__(self) -> None:
         if self.name not in get_args(ClassName) or self.kind != "diffusers":
+            names = " or ".join(get_args(ClassName))
             raise UserError(
-                f"network is {self.name!r} of {self.kind!r}, expected"
-                f" {' or '.join(get_args(ClassName))} of 'diffusers'"
+                f"network is {self.kind!r} {self.name!r}, expected {names} of diffusers"
             )
 
     def build(self, shape: tuple[int, ...], seed: int, condition_size: int = 0) -> Foreign:
@@ -133,14 +110,11 @@ class ForeignConfig:
             try:
                 inner = network_class(self.name)(**self.config)
             except UNBUILDABLE as error:
+                told = " ".join(str(error).split())[:300]
+                raise UserError(f"diffusers cannot build a {self.name}: {told}") from None
+            if (named := state_shape(inner)) != shape:
                 raise UserError(
-                    f"diffusers cannot build a {self.name} of these settings:"
-                    f" {' '.join(str(error).split())[:300]}"
-                ) from None
-            if state_shape(inner) != shape:
-                raise UserError(
-                    f"states have shape {shape}, the settings of {self.name} name"
-                    f" {state_shape(inner)}"
+                    f"states have shape {shape}, the settings of {self.name} name {named}"
                 )
             schedule = make_schedule(self.schedule, self.numbers)
             return Foreign(inner, self.prediction, schedule, condition_size)
@@ -161,49 +135,31 @@ def state_shape(inner: Any) -> tuple[int, ...]:
     Raises:
         UserError: if its settings name no size.
     """
-    size = inner.config.sample_size
-    if size is None:
+    size, channels = inner.config.sample_size, inner.config.in_channels
+    shape = (channels, *(size if isinstance(size, list | tuple) else (size, size)))
+    if len(shape) != 3 or not all(type(n) is int and n > 0 for n in shape):
         raise UserError(
-            "the network's settings have no sample_size, expected the side of its images: add it to"
-            " its config.json"
+            f"sample_size is {str(size)[:80]} with {channels!r} channels, expected the side of its"
+            " images: put it into its config.json"
         )
-    sides = (
-        [size, size]
-        if isinstance(size, int)
-        else list(size)
-        if isinstance(size, list | tuple)
-        else []
-    )
-    if len(sides) != 2 or not all(
-        type(n) is int and n > 0 for n in (*sides, inner.config.in_channels)
-    ):
-        raise UserError(
-            f"sample_size is {str(size)[:80]} with {inner.config.in_channels!r} channels, expected"
-            " the sides of images"
-        )
-    return (inner.config.in_channels, *((size, size) if isinstance(size, int) else size))
+    return shape
 
 
 def count_classes(inner: Any) -> int:
     """Classes of a network of diffusers; 0 if it takes no labels."""
-    return int(
-        getattr(inner.config, "num_class_embeds", None)
-        or getattr(inner.config, "num_embeds_ada_norm", None)
-        or 0
-    )
+    labels = getattr(inner.config, "num_class_embeds", None)
+    return int(labels or getattr(inner.config, "num_embeds_ada_norm", None) or 0)
 
 
 class Foreign(nn.Module):
-    """``net(x, s, t, cond)`` around a network of diffusers, which belongs to this one from here on
-    and is changed: its class embedding is replaced and its dropout set to zero. Pass a copy to keep
-    the network as it is.
+    """``net(x, s, t, cond)`` around a network of diffusers, which is changed: its class embedding
+    is replaced and its dropout set to zero. Pass a copy to keep the network as it is.
 
     Args:
         inner: a ``UNet2DModel`` or ``DiTTransformer2DModel``.
         prediction: what it predicts; see :class:`~bezierdistill.schedules.ForeignField`.
         schedule: its noise levels and times.
-        condition_size: numbers of a condition: one per class, and more, whose weights start at
-            zero.
+        condition_size: numbers of a condition: one per class, or more, which start at zero.
 
     Raises:
         UserError: on a network that takes no fractions of its time, embeds classes otherwise than
@@ -220,104 +176,69 @@ class Foreign(nn.Module):
         self.inner, self.prediction, self.schedule = inner, prediction, schedule
         for module in inner.modules():
             if isinstance(module, nn.Dropout):
-                # Its draws would be no function of a run's seed, and a student regresses what its
-                # teacher does.
-                module.p = 0.0
+                module.p = 0.0  # its draws would be no function of a run's seed
         self.classes, self.channels = count_classes(inner), inner.config.in_channels
-        if inner.config.out_channels not in (None, self.channels, 2 * self.channels):
+        if (made := inner.config.out_channels) not in (None, self.channels, 2 * self.channels):
             raise UserError(
-                f"the network makes {inner.config.out_channels} channels of {self.channels},"
-                " expected as many, or twice for variances"
+                f"the network makes {made} channels of {self.channels}, expected as many, or twice"
+                " for variances"
             )
         if condition_size < self.classes:
+            given = f"conditions have {condition_size} numbers"
             raise UserError(
-                f"conditions have {condition_size} numbers, the network has {self.classes} classes:"
-                " expected one number per class or more"
+                f"{given}, the network has {self.classes} classes: expected one for each"
             )
-        self.is_transformer = hasattr(inner, "transformer_blocks")
-        width = (
-            inner.inner_dim if self.is_transformer else inner.time_embedding.linear_2.out_features
-        )
+        self.is_transformer = blocks = hasattr(inner, "transformer_blocks")
+        width = inner.inner_dim if blocks else inner.time_embedding.linear_2.out_features
         self.time = TimeEmbedding(width, condition_size, start=False)
         if self.time.condition is not None:
             nn.init.zeros_(self.time.condition.weight)
         if self.is_transformer:
-            _open_transformer(inner)
+            for block in inner.transformer_blocks:
+                block.norm1.emb = _BlockEmbedding(block.norm1.emb)
         else:
             _open_unet(inner, self.time.condition)
 
     def forward(self, x: Tensor, s: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
-        """Average velocity ``(B, C, H, W)`` of images ``x`` between ``s`` and ``t``, each
-        ``(B,)``.
-        """
-        predict = partial(self._predict, s, t, cond)
-        return velocity(predict, self.prediction, self.schedule, x, s)
-
-    def _predict(
-        self, s: Tensor, t: Tensor, cond: Tensor | None, y: Tensor, time: Tensor
-    ) -> Tensor:
+        """Average velocity ``(B, C, H, W)`` of images between times ``s`` and ``t``, ``(B,)``."""
         ours = self.time(s, t, cond)
-        labels = (
-            y.new_zeros(len(y), self.classes) if cond is None else cond[:, : self.classes].to(y)
-        )
-        given = (labels, ours) if self.is_transformer else ours
-        out = self.inner(y, time, class_labels=given, return_dict=False)[0]
-        return out[:, : self.channels]  # variances, if any, come last
+        labels = x.new_zeros(len(x), self.classes) if cond is None else cond.to(x)
+        given = (labels[:, : self.classes], ours) if self.is_transformer else ours
 
-    def checkpointing(self) -> None:
-        """Compute the blocks again on the way back instead of keeping them: less memory for more
-        time.
-        """
-        self.inner.enable_gradient_checkpointing()
+        def predict(y: Tensor, time: Tensor) -> Tensor:
+            out = self.inner(y, time, class_labels=given, return_dict=False)[0]
+            return out[:, : self.channels]  # variances, if any, come last
+
+        return velocity(predict, self.prediction, self.schedule, x, s)
 
 
 def _open_unet(unet: Any, condition: nn.Linear | None) -> None:
-    """Make room for ours in the place of the class embedding, whose table becomes our matrix for
-    one-hot vectors.
-    """
-    if unet.config.class_embed_type is not None:
-        raise UserError(
-            f"class_embed_type is {unet.config.class_embed_type!r}, expected none: labels by"
-            " num_class_embeds, or no labels"
-        )
+    """Put ours in the place of the class embedding, whose table becomes our matrix."""
+    if (kind := unet.config.class_embed_type) is not None:
+        raise UserError(f"class_embed_type is {kind!r}, expected none: labels by num_class_embeds")
     if unet.config.time_embedding_type == "learned":
-        raise UserError(
-            "time_embedding_type is 'learned', which knows whole steps alone: expected 'positional'"
-            " or 'fourier'"
-        )
+        given = "time_embedding_type is 'learned', which knows whole steps alone"
+        raise UserError(f"{given}: expected 'positional' or 'fourier'")
     if unet.config.time_embedding_type == "fourier":
         # diffusers' frequencies are parameters that must not be trained
         frequencies = unet.time_proj.weight.detach()
         del unet.time_proj.weight
         unet.time_proj.register_buffer("weight", frequencies)
     if condition is not None and unet.class_embedding is not None:
-        with torch.no_grad():
-            condition.weight[:, : unet.class_embedding.num_embeddings] = (
-                unet.class_embedding.weight.T
-            )
+        table = unet.class_embedding.weight.detach()
+        condition.weight.detach()[:, : len(table)] = table.T
     unet.class_embedding = nn.Identity()
 
 
-def _open_transformer(transformer: Any) -> None:
-    """Wrap every block's own embedding of time and label, so that it adds ours."""
-    for block in transformer.transformer_blocks:
-        block.norm1.emb = _BlockEmbedding(block.norm1.emb)
-
-
 class _BlockEmbedding(nn.Module):
-    """``time + table row + ours``: without the random loss of labels that diffusers' own embedding
-    has while it is trained.
-    """
+    """``time + table row + ours``, without the random loss of labels that diffusers trains with."""
 
     def __init__(self, own: Any) -> None:
         super().__init__()
         self.own = own
 
     def forward(
-        self,
-        timestep: Tensor,
-        given: tuple[Tensor, Tensor],
-        hidden_dtype: torch.dtype | None = None,
+        self, timestep: Tensor, given: tuple[Tensor, Tensor], hidden_dtype: Any = None
     ) -> Tensor:
         labels, ours = given
         embedded = self.own.timestep_embedder(self.own.time_proj(timestep).to(ours))

@@ -1,5 +1,4 @@
-"""Multilayer perceptron for vectors and small images, with the time embedding added at every hidden
-layer.
+"""Multilayer perceptron for vectors and small images, with the times added at every hidden layer.
 
 A velocity contains the whole noise, ``x1 - x0``, which a narrow hidden layer cannot carry. The
 output therefore adds ``a(s, t) x`` with a learned number a, which for standardised data alone gives
@@ -42,9 +41,7 @@ class MLP(nn.Module):
         nn.init.zeros_(self.skip.bias)
 
     def forward(self, x: Tensor, s: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
-        """Average velocity ``(B, ...)`` of states ``x`` ``(B, ...)`` between ``s`` and ``t``, each
-        ``(B,)``.
-        """
+        """Average velocity ``(B, ...)`` of states between times ``s`` and ``t``, each ``(B,)``."""
         time, flat = functional.silu(self.time(s, t, cond)), x.flatten(1)
         shifts = self.shifts(time).chunk(len(self.hidden) + 1, 1)
         h = functional.silu(self.enter(flat) + shifts[0])

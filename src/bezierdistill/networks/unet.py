@@ -1,5 +1,4 @@
-r"""diffusers' U-Net for images, which takes the interval and the condition beside its own embedding
-of the time.
+r"""diffusers' U-Net for images, with the interval and the condition beside its own embedding.
 
 .. math:: u(x, s, t, c) = \mathrm{UNet}(x,\ 1000\, s,\ Z\,(t - s,\ \sin \omega (t - s)) + C c)
 
@@ -50,25 +49,21 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         if width % 8:
-            raise UserError(
-                f"U-Net width is {width}, expected a multiple of 8 (channels are normalised in"
-                " groups)"
-            )
+            raise UserError(f"U-Net width is {width}, expected a multiple of 8")
         # Imported here: it takes seconds that only its users need.
         from diffusers.models.unets.unet_2d import UNet2DModel
 
-        if len(shape) == 3 and (shape[1] % patch or shape[2] % patch):
-            raise UserError(
-                f"images are {shape[1]}x{shape[2]}, a U-Net with patch {patch} expects sides"
-                " divisible by it"
-            )
+        if len(shape) != 3:
+            given = f"states have shape {tuple(shape)}"
+            raise UserError(f"{given}, a U-Net expects images (C, H, W): choose --network.kind mlp")
+        if shape[1] % patch or shape[2] % patch:
+            given = f"images are {shape[1]}x{shape[2]}"
+            raise UserError(f"{given}, a U-Net with patch {patch} expects sides divisible by it")
         self.patch = patch
-        channels, *sides = shape
-        if len(shape) == 3:
-            channels, *sides = shape[0] * patch**2, shape[1] // patch, shape[2] // patch
-        below = count_levels((channels, *sides)) - 1
+        channels, sides = shape[0] * patch**2, (shape[1] // patch, shape[2] // patch)
+        below = count_levels(*sides) - 1
         self.inner = UNet2DModel(
-            (sides[0], sides[1]),
+            sides,
             channels,
             channels,
             block_out_channels=(width, *[2 * width] * below),
@@ -84,38 +79,24 @@ class UNet(nn.Module):
         self.time = TimeEmbedding(4 * width, condition_size, start=False)
 
     def forward(self, x: Tensor, s: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
-        """Average velocity ``(B, C, H, W)`` of images ``x`` between ``s`` and ``t``, each
-        ``(B,)``.
-        """
+        """Average velocity ``(B, C, H, W)`` of images between times ``s`` and ``t``, ``(B,)``."""
         patches = functional.pixel_unshuffle(x, self.patch)
         out = self.inner(patches, 1000 * s, self.time(s, t, cond), return_dict=False)[0]
         return functional.pixel_shuffle(out, self.patch)
 
-    def checkpointing(self) -> None:
-        """Compute the blocks again on the way back instead of keeping them: less memory for more
-        time.
-        """
-        self.inner.enable_gradient_checkpointing()
 
-
-def count_levels(shape: Sequence[int]) -> int:
+def count_levels(height: int, width: int) -> int:
     """Resolutions of a U-Net: the image, and every half of it down to a side of 4.
 
     Raises:
-        UserError: on a shape that is no image, or sides too odd to be halved down to 16.
+        UserError: on sides too odd to be halved down to 16.
     """
-    if len(shape) != 3:
-        raise UserError(
-            f"states have shape {tuple(shape)}, a U-Net expects images (C, H, W): choose"
-            " --network.kind mlp"
-        )
-    low, high, levels = min(shape[1:]), max(shape[1:]), 1
+    low, high, levels = min(height, width), max(height, width), 1
     while low % 2 == 0 and high % 2 == 0 and low // 2 >= MIN_SIDE:
         low, high, levels = low // 2, high // 2, levels + 1
     if high > MAX_SIDE:
         raise UserError(
-            f"images are {shape[1]}x{shape[2]}, a U-Net expects sides that halve down to"
-            f" {MAX_SIDE} or less (28, 32, 48, 64): pad or resize them, or choose"
-            " --network.kind mlp"
+            f"images are {height}x{width}, a U-Net expects sides that halve down to {MAX_SIDE} or"
+            " less (28, 32, 48, 64): pad or resize them, or choose --network.kind mlp"
         )
     return levels

@@ -9,15 +9,14 @@ energy distance, up to a constant,
 which is least if and only if the two distributions are equal. Its gradient pulls every sample
 towards the data and pushes it away from the other samples. Real data cost no network pass, so Y may
 be many times X. What is compared is what will be saved: samples are clamped (not rounded) to the
-range of the data first, so that a pixel may lie anywhere beyond black.
+range of the data first.
 
 With conditions the joint distribution of a sample and its condition c is aligned: states are
 lengthened by :math:`w c`, where w makes two classes as far apart as two real states are.
 
-Every sampler of the student (one pass, two passes) has its own distribution and its own term. The
-gradient goes through a sampler's last jump, the jumps before it cost one pass each. The samples
-start at the sources of stored curves, so the ends of these curves can anchor them at no further
-pass.
+Every sampler of the student (one pass, two passes) has a term of its own. The gradient goes through
+its last jump, the jumps before it cost one pass each. The samples start at the sources of stored
+curves, whose ends can anchor them at no further pass.
 
 Source: Szekely & Rizzo 2013, *Energy statistics*; Li et al. 2015, *Generative moment matching
 networks* (arXiv 1502.02761) and Bellemare et al. 2017, *The Cramer distance* (arXiv 1705.10743),
@@ -47,8 +46,7 @@ LEAST = 1e-6  # of a squared distance: keeps the gradient of the root finite bet
 
 @dataclass(frozen=True)
 class Alignment(SingleObjective):
-    """Energy distance of the samples of one or more samplers to real data, with the ends of the
-    curves as an anchor.
+    """Energy distance of samplers' states to real data, anchored at the ends of the curves.
 
     Args:
         knots: the knots of each sampler, from 0 to 1.
@@ -76,9 +74,7 @@ class Alignment(SingleObjective):
         """Network passes per row of a step: every sampler with the gradient of its last jump."""
         return sum(len(times) - 1 + 2 for times in self.knots)
 
-    def loss(
-        self, net: nn.Module, batch: Aligned, generator: torch.Generator, progress: float = 0.0
-    ) -> Tensor:
+    def loss(self, net: nn.Module, batch: Aligned, generator: torch.Generator) -> Tensor:
         """Loss of two curves or more against real states; nothing is drawn.
 
         Raises:
@@ -86,10 +82,7 @@ class Alignment(SingleObjective):
         """
         curve, cond, real, real_cond = batch
         if (cond is None) != (real_cond is None):
-            raise UserError(
-                "one of the curves and the real data has conditions and the other has none,"
-                " expected both or neither"
-            )
+            raise UserError("one of curves and real data has conditions, expected both or neither")
         total = torch.zeros((), device=curve.points.device)
         for times in self.knots:
             with torch.no_grad():
@@ -107,24 +100,19 @@ def _joint_energy(x: Tensor, cond: Tensor | None, real: Tensor, real_cond: Tenso
     x, real = x.flatten(1), real.flatten(1)
     half = min(SCALE_ROWS, len(real) // 2)
     apart = _distances(real[:half], real[half : 2 * half]).mean() / math.sqrt(2)
-    return energy(
-        torch.cat([x, apart * cond.to(x)], 1), torch.cat([real, apart * real_cond.to(real)], 1)
-    )
+    x = torch.cat([x, apart * cond.to(x)], 1)
+    return energy(x, torch.cat([real, apart * real_cond.to(real)], 1))
 
 
 def energy(x: Tensor, real: Tensor) -> Tensor:
-    """The energy distance of samples ``(B, ...)``, two or more, to real states ``(N, ...)``,
-    without the term of the real states alone.
+    """The energy distance of two or more samples ``(B, ...)`` to real states ``(N, ...)``, without
+    the term of the real states alone.
     """
     if len(x) < 2:
-        raise UserError(
-            f"the energy distance got {len(x)} sample, expected 2 or more: raise the batch"
-        )
+        raise UserError(f"alignment got {len(x)} sample, expected 2 or more: raise the batch")
     if x.shape[1:] != real.shape[1:] or not len(real):
-        raise UserError(
-            f"real states have shape {tuple(real.shape)}, expected one or more of shape"
-            f" {tuple(x.shape[1:])} as the samples"
-        )
+        got, expected = tuple(real.shape), tuple(x.shape[1:])
+        raise UserError(f"real data have shape {got}, expected one or more of shape {expected}")
     x, real = x.flatten(1), real.flatten(1)
     within = _distances(x, x)
     among = (within.sum() - within.diagonal().sum()) / (len(x) * (len(x) - 1))

@@ -1,8 +1,7 @@
 """What an objective is: losses of named networks on a batch, and the network passes that they cost.
 
-An objective is handed to :class:`~bezierdistill.training.loop.Trainer`, which updates a network by
-its loss before it asks for the next one. One loop so trains a single regression and a student with
-its critic alike. Most objectives train one network, by their ``loss`` (:class:`SingleObjective`).
+:class:`~bezierdistill.training.loop.Trainer` updates a network by its loss before it asks for the
+next one. Most objectives train one network, by their ``loss`` (:class:`SingleObjective`).
 """
 
 from __future__ import annotations
@@ -17,11 +16,12 @@ from torch import Tensor, nn
 from bezierdistill.curves import BezierCurve, expand_time
 from bezierdistill.errors import UserError
 
+Nets = Mapping[str, nn.Module]
+Losses = Iterator[tuple[str, Tensor]]
+
 
 class Pairs(NamedTuple):
-    """Independent draws of sources ``x0`` and data ``x1``, ``(B, ...)``, and conditions ``(B, C)``
-    of the data.
-    """
+    """Independent draws of sources and data ``(B, ...)``, and conditions ``(B, C)`` of the data."""
 
     x0: Tensor
     x1: Tensor
@@ -46,9 +46,7 @@ class Curves(NamedTuple):
 
 
 class Aligned(NamedTuple):
-    """B curves and their conditions ``(B, C)`` beside N real states ``(N, ...)`` and theirs
-    ``(N, C)``.
-    """
+    """B curves beside N real states ``(N, ...)``, with conditions ``(B, C)`` and ``(N, C)``."""
 
     curve: BezierCurve
     cond: Tensor | None
@@ -71,13 +69,7 @@ class Objective(Protocol):
         """Network passes per row of a step: 1 forward, 3 forward and backward."""
         ...
 
-    def losses(
-        self,
-        nets: Mapping[str, nn.Module],
-        batch: Any,
-        generator: torch.Generator,
-        progress: float,
-    ) -> Iterator[tuple[str, Tensor]]:
+    def losses(self, nets: Nets, batch: Any, generator: torch.Generator, progress: float) -> Losses:
         """The losses of a step, each with the name of the network that is updated by it.
 
         Args:
@@ -93,21 +85,13 @@ class SingleObjective(ABC):
     """An objective of a single network: the first one."""
 
     @abstractmethod
-    def loss(
-        self, net: nn.Module, batch: Any, generator: torch.Generator, progress: float = 0.0
-    ) -> Tensor:
+    def loss(self, net: nn.Module, batch: Any, generator: torch.Generator) -> Tensor:
         """The scalar loss of a step; see :meth:`Objective.losses`."""
 
-    def losses(
-        self,
-        nets: Mapping[str, nn.Module],
-        batch: Any,
-        generator: torch.Generator,
-        progress: float,
-    ) -> Iterator[tuple[str, Tensor]]:
+    def losses(self, nets: Nets, batch: Any, generator: torch.Generator, progress: float) -> Losses:
         """See :class:`Objective`."""
         name, net = next(iter(nets.items()))
-        yield name, self.loss(net, batch, generator, progress)
+        yield name, self.loss(net, batch, generator)
 
 
 def uniform(x: Tensor, generator: torch.Generator) -> Tensor:
@@ -116,16 +100,12 @@ def uniform(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def velocity_error(net: nn.Module, batch: Pairs, t: Tensor) -> Tensor:
-    """Error ``(B, ...)`` of flow matching at times ``(B,)``: the velocity at ``(1 - t) x0 + t x1``
-    against ``x1 - x0``.
-    """
+    """Error ``(B, ...)`` of the velocity at times ``(B,)`` on the lines, against ``x1 - x0``."""
     return net(batch.point(t), t, t, batch.cond) - (batch.x1 - batch.x0)
 
 
 def count_rows(total: int, share: float, generator: torch.Generator) -> int:
-    """Rows that make up a ``share`` of ``total``, rounded up or down at random so that the share is
-    right on average.
-    """
+    """Rows of a ``share`` of ``total``, rounded up or down at random: right on average."""
     coin = torch.rand((), generator=generator, device=generator.device, dtype=torch.float64)
     return int(share * total + coin.item())
 

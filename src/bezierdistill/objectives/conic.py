@@ -12,13 +12,11 @@ share of the angle between them,
 with :math:`\varphi` the angle from z to :math:`\epsilon` and :math:`\hat w` the unit vector of the
 part of :math:`\epsilon` orthogonal to z. This is slerp; only the direction of the noise enters, so
 a normal z gives an exactly normal :math:`z_\zeta` in any dimension (the authors' formula, which
-keeps both lengths, differs by :math:`O(D^{-1/2})` and is unbounded for opposite vectors of unequal
-length).
+keeps both lengths, differs by :math:`O(D^{-1/2})`).
 
 The share follows :math:`\zeta = \zeta_{max}\, 2 u^2 / (1 + u^2)`. The authors let u move over the
-training; here it is uniform over the rows, which gives every step the shares of the whole schedule
-and the loss no state (their ablation: FID 6.63 by the schedule, 6.64 and 6.70 by a rising and a
-falling one). Likewise they alternate real and generated steps where every batch here holds both.
+training; here it is uniform over the rows (their ablation: FID 6.63 by the schedule, 6.64 and 6.70
+by a rising and a falling one). They alternate real and generated steps, a batch here holds both.
 
 Source: Kim, Kwon, Jeong & Uh 2025, *Balanced conic rectified flow* (arXiv 2510.25229), section on
 conic reflow; read through a summary of the paper, so without equation numbers. Times: U-shaped, as
@@ -42,13 +40,11 @@ from bezierdistill.objectives.losses import Loss
 
 
 def slerp(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
-    """Turn states ``a`` towards states ``b``, both ``(B, ...)``, by a share of the angle between
-    them, keeping the length of ``a``.
-
-    States of one component have no plane to turn in, so the length is kept from two components on.
+    """Turn states ``a`` towards ``b`` by a share of the angle between them, keeping the length of
+    ``a`` (from two components on: one component has no plane to turn in).
 
     Args:
-        a: where to start; share 0.
+        a: where to start, ``(B, ...)``; share 0.
         b: share 1, rescaled to the length of ``a``.
         share: ``(B,)``, between 0 and 1.
 
@@ -65,9 +61,8 @@ def slerp(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
     across = other - along * unit
     width = torch.linalg.vector_norm(across, dim=1, keepdim=True)
     angle = share[:, None] * torch.atan2(width, along)
-    return (length * (angle.cos() * unit + angle.sin() * across / width.clamp_min(tiny))).reshape(
-        a.shape
-    )
+    turned = angle.cos() * unit + angle.sin() * across / width.clamp_min(tiny)
+    return (length * turned).reshape(a.shape)
 
 
 @dataclass(frozen=True)
@@ -97,9 +92,7 @@ class Conic(SingleObjective):
         if not self.times.instants:
             raise UserError("times are intervals, expected instants: a velocity is learned")
 
-    def loss(
-        self, net: nn.Module, batch: Balanced, generator: torch.Generator, progress: float = 0.0
-    ) -> Tensor:
+    def loss(self, net: nn.Module, batch: Balanced, generator: torch.Generator) -> Tensor:
         """Loss of two equally large batches of lines.
 
         Raises:
@@ -107,15 +100,12 @@ class Conic(SingleObjective):
         """
         (generated, cond), (real, real_cond) = batch
         if generated.points.shape != real.points.shape or generated.degree != 1:
+            shapes = " and ".join(str(tuple(curve.points.shape)) for curve in (generated, real))
             raise UserError(
-                f"generated and real curves have shapes {tuple(generated.points.shape)} and"
-                f" {tuple(real.points.shape)}, expected two equal shapes (2, B, ...) of lines"
+                f"curves have shapes {shapes}, expected equal ones (2, B, ...) of lines"
             )
         if (cond is None) != (real_cond is None):
-            raise UserError(
-                "one of the two batches has conditions and the other has none, expected both or"
-                " neither"
-            )
+            raise UserError("one of two batches has conditions, expected both or neither")
         is_real = uniform(real.source, generator) < self.share
         x0 = _pick(is_real, self._cone(real.source, generator), generated.source)
         line = BezierCurve.line(x0, _pick(is_real, real.data, generated.data))

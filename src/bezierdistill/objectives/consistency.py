@@ -6,22 +6,19 @@ of one path.
 * :class:`ConsistencyTraining`: the same noise and datum at a time that draws near while training
   goes on. From a teacher's weights it is easy consistency tuning (ECT, Geng et al. 2024, arXiv
   2406.14548, as in the authors' code, locuslab/ect, ``training/loss.py``); from scratch it stands
-  for iCT (Song & Dhariwal 2023, arXiv 2310.14189, table 1), whose 10 to 1280 steps are eight stages
-  of doubling too.
+  for iCT (Song & Dhariwal 2023, arXiv 2310.14189, table 1: eight stages of doubling too).
 
-Samples are drawn by :func:`~bezierdistill.flow_map.renoised_sample`.
-
-The target is the network itself without gradient, not its moving average (iCT, section 3.2). The
-boundary :math:`f(x, 1) = x` holds by construction. The authors add noise of level :math:`\sigma` to
-data of deviation 0.5; here, with data of deviation d, the same signal-to-noise ratio is found at
-:math:`t = 1 / (1 + \sigma d / 0.5)`.
+Samples are drawn by :func:`~bezierdistill.flow_map.renoised_sample`. The target is the network
+itself without gradient, not its moving average (iCT, section 3.2). The boundary :math:`f(x, 1) = x`
+holds by construction. The authors add noise of level :math:`\sigma` to data of deviation 0.5; with
+data of deviation d the same signal-to-noise ratio is at :math:`t = 1 / (1 + \sigma d / 0.5)`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +26,7 @@ from torch import Tensor, nn
 from bezierdistill.errors import UserError
 from bezierdistill.fields import Field, Stretched, passes_of
 from bezierdistill.flow_map import flow_map
-from bezierdistill.objectives.base import Pairs, SingleObjective, check_positive
+from bezierdistill.objectives.base import Losses, Nets, Pairs, SingleObjective, check_positive
 from bezierdistill.objectives.intervals import KnotIntervals
 from bezierdistill.objectives.losses import Loss
 from bezierdistill.settings import check_counts
@@ -41,9 +38,7 @@ PSEUDO_HUBER = Loss(0.001)
 
 
 def noise_time(sigma: Level, data_std: float = 1.0) -> Level:
-    """Flow time in (0, 1] of the authors' noise level ``sigma`` >= 0, for data whose components
-    deviate by ``data_std``.
-    """
+    """Flow time in (0, 1] of a noise level ``sigma`` >= 0, for data of deviation ``data_std``."""
     return 1 / (1 + sigma * (data_std / 0.5))
 
 
@@ -52,11 +47,8 @@ def karras_times(count: int = 18, data_std: float = 1.0) -> tuple[float, ...]:
     flow times, the ends moved to 0 and 1.
     """
     high, low = 80 ** (1 / 7), 0.002 ** (1 / 7)
-    inner = [
-        noise_time((high + i / (count - 1) * (low - high)) ** 7, data_std)
-        for i in range(1, count - 1)
-    ]
-    return (0.0, *inner, 1.0)
+    levels = [(high + i / (count - 1) * (low - high)) ** 7 for i in range(1, count - 1)]
+    return (0.0, *(noise_time(level, data_std) for level in levels), 1.0)
 
 
 @dataclass(frozen=True)
@@ -67,8 +59,7 @@ class ConsistencyDistillation(SingleObjective):
         teacher: the field to distil: a teacher or a blend.
         times: the grid, from 0 to 1; every interval is drawn equally often.
         method: fixed-step solver (:data:`bezierdistill.solvers.TABLEAUX`).
-        metric: distance; the authors' squared error, whose alternatives are their LPIPS (images)
-            and iCT's pseudo-Huber.
+        metric: distance; the authors' squared error.
 
     Raises:
         UserError: if the times do not rise from 0 to 1, or on an unknown method.
@@ -85,14 +76,10 @@ class ConsistencyDistillation(SingleObjective):
 
     @property
     def cost(self) -> int:
-        """Network passes per row of a step: the teacher's solver step, the target, the student's
-        step.
-        """
+        """Network passes per row of a step: the teacher's step, the target, the student's step."""
         return evaluations(self.method) * passes_of(self.teacher) + 1 + 3
 
-    def loss(
-        self, net: nn.Module, batch: Pairs, generator: torch.Generator, progress: float = 0.0
-    ) -> Tensor:
+    def loss(self, net: nn.Module, batch: Pairs, generator: torch.Generator) -> Tensor:
         """Loss of independent draws."""
         cond = batch.cond
         s, t = KnotIntervals((self.times,)).rows(batch.x1, generator)
@@ -138,14 +125,17 @@ class ConsistencyTraining(SingleObjective):
             raise UserError(f"decay is {self.decay}, expected more than 1")
 
     def lower_level(self, sigma: Tensor, progress: float) -> Tensor:
-        """The noise level that ``sigma`` is compared with; ``UserError`` unless the ``progress``
-        of training is in [0, 1].
-        """
+        """The noise level that ``sigma`` is compared with at a ``progress`` in [0, 1]."""
         if not 0 <= progress <= 1:
             raise UserError(f"progress is {progress}, expected 0 (start of training) to 1 (end)")
         stage = min(int(progress * self.stages), self.stages - 1)
         gap = self.decay ** -(stage + 1) * (1 + 8 * torch.sigmoid(-sigma))
         return sigma * (1 - gap).clamp_min(0)
+
+    def losses(self, nets: Nets, batch: Any, generator: torch.Generator, progress: float) -> Losses:
+        """See :class:`~bezierdistill.objectives.Objective`."""
+        name, net = next(iter(nets.items()))
+        yield name, self.loss(net, batch, generator, progress)
 
     def loss(
         self, net: nn.Module, batch: Pairs, generator: torch.Generator, progress: float = 0.0

@@ -18,8 +18,8 @@ v_0 \delta + a (t + \delta/2) \delta`. One step costs two passes, n steps n + 1.
 :math:`x_0 + v_0/h` is a one-pass sampler.
 
 The authors' distance is pseudo-Huber with :math:`c = 0.00054\, D` plus LPIPS, which only images
-have; their acceleration times are U-shaped as in 2-rectified flow++. A third, adversarial stage is
-left out: it is no part of the flow.
+have; their acceleration times are U-shaped as in 2-rectified flow++. Their third stage, an
+adversarial one, is left out.
 
 Source: Park et al. 2024, *Constant acceleration flow* (arXiv 2411.00322), section 4; their code,
 ``flow/pipeline_caf.py``, for the distance, the distributions of the times and the step.
@@ -33,12 +33,11 @@ import torch
 from torch import Tensor, nn
 
 from bezierdistill.curves import BezierCurve, match_time
-from bezierdistill.errors import UserError
 from bezierdistill.fields import NetworkField
 from bezierdistill.objectives.base import Curves, SingleObjective, check_positive, uniform
 from bezierdistill.objectives.intervals import UShapedInstants
 from bezierdistill.objectives.losses import pseudo_huber
-from bezierdistill.settings import check_not_negative
+from bezierdistill.settings import check_counts, check_not_negative
 
 
 @dataclass(frozen=True)
@@ -61,9 +60,7 @@ class InitialVelocity(SingleObjective):
         check_positive(h=self.h)
         check_not_negative(huber=self.huber)
 
-    def loss(
-        self, net: nn.Module, batch: Curves, generator: torch.Generator, progress: float = 0.0
-    ) -> Tensor:
+    def loss(self, net: nn.Module, batch: Curves, generator: torch.Generator) -> Tensor:
         """Loss of a batch of lines at uniform times."""
         line, cond = batch
         v0 = self.h * (line.data - line.source)
@@ -74,8 +71,7 @@ class InitialVelocity(SingleObjective):
 
 @dataclass(frozen=True)
 class ConstantAcceleration(SingleObjective):
-    """Stage 2 on pairs: a network for states of twice the first dimension (see
-    :func:`acceleration`).
+    """Stage 2 on pairs: a network for states twice as long (see :func:`acceleration`).
 
     Args:
         velocity: the network of stage 1, which stays as it is.
@@ -95,9 +91,7 @@ class ConstantAcceleration(SingleObjective):
         check_positive(steepness=self.steepness)
         check_not_negative(huber=self.huber)
 
-    def loss(
-        self, net: nn.Module, batch: Curves, generator: torch.Generator, progress: float = 0.0
-    ) -> Tensor:
+    def loss(self, net: nn.Module, batch: Curves, generator: torch.Generator) -> Tensor:
         """Loss of a batch of lines at U-shaped times."""
         line, cond = batch
         with torch.no_grad():
@@ -109,20 +103,16 @@ class ConstantAcceleration(SingleObjective):
 
 
 def parabola(line: BezierCurve, v0: Tensor) -> BezierCurve:
-    """The path of constant acceleration between the ends of a line with initial velocity ``v0``
-    ``(B, ...)``: a curve of degree 2.
-    """
+    """The path between the ends of a line with initial velocity ``v0`` ``(B, ...)``: degree 2."""
     return BezierCurve.from_guides(line.source, [line.source + v0 / 2], line.data)
 
 
 def acceleration(
     net_a: nn.Module, x: Tensor, v0: Tensor, t: Tensor | float, cond: Tensor | None = None
 ) -> Tensor:
-    """Acceleration ``(B, C, ...)`` at states ``x`` of paths with initial velocities ``v0``, both
-    ``(B, C, ...)``.
+    """Acceleration at states ``x`` of paths with initial velocities ``v0``, all ``(B, C, ...)``.
 
-    The network takes and gives states ``(B, 2 C, ...)``: x and v0 side by side go in, the first
-    half of what comes out is read.
+    The network takes x and v0 side by side, ``(B, 2 C, ...)``; the first half of its output counts.
     """
     time = match_time(t, x)
     return net_a(torch.cat([x, v0], 1), time, time, cond)[:, : x.shape[1]]
@@ -137,8 +127,7 @@ def sample(
     Raises:
         UserError: if there is not at least one step.
     """
-    if steps < 1:
-        raise UserError(f"steps is {steps}, expected 1 or more")
+    check_counts(steps=steps)
     x, v0 = x0, NetworkField(net_v)(x0, 0.0, cond)
     for k in range(steps):
         x = x + (v0 + (k + 0.5) / steps * acceleration(net_a, x, v0, k / steps, cond)) / steps

@@ -41,14 +41,9 @@ class CurveRegression(SingleObjective):
 
     def __post_init__(self) -> None:
         if self.power and self.intervals.instants:
-            raise UserError(
-                f"power is {self.power} where s = t, expected 0: instants have no length to be"
-                " weighed by"
-            )
+            raise UserError(f"power is {self.power} where s = t, expected 0: no length weighs them")
 
-    def loss(
-        self, net: nn.Module, batch: Curves, generator: torch.Generator, progress: float = 0.0
-    ) -> Tensor:
+    def loss(self, net: nn.Module, batch: Curves, generator: torch.Generator) -> Tensor:
         """Loss of a batch of curves."""
         curve, cond = batch
         s, t = self.intervals.rows(curve.source, generator)

@@ -3,7 +3,7 @@ the teacher's, without pairs or a discriminator.
 
 A sample x of the generator is re-noised to :math:`x_t = (1-t)\epsilon + t x`; the teacher's and a
 critic's end points :math:`x_t + (1-t) v` differ by the gradient of the divergence between the
-distributions, normalised as DMD does (:func:`matching_loss`). Two rules make DMD2 of it:
+distributions, normalised as DMD does. Two rules make DMD2 of it:
 
 * two time scales: ``critic_steps`` updates of the critic, by flow matching on fresh samples, for
   one of the generator, and no regression;
@@ -23,7 +23,7 @@ sections 4.1, 4.2, 4.4 and 4.5; *One-step diffusion with distribution matching d
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,7 +34,7 @@ from bezierdistill.errors import UserError
 from bezierdistill.fields import Field, NetworkField, passes_of
 from bezierdistill.flow_map import flow_map, fresh_noise
 from bezierdistill.knots import check_knots
-from bezierdistill.objectives.base import Pairs, uniform
+from bezierdistill.objectives.base import Losses, Nets, Pairs, uniform
 from bezierdistill.objectives.flow_matching import FlowMatching
 from bezierdistill.settings import check_counts
 
@@ -50,8 +50,7 @@ class DistributionMatching:
         critic_steps: updates of the critic for one of the generator, 1 or more.
 
     Raises:
-        UserError: on knots that do not rise from 0 to 1, an empty range of times, or no critic
-            step.
+        UserError: on knots that do not rise from 0 to 1, an empty range of times or no critic step.
     """
 
     teacher: Field
@@ -67,27 +66,21 @@ class DistributionMatching:
 
     @property
     def cost(self) -> float:
-        """Mean passes per row of a step; with one knot between 0 and 1, half the steps simulate a
-        jump.
-        """
+        """Mean passes per row of a step; with one inner knot, half the steps simulate a jump."""
         simulated = (len(self.knots) - 2) / 2
         student = simulated + 3 + passes_of(self.teacher) + 1
         return student + 3 * self.critic_steps + (self.critic_steps - 1) * (simulated + 1)
 
     def losses(
-        self,
-        nets: Mapping[str, nn.Module],
-        batch: Pairs,
-        generator: torch.Generator,
-        progress: float = 0.0,
-    ) -> Iterator[tuple[str, Tensor]]:
+        self, nets: Nets, batch: Pairs, generator: torch.Generator, progress: float = 0.0
+    ) -> Losses:
         """One round: the loss of the first network, the student, then those of the second, its
         critic, on these samples first and then on fresh ones. The batch's data are not used.
         """
         (student, net), (judge, critic) = nets.items()
         x0, _, cond = batch
-        loss, x = self.student_loss(net, critic, x0, cond, generator)
-        yield student, loss
+        x = self.generate(net, x0, cond, generator)
+        yield student, self.student_loss(x, critic, cond, generator)
         yield judge, self.critic_loss(critic, x, cond, generator)
         for _ in range(self.critic_steps - 1):
             with torch.no_grad():
@@ -95,34 +88,35 @@ class DistributionMatching:
             yield judge, self.critic_loss(critic, x, cond, generator)
 
     def student_loss(
-        self,
-        net: nn.Module,
-        critic: nn.Module,
-        x0: Tensor,
-        cond: Tensor | None,
-        generator: torch.Generator,
-    ) -> tuple[Tensor, Tensor]:
-        """Loss of the generator from sources ``x0`` ``(B, ...)``, and its samples, detached, to
-        train the critic on.
+        self, x: Tensor, critic: nn.Module, cond: Tensor | None, generator: torch.Generator
+    ) -> Tensor:
+        """Loss whose gradient moves the generator's samples ``x`` ``(B, ...)`` from the critic's
+        distribution towards the teacher's.
+
+        The gradient of each row is divided by the mean distance of its sample from the teacher's
+        end point (arXiv 2311.18828, eq. 8).
         """
-        x = self.generate(net, x0, cond, generator)
-        return matching_loss(x, self.teacher, critic, self.times, cond, generator), x.detach()
+        with torch.no_grad():
+            low, high = self.times
+            t = low + (high - low) * uniform(x, generator)
+            noisy = torch.lerp(fresh_noise(x, generator), x, expand_time(t, x))
+            to_end = 1 - expand_time(t, x)
+            real = self.teacher(noisy, t, cond)
+            gradient = to_end * (NetworkField(critic)(noisy, t, cond) - real)
+            scale = (x - (noisy + to_end * real)).abs().flatten(1).mean(1).clamp_min(1e-3)
+        return 0.5 * ((x - (x - gradient).detach()).square().flatten(1).mean(1) / scale).mean()
 
     def critic_loss(
         self, critic: nn.Module, x: Tensor, cond: Tensor | None, generator: torch.Generator
     ) -> Tensor:
-        """Flow matching of the critic on samples ``x`` ``(B, ...)`` of the generator, at all
-        times.
-        """
+        """Flow matching of the critic on the generator's samples ``x`` ``(B, ...)``."""
         batch = Pairs(fresh_noise(x, generator), x.detach(), cond)
         return FlowMatching().loss(critic, batch, generator)
 
     def generate(
         self, net: nn.Module, x0: Tensor, cond: Tensor | None, generator: torch.Generator
     ) -> Tensor:
-        """End points of a randomly chosen jump of the sampler; the jumps before it carry no
-        gradient.
-        """
+        """End points of a random jump of the sampler; those before it carry no gradient."""
         jumps, device = len(self.knots) - 1, generator.device
         last = int(torch.randint(jumps, (), generator=generator, device=device))
         x = x0
@@ -132,42 +126,9 @@ class DistributionMatching:
         return _jump(net, x, self.knots[last], cond, generator)
 
 
-def matching_loss(
-    x: Tensor,
-    teacher: Field,
-    critic: nn.Module,
-    times: tuple[float, float],
-    cond: Tensor | None,
-    generator: torch.Generator,
-) -> Tensor:
-    """Loss whose gradient moves samples ``x`` ``(B, ...)`` from the critic's distribution towards
-    the teacher's, re-noised at ``times``.
-
-    The gradient of each row is divided by the mean distance of its sample from the teacher's end
-    point (arXiv 2311.18828, eq. 8).
-    """
-    with torch.no_grad():
-        noisy, t = _renoise(x, times, generator)
-        to_end = 1 - expand_time(t, x)
-        real = teacher(noisy, t, cond)
-        gradient = to_end * (NetworkField(critic)(noisy, t, cond) - real)
-        scale = (x - (noisy + to_end * real)).abs().flatten(1).mean(1).clamp_min(1e-3)
-    return 0.5 * ((x - (x - gradient).detach()).square().flatten(1).mean(1) / scale).mean()
-
-
-def _renoise(
-    x: Tensor, times: tuple[float, float], generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    low, high = times
-    t = low + (high - low) * uniform(x, generator)
-    return torch.lerp(fresh_noise(x, generator), x, expand_time(t, x)), t
-
-
 def _jump(
     net: nn.Module, x: Tensor, s: float, cond: Tensor | None, generator: torch.Generator
 ) -> Tensor:
-    """From an end point ``x`` back to the time ``s`` by fresh noise, then to the end; at 0 the
-    state itself is the source.
-    """
+    """From an end point back to the time ``s`` by fresh noise, then to the end; at 0 from ``x``."""
     start = torch.lerp(fresh_noise(x, generator), x, s) if s else x
     return flow_map(net, start, s, 1.0, cond)

@@ -11,12 +11,10 @@ mode and trained through.
   2406.07507), Lagrangian map distillation.
 * :class:`LagrangianSelfDistillation`: v is the student's own diagonal, learned by flow matching on
   three quarters of the rows. Boffi et al. 2025, *How to build a consistency model* (arXiv
-  2505.18825), LSD: the authors' best, which "uniformly outperforms" the Eulerian and progressive
-  forms.
+  2505.18825), LSD, the best of the authors' forms.
 
-In both, v is a target: no gradient enters it, nor X through it. The 2024 paper let gradient pass;
-that of 2025 stops it, to avoid the Jacobian of a network. The authors' learned weight of a pair (s,
-t) is left out, as in their own two-dimensional runs.
+In both, v is a target: no gradient enters it, nor X through it, as in the paper of 2025. The
+authors' learned weight of a pair (s, t) is left out, as in their own two-dimensional runs.
 """
 
 from __future__ import annotations
@@ -52,14 +50,10 @@ class LagrangianMap(SingleObjective):
 
     @property
     def cost(self) -> int:
-        """Network passes per row of a step: value and derivative, trained through, and the
-        teacher.
-        """
+        """Passes per row of a step: value and derivative, trained through, and the teacher."""
         return 6 + passes_of(self.teacher)
 
-    def loss(
-        self, net: nn.Module, batch: Pairs, generator: torch.Generator, progress: float = 0.0
-    ) -> Tensor:
+    def loss(self, net: nn.Module, batch: Pairs, generator: torch.Generator) -> Tensor:
         """Loss of independent draws at uniform pairs of times."""
         return _lagrangian_error(net, self.teacher, batch, generator).square().mean()
 
@@ -82,14 +76,10 @@ class LagrangianSelfDistillation(SingleObjective):
 
     @property
     def cost(self) -> float:
-        """Network passes per row of a step: 7 where the map is learned (see
-        :class:`LagrangianMap`), 3 elsewhere.
-        """
+        """Network passes per row of a step: 7 where the map is learned, 3 elsewhere."""
         return 3 + 4 * self.share
 
-    def loss(
-        self, net: nn.Module, batch: Pairs, generator: torch.Generator, progress: float = 0.0
-    ) -> Tensor:
+    def loss(self, net: nn.Module, batch: Pairs, generator: torch.Generator) -> Tensor:
         """Loss of independent draws at uniform times."""
         count = count_rows(len(batch.x1), self.share, generator)
         mapped, others = batch.split(count)

@@ -22,20 +22,15 @@ class FlowMatching(SingleObjective):
 
     Args:
         coupling: how sources and data are joined.
-        metric: distance of the regression; the squared error makes the minimiser the conditional
-            mean.
+        metric: distance; the squared error makes the minimiser the conditional mean.
     """
 
     coupling: Coupling = field(default_factory=Independent)
     metric: Loss = field(default_factory=Loss)
     cost = 3
 
-    def loss(
-        self, net: nn.Module, batch: Pairs, generator: torch.Generator, progress: float = 0.0
-    ) -> Tensor:
+    def loss(self, net: nn.Module, batch: Pairs, generator: torch.Generator) -> Tensor:
         """Loss of independent draws at uniform times."""
-        x0, x1, cond = batch
-        pair = self.coupling(x0, x1, cond)
-        line = BezierCurve.line(pair.x0, pair.x1)
-        t = uniform(x1, generator)
-        return self.metric(net(line.point(t), t, t, cond), line.velocity(t))
+        line = BezierCurve.line(*self.coupling(batch.x0, batch.x1))
+        t = uniform(batch.x1, generator)
+        return self.metric(net(line.point(t), t, t, batch.cond), line.velocity(t))

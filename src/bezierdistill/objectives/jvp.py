@@ -10,12 +10,13 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+Affine = Tensor | None
+
 
 def forward_derivative(
     function: Callable[..., Tensor], at: tuple[Tensor, ...], along: tuple[Tensor, ...]
 ) -> tuple[Tensor, Tensor]:
-    """Value of a network function at a point and its derivative along a direction; both can be
-    trained through.
+    """Value of a network function at a point and its derivative along a direction.
 
     Fused attention has no forward-mode derivative, the gradient of layer norm's is silently wrong
     (pytorch issue 196700), and group norm's fails where a derivative lies in memory otherwise than
@@ -40,11 +41,7 @@ class _PlainNorms(TorchFunctionMode):
 
 
 def _layer_norm(
-    x: Tensor,
-    shape: Sequence[int],
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
+    x: Tensor, shape: Sequence[int], weight: Affine = None, bias: Affine = None, eps: float = 1e-5
 ) -> Tensor:
     axes = tuple(range(-len(shape), 0))
     centred = x - x.mean(axes, keepdim=True)
@@ -54,11 +51,7 @@ def _layer_norm(
 
 
 def _group_norm(
-    x: Tensor,
-    groups: int,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
+    x: Tensor, groups: int, weight: Affine = None, bias: Affine = None, eps: float = 1e-5
 ) -> Tensor:
     members = x.reshape(len(x), groups, -1)
     normal = _layer_norm(members, members.shape[-1:], eps=eps).reshape(x.shape)

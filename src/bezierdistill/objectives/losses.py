@@ -47,10 +47,8 @@ class Loss:
 
 
 def pseudo_huber(x: Tensor, scale: float) -> Loss:
-    """The distance with ``c = scale sqrt(D)`` for states like ``x`` ``(B, ...)`` of D components;
-    0 means squared error.
+    """The distance with ``c = scale sqrt(D)`` for states like ``x`` ``(B, ...)`` of D components.
 
-    Where papers write ``c = scale D`` for the norm of a whole row, this is their distance over
-    ``sqrt(D)``.
+    Where papers write ``c = scale D`` for the norm of a row, it is their distance over ``sqrt(D)``.
     """
     return Loss(scale * math.sqrt(x[0].numel()))

@@ -77,9 +77,7 @@ class MeanFlow(SingleObjective):
         """Where s < t; the others are at their s, as in the authors' code."""
         return LogitNormalIntervals(self.logit_mean, self.logit_std)
 
-    def loss(
-        self, net: nn.Module, batch: Pairs, generator: torch.Generator, progress: float = 0.0
-    ) -> Tensor:
+    def loss(self, net: nn.Module, batch: Pairs, generator: torch.Generator) -> Tensor:
         """Loss of independent draws."""
         count = count_rows(len(batch.x1), self.share, generator)
         averaged, others = batch.split(count)

@@ -9,12 +9,10 @@ solution from there,
           \text{loss } \Big|u(x_t, t, b) - \frac{x_b - x_a}{b - a}\Big|^2.
 
 The sampler is one Euler step per window, :func:`~bezierdistill.flow_map.sample` over the windows'
-boundaries. The authors
-run time from t=1 (noise) to t=0 and solve by DDIM, which on a straight path is Euler's step. Their
-velocity reads t alone, but it jumps where a window ends and the next one starts, which is just
-where the sampler reads it. Networks here are smooth in time and would give the mean of both
-windows; they are therefore told the window's end b. On a straight path the average velocity from t
-to b is the velocity.
+boundaries. The authors solve by DDIM, which on a straight path is Euler's step. Their velocity
+reads t alone, but it jumps from window to window, just where the sampler reads it. Networks here
+are smooth in time and would give the mean of both windows; they are therefore told the window's end
+b. On a straight path the average velocity from t to b is the velocity.
 
 Source: Yan et al. 2024, *PeRFlow: piecewise rectified flow as universal plug-and-play accelerator*
 (arXiv 2405.07510), algorithm 1, with the velocity target; the defaults (4 windows, 8 solver steps
@@ -61,14 +59,10 @@ class Piecewise(SingleObjective):
 
     @property
     def cost(self) -> int:
-        """Network passes per row of a step: the teacher's solution of one window, and the student's
-        step.
-        """
+        """Passes per row of a step: the teacher's solution of a window, and the student's step."""
         return self.steps * evaluations(self.method) * passes_of(self.teacher) + 3
 
-    def loss(
-        self, net: nn.Module, batch: Pairs, generator: torch.Generator, progress: float = 0.0
-    ) -> Tensor:
+    def loss(self, net: nn.Module, batch: Pairs, generator: torch.Generator) -> Tensor:
         """Loss of independent draws at uniform times."""
         u = uniform(batch.x1, generator) * self.windows
         window = u.floor().clamp_max(self.windows - 1)  # low precision may round u up to the last

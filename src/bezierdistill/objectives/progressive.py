@@ -34,8 +34,7 @@ from bezierdistill.settings import check_counts
 
 
 def halvings(steps: int) -> tuple[int, ...]:
-    """Step numbers of the students, one per round, that follow a teacher of ``steps`` steps: halved
-    down to one.
+    """Step numbers of the students after a teacher of ``steps`` steps: halved down to one.
 
     Raises:
         UserError: unless ``steps`` is a power of two, 2 or more.
@@ -70,13 +69,12 @@ class Progressive(SingleObjective):
     def __post_init__(self) -> None:
         check_counts(steps=self.steps)
 
-    def loss(
-        self, net: nn.Module, batch: Pairs, generator: torch.Generator, progress: float = 0.0
-    ) -> Tensor:
+    def loss(self, net: nn.Module, batch: Pairs, generator: torch.Generator) -> Tensor:
         """Loss of independent draws at uniform steps of the grid."""
         rows, cond = (len(batch.x1),), batch.cond
-        i = torch.randint(self.steps, rows, generator=generator, device=generator.device)
-        i = i.to(batch.x1)
+        i = torch.randint(self.steps, rows, generator=generator, device=generator.device).to(
+            batch.x1
+        )
         s, middle, t = i / self.steps, (i + 0.5) / self.steps, (i + 1) / self.steps
         x = batch.point(s)
         with torch.no_grad():

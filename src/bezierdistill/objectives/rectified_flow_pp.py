@@ -8,10 +8,9 @@ is regressed as in reflow, with times and distance
           m(e) = \sqrt{|e|^2 + c^2} - c, \quad c = 0.00054\, D, \qquad a = 4.
 
 The pairs hardly cross, so the velocity is easy inside and hard at both ends, where it must tell
-whole pairs apart.
-
-In the terms of :class:`Loss`, whose scale is per component, :math:`\sqrt{|e|^2/D + c'^2} - c'` is
-:math:`m(e)/\sqrt D` for :math:`c' = c/\sqrt D = 0.00054 \sqrt D` (0.030 for CIFAR-10's D = 3072).
+whole pairs apart. In the terms of :class:`Loss`, whose scale is per component,
+:math:`\sqrt{|e|^2/D + c'^2} - c'` is :math:`m(e)/\sqrt D` for :math:`c' = c/\sqrt D = 0.00054 \sqrt
+D` (0.030 for CIFAR-10's D = 3072).
 
 Conventions and limits: the authors' t runs from the data to the noise; p is symmetric (their
 printed :math:`e^{au} + e^{-au}` is p with u measured from the middle). They add LPIPS of the
@@ -57,10 +56,10 @@ class RectifiedFlowPP(SingleObjective):
         check_positive(steepness=self.steepness)
         check_not_negative(huber=self.huber)
 
-    def loss(
-        self, net: nn.Module, batch: Curves, generator: torch.Generator, progress: float = 0.0
-    ) -> Tensor:
+    def loss(self, net: nn.Module, batch: Curves, generator: torch.Generator) -> Tensor:
         """Loss of lines from sources to the teacher's end points."""
-        metric = pseudo_huber(batch.curve.source, self.huber)
-        regression = CurveRegression(UShapedInstants(self.steepness), metric)
-        return regression.loss(net, batch, generator)
+        times, metric = (
+            UShapedInstants(self.steepness),
+            pseudo_huber(batch.curve.source, self.huber),
+        )
+        return CurveRegression(times, metric).loss(net, batch, generator)

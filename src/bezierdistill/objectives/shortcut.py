@@ -9,8 +9,8 @@ multiples, with :math:`m = s + d`,
 
 without gradient on the right, where the smallest step 1/128 is read on the diagonal, :math:`u(x, s,
 s)`. The diagonal is learned by flow matching on the rest of the rows. The right side uses averaged
-weights. The authors' code also clamps targets and states to [-4, 4], the range of their latents;
-their paper does not, nor does this file.
+weights. The authors' code also clamps targets and states to the range of their latents; their paper
+does not, nor does this file.
 
 Source: Frans et al. 2024, *One step diffusion via shortcut models* (arXiv 2410.12557), eq. 4-5,
 algorithm 1; start times and the share of rows as in the authors' code (``targets_shortcut.py``).
@@ -62,9 +62,7 @@ class Shortcut(SingleObjective):
         """Network passes per row of a step: 3, and 2 more for the two steps of the target."""
         return 3 + 2 * self.share
 
-    def loss(
-        self, net: nn.Module, batch: Pairs, generator: torch.Generator, progress: float = 0.0
-    ) -> Tensor:
+    def loss(self, net: nn.Module, batch: Pairs, generator: torch.Generator) -> Tensor:
         """Loss of independent draws at times of the grids."""
         count = count_rows(len(batch.x1), self.share, generator)
         stepped, others = batch.split(count)

@@ -1,6 +1,4 @@
-"""What objectives are trained on: ``batches(generator)`` draws a batch and puts it on the trainer's
-device.
-"""
+"""What objectives are trained on: ``batches(generator)`` draws a batch for a trainer's device."""
 
 from __future__ import annotations
 
@@ -26,8 +24,7 @@ class PairBatches:
         data: what flows end on.
         rows: rows of a batch.
         device: where batches are put.
-        drop: share of rows whose condition is set to zero, which is no condition; None leaves all
-            conditions out.
+        drop: share of rows whose condition is set to zero, which is none; None leaves all out.
         domain: what flows start from; without it sources are standard normal.
     """
 

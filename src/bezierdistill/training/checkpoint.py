@@ -1,8 +1,6 @@
-"""The saved state of a stage of training: every tensor of it, the step, and a digest of all, in one
-safetensors file.
+"""The saved state of a stage of training: its tensors, step and digest in one safetensors file.
 
-Tensors are whole, whoever keeps which part of them while training, so a state continues on any
-number of ranks.
+Tensors are whole, so a state continues on any number of ranks.
 """
 
 from __future__ import annotations
@@ -12,11 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bezierdistill.errors import UserError
 from bezierdistill.files import read_tensors, write_tensors
+from bezierdistill.objectives.base import Nets
 from bezierdistill.training.ema import EMA
+
+Optimizers = Mapping[str, torch.optim.Optimizer]
 
 
 def save_state(path: Path, tensors: Mapping[str, Tensor], step: int) -> None:
@@ -29,24 +30,16 @@ def save_state(path: Path, tensors: Mapping[str, Tensor], step: int) -> None:
 def load_state(path: Path, steps: int) -> tuple[dict[str, Tensor], int]:
     """The tensors of a state and its step.
 
-    Args:
-        path: the file.
-        steps: steps of the stage, which a state cannot be beyond.
-
     Raises:
-        UserError: if it is damaged, or of a longer stage.
+        UserError: if it is damaged, or beyond the ``steps`` of the stage.
     """
     tensors, metadata = read_tensors(path)
     step, _, digest = metadata.get("state", "").partition(" ")
     if digest != _digest(tensors):
-        raise UserError(
-            f"{path} differs from its digest, it was changed or damaged: remove it to start again"
-        )
+        raise UserError(f"{path} differs from its digest: remove it to start again")
     if not (step.isascii() and step.isdigit() and int(step) <= steps):
-        raise UserError(
-            f"{path} is the state of step {step[:20]!r}, expected 0 to {steps}: remove it to start"
-            " anew"
-        )
+        given = f"{path} is the state of step {step[:20]!r}"
+        raise UserError(f"{given}, expected 0 to {steps}: remove it to start again")
     return tensors, int(step)
 
 
@@ -64,10 +57,8 @@ def check_alike(path: Path, given: Mapping[str, Tensor], wanted: Mapping[str, Te
     for name in sorted(given.keys() | wanted.keys()):
         got, expected = _kind(given.get(name)), _kind(wanted.get(name))
         if got != expected:
-            raise UserError(
-                f"{path} is not a state of this run ({name} is {got}, expected {expected}): remove"
-                " it to start again"
-            )
+            why = f"{name} is {got}, expected {expected}"
+            raise UserError(f"{path} is not a state of this run ({why}): remove it to start again")
 
 
 def _kind(tensor: Tensor | None) -> str:
@@ -76,9 +67,7 @@ def _kind(tensor: Tensor | None) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
 
 
-def live_tensors(
-    nets: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Optimizer], ema: EMA
-) -> dict[str, Tensor]:
+def live_tensors(nets: Nets, optimizers: Optimizers, ema: EMA) -> dict[str, Tensor]:
     """Every tensor of a training but its generator; what is copied into them is restored."""
     found = {f"ema/{name}": tensor for name, tensor in ema.state().items()}
     for name, net in nets.items():
@@ -89,15 +78,8 @@ def live_tensors(
     return found
 
 
-def add_moments(
-    nets: Mapping[str, nn.Module],
-    optimizers: Mapping[str, torch.optim.Optimizer],
-    given: Mapping[str, Tensor],
-) -> None:
-    """Have optimizers keep the moments that a state has: of the parameters that have been updated.
-
-    They lie in memory as their parameters do, which fused optimizers take for granted.
-    """
+def add_moments(nets: Nets, optimizers: Optimizers, given: Mapping[str, Tensor]) -> None:
+    """Have optimizers keep the moments that a state has, in memory as their parameters lie."""
     for name, net in nets.items():
         for index, parameter in enumerate(net.parameters()):
             if f"adam/{name}/{index}/step" in given:

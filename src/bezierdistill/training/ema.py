@@ -32,9 +32,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, step: int, last: bool) -> None:
-        """Take the weights after step ``step`` (counted from 0) into the average, if it is the last
-        of four, or the last of all.
-        """
+        """Take the weights after ``step`` (from 0) in, if it is the last of four, or of all."""
         since = step % EVERY + 1
         if since < EVERY and not last:
             return

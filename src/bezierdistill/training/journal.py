@@ -1,6 +1,4 @@
-"""What training writes down: a line of ``log.jsonl`` and TensorBoard's scalars every so many steps;
-no line comes twice after a kill.
-"""
+"""What training writes down: lines of ``log.jsonl``, none twice, and TensorBoard's scalars."""
 
 from __future__ import annotations
 
@@ -18,9 +16,7 @@ Write = Callable[[int, Mapping[str, float], float], None]
 
 @contextmanager
 def journal(folder: Path, stage: str, first: int) -> Iterator[Write]:
-    """Continue the log of a stage after step ``first``; yields ``write(step, losses,
-    steps_per_second)``.
-    """
+    """Continue a stage's log after step ``first``: ``write(step, losses, steps_per_second)``."""
     from torch.utils.tensorboard import SummaryWriter  # imported here: it takes a second
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -32,9 +28,8 @@ def journal(folder: Path, stage: str, first: int) -> Iterator[Write]:
     ):
 
         def write(step: int, losses: Mapping[str, float], rate: float) -> None:
-            entry = LogEntry(
-                stage=stage, step=step, loss=dict(losses), steps_per_second=round(rate, 2)
-            )
+            speed = round(rate, 2)
+            entry = LogEntry(stage=stage, step=step, loss=dict(losses), steps_per_second=speed)
             log.write(json.dumps(to_json(entry)) + "\n")
             log.flush()
             for name, loss in losses.items():
@@ -44,22 +39,21 @@ def journal(folder: Path, stage: str, first: int) -> Iterator[Write]:
 
 
 def _rewind(path: Path, stage: str, first: int) -> None:
-    """Drop what a killed process wrote of steps that will be taken again, and a line that it did
-    not finish.
-    """
+    """Drop what a killed process wrote of steps that will be taken again, and a torn line."""
     if not path.exists():
         return
-    text = path.read_text(errors="replace")
-    kept = "".join(line + "\n" for line in text.splitlines() if _stays(line, stage, first))
+    text, kept = path.read_text(errors="replace"), ""
+    for line in text.splitlines():
+        entry = _entry(line)
+        if entry is not None and (entry.stage != stage or entry.step <= first):
+            kept += line + "\n"
     if kept != text:
         write_atomically(path, lambda temporary: temporary.write_text(kept))
 
 
 def entries(path: Path) -> Iterator[LogEntry]:
     """The lines of a log; one that does not fit, such as a torn last one, is left out."""
-    for line in path.read_text(errors="replace").splitlines():
-        if (entry := _entry(line)) is not None:
-            yield entry
+    return filter(None, map(_entry, path.read_text(errors="replace").splitlines()))
 
 
 def _entry(line: str) -> LogEntry | None:
@@ -67,8 +61,3 @@ def _entry(line: str) -> LogEntry | None:
         return from_json(json.loads(line), LogEntry, "a line")
     except (ValueError, RecursionError):
         return None
-
-
-def _stays(line: str, stage: str, first: int) -> bool:
-    entry = _entry(line)
-    return entry is not None and (entry.stage != stage or entry.step <= first)

@@ -1,7 +1,7 @@
 """The training loop: networks, one optimizer each, and an objective that yields the losses.
 
-The loop updates a network by its loss before it asks for the next one, so one loop serves a single
-regression as well as a student and its critics. With ``accumulate`` a step is run several times and
+A network is updated by its loss before the next one is asked for, so one loop serves a single
+regression as well as a student and its critic. With ``accumulate`` a step is run several times and
 updates come in the last of them.
 """
 
@@ -11,8 +11,8 @@ import math
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -21,24 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from bezierdistill.errors import UserError
-from bezierdistill.objectives.base import Objective
+from bezierdistill.objectives.base import Losses, Nets, Objective
 from bezierdistill.progress import progress
-from bezierdistill.training.checkpoint import (
-    add_moments,
-    check_alike,
-    live_tensors,
-    load_state,
-    save_state,
-)
+from bezierdistill.training import checkpoint, ranks
 from bezierdistill.training.ema import EMA
 from bezierdistill.training.journal import Write, journal
-from bezierdistill.training.ranks import (
-    all_gather,
-    gather_full,
-    open_fabric,
-    part_of,
-    rank_generator,
-)
 from bezierdistill.training.settings import LoopConfig
 from bezierdistill.training.stopping import Stop, leave
 
@@ -66,14 +53,14 @@ class Trainer:
 
     def __init__(
         self,
-        nets: Mapping[str, nn.Module],
+        nets: Nets,
         config: LoopConfig,
         folder: Path,
         stage: str,
         rates: Mapping[str, float] | None = None,
     ) -> None:
         self.config, self.folder, self.stage = config, folder, stage
-        self.fabric = open_fabric(config.accelerator, config.precision, config.strategy)
+        self.fabric = ranks.open_fabric(config.accelerator, config.precision, config.strategy)
         self.rank, self.ranks = self.fabric.global_rank, self.fabric.world_size
         self.plain = dict(nets)
         self.rates = dict.fromkeys(nets, config.lr) | dict(rates or {})
@@ -82,10 +69,7 @@ class Trainer:
         self.result = next(iter(nets))
         sharded = self.ranks > 1 and config.strategy == "fsdp"
         if sharded and (config.compile or config.checkpoint or config.channels_last):
-            raise UserError(
-                "strategy is fsdp with compile, checkpoint or channels_last, expected ddp with"
-                " them, or fsdp without"
-            )
+            raise UserError("strategy is fsdp, expected ddp for compile, checkpoint, channels_last")
         self.whole = deepcopy(nets[self.result]) if sharded else nets[self.result]
         self.nets: dict[str, Any] = {}
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
@@ -98,15 +82,21 @@ class Trainer:
 
     def _set_up(self, name: str, net: nn.Module) -> None:
         net.train().requires_grad_(True)
-        _prepare(net, self.config)
+        if self.config.channels_last:
+            net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        if self.config.checkpoint:
+            switch = getattr(getattr(net, "inner", None), "enable_gradient_checkpointing", None)
+            if switch is None:
+                given = f"checkpoint is on and a {type(net).__name__} keeps all activations"
+                raise UserError(f"{given}: expected a network of diffusers, or off")
+            switch()
         used: Any = torch.compile(net) if self.config.compile else net
         wrapped = self.fabric.setup_module(used)
         self.optimizers[name] = torch.optim.AdamW(
             net.parameters(), self.rates[name], (0.9, 0.99), weight_decay=0.0, fused=True
         )
         self.steppers[name] = self.fabric.setup_optimizers(self.optimizers[name])
-        # The wrapper converts precision and synchronises ranks; where there is neither it only
-        # costs time.
+        # The wrapper converts precision and synchronises ranks; without either it only costs time.
         plain = self.ranks == 1 and self.config.precision == "32-true"
         self.nets[name] = used if plain else wrapped
 
@@ -131,10 +121,8 @@ class Trainer:
             UserError: if ranks would draw unevenly, or fewer than ``least``.
         """
         if batch % self.ranks or batch // self.ranks < least:
-            raise UserError(
-                f"a batch of {batch} rows on {self.ranks} ranks, expected a multiple of"
-                f" {self.ranks}, {least} or more on each"
-            )
+            given = f"a batch of {batch} rows on {self.ranks} ranks"
+            raise UserError(f"{given}, expected a multiple of {self.ranks}, {least} or more each")
         return batch // self.ranks
 
     def fit(self, objective: Objective, batches: Batches, steps: int, seed: int) -> nn.Module:
@@ -155,26 +143,21 @@ class Trainer:
             KeyboardInterrupt: on Ctrl-C, after the state is saved.
             SystemExit: on another signal that asks to end, likewise.
         """
-        self.generator = rank_generator(seed, self.rank, self.ranks)
+        self.generator = ranks.rank_generator(seed, self.rank, self.ranks)
         self.done = self.kept = self._restore(steps, seed) if self.state_file.exists() else 0
-        show, log = progress(self.stage, steps), self._journal()
+        show, log = progress(self.stage, steps), nullcontext(lambda *entry: None)
+        if self.rank == 0:
+            log = journal(self.folder, self.stage, self.done)
         with show as advance, log as write, Stop(patient=self.ranks > 1) as stop:
             advance(self.done)
             self._run(objective, batches, steps, advance, write, stop)
         if asked := self._agreed(stop.asked):
-            self._leave(asked, steps)
+            self._tell(f"stopped at step {self.done} of {steps}, its state is in {self.state_file}")
+            leave(asked)
         net = self.whole
-        mean = {name: gather_full(tensor) for name, tensor in self.ema.state().items()}
+        mean = {name: ranks.gather_full(tensor) for name, tensor in self.ema.state().items()}
         net.load_state_dict(mean, strict=False)
         return net.cpu().float().eval().requires_grad_(False)
-
-    @contextmanager
-    def _journal(self) -> Iterator[Write]:
-        if self.rank:
-            yield lambda step, losses, rate: None
-        else:
-            with journal(self.folder, self.stage, self.done) as write:
-                yield write
 
     def _run(
         self,
@@ -211,23 +194,24 @@ class Trainer:
             if stops:
                 break
 
-    def _step(
-        self, objective: Objective, batches: Batches, k: int, steps: int
-    ) -> Iterator[tuple[str, Tensor]]:
+    def _step(self, objective: Objective, batches: Batches, k: int, steps: int) -> Losses:
         """Take step k; yields its losses."""
         parts = self.config.accumulate
         for part in range(parts):
             last, seen = part == parts - 1, set[str]()
-            with self._synchronised(last):
+            with ExitStack() as stack:
+                if self.ranks > 1 and not last:  # gradients are averaged in the last part
+                    for net in self.nets.values():
+                        stack.enter_context(self.fabric.no_backward_sync(net))
                 batch = batches(self.generator)
                 for name, loss in objective.losses(self.nets, batch, self.generator, k / steps):
                     if parts > 1 and name in seen:
-                        raise UserError(
-                            f"accumulate is {parts} and {name} is updated more than once per step,"
-                            " expected 1"
-                        )
+                        given = f"accumulate is {parts} and {name} is updated more than once"
+                        raise UserError(f"{given} per step, expected 1")
                     seen.add(name)
-                    self._backward(name, loss if parts == 1 else loss / parts, fresh=part == 0)
+                    if part == 0:
+                        self.optimizers[name].zero_grad()
+                    self.fabric.backward(loss if parts == 1 else loss / parts)
                     if last:
                         self._update(name, k, steps)
                     yield name, loss.detach()
@@ -239,39 +223,17 @@ class Trainer:
         sent = torch.tensor(float(asked), device=self.device)
         return int(self.fabric.all_reduce(sent, reduce_op="max"))  # pyright: ignore[reportArgumentType]
 
-    def _leave(self, asked: int, steps: int) -> None:
+    def _tell(self, text: str) -> None:
         if self.rank == 0:
-            print(
-                f"{self.stage}: stopped at step {self.done} of {steps}, its state is in"
-                f" {self.state_file}",
-                file=sys.stderr,
-            )
-        leave(asked)
-
-    @contextmanager
-    def _synchronised(self, last: bool) -> Iterator[None]:
-        """Gradients are averaged over ranks in the last of several batches whose gradients are
-        added up.
-        """
-        with ExitStack() as stack:
-            if self.ranks > 1 and not last:
-                for net in self.nets.values():
-                    stack.enter_context(self.fabric.no_backward_sync(net))
-            yield
-
-    def _backward(self, name: str, loss: Tensor, fresh: bool) -> None:
-        if fresh:
-            self.optimizers[name].zero_grad()
-        self.fabric.backward(loss)
+            print(f"{self.stage}: {text}", file=sys.stderr)
 
     def _update(self, name: str, k: int, steps: int) -> None:
         for group in self.optimizers[name].param_groups:
             group["lr"] = self.rates[name] * self._rate(k, steps)
+        net, stepper = self.nets[name], self.steppers[name]
         if self.config.clip:
-            self.fabric.clip_gradients(
-                self.nets[name], self.steppers[name], max_norm=self.config.clip
-            )
-        self.steppers[name].step()
+            self.fabric.clip_gradients(net, stepper, max_norm=self.config.clip)
+        stepper.step()
 
     def _rate(self, k: int, steps: int) -> float:
         up = (k + 1) / max(1, self.config.warmup)
@@ -279,86 +241,57 @@ class Trainer:
         return min(1.0, up, down)
 
     def _finite(self, sums: Mapping[str, Tensor], counts: Mapping[str, int]) -> dict[str, float]:
-        """The mean losses since the last line of the log, over all ranks.
-
-        Raises:
-            UserError: if one is not finite, on every rank alike.
-        """
-        losses = {name: self._mean(total) / counts[name] for name, total in sums.items()}
+        """The mean losses since the last line of the log, over all ranks; refused on all alike."""
+        losses: dict[str, float] = {}
+        for name, total in sums.items():
+            mean: Any = self.fabric.all_reduce(total, reduce_op="mean") if self.ranks > 1 else total
+            losses[name] = float(mean) / counts[name]
         self._refuse("loss of", [name for name, loss in losses.items() if not math.isfinite(loss)])
         return losses
 
-    def _mean(self, value: Tensor) -> float:
-        return float(self.fabric.all_reduce(value, reduce_op="mean") if self.ranks > 1 else value)  # pyright: ignore[reportArgumentType]
-
     def _refuse(self, what: str, names: Sequence[str]) -> None:
         """Stop if there are names, of what is not finite."""
-        if not names:
-            return
-        kept = (
-            f"the state of step {self.kept} is kept in {self.state_file}"
-            if self.kept
-            else "no state was saved before"
-        )
-        raise UserError(
-            f"{what} {', '.join(names[:3])} is not finite at step {self.done}: {kept}; "
-            "start in another --out with a lower --loop.lr, or with --loop.clip 1"
-        )
+        kept = f"the state of step {self.kept} is kept in {self.state_file}"
+        if names:
+            raise UserError(
+                f"{what} {', '.join(names[:3])} is not finite at step {self.done}:"
+                f" {kept if self.kept else 'no state was saved before'}; start in another --out"
+                " with a lower --loop.lr, or with --loop.clip 1"
+            )
 
     def _save(self) -> None:
         tensors: dict[str, Tensor] = {}
         wrong = []
-        for name, part in live_tensors(self.plain, self.optimizers, self.ema).items():
-            value = gather_full(part)  # one after the other: all may not fit beside the training
+        for name, part in checkpoint.live_tensors(self.plain, self.optimizers, self.ema).items():
+            value = ranks.gather_full(part)  # one by one: all may not fit beside the training
             wrong += [name] if value.is_floating_point() and not value.isfinite().all() else []
             if self.rank == 0:
                 tensors[name] = value.cpu()
         self._refuse("tensor", wrong)
-        tensors["generator"] = all_gather(self.generator.get_state(), self.ranks, self.device)
+        tensors["generator"] = ranks.all_gather(self.generator.get_state(), self.ranks, self.device)
         if self.rank == 0:
-            save_state(self.state_file, tensors, self.done)
+            checkpoint.save_state(self.state_file, tensors, self.done)
         self.fabric.barrier()
         self.kept = self.done
 
     @torch.no_grad()
     def _restore(self, steps: int, seed: int) -> int:
-        saved, step = load_state(self.state_file, steps)
-        add_moments(self.plain, self.optimizers, saved)
-        live, own = live_tensors(self.plain, self.optimizers, self.ema), self.generator.get_state()
+        saved, step = checkpoint.load_state(self.state_file, steps)
+        checkpoint.add_moments(self.plain, self.optimizers, saved)
+        live = checkpoint.live_tensors(self.plain, self.optimizers, self.ema)
+        own = self.generator.get_state()
         generators = saved.get("generator", own[None])
         drawn = own.new_empty(*generators.shape[:1], len(own))  # of any number of ranks
-        check_alike(self.state_file, saved, live | {"generator": drawn})
-        if len(generators) == self.ranks:
-            self._restore_draws(generators[self.rank])
+        checkpoint.check_alike(self.state_file, saved, live | {"generator": drawn})
+        if len(generators) != self.ranks:
+            self.generator = ranks.rank_generator(seed, self.rank, self.ranks, step)
+            self._tell(f"{self.ranks} ranks go on where {len(generators)} stopped, with new draws")
         else:
-            self.generator = rank_generator(seed, self.rank, self.ranks, step)
-            if self.rank == 0:
-                print(
-                    f"{self.stage}: {self.ranks} ranks go on where {len(generators)} stopped, with"
-                    " new draws",
-                    file=sys.stderr,
-                )
+            try:
+                self.generator.set_state(generators[self.rank].clone())
+            except RuntimeError as error:
+                given = f"{self.state_file} is not a state of this run ({error})"
+                raise UserError(f"{given}: remove it to start again") from None
         for name, tensor in live.items():
-            tensor.copy_(part_of(saved[name], tensor))
+            tensor.copy_(ranks.part_of(saved[name], tensor))
         return step
-
-    def _restore_draws(self, state: Tensor) -> None:
-        try:
-            self.generator.set_state(state.clone())
-        except RuntimeError as error:
-            raise UserError(
-                f"{self.state_file} is not a state of this run ({error}): remove it to start again"
-            ) from None
-
-
-def _prepare(net: nn.Module, config: LoopConfig) -> None:
-    if config.channels_last:
-        net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    if config.checkpoint:
-        switch = getattr(net, "checkpointing", None)
-        if not callable(switch):
-            raise UserError(
-                f"checkpoint is on and a {type(net).__name__} keeps all activations: expected a"
-                " network of diffusers, or off"
-            )
-        switch()

@@ -1,5 +1,4 @@
-"""Processes that work together, the *ranks*: torchrun starts them, Lightning Fabric joins them;
-without torchrun there is one.
+"""Processes that work together, the *ranks*: torchrun starts them, Lightning Fabric joins them.
 
 With ``ddp`` every rank has the whole network and gradients are averaged; with ``fsdp`` (PyTorch's
 ``fully_shard``) every rank keeps a part of each tensor.
@@ -36,6 +35,7 @@ def open_fabric(
     """
     # Imported here: it loads the compiler, seconds that only training needs.
     from lightning_fabric import Fabric
+    from lightning_fabric.strategies.ddp import DDPStrategy
 
     ranks, here = _world()
     try:
@@ -45,23 +45,20 @@ def open_fabric(
             accelerator=accelerator,
             devices=here,
             num_nodes=ranks // here,
-            strategy=_sharding(ranks) if strategy == "fsdp" else _copying(),
+            strategy=_sharding(ranks) if strategy == "fsdp" else DDPStrategy(timeout=PATIENCE),
             precision=precision,
         )
         fabric.launch()
         return fabric
     except (RuntimeError, ValueError) as error:
-        raise UserError(
-            f"accelerator {accelerator!r} with precision {precision!r} cannot be used here: {error}"
-        ) from None
+        given = f"accelerator {accelerator!r} with precision {precision!r}"
+        raise UserError(f"{given} cannot be used here: {error}") from None
 
 
 def _world() -> tuple[int, int]:
     """Number of ranks, and of those on this machine.
 
-    Raises:
-        UserError: if there are several and a variable by which they meet is missing: they would
-            wait for each other without end.
+    Without a variable by which they meet, ranks would wait for each other without end.
     """
     given = {name: os.environ.get(name, "") for name in TORCHRUN}
     if given["WORLD_SIZE"] in ("", "1"):
@@ -69,16 +66,10 @@ def _world() -> tuple[int, int]:
     for name, value in given.items():
         if not value or (name != "MASTER_ADDR" and not value.isdigit()):
             raise UserError(
-                f"WORLD_SIZE is {given['WORLD_SIZE']} and {name} is {value or 'not set'}, expected"
-                " what torchrun sets: start with torchrun, or unset WORLD_SIZE"
+                f"WORLD_SIZE is {given['WORLD_SIZE']} and {name} is {value or 'not set'}: start"
+                " with torchrun, which sets both, or unset WORLD_SIZE"
             )
     return int(given["WORLD_SIZE"]), int(given["LOCAL_WORLD_SIZE"])
-
-
-def _copying() -> Any:
-    from lightning_fabric.strategies.ddp import DDPStrategy
-
-    return DDPStrategy(timeout=PATIENCE)
 
 
 def _sharding(ranks: int) -> Any:
@@ -98,10 +89,7 @@ def _sharding(ranks: int) -> Any:
 
 def _blocks(net: nn.Module) -> Iterator[nn.Module]:
     """The blocks that are put together one at a time: those of the outermost lists, without each
-    list's first.
-
-    The first ones stay together with the rest of the network: diffusers' transformer reads its
-    first block again at the end.
+    list's first, which diffusers' transformer reads again at the end.
     """
     for child in net.children():
         if isinstance(child, nn.ModuleList):
@@ -111,9 +99,7 @@ def _blocks(net: nn.Module) -> Iterator[nn.Module]:
 
 
 def gather_full(tensor: Tensor) -> Tensor:
-    """A tensor with the parts that other ranks keep; all ranks must ask for the same ones in the
-    same order.
-    """
+    """A tensor with the parts of other ranks, which must ask for them in the same order."""
     return cast(Any, tensor).full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
@@ -128,9 +114,7 @@ def part_of(value: Tensor, like: Tensor) -> Tensor:
 
 
 def all_gather(tensor: Tensor, ranks: int, device: torch.device) -> Tensor:
-    """The tensors ``(...)`` that ranks have, as one ``(ranks, ...)``, by way of the device that
-    they exchange data on.
-    """
+    """The tensors ``(...)`` of all ranks as one ``(ranks, ...)``, exchanged by way of a device."""
     if ranks == 1:
         return tensor[None]
     parts = [torch.empty_like(tensor, device=device) for _ in range(ranks)]
@@ -139,7 +123,5 @@ def all_gather(tensor: Tensor, ranks: int, device: torch.device) -> Tensor:
 
 
 def rank_generator(seed: int, rank: int, ranks: int, step: int = 0) -> torch.Generator:
-    """The CPU generator of a rank's draws: each of several ranks has its own, and another one after
-    their number has changed at a step.
-    """
+    """The CPU generator of a rank's draws; another one once their number has changed at a step."""
     return generator(seed, Stream.TRAIN, rank, ranks, step)

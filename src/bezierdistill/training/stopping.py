@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")  # not all of them exist on every system
@@ -16,8 +16,7 @@ SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")  # not all of them exist on
 class Stop:
     """While open, ``asked`` is the number of the signal that has come, or 0.
 
-    Outside of the main thread, which signals do not reach, nothing changes. Signals that are
-    ignored (``nohup``) stay so.
+    Outside of the main thread nothing changes, and ignored signals (``nohup``) stay so.
 
     Args:
         patient: whether further signals are ignored; else a second one ends the process at once.
@@ -41,12 +40,7 @@ class Stop:
         if not self.patient:
             self.__exit__()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None = None,
-        error: BaseException | None = None,
-        trace: TracebackType | None = None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Leave signals to whoever had them before."""
         while self._before:
             signal.signal(*self._before.popitem())
