@@ -108,23 +108,23 @@ class TooLongError(BaseException):
 
 @contextmanager
 def limited() -> Iterator[None]:
-    """Two GiB more memory than now, and ten seconds."""
+    """Two GiB more memory than now, and ten seconds of the processor."""
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     linux = Path("/proc/self/statm")
 
     def stop(*_: object) -> None:
         raise TooLongError(f"took more than {SECONDS} s")
 
-    before = signal.signal(signal.SIGALRM, stop)
+    before = signal.signal(signal.SIGPROF, stop)
     if linux.exists():
         now = int(linux.read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
         resource.setrlimit(resource.RLIMIT_AS, (now + MORE_MEMORY, hard))
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
