@@ -1,5 +1,5 @@
 """What killed processes and damaged files do to results: nothing, or a refusal that says how to
-mend them.
+fix them.
 
     python benchmarks/faults.py            # two minutes on one thread, make faults
 
@@ -32,26 +32,30 @@ import traceback
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import redirect_stderr, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from dataclasses import replace as changed
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.utils.tensorboard  # the children find it loaded
 from damage import damaged, files, leftovers, repaired
+from msgspec.structs import replace
 from rich.console import Console
 from rich.table import Table
 
-from bezierdistill.arena.runner import ArenaConfig, arena
+from bezierdistill.arena.runner import RESULT, ArenaConfig, arena
 from bezierdistill.files import read_tensors
 from bezierdistill.networks.config import NetworkConfig
+from bezierdistill.records import ArenaRow, Shard, read_record, read_sealed, to_json
 from bezierdistill.reporting.summary import gather
 from bezierdistill.run import machine
 from bezierdistill.settings import Coupling
 from bezierdistill.stages.distill import DistillConfig, distill
 from bezierdistill.stages.simulate import SimulateConfig, simulate
 from bezierdistill.stages.train import TrainConfig, train
-from bezierdistill.store import CurveStore, writer
+from bezierdistill.store import CurveStore, CurveWriter
 from bezierdistill.training.settings import LoopConfig
 
 NET = NetworkConfig(width=64, depth=2)
@@ -100,23 +104,24 @@ def rows_saved(folder: Path) -> float:
         CurveStore.open(folder)
         return 1.0
     return (
-        sum(json.loads(record.read_text())["rows"] for record in folder.glob("shard-*.json")) / ROWS
+        sum(
+            read_sealed(record, Shard, "record of a shard").rows
+            for record in folder.glob("shard-*.json")
+        )
+        / ROWS
     )
 
 
 def figures(folder: Path) -> dict[str, str]:
     """A digest of an arena's rows without their clocks."""
-    rows = [
-        {key: value for key, value in row.items() if key not in ("seconds", "peak_memory_mb")}
-        for row in gather(folder)
-    ]
-    listed = len(json.loads((folder / "arena.json").read_text()))
+    rows = [to_json(replace(row, seconds=0.0, memory=0.0)) for row in gather(folder)]
+    listed = len(read_record(folder / RESULT, list[ArenaRow], "arena"))
     return {"rows": hashlib.sha256(json.dumps(rows).encode()).hexdigest(), "listed": str(listed)}
 
 
 def curves(teacher: Path, out: Path, packed: bool, count: int = ROWS) -> SimulateConfig:
     settings = SimulateConfig((teacher,), out, count=count, batch=64, accelerator="cpu")
-    return replace(settings, points="uint8", noise="seed") if packed else settings
+    return changed(settings, points="uint8", noise="seed") if packed else settings
 
 
 def teaching(data: str, coupling: Coupling, out: Path, steps: int = STEPS) -> TrainConfig:
@@ -166,11 +171,11 @@ def stages(folder: Path) -> list[tuple[Stage, ...]]:
                 lambda out: steps_saved(out, **saved),
             )
         )
-    network, loop = NetworkConfig(width=16, depth=2), replace(LOOP, save_every=10)
+    network, loop = NetworkConfig(width=16, depth=2), changed(LOOP, save_every=10)
     rivals = ArenaConfig(
         "manifold",
         Path(),
-        ",".join(METHODS),
+        METHODS,
         60_000,
         1,
         samples=256,
@@ -199,7 +204,7 @@ def start(stage: Stage, out: Path) -> int:
         log = os.open(out.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        stage.make(replace(stage.settings, out=out))
+        stage.make(changed(stage.settings, out=out))
         code = 0
     except BaseException:
         traceback.print_exc(file=sys.__stderr__)
@@ -339,11 +344,12 @@ def main() -> int:
         parser.add_argument(f"--{name}", type=int, default=value)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    writer.SHARD_BYTES = SHARD_BYTES  # many small shards instead of one
+    many: Any = partialmethod(CurveWriter.plan, shard_bytes=SHARD_BYTES)
+    CurveWriter.plan = many  # small shards instead of one
     rng, started, found = random.Random(chosen.seed), time.perf_counter(), machine()
     print(
-        f"{found['processor']}, {found['cores']} cores, {found['threads']} thread, torch"
-        f" {found['torch']}, seed {chosen.seed}"
+        f"{found.processor}, {found.cores} cores, {found.threads} thread, torch"
+        f" {found.versions['torch']}, seed {chosen.seed}"
     )
     with (
         tempfile.TemporaryDirectory() as temporary,

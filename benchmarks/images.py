@@ -13,79 +13,72 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from msgspec.structs import replace
 
 from bezierdistill.arena.runner import ArenaConfig, arena
-from bezierdistill.data import Data, load_data, read_sides
-from bezierdistill.files import read_json, write_json
+from bezierdistill.data import Data, load_data, read_samples
+from bezierdistill.files import write_json
 from bezierdistill.metrics import Evaluator, classifier_features
-from bezierdistill.models import Model, load_model
+from bezierdistill.models import Model, find_teacher, load_model
 from bezierdistill.models.folder import CARD
 from bezierdistill.networks.config import NetworkConfig
+from bezierdistill.records import ArenaRow, Scores, read_record, to_json, write_record
 from bezierdistill.reporting.plots import save_grid
-from bezierdistill.reporting.summary import gather, standard_error
+from bezierdistill.reporting.summary import excess, gather, standard_error
 from bezierdistill.run import machine
 from bezierdistill.stages.distill import DistillConfig, distill
 from bezierdistill.stages.simulate import SimulateConfig, simulate
 from bezierdistill.training.settings import LoopConfig
 
 OURS = "bezier_images"
-METHODS = f"{Path(__file__).with_name(OURS)}.py,rfd-1,rfd-2,rfd-1-two,bezier-teacher"
+METHODS = (
+    str(Path(__file__).with_name(f"{OURS}.py")),
+    *("rfd-1", "rfd-2", "rfd-1-two", "bezier-teacher"),
+)
 NETWORK = NetworkConfig("unet", 32, 1, 2)
 LOOP = LoopConfig(lr=2e-3, accelerator="cpu")
 BATCH = 64
-RANGE, STRENGTHS = "1,3", (1.0, 2.0, 3.0)
-COUNT = 1000  # samples a strength
+RANGE, SCALES = (1.0, 3.0), (1.0, 2.0, 3.0)
+COUNT = 1000  # samples per guidance scale
 FIGURES = ("excess", "FD-classifier", "kernel", "precision", "recall", "accuracy", "coverage")
 Rows = list[dict[str, Any]]
+Judged = list[tuple[ArenaRow, Scores]]
 
 
-def judge_samples(out: Path, data: Data) -> Rows:
-    """Every kept set of samples by the classifier's features, beside the arena's own figures."""
-    evaluate = Evaluator(data, extractor=classifier_features(data))
-    rows = []
-    for row in (row for row in gather(out) if "error" not in row):
-        name = f"{row['method']}-{row['seed']}-{row['passes']}"
+def judge_samples(out: Path, data: Data) -> Judged:
+    """The arena's rows, each with the scores of its kept samples by the classifier's features."""
+    evaluate, found = Evaluator(data, extractor=classifier_features(data)), []
+    for row in (row for row in gather(out) if row.scores):
+        name = f"{row.method}-{row.seed}-{row.passes}"
         file = out / "judged" / f"{name}.json"
         if not file.exists():
-            side = read_sides(out / "samples" / f"{name}.npz")[0]
-            x = data.scaling.encode(side.x)
-            assert side.given is not None
-            write_json(
-                file,
-                {"law": evaluate(x), "classes": evaluate.classes(x, torch.from_numpy(side.given))},
-            )
-        judged = read_json(file, "judged samples")
-        law, classes = judged["law"], judged["classes"]
-        rows.append(
-            {
-                **{
-                    key: row[key]
-                    for key in (
-                        "method",
-                        "seed",
-                        "passes",
-                        "spent_passes",
-                        "seconds",
-                        "peak_memory_mb",
-                    )
-                },
-                "excess": row["frechet_ratio"] - 1,
-                "FD-classifier": law["frechet"],
-                **{key: law[key] for key in ("kernel", "precision", "recall")},
-                **{
-                    key: classes[key]
-                    for key in ("accuracy", "coverage", "accuracy_real", "coverage_real")
-                },
-                "protocol": law["protocol"],
-            }
-        )
-    return rows
+            samples, labels = read_samples(out / "samples" / f"{name}.npz", data, labelled=True)
+            assert labels is not None
+            x = data.scaling.encode(samples)
+            write_record(file, replace(evaluate(x), classes=evaluate.classes(x, labels)))
+        found.append((row, read_record(file, Scores, "judged samples")))
+    return found
+
+
+def figures(row: ArenaRow, scores: Scores) -> dict[str, float]:
+    """What the table shows of a row and of its scores by the classifier's features."""
+    kernel, classes = scores.kernel, scores.classes
+    assert kernel is not None
+    assert classes is not None
+    return {
+        "excess": excess(row),
+        "FD-classifier": scores.frechet.value,
+        "kernel": kernel.value,
+        "precision": scores.precision.value,
+        "recall": scores.recall.value,
+        "accuracy": classes.accuracy,
+        "coverage": classes.coverage,
+    }
 
 
 def guided(out: Path, data: Data, teacher: Model, budget: int) -> Rows:
@@ -100,7 +93,7 @@ def guided(out: Path, data: Data, teacher: Model, budget: int) -> Rows:
                 (teacher.folder,),
                 curves,
                 count=count,
-                guidance=RANGE,
+                guidance_scale=RANGE,
                 steps=steps,
                 accelerator="cpu",
             )
@@ -116,48 +109,45 @@ def guided(out: Path, data: Data, teacher: Model, budget: int) -> Rows:
     )
     labels = list(range(data.classes))
     given = torch.arange(COUNT) % data.classes
-    for strength in STRENGTHS:
+    for scale in SCALES:
         sets = {
             "guided teacher": (
                 40,
-                teacher.sample(COUNT, 40, 7, "heun", 500, labels, guidance=strength),
+                teacher.sample(COUNT, 40, 7, "heun", 500, labels, guidance_scale=scale),
             )
         }
         sets |= {
             f"guided student, {k}": (
                 k,
-                model.sample(COUNT, k, 7, batch=500, labels=labels, guidance=strength),
+                model.sample(COUNT, k, 7, batch=500, labels=labels, guidance_scale=scale),
             )
             for k in (1, 2)
         }
         for name, (passes, own) in sets.items():
             x = data.scaling.encode(own)
-            law, classes = evaluate(x), evaluate.classes(x, given)
-            figures = {
-                "FD-classifier": law["frechet"],
-                **{key: law[key] for key in ("precision", "recall")},
-            }
-            spent = teacher.spent if "teacher" in name else model.spent
+            scores = evaluate(x)
             rows.append(
                 {
                     "method": name,
-                    "guidance": strength,
+                    "guidance scale": scale,
                     "passes": passes,
-                    "spent_passes": spent,
-                    "accuracy": classes["accuracy"],
-                    **figures,
+                    "spent": teacher.spent if "teacher" in name else model.spent,
+                    "accuracy": evaluate.classes(x, given).accuracy,
+                    "FD-classifier": scores.frechet.value,
+                    "precision": scores.precision.value,
+                    "recall": scores.recall.value,
                 }
             )
-            save_grid(out / f"guidance-{strength:g}-{passes}.png", x[:60])
+            save_grid(out / f"guidance-{scale:g}-{passes}.png", x[:60])
     return rows
 
 
-def table(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Means over seeds with standard errors, a method and number of passes a line."""
+def table(judged: Judged) -> list[str]:
+    """Means over seeds with standard errors, a method and number of passes per line."""
     lines = [f"| method | passes | {' | '.join(FIGURES)} |", "|---" * (len(FIGURES) + 2) + "|"]
-    groups: dict[tuple[int, str], Rows] = {}
-    for row in rows:
-        groups.setdefault((row["passes"], row["method"]), []).append(dict(row))
+    groups: dict[tuple[int, str], list[dict[str, float]]] = {}
+    for row, scores in judged:
+        groups.setdefault((row.passes, row.method), []).append(figures(row, scores))
     order = sorted(
         groups, key=lambda key: (key[0], statistics.mean(row["excess"] for row in groups[key]))
     )
@@ -172,28 +162,26 @@ def table(rows: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def guidance_table(rows: Rows) -> list[str]:
-    """Class accuracy and law of guided samples."""
+    """Class accuracy and distances of guided samples."""
     lines = [
-        "| guidance | method | accuracy | FD-classifier | precision | recall | passes spent |",
+        "| guidance scale | method | accuracy | FD-classifier | precision | recall | passes |",
         "|---" * 7 + "|",
     ]
     for row in rows:
-        figures = " | ".join(
+        cells = " | ".join(
             f"{row[key]:.3f}" for key in ("accuracy", "FD-classifier", "precision", "recall")
         )
         lines.append(
-            f"| {row['guidance']:g} | {row['method']} | {figures} | {row['spent_passes']:,} |"
+            f"| {row['guidance scale']:g} | {row['method']} | {cells} | {row['spent']:,} |"
         )
     return lines
 
 
-def verdicts(rows: Rows, guidance: Rows) -> list[str]:
+def verdicts(judged: Judged, guidance: Rows) -> list[str]:
     """What is claimed, with its figures."""
 
     def mean(method: str, passes: int) -> float:
-        values = [
-            row["excess"] for row in rows if row["method"] == method and row["passes"] == passes
-        ]
+        values = [excess(row) for row, _ in judged if (row.method, row.passes) == (method, passes)]
         return statistics.mean(values) if values else float("nan")
 
     lines = []
@@ -203,11 +191,11 @@ def verdicts(rows: Rows, guidance: Rows) -> list[str]:
             f"- Passes {passes}: ours over the best of {', '.join(rivals)}: {own:.2f} / {best:.2f}"
             f" = {own / best:.2f}."
         )
-    for strength in STRENGTHS:
-        own = {row["method"]: row["accuracy"] for row in guidance if row["guidance"] == strength}
-        teacher, one, two = (100 * value for value in own.values())
+    for scale in SCALES:
+        own = [row["accuracy"] for row in guidance if row["guidance scale"] == scale]
+        teacher, one, two = (100 * value for value in own)
         lines.append(
-            f"- Guidance {strength:g}: class accuracy of the teacher {teacher:.1f} %, one pass"
+            f"- Guidance scale {scale:g}: class accuracy of the teacher {teacher:.1f} %, one pass"
             f" {one:.1f} %, two passes {two:.1f} %."
         )
     return lines
@@ -223,7 +211,7 @@ def main() -> None:
     parser.add_argument("--budget", type=int, default=500_000)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--methods", default=METHODS)
+    parser.add_argument("--methods", nargs="+", default=METHODS)
     parser.add_argument("--judge", action="store_true", help="only judge what is there")
     arguments = parser.parse_args()
     out, data = arguments.out, load_data(arguments.data)
@@ -232,7 +220,7 @@ def main() -> None:
             ArenaConfig(
                 arguments.data,
                 out,
-                arguments.methods,
+                tuple(arguments.methods),
                 arguments.budget,
                 arguments.seeds,
                 arguments.first_seed,
@@ -248,24 +236,28 @@ def main() -> None:
         arguments.judge or arguments.first_seed == 0
     ):
         return
-    rows = judge_samples(out, data)
-    teacher = load_model(
-        load_model(out / "models" / f"{OURS}-0" / "student").card["teachers"][0]["path"]
-    )
+    judged = judge_samples(out, data)
+    student = out / "models" / f"{OURS}-0" / "student"
+    teacher = find_teacher(load_model(student).card.teachers[0], student)
     guidance = guided(out, data, teacher, arguments.budget)
-    write_json(
-        out / "results.json",
-        {"rows": rows, "guidance": guidance, "machine": machine(), "protocol": rows[0]["protocol"]},
-    )
+    protocol, classes = to_json(judged[0][1].protocol), judged[0][1].classes
+    assert classes is not None
+    rows = [
+        {"method": row.method, "seed": row.seed, "passes": row.passes, "spent": row.spent}
+        | {"seconds": row.seconds, "memory": row.memory, **figures(row, scores)}
+        for row, scores in judged
+    ]
+    found = {"rows": rows, "guidance": guidance, "machine": to_json(machine())}
+    write_json(out / "results.json", found | {"protocol": protocol})
     for file in sorted((out / "samples").glob("*-0-*.npz")):
         save_grid(
             out / f"{file.stem}.png",
             data.scaling.encode(np.load(file, allow_pickle=False)["x"][:64]),
         )
-    seeds = sorted({row["seed"] for row in rows})
+    seeds = sorted({row.seed for row, _ in judged})
     real = (
-        f"real held-out images: accuracy {rows[0]['accuracy_real']:.3f}, coverage"
-        f" {rows[0]['coverage_real']:.3f}"
+        f"real held-out images: accuracy {classes.accuracy_real:.3f}, coverage"
+        f" {classes.coverage_real:.3f}"
     )
     head = (
         f"Budget {arguments.budget:,} network passes a method and seed, seeds {seeds}, network"
@@ -274,13 +266,13 @@ def main() -> None:
     lines = [
         head,
         "",
-        *table(rows),
+        *table(judged),
         "",
-        *verdicts(rows, guidance),
+        *verdicts(judged, guidance),
         "",
         *guidance_table(guidance),
         "",
-        f"`{json.dumps(rows[0]['protocol'])}`",
+        f"`{json.dumps(protocol)}`",
     ]
     (out / "results.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))

@@ -1,9 +1,10 @@
 """Two processes against one on this machine, and what a million and a billion curves would take on
 many.
 
-    python benchmarks/scale.py                    # three minutes, make scale python
-    benchmarks/scale.py --rate 2500        # with the passes a second that benchmarks/throughput.py
-    gives for your network and GPU
+    python benchmarks/scale.py                # three minutes, make scale
+    python benchmarks/scale.py --rate 2500    # with the passes a second of your network and GPU
+
+benchmarks/throughput.py measures these.
 
 1. seconds of ``simulate`` and of ``train``: one process of one thread, two such processes under
    torchrun (gloo), one process of two threads; rounds are interleaved and ratios are medians. Both
@@ -23,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -34,11 +35,13 @@ from bezierdistill.curves import BezierCurve
 from bezierdistill.data import Scaling
 from bezierdistill.models import Model, save_model
 from bezierdistill.networks.config import NetworkConfig
+from bezierdistill.records import CurveRecipe, ModelCard, Passes
 from bezierdistill.store import CurveStore, CurveWriter
 
 LATENT, DEGREE = (4, 64, 64), 3
 TEACHERS, SOLVER_STEPS, STEPS, STEP_ROWS = 2, 8, 400_000, 2048
 ROUNDS, COUNT, TRAIN_STEPS = 3, 98_304, 200
+Sizes = tuple[int, int]  # curves, steps
 
 CHILD = """
 import sys, time
@@ -55,7 +58,8 @@ fabric.barrier()
 started = time.perf_counter()
 simulate(SimulateConfig((out.parent / "teacher",), out / "curves", count=count, accelerator="cpu"))
 first = time.perf_counter()
-train(TrainConfig("manifold", out / "model", steps=steps, batch=512, loop=LoopConfig(accelerator="cpu", save_every=10**6)))
+loop = LoopConfig(accelerator="cpu", save_every=10**6)
+train(TrainConfig("manifold", out / "model", steps=steps, batch=512, loop=loop))
 if fabric.global_rank == 0:
     print("SECONDS", first - started, time.perf_counter() - first)
 """
@@ -77,14 +81,14 @@ WAYS = (
 )
 
 
-def timed(way: Way, script: Path, out: Path) -> tuple[float, float]:
+def timed(way: Way, script: Path, out: Path, sizes: Sizes) -> tuple[float, float]:
     """Seconds of simulating and of training."""
     launcher = (
         ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={way.processes}"]
         if way.processes > 1
         else []
     )
-    command = [sys.executable, *launcher, str(script), str(out), str(COUNT), str(TRAIN_STEPS)]
+    command = [sys.executable, *launcher, str(script), str(out), *map(str, sizes)]
     threads = {"OMP_NUM_THREADS": str(way.threads)}
     done = subprocess.run(
         command, check=True, capture_output=True, text=True, env={**os.environ, **threads}
@@ -95,31 +99,37 @@ def timed(way: Way, script: Path, out: Path) -> tuple[float, float]:
 
 def fingerprint(folder: Path) -> str:
     whole = hashlib.sha256()
-    for path in sorted(folder.glob("*")):
+    for path in sorted([*folder.glob("shard-*"), *folder.glob("manifest*")]):
         whole.update(path.name.encode() + path.read_bytes())
     return whole.hexdigest()
 
 
-def scaling(folder: Path) -> bool:
-    """Print rows a second of every way over those of the first; returns whether two processes wrote
-    what one did.
+def scaling(folder: Path, rounds: int, sizes: Sizes) -> bool:
+    """Print rows per second of every way over those of the first; returns whether two processes
+    wrote what one did.
     """
     network = NetworkConfig()
-    card = {"kind": "teacher", "passes": {"total": 0}}
-    save_model(
-        folder / "teacher", Model(network.build((16,), 0), network, (16,), Scaling(), card=card)
+    card = ModelCard(
+        kind="teacher",
+        network=asdict(network),
+        shape=(16,),
+        scaling=Scaling(),
+        seed=0,
+        steps=0,
+        passes=Passes(training=0),
     )
+    save_model(folder / "teacher", Model(network.build((16,), 0), card))
     script = folder / "child.py"
     script.write_text(CHILD)
     seconds: dict[Way, list[tuple[float, float]]] = {way: [] for way in WAYS}
     prints: dict[Way, str] = {}
-    for k in range(ROUNDS):
+    for k in range(rounds):
         for way in WAYS:
             out = folder / f"{way.processes}-{way.threads}-{k}"
-            seconds[way].append(timed(way, script, out))
+            seconds[way].append(timed(way, script, out, sizes))
             prints[way] = fingerprint(out / "curves")
     table = Table(
-        title=f"{COUNT:,} curves and {TRAIN_STEPS} steps of 512 rows, MLP 5 x 256, 16 numbers"
+        title=f"{sizes[0]:,} curves and {sizes[1]} steps of 512 rows, MLP 5 x 256, 16 numbers"
     )
     for heading in ("", "simulate, s", "over one process", "train, s", "over one process"):
         table.add_column(heading)
@@ -146,9 +156,10 @@ def scaling(folder: Path) -> bool:
 
 def measured(folder: Path, rows: int = 2048) -> tuple[float, float, float]:
     """Bytes of a curve of latents, bytes a second of writing and of checking."""
-    writer = CurveWriter(
-        folder, {"degree": DEGREE, "shape": list(LATENT), "points": "uint8", "noise": "seed"}
+    recipe = CurveRecipe(
+        degree=DEGREE, shape=LATENT, scaling=Scaling(layout="chw"), points="uint8", noise="seed"
     )
+    writer = CurveWriter(folder, recipe)
     curve = BezierCurve(torch.randn(DEGREE + 1, 64, *LATENT))
     plans = writer.plan(rows, 64)
     started = time.perf_counter()
@@ -204,13 +215,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--count", type=int, default=COUNT, help="curves simulated")
+    parser.add_argument("--steps", type=int, default=TRAIN_STEPS, help="steps trained")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument(
         "--rate", type=float, default=1000.0, help="network passes a second of a GPU"
     )
     arguments = parser.parse_args()
     print(f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}")
     with tempfile.TemporaryDirectory() as folder:
-        same = scaling(Path(folder))
+        same = scaling(Path(folder), arguments.rounds, (arguments.count, arguments.steps))
         plan(Path(folder), arguments.rate)
     return 0 if same else 1
 

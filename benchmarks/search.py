@@ -21,6 +21,7 @@ from typing import Any
 
 from bezierdistill.arena import methods
 from bezierdistill.arena.runner import ArenaConfig, arena
+from bezierdistill.records import ArenaRow
 from bezierdistill.reporting.summary import excess
 
 SEED = 100
@@ -28,10 +29,10 @@ LOW, HIGH = {"share": 0.25}, {"share": 0.55}
 TRIALS: dict[str, list[dict[str, Any]]] = {
     "bezier": [
         {},
-        {"align_share": 0.1},
-        {"align_share": 0.2},
-        {"guidance": 1.5},
-        {"solver_steps": 6, "curves_share": 0.05, "weak_share": 0.05},
+        {"shares": {"align": 0.1}},
+        {"shares": {"align": 0.2}},
+        {"shares": {"curves": 0.05, "weak": 0.05}, "simulate": {"steps": 6}},
+        {"distill": {"anchor": 0.1}},
     ],
     "rf-2": [{"share": 0.4}, LOW, HIGH, {"share": 0.4, "huber": 0.03}],
     "rf-3": [{"share": 0.4}, LOW, HIGH, {"share": 0.4, "huber": 0.03}],
@@ -107,6 +108,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--data", default="manifold")
     parser.add_argument("--methods", nargs="+", default=list(TRIALS), choices=list(TRIALS))
+    parser.add_argument("--fast", action="store_true", help="small trials, to see that it works")
     options = parser.parse_args()
     trials = {
         f"{name} {label(settings)}": (name, settings)
@@ -119,7 +121,10 @@ def main() -> None:
             for trial, (name, settings) in trials.items()
         }
     )
-    rows = arena(ArenaConfig(options.data, options.out, ",".join(trials), seeds=1, first_seed=SEED))
+    config = ArenaConfig(
+        options.data, options.out, tuple(trials), seeds=1, first_seed=SEED, fast=options.fast
+    )
+    rows = arena(config)
     lines = ["| method | settings | excess | at 1, 2 passes |", "|---|---|---|---|"]
     for name in options.methods:
         values = {trial: _values(rows, trial) for trial, (own, _) in trials.items() if own == name}
@@ -135,8 +140,8 @@ def main() -> None:
     print("\n".join(lines))
 
 
-def _values(rows: list[dict[str, Any]], trial: str) -> list[float]:
-    return [excess(row) for row in rows if row["method"] == trial and row.get("passes") in (1, 2)]
+def _values(rows: list[ArenaRow], trial: str) -> list[float]:
+    return [excess(row) for row in rows if row.method == trial and row.passes in (1, 2)]
 
 
 if __name__ == "__main__":

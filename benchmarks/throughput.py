@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from bezierdistill.models import load_model
-from bezierdistill.noise import noise
+from bezierdistill.noise import Stream, noise
 from bezierdistill.training.ranks import open_fabric
 
 
@@ -50,10 +50,10 @@ def main() -> None:
     student, teacher = load_model(arguments.student), load_model(arguments.teacher)
     for model in (student, teacher):
         model.net.to(device)
-    x0 = noise(0, 0, arguments.batch, student.shape).to(device)
+    x0 = noise(0, Stream.SAMPLE, range(arguments.batch), student.shape).to(device)
     cond = student.condition(range(arguments.batch))
     cond = None if cond is None else cond.to(device)
-    own = cond if cond is None else cond[:, : teacher.conditions]
+    own = cond if cond is None else cond[:, : teacher.condition_size]
     zero, one = (
         torch.zeros(arguments.batch, device=device),
         torch.ones(arguments.batch, device=device),

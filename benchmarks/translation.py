@@ -34,12 +34,14 @@ from bezierdistill.metrics.features import describe
 from bezierdistill.models import Model, load_model
 from bezierdistill.models.folder import CARD
 from bezierdistill.networks.config import NetworkConfig
+from bezierdistill.noise import Stream, generator
+from bezierdistill.records import to_json
 from bezierdistill.reporting.plots import save_rows
 from bezierdistill.run import machine
 from bezierdistill.sdedit import sdedit
 from bezierdistill.solvers import solve, time_grid
-from bezierdistill.stages.recipe import RecipeConfig, run_recipe
-from bezierdistill.stages.train import TrainConfig, train
+from bezierdistill.stages.recipe import RecipeConfig, Shares, run_recipe
+from bezierdistill.stages.train import FlowSettings, TrainConfig, train
 from bezierdistill.training.settings import LoopConfig
 
 Translate = Callable[[Tensor], Tensor]
@@ -103,10 +105,8 @@ class Judge:
         given = self.a.conditions(size, 0, "test") if self.a.classes and self.b.classes else None
         self.labels = None if given is None else given.argmax(1)
         self.extractor: nn.Module = self._extractor(pair, shared)
-        self.protocol = {
-            **describe(self.extractor),
-            "law": self.evaluate(self.b.real(size, 1, "train"))["protocol"],
-        }
+        self.features = describe(self.extractor)
+        self.protocol = self.evaluate(self.b.real(size, 1, "train")).protocol
 
     def _extractor(self, pair: Pair, shared: str) -> nn.Module:
         if pair.judge is not None:
@@ -119,11 +119,11 @@ class Judge:
         one.
         """
         y = self.b.scaling.encode(self.b.scaling.decode(y))
-        law, features = self.evaluate(y), self.extractor(self.x)
+        scores, features = self.evaluate(y), self.extractor(self.x)
         row = {
-            "excess": law["frechet_ratio"] - 1,
-            "precision": law["precision"],
-            "recall": law["recall"],
+            "excess": scores.frechet.excess,
+            "precision": scores.precision.value,
+            "recall": scores.recall.value,
             "pixel": relative_distance(self.x, y),
             "feature": relative_distance(features, self.extractor(y)),
         }
@@ -176,10 +176,11 @@ def methods(
 ) -> dict[str, tuple[int, Translate, Translate | None]]:
     """Passes, the way from A to B, and the way back, of everything that is compared."""
     a, b = (name.format(shared=arguments.shared) for name in (pair.a, pair.b))
-    whole = flow(arguments, pair, out / "flow", b, source=a, coupling="ot")
+    coupled = FlowSettings(coupling="ot")
+    whole = flow(arguments, pair, out / "flow", b, domain=a, coupling="ot")
     target = flow(arguments, pair, out / "noise-b", b)
-    forth, teacher = recipe(arguments, pair, out / "direct", b, source=a, coupling="ot")
-    back, _ = recipe(arguments, pair, out / "direct-back", a, source=b, coupling="ot")
+    forth, teacher = recipe(arguments, pair, out / "direct", b, domain=a, train=coupled)
+    back, _ = recipe(arguments, pair, out / "direct-back", a, domain=b, train=coupled)
     noise_a = flow(arguments, pair, out / "noise-a", a, 0.25)
     halves = (
         flow(arguments, pair, out / "half-a", a, 0.5),
@@ -190,10 +191,9 @@ def methods(
         pair,
         out / "through",
         b,
-        source=a,
+        domain=a,
         through=noise_a.folder,
-        strong_share=0.3,
-        weak_share=0.03,
+        shares=Shares(strong=0.3, weak=0.03),
     )
 
     def both(back: Model, forwards: Model) -> Translate:
@@ -206,11 +206,11 @@ def methods(
         return translate
 
     def edit(keep: float) -> Translate:
-        return lambda x: (
-            sdedit(
-                target.field, x, keep, FLOW_STEPS, torch.Generator().manual_seed(arguments.seed)
-            ).state
-        )
+        def edited(x: Tensor) -> Tensor:
+            draws = generator(arguments.seed, Stream.JUDGE)
+            return sdedit(target.field, x, keep, FLOW_STEPS, draws).state
+
+        return edited
 
     grid, reverse = time_grid(FLOW_STEPS), time_grid(FLOW_STEPS, 1.0, 0.0)
     found: dict[str, tuple[int, Translate, Translate | None]] = {
@@ -290,15 +290,16 @@ def main() -> None:
             "pair": arguments.pair,
             "budget": arguments.budget,
             "seed": arguments.seed,
-            "machine": machine(),
-            "protocol": judge.protocol,
+            "machine": to_json(machine()),
+            "features": judge.features,
+            "protocol": to_json(judge.protocol),
             "rows": rows,
         },
     )
     head = (
         f"Budget {arguments.budget:,} network passes a flow or student (the way back of ours is a"
         f" student of its own), seed {arguments.seed}, {len(judge.x):,} held-out images; features:"
-        f" {judge.protocol['extractor']} {judge.protocol['digest'][:12]}."
+        f" {judge.features['extractor']} {judge.features['digest'][:12]}."
     )
     (out / "results.md").write_text(
         "\n".join([f"### {arguments.pair}", "", head, "", *table(rows)]) + "\n"

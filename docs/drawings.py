@@ -232,7 +232,12 @@ class Digits:
         teachers = (folder / "strong", folder / "weak")
         self.curves = bd.simulate(
             bd.SimulateConfig(
-                teachers, folder / "curves", (1.25, -0.25), count=4096, steps=6, points="uint8"
+                teachers,
+                folder / "curves",
+                ((1.25,), (-0.25,)),
+                count=4096,
+                steps=6,
+                points="uint8",
             )
         )
         self.student = bd.distill(
@@ -616,7 +621,7 @@ def demo(run: Path) -> Figure:
         names[f"{'ours' if entry.ours else entry.method}\nexcess {entry.excess:.2f}"] = (
             f"{entry.method}-0-1"
         )
-    figure = Figure(figsize=(1.5 * len(names), 1.85), layout="constrained")
+    figure = Figure(figsize=(1.5 * len(names), 1.95), layout="constrained")
     for axes, (title, name) in zip(figure.subplots(1, len(names)), names.items(), strict=True):
         axes.imshow(
             image_grid(data.scaling.encode(read_array(run / "samples" / f"{name}.npz")[:36]), 6),

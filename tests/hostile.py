@@ -29,6 +29,7 @@ import torch
 from safetensors import safe_open
 
 from bezierdistill import cli
+from bezierdistill.errors import UserError
 from bezierdistill.models import load_model
 from bezierdistill.store import CurveStore
 
@@ -107,23 +108,23 @@ class TooLongError(BaseException):
 
 @contextmanager
 def limited() -> Iterator[None]:
-    """Two GiB more memory than now, and ten seconds."""
+    """Two GiB more memory than now, and ten seconds of the processor."""
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     linux = Path("/proc/self/statm")
 
     def stop(*_: object) -> None:
         raise TooLongError(f"took more than {SECONDS} s")
 
-    before = signal.signal(signal.SIGALRM, stop)
+    before = signal.signal(signal.SIGPROF, stop)
     if linux.exists():
         now = int(linux.read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
         resource.setrlimit(resource.RLIMIT_AS, (now + MORE_MEMORY, hard))
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
@@ -149,6 +150,7 @@ class Hostile:
         shutil.rmtree(yard, ignore_errors=True)
         shutil.copytree(valid, kit.folder, symlinks=True)
         (kit.case / "cwd").mkdir()
+        (kit.case / "assets").symlink_to(self.assets)  # teachers are named by the path to there
         around = _listed(self.root, yard)
         use = rng.choices(list(form.uses), list(form.uses.values()))[0]
         outcome.did = form.spoil(rng, kit) if spoil else "nothing spoilt"
@@ -183,9 +185,7 @@ class Hostile:
         except BaseException as failure:
             if isinstance(failure, KeyboardInterrupt):
                 raise
-            outcome.refused = isinstance(failure, ValueError | OSError) and not isinstance(
-                target, list
-            )
+            outcome.refused = isinstance(failure, UserError | OSError) and callable(target)
             outcome.message = str(failure)
             outcome.trace = traceback.format_exc()
             if not outcome.refused or "\n" in str(failure).strip():

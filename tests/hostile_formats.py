@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict
-from functools import partialmethod
+from functools import partial, partialmethod
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -17,13 +17,29 @@ import numpy as np
 import torch
 from msgspec.structs import replace
 
+from arena_rows import a_row, scored
 from bezierdistill.data import Scaling
 from bezierdistill.files import digest
 from bezierdistill.models.folder import load_model, save_model
 from bezierdistill.models.model import Model
 from bezierdistill.networks.config import NetworkConfig
-from bezierdistill.records import Conditions, Made, ModelCard, Passes, write_sealed
-from bezierdistill.run import MADE, RUN, machine, read_made, read_settings
+from bezierdistill.records import (
+    ROUNDS,
+    ArenaRow,
+    Conditions,
+    LogEntry,
+    Made,
+    ModelCard,
+    Passes,
+    RoundRow,
+    Rounds,
+    Sampled,
+    Settings,
+    to_json,
+    write_record,
+    write_sealed,
+)
+from bezierdistill.run import MADE, RUN, machine, read_settings
 from bezierdistill.stages.simulate import SimulateConfig, simulate
 from bezierdistill.stages.train import TrainConfig, train
 from bezierdistill.store import CurveStore, CurveWriter, read_manifest, repair
@@ -42,10 +58,30 @@ from hostile_archives import (
     spoil_tar,
 )
 from hostile_mutators import sealed, spoil_json, spoil_safetensors
+from tiny_diffusers import save_pipeline, tiny_unet
 
-CPU = ["--accelerator", "cpu"]
-TINY = ["--batch", 4, "--loop.accelerator", "cpu", "--loop.warmup", 0]
-NET = ["--network.width", 8, "--network.depth", 1]
+TINY = "--batch 4 --loop.accelerator cpu --loop.warmup 0"
+NET, LOOP = NetworkConfig(width=8, depth=1), LoopConfig(accelerator="cpu", warmup=0)
+SEALED = {MADE, RUN, "manifest.json"}
+
+
+def command(text: str, **paths: Path) -> list[object]:
+    """Words of a command line, of which some stand for paths."""
+    return [paths.get(word, word) for word in text.split()]
+
+
+def either(*texts: str) -> Callable[[Random, Kit], list[object]]:
+    """One of some commands; IN is what is spoilt, OUT where output goes."""
+
+    def use(rng: Random, kit: Kit) -> list[object]:
+        places = {"IN": kit.folder, "OUT": kit.out, "NPZ": kit.out / "x.npz"}
+        names = {name.upper(): kit.assets / name for name in ("plain", "classes", "curves")}
+        return command(rng.choice(texts), **places, **names, DATA=kit.assets / "data.npz")
+
+    return use
+
+
+report = either("report --run IN")
 
 
 def build_assets(folder: Path) -> None:
@@ -68,10 +104,9 @@ def small_shards() -> AbstractContextManager[object]:
 
 def save_teacher(folder: Path, conditions: Conditions = Conditions()) -> Model:  # noqa: B008
     """A small network with random weights."""
-    network = NetworkConfig(width=8, depth=1)
     card = ModelCard(
         kind="teacher",
-        network=asdict(network),
+        network=asdict(NET),
         shape=(3,),
         scaling=Scaling((1.0,), (2.0,)),
         seed=0,
@@ -82,45 +117,42 @@ def save_teacher(folder: Path, conditions: Conditions = Conditions()) -> Model: 
         drop=0.1,
         knots={1: (0.0, 1.0), 2: (0.0, 0.4, 1.0)},
     )
-    return save_model(folder, Model(network.build((3,), 0, conditions.size).eval(), card))
+    return save_model(folder, Model(NET.build((3,), 0, conditions.size).eval(), card))
+
+
+AGAIN = "simulate --teachers CLASSES --count 20 --steps 2 --batch 8 --degree 2 --accelerator cpu"
 
 
 def _simulation(assets: Path, out: Path, **more: Any) -> SimulateConfig:
-    return SimulateConfig(
-        (assets / "classes",), out, count=20, steps=2, batch=8, accelerator="cpu", degree=2, **more
-    )
+    teachers, sizes = (assets / "classes",), {"count": 20, "steps": 2, "batch": 8, "degree": 2}
+    return SimulateConfig(teachers, out, accelerator="cpu", **sizes, **more)
 
 
-def build_store(points: str, noise: str) -> Callable[[Path, Path], None]:
-    """Makes a store of three shards, kept in one of the ways."""
-
-    def build(assets: Path, folder: Path) -> None:
-        with small_shards():
-            simulate(_simulation(assets, folder, points=points, noise=noise))
-
-    return build
+def build_store(assets: Path, folder: Path, points: str, noise: str) -> None:
+    """A store of three shards, kept in one of the ways."""
+    with small_shards():
+        simulate(_simulation(assets, folder, points=points, noise=noise))
 
 
-def spoil_manifest(rng: Random, kit: Kit) -> str:
-    """Spoil the manifest, its checksum made to fit; sometimes its copy as well."""
-    done = spoil_json(rng, kit.folder / "manifest.json", seal=True)
-    if rng.random() < 0.5:
-        shutil.copy(kit.folder / "manifest.json", kit.folder / "manifest.copy.json")
-    return done
-
-
-def spoil_shard(rng: Random, kit: Kit) -> str:
-    """Spoil a shard; mostly the manifest says the same of it."""
+def spoil_store(rng: Random, kit: Kit) -> str:
+    """Spoil the manifest, its checksum made to fit, or a shard of which mostly the manifest says
+    the same."""
+    names = ("manifest.json", "manifest.copy.json")
+    if rng.random() < 0.6:
+        done = spoil_json(rng, kit.folder / names[0], seal=True)
+        if rng.random() < 0.5:
+            shutil.copy(kit.folder / names[0], kit.folder / names[1])
+        return done
     path = rng.choice(sorted(kit.folder.glob("shard-*.safetensors")))
     data, done = spoil_safetensors(rng, path.read_bytes())
     path.write_bytes(data)
     if rng.random() < 0.8:
-        manifest = json.loads((kit.folder / "manifest.json").read_text())
+        manifest = json.loads((kit.folder / names[0]).read_text())
         manifest.pop("seal")
         for record in manifest["shards"]:
             if record["file"] == path.name:
                 record |= {"bytes": len(data), "sha256": digest(path)}
-        for name in ("manifest.json", "manifest.copy.json"):
+        for name in names:
             (kit.folder / name).write_text(sealed(manifest))
     return f"{path.name}: {done}"
 
@@ -130,102 +162,38 @@ def store_read(rng: Random, kit: Kit) -> Callable[[], object]:
 
     def read() -> None:
         store = CurveStore.open(kit.folder)
-        store.take(
-            torch.randint(
-                min(len(store), 10**6),
-                (8,),
-                generator=torch.Generator().manual_seed(rng.randrange(99)),
-            )
-        )
+        generator = torch.Generator().manual_seed(rng.randrange(99))
+        store.take(torch.randint(min(len(store), 10**6), (8,), generator=generator))
         list(store.verify())
 
     return read
 
 
-def store_used(rng: Random, kit: Kit) -> list[object]:
-    """A command that reads it."""
-    recipe = json.loads((kit.assets / "curves" / "manifest.json").read_text())["recipe"]
-    assert recipe["degree"] == 2
-    return rng.choice(
-        [
-            ["store", "info", kit.folder],
-            ["store", "info", kit.folder, "--json"],
-            ["store", "verify", kit.folder],
-            ["store", "export", kit.folder, "--out", kit.out / "c.npz"],
-            ["store", "export", kit.folder, "--out", kit.out, "--to", "webdataset"],
-            ["store", "merge", kit.folder, kit.assets / "curves", "--out", kit.out],
-        ]
-    )
+store_used = either(
+    "store info IN",
+    "store info IN --json",
+    "store verify IN",
+    "store export IN --out NPZ",
+    "store export IN --out OUT --to webdataset",
+    "store merge IN CURVES --out OUT",
+)
+store_distilled = either(f"distill --curves IN --out OUT --steps 1 {TINY}")
+store_repaired = either(f"{AGAIN} --out IN --repair", f"{AGAIN} --out IN")
+PACKED = "--points uint8 --noise seed"
+packed_repaired = either(f"{AGAIN} {PACKED} --out IN --repair", f"{AGAIN} {PACKED} --out IN")
 
 
-def store_distilled(_: Random, kit: Kit) -> list[object]:
-    """Train on it."""
-    return ["distill", "--curves", kit.folder, "--out", kit.out, "--steps", 1, *TINY]
-
-
-def store_repaired(rng: Random, kit: Kit) -> list[object]:
-    """Make what is damaged again."""
-    ways = [["--points", "uint8", "--noise", "seed"], []]
-    again = [
-        "simulate",
-        "--teachers",
-        kit.assets / "classes",
-        "--count",
-        20,
-        "--steps",
-        2,
-        "--batch",
-        8,
-        "--degree",
-        2,
-        *CPU,
-    ]
-    way = ways[0] if _packed(kit.folder) else ways[1]
-    return [*again, *way, "--out", kit.folder, *rng.choice([["--repair"], []])]
-
-
-def _packed(folder: Path) -> bool:
-    return any(b'"low"' in path.read_bytes() for path in folder.glob("shard-*.safetensors"))
-
-
-def report(_: Random, kit: Kit) -> list[object]:
-    """Its page."""
-    return ["report", "--run", kit.folder]
-
-
-def build_records(assets: Path, folder: Path) -> None:
+def build_unfinished(assets: Path, folder: Path) -> None:
     """A store that lacks its last shard, with the records of the others."""
-    build_store("float32", "stored")(assets, folder)
+    build_store(assets, folder, "float32", "stored")
     (folder / "shard-000002.safetensors").unlink()
     repair(folder, read_manifest(folder).recipe)
 
 
-def spoil_records(rng: Random, kit: Kit) -> str:
+def spoil_unfinished(rng: Random, kit: Kit) -> str:
     """Spoil a record, its checksum made to fit, or a manifest that is not complete."""
-    return spoil_json(
-        rng,
-        rng.choice([*sorted(kit.folder.glob("shard-*.json")), kit.folder / "manifest.json"]),
-        seal=True,
-    )
-
-
-def records_used(_: Random, kit: Kit) -> list[object]:
-    """Go on."""
-    with_shards = [
-        "simulate",
-        "--teachers",
-        kit.assets / "classes",
-        "--count",
-        20,
-        "--steps",
-        2,
-        "--batch",
-        8,
-        "--degree",
-        2,
-        *CPU,
-    ]
-    return [*with_shards, "--out", kit.folder]
+    records = [*sorted(kit.folder.glob("shard-*.json")), kit.folder / "manifest.json"]
+    return spoil_json(rng, rng.choice(records), seal=True)
 
 
 def build_model(assets: Path, folder: Path) -> None:
@@ -233,102 +201,38 @@ def build_model(assets: Path, folder: Path) -> None:
     shutil.copytree(assets / "classes", folder, dirs_exist_ok=True)
 
 
-def spoil_card(rng: Random, kit: Kit) -> str:
-    """Spoil the card of a model."""
-    return spoil_json(rng, kit.folder / "model.json")
-
-
-def spoil_weights(rng: Random, kit: Kit) -> str:
-    """Spoil the weights of a model; mostly its card says the same of them."""
-    path, card = (
-        kit.folder / "model.safetensors",
-        json.loads((kit.folder / "model.json").read_text()),
-    )
+def spoil_model(rng: Random, kit: Kit) -> str:
+    """Spoil the card of a model, or weights of which mostly its card says the same."""
+    card, path = kit.folder / "model.json", kit.folder / "model.safetensors"
+    if rng.random() < 0.6:
+        return spoil_json(rng, card)
     data, done = spoil_safetensors(rng, path.read_bytes())
     path.write_bytes(data)
     if rng.random() < 0.8:
-        (kit.folder / "model.json").write_text(json.dumps({**card, "digest": digest(path)}))
+        card.write_text(json.dumps({**json.loads(card.read_text()), "digest": digest(path)}))
     return done
 
 
 def model_read(rng: Random, kit: Kit) -> Callable[[], object]:
     """Load it and draw samples."""
-
-    def read() -> None:
-        model = load_model(kit.folder)
-        model.sample(
-            4,
-            rng.choice([1, 2, 4]),
-            labels=rng.choice([None, [0, 1]]),
-            solver=rng.choice(["euler", "euler", "heun"]),
-        )
-
-    return read
+    passes, labels = rng.choice([1, 2, 4]), rng.choice([None, [0, 1]])
+    solver = rng.choice(["euler", "euler", "heun"])
+    return lambda: load_model(kit.folder).sample(4, passes, labels=labels, solver=solver)
 
 
-def model_used(rng: Random, kit: Kit) -> list[object]:
-    """A command that reads it."""
-    return rng.choice(
-        [
-            ["sample", "--model", kit.folder, "--out", kit.out / "s.npz", "--count", 8, *CPU],
-            [
-                "sample",
-                "--model",
-                kit.folder,
-                "--out",
-                kit.out / "s.npz",
-                "--labels",
-                "0,3",
-                "--guidance-scale",
-                2,
-                "--passes",
-                4,
-                *CPU,
-            ],
-            [
-                "translate",
-                "--model",
-                kit.folder,
-                "--input",
-                kit.assets / "data.npz",
-                "--out",
-                kit.out / "t.npz",
-                *CPU,
-            ],
-            [
-                "simulate",
-                "--teachers",
-                kit.folder,
-                "--count",
-                8,
-                "--batch",
-                8,
-                "--steps",
-                4,
-                "--guidance-scale",
-                2,
-                "--out",
-                kit.out,
-                *CPU,
-            ],
-            ["export", "--model", kit.folder, "--out", kit.out],
-        ]
-    )
+model_used = either(
+    "sample --model IN --out NPZ --count 8 --accelerator cpu",
+    "sample --model IN --out NPZ --labels 0,3 --guidance-scale 2 --passes 4 --accelerator cpu",
+    "translate --model IN --input DATA --out NPZ --accelerator cpu",
+    "simulate --teachers IN --count 8 --batch 8 --steps 4 --guidance-scale 2 --out OUT"
+    " --accelerator cpu",
+    "export --model IN --out OUT",
+)
 
 
 def build_state(assets: Path, folder: Path) -> None:
     """A training that is half done."""
-    loop = LoopConfig(accelerator="cpu", warmup=0)
-    train(
-        TrainConfig(
-            str(assets / "data.npz"),
-            folder,
-            2,
-            4,
-            network=NetworkConfig(width=8, depth=1),
-            loop=loop,
-        )
-    )
+    train(TrainConfig(str(assets / "data.npz"), folder, 2, 4, network=NET, loop=LOOP))
     (folder / "model.json").unlink()
     (folder / "model.safetensors").unlink()
     held = read_settings(folder)
@@ -342,165 +246,84 @@ def spoil_state(rng: Random, kit: Kit) -> str:
         data, done = spoil_safetensors(rng, path.read_bytes())
         path.write_bytes(data)
         return done
-    tensors, step = load_state(path, 4)
-    tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+    held, step = load_state(path, 4)
+    tensors = {name: tensor.clone() for name, tensor in held.items()}
     name = rng.choice(sorted(tensors))
     tensor = tensors[name]
-    how = rng.choice(
-        ["nan", "huge", "shape", "type", "less", "more", "step", "generator", "complex"]
-    )
-    if how in ("nan", "huge"):
-        tensors[name] = (
-            torch.full_like(tensor, float("nan") if how == "nan" else 1e30)
-            if tensor.is_floating_point()
-            else tensor + 1
-        )
-    elif how in ("type", "complex"):
-        tensors[name] = tensor.to(
-            rng.choice([torch.float64, torch.bfloat16, torch.int64, torch.bool])
-            if how == "type"
-            else torch.complex64
-        )
-    elif how == "less":
+    real = tensor.is_floating_point()
+    kinds = [torch.float64, torch.bfloat16, torch.int64, torch.bool, torch.complex64]
+    odd = [torch.zeros(1, size, dtype=torch.uint8) for size in (0, 1, 5056)]
+    odd += [torch.zeros(2, 5056, dtype=torch.uint8), torch.zeros(())]
+    shapes = [torch.zeros(shape) for shape in ((), (0,), (3, 1), (7, 7, 7))]
+    changes: dict[str, dict[str, torch.Tensor]] = {
+        "nan": {name: torch.full_like(tensor, float("nan")) if real else tensor + 1},
+        "huge": {name: torch.full_like(tensor, 1e30) if real else tensor + 1},
+        "shape": {name: rng.choice(shapes)},
+        "type": {name: tensor.to(rng.choice(kinds))},
+        "more": {"adam/teacher/99/step": rng.choice(shapes)},
+        "generator": {"generator": rng.choice(odd)},
+        "less": {},
+        "step": {},
+    }
+    how = rng.choice(sorted(changes))
+    tensors |= changes[how]
+    if how == "less":
         del tensors[name]
-    elif how == "step":
-        step = rng.choice([0, 1, 3, 5, 10**15])
-    elif how == "generator":
-        size = rng.choice([0, 1, 5056])
-        tensors["generator"] = rng.choice(
-            [
-                torch.zeros(1, size, dtype=torch.uint8),
-                torch.zeros(2, 5056, dtype=torch.uint8),
-                torch.zeros(()),
-            ]
-        )
-    else:
-        tensors[name if how == "shape" else "adam/teacher/99/step"] = torch.zeros(
-            rng.choice([(), (0,), (3, 1), (7, 7, 7)])
-        )
+    step = rng.choice([0, 1, 3, 5, 10**15]) if how == "step" else step
     save_state(path, tensors, step)
     return f"{name}: {how}, step {step}"
 
 
-def state_used(_: Random, kit: Kit) -> list[object]:
-    """Go on with it."""
-    return [
-        "train",
-        "--data",
-        kit.assets / "data.npz",
-        "--out",
-        kit.folder,
-        "--steps",
-        4,
-        *TINY,
-        *NET,
-    ]
+state_used = either(
+    f"train --data DATA --out IN --steps 4 {TINY} --network.width 8 --network.depth 1"
+)
 
 
-ROW = {
-    "method": "rf-2",
-    "ours": False,
-    "seed": 0,
-    "passes": 1,
-    "spent_passes": 9,
-    "seconds": 1.5,
-    "peak_memory_mb": 7.0,
-}
-ROW |= dict.fromkeys(("frechet_ratio", "sliced_wasserstein_ratio", "energy_ratio"), 1.5)
-ROUND = {
-    "round": 1,
-    "flow_passes": 4,
-    "student_passes": 5,
-    "straightness": 0.1,
-    "drift": 0.0,
-    "reconstruction_real": 1e-3,
-}
-ROUND |= {
-    "reconstruction_generated": 2e-3,
-    "samplers": {name: {"frechet_ratio": 1.2} for name in ("a", "b", "c", "d")},
-}
-
-
-def build_figures(_: Path, folder: Path) -> None:
-    """Figures of an arena, of reflow and of training, without their models."""
-    (folder / "cells").mkdir(parents=True)
-    rows = [
-        ROW,
-        {**ROW, "seed": 1},
-        {"method": "dmd", "ours": False, "seed": 0, "error": "it diverged"},
-    ]
-    (folder / "cells" / "rf-2-0.json").write_text(json.dumps({"rows": rows}))
-    (folder / "arena.json").write_text(json.dumps(rows))
-    (folder / "run.json").write_text(
-        json.dumps({"data": "digits", "budget": 9, "network": {"kind": "mlp"}})
-    )
-    (folder / "rounds.json").write_text(
-        json.dumps({"data": "digits", "rounds": [ROUND, {**ROUND, "round": 2, "drift": 0.1}]})
-    )
-    (folder / "log.jsonl").write_text(
-        json.dumps(
-            {"stage": "curves", "step": 4, "loss": {"student": 0.5}, "steps_per_second": 3.0}
-        )
-        + "\n"
-    )
-
-
-def spoil_figures(rng: Random, kit: Kit) -> str:
-    """Spoil one of the files."""
-    return spoil_json(
-        rng,
-        rng.choice(
-            [path for path in sorted(kit.folder.rglob("*.json*")) if path.name != "arena.json"]
-        ),
-    )
-
-
-def build_made(_: Path, folder: Path) -> None:
-    """What a run says of its making."""
-    folder.mkdir(exist_ok=True)
+def build_run(_: Path, folder: Path) -> None:
+    """Figures of an arena, of reflow and of training, and what made them, without their models."""
+    rows = [a_row("rf-2", seed, 1, 1.5) for seed in (0, 1)]
+    rows += [ArenaRow(method="dmd", seed=0, error="it diverged")]
+    write_record(folder / "cells" / "rf-2-0.json", rows)
+    asked = {"data": "digits", "budget": 9, "network": {"kind": "mlp"}}
+    write_sealed(folder / RUN, Settings(verb="arena", settings=asked))
     made = Made(
-        verb="train",
-        commands=("bezierdistill train --data digits --out x",),
+        verb="arena",
+        commands=("bezierdistill arena --data digits --out x",),
         machine=machine(),
         started="2026-01-01",
         seconds=1.5,
         finished=True,
     )
     write_sealed(folder / MADE, made)
+    samplers = [Sampled(who="flow", solver="heun", passes=40, scores=scored(1.2))]
+    samplers += [Sampled(who="flow", solver="euler", passes=k, scores=scored(1.2)) for k in (1, 2)]
+    samplers += [Sampled(who="distilled", solver="jumps", passes=1, scores=scored(1.1))]
+    lost = ("straightness", "drift", "reconstruction_real", "reconstruction_generated")
+    rounds = [
+        RoundRow(
+            round=k,
+            flow_passes=4,
+            student_passes=5,
+            samplers=tuple(samplers),
+            **dict.fromkeys(lost, 0.1 * k),
+        )
+        for k in (1, 2)
+    ]
+    write_record(folder / ROUNDS, Rounds(data="digits", seed=0, rounds=tuple(rounds)))
+    entry = LogEntry(stage="curves", step=4, loss={"student": 0.5}, steps_per_second=3.0)
+    (folder / "log.jsonl").write_text(json.dumps(to_json(entry)) + "\n")
 
 
-def spoil_made(rng: Random, kit: Kit) -> str:
-    """Spoil it."""
-    return spoil_json(rng, kit.folder / MADE, seal=rng.random() < 0.8)
-
-
-def made_read(_: Random, kit: Kit) -> Callable[[], object]:
-    """Read it, for a page or a report."""
-
-    def read() -> None:
-        made = read_made(kit.folder)
-        assert made is not None
-        f"{made.commands} {made.seconds:.1f} {made.sessions:,} {made.started} {made.machine}"
-
-    return read
+def spoil_run(rng: Random, kit: Kit) -> str:
+    """Spoil one of the files; mostly a checksum is made to fit."""
+    path = rng.choice(sorted(kit.folder.rglob("*.json*")))
+    return spoil_json(rng, path, seal=path.name in SEALED and rng.random() < 0.8)
 
 
 def build_pipeline(_: Path, folder: Path) -> None:
     """A small network of diffusers with its scheduler."""
-    from diffusers.models.unets.unet_2d import UNet2DModel
-    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-
-    unet = UNet2DModel(
-        8,
-        3,
-        3,
-        block_out_channels=(8,),
-        down_block_types=("DownBlock2D",),
-        up_block_types=("UpBlock2D",),
-        norm_num_groups=4,
-    )
-    unet.save_pretrained(folder / "unet")
-    DDPMScheduler(50).save_pretrained(folder / "scheduler")
+    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
+    save_pipeline(folder, tiny_unet(block_out_channels=(8,), **blocks))
 
 
 def spoil_pipeline(rng: Random, kit: Kit) -> str:
@@ -513,61 +336,26 @@ def spoil_pipeline(rng: Random, kit: Kit) -> str:
     return done
 
 
-def pipeline_used(_: Random, kit: Kit) -> list[object]:
-    """The command that imports it."""
-    return [
-        "import",
-        "--source",
-        kit.folder,
-        "--prediction",
-        "epsilon",
-        "--schedule",
-        "steps",
-        "--out",
-        kit.out,
-    ]
-
-
+pipeline_used = either("import --folder IN --prediction epsilon --schedule steps --out OUT")
+plain_store = partial(build_store, points="float32", noise="stored")
+packed_store = partial(build_store, points="uint8", noise="seed")
+READ = {store_read: 8, store_used: 4}
 FORMATS = {
     form.name: form
     for form in (
         Format(
-            "manifest",
-            build_store("float32", "stored"),
-            spoil_manifest,
-            {store_read: 4, store_used: 3, store_repaired: 1, store_distilled: 1},
-            220,
+            "store", plain_store, spoil_store, {**READ, store_repaired: 2, store_distilled: 2}, 380
         ),
+        Format("packed", packed_store, spoil_store, {**READ, packed_repaired: 2, report: 1}, 220),
         Format(
-            "packed",
-            build_store("uint8", "seed"),
-            spoil_manifest,
-            {store_read: 4, store_used: 2, store_repaired: 1, report: 1},
-            120,
+            "unfinished", build_unfinished, spoil_unfinished, {either(f"{AGAIN} --out IN"): 1}, 100
         ),
-        Format(
-            "shard",
-            build_store("float32", "stored"),
-            spoil_shard,
-            {store_read: 4, store_used: 2, store_repaired: 1, store_distilled: 1},
-            160,
-        ),
-        Format(
-            "packed-shard",
-            build_store("uint8", "seed"),
-            spoil_shard,
-            {store_read: 4, store_used: 1, store_repaired: 1},
-            100,
-        ),
-        Format("record", build_records, spoil_records, {records_used: 1}, 100),
-        Format("card", build_model, spoil_card, {model_read: 5, model_used: 2, report: 0.2}, 220),
-        Format("weights", build_model, spoil_weights, {model_read: 4, model_used: 1}, 150),
+        Format("model", build_model, spoil_model, {model_read: 9, model_used: 3, report: 0.2}, 370),
         Format("state", build_state, spoil_state, {state_used: 1}, 100),
         Format("arrays", build_arrays, spoil_arrays, ARRAYS, 240),
         Format("tar", build_tar, spoil_tar, TARS, 160),
         Format("images", build_images, spoil_images, PICTURES, 140),
-        Format("figures", build_figures, spoil_figures, {report: 1}, 60),
-        Format("made", build_made, spoil_made, {made_read: 1}, 40),
+        Format("run", build_run, spoil_run, {report: 1}, 150),
         Format("diffusers", build_pipeline, spoil_pipeline, {pipeline_used: 1}, 60),
     )
 }

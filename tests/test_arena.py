@@ -21,6 +21,7 @@ from bezierdistill.arena.runner import ArenaConfig, arena, choose_methods, compa
 from bezierdistill.budget import Budget
 from bezierdistill.cli import main
 from bezierdistill.data import load_data
+from bezierdistill.errors import UnfitError
 from bezierdistill.metrics import Evaluator
 from bezierdistill.networks.config import NetworkConfig
 from bezierdistill.objectives import FlowMatching
@@ -167,7 +168,8 @@ def test_a_bug_in_a_method_shows_its_traceback_and_is_tried_again(
     assert rows["later"].error == rows["mine"].error
     assert rows["fine"].error is None
     assert [row.method for row in gather(tmp_path / "a")] == ["fine"]  # a bug is no result
-    compared(tmp_path / "a", list(rows.values()))
+    with pytest.raises(UnfitError, match="2 cells ended in errors of their methods"):
+        compared(tmp_path / "a", list(rows.values()))
     assert "failed: mine (seed 0), later (seed 0)" in capsys.readouterr().err
     (tmp_path / "mine.py").write_text(fine)
     assert {row.method for row in arena(config) if row.error is None} == {"mine", "fine"}

@@ -7,13 +7,13 @@ faults`` kills at random, 100 times."""
 from __future__ import annotations
 
 import errno
-import json
 import multiprocessing
 import os
 import resource
 import signal
 import time
 from collections.abc import Callable, Iterator
+from functools import partialmethod
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,11 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from arena_rows import timeless
 from bezierdistill.cli import main
 from bezierdistill.files import locked, whole_folder, write_tensors
-from bezierdistill.store import CurveStore, writer
+from bezierdistill.records import ArenaRow, read_record
+from bezierdistill.store import CurveStore, CurveWriter
 
 TINY = ["--batch", "16", "--loop.accelerator", "cpu", "--loop.save_every", "2"]
 NET = ["--network.width", "16", "--network.depth", "2"]
@@ -37,7 +39,8 @@ def child(arguments: list[str], log: str, kill_at: int, limit: int) -> None:
     """Run a command; die at its ``kill_at``-th file, odd ones before it has its name and even ones
     after; write no file above ``limit``."""
     torch.set_num_threads(1)
-    writer.SHARD_BYTES = 2_000  # several shards
+    several: Any = partialmethod(CurveWriter.plan, shard_bytes=2_000)
+    CurveWriter.plan = several
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
@@ -87,18 +90,12 @@ def results(out: Path, names: tuple[str, ...]) -> dict[str, Any]:
     """Bytes of files without the folder's own name, and of figures what is no clock."""
     found: dict[str, Any] = {}
     for path in (path for name in names for path in sorted(out.glob(name))):
-        own = path.read_bytes().replace(str(out).encode(), b"")
-        found[str(path.relative_to(out))] = (
-            sha256(own).hexdigest() if path.name != "arena.json" else timeless(json.loads(own))
-        )
+        if path.name == "arena.json":
+            found[path.name] = timeless(read_record(path, list[ArenaRow], "arena"))
+        else:
+            own = path.read_bytes().replace(str(out).encode(), b"")
+            found[str(path.relative_to(out))] = sha256(own).hexdigest()
     return found
-
-
-def timeless(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [
-        {key: value for key, value in row.items() if key not in ("seconds", "peak_memory_mb")}
-        for row in rows
-    ]
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +120,7 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Command]:
     ]
     for arguments, name in ((train, "teacher"), (simulate, "curves")):
         assert run(arguments, folder / name)[0] == 0
+    assert len(list((folder / "curves").glob("shard-*.safetensors"))) > 2
     distill = [
         "distill",
         "--curves",

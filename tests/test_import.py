@@ -367,7 +367,7 @@ def with_a_step(held: dict[str, Tensor]) -> dict[str, Tensor]:
         (two_variants, "or one variant of it"),
         (
             edited(lambda held: held | {"conv_in.bias": held["conv_in.bias"] / 0}),
-            "hold NaN or infinite numbers",
+            "conv_in.bias holds NaN or infinite numbers",
         ),
         (
             edited(lambda held: held | {"conv_out.bias": torch.zeros(7)}),
@@ -448,7 +448,7 @@ def test_flow_schedulers_say_prediction_schedule_and_scale(
     close(torch.stack([alpha, sigma]), torch.stack([1 - sigmas, sigmas]), 1e-6)
     told = scheduler.timesteps.to(time)  # what diffusers hands the network beside these states
     assert all(float((time - one).abs().min()) <= 1 for one in told if one < steps)
-    with pytest.raises(UserError, match=r"scale is 7, the scheduler of .* states"):
+    with pytest.raises(UserError, match=r"scale is 7.0, the scheduler of .* states"):
         import_diffusers(tmp_path / "net", tmp_path / "other", scale=7.0)
     import_diffusers(tmp_path / "net", tmp_path / "other", low=0.01, scale=steps)
 

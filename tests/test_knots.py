@@ -8,9 +8,20 @@ import torch
 from torch import Tensor, nn
 
 from bezierdistill.curves import BezierCurve
-from bezierdistill.knots import cheapest_knots, check_knots, interval_errors
+from bezierdistill.errors import UserError
+from bezierdistill.knots import (
+    GRID,
+    cheapest_knots,
+    check_knots,
+    even_knots,
+    find_knots,
+    inner_knots,
+    interval_errors,
+    search_cost,
+    searched_curves,
+)
 from bezierdistill.solvers import time_grid
-from conftest import RATE, Draw, ExactMap
+from conftest import RATE, CountedNet, Draw, ExactMap
 
 
 @pytest.mark.parametrize("size", [2, 3, 6, 8])
@@ -75,3 +86,30 @@ def test_knots_that_do_not_rise_from_0_to_1_are_rejected(knots: tuple[float, ...
 
 def test_good_knots_come_back_as_floats() -> None:
     assert check_knots([0, 0.25, 1]) == (0.0, 0.25, 1.0)
+
+
+def test_knots_between_0_and_1_are_as_many_as_needed() -> None:
+    assert inner_knots((0.2, 0.7), 3) == (0.0, 0.2, 0.7, 1.0)
+    assert even_knots(2) == {1: (0.0, 1.0), 2: (0.0, 0.5, 1.0)}
+    assert even_knots(2, (0.0, 0.3, 1.0)) == {1: (0.0, 1.0), 2: (0.0, 0.3, 1.0)}
+    for inner, passes, message in (
+        ((0.2, 0.7), 2, "2 knots for 2 passes, expected 1 between 0 and 1"),
+        ((0.7, 0.2), 3, "expected them to rise strictly from 0 to 1"),
+        ((1.5,), 2, "expected them to rise strictly from 0 to 1"),
+    ):
+        with pytest.raises(UserError, match=message):
+            inner_knots(inner, passes)
+
+
+@pytest.mark.parametrize(
+    ("curves", "searched"), [(1, 1), (7, 1), (16, 2), (4096, 512), (10**6, 512)]
+)
+def test_a_search_costs_what_it_says(curves: int, searched: int, draw: Draw) -> None:
+    """Every pair of 11 times, one pass for each curve searched: 55 of them."""
+    assert searched_curves(curves) == searched
+    assert search_cost(curves) == 55 * searched
+    curve, net = BezierCurve.line(draw(searched, 2), draw(searched, 2)), CountedNet(ExactMap())
+    found = find_knots(net, curve, 3)
+    assert net.passes * searched == search_cost(curves)
+    costs = interval_errors(net, curve, GRID)
+    assert found == {k: cheapest_knots(costs, GRID, k) for k in (1, 2, 3)}

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from msgspec.structs import replace
 from torch import Tensor
 
 import ranks_child
@@ -190,6 +191,7 @@ def test_the_chain_on_two_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for shard in alone.shards:
         assert (alone.folder / shard.file).read_bytes() == (store.folder / shard.file).read_bytes()
     assert alone.manifest.shards == store.manifest.shards
+    assert replace(alone.recipe, teachers=()) == replace(store.recipe, teachers=())
     assert len(alone.shards) == 7
     for name in ("student", "epochs"):
         student = load_model(tmp_path / "two" / name)

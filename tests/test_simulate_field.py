@@ -153,7 +153,8 @@ def test_a_misfit_is_found_before_anything_is_written(
 
 def test_a_plain_function_is_a_field_of_one_pass(tmp_path: Path) -> None:
     config = bd.SimulateConfig((), tmp_path / "curves", count=20, steps=4, accelerator="cpu")
-    store = bd.simulate_field(lambda x, t, cond=None: -x, (2,), config, network=NET)
+    field: Any = lambda x, t, cond=None: -x  # noqa: E731
+    store = bd.simulate_field(field, (2,), config, network=NET)
     assert store.manifest.passes == 20 * 2 * 4
     curve = store.curves(torch.arange(20))
     close(curve.data, curve.source * (1 - 0.25 + 0.25**2 / 2) ** 4, 1e-5)  # Heun's steps

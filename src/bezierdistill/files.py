@@ -30,37 +30,25 @@ MAX_TEXT = 2**28  # bytes
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Call ``write`` with a temporary path beside ``path``, then put the result in its place in one
-    step.
-    """
+    """Call ``write`` with a temporary path beside ``path``, and put the result in its place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.touch()
-        mode = (
-            temporary.stat().st_mode
-        )  # as the user's files have it; some libraries write what nobody else may read
+        mode = temporary.stat().st_mode  # some libraries write what nobody else may read
         write(temporary)
         temporary.chmod(mode)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _flush_folder(path.parent)
+        folder = os.open(path.parent, os.O_RDONLY)
+        with suppress(OSError):  # some network file systems cannot have names on disk
+            os.fsync(folder)
+        os.close(folder)
     except SafetensorError as error:
         raise OSError(f"{path} could not be written: {error}") from None
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _flush_folder(folder: Path) -> None:
-    """Have the names in a folder on disk as well, where the system can."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError:
-        pass  # some network file systems cannot
-    finally:
-        os.close(handle)
 
 
 @contextmanager
@@ -80,10 +68,8 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        raise UserError(
-            f"{folder} is being written by another process: wait for it to end, or choose another"
-            " --out"
-        ) from None
+        told = f"{folder} is being written by another process: wait for it"
+        raise UserError(f"{told}, or choose another --out") from None
     try:
         remove_unfinished(folder)
         yield
@@ -95,9 +81,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside ``path``, which gets that name in one step when the block ends, and
-    is removed if it fails.
-    """
+    """A temporary folder that becomes ``path`` when the block ends, and is removed if it fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -109,9 +93,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove the temporary files and folders that killed processes left; nothing else may be
-    writing in the folder.
-    """
+    """Remove what killed processes left half-written; nothing else may be writing in the folder."""
     for left in folder.glob(".*.tmp"):
         if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)
@@ -120,9 +102,7 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def discard(folder: Path) -> None:
-    """Remove a folder: under its name it is whole or absent, even if the removal is cut off. One
-    call later nothing of it is left.
-    """
+    """Remove a folder: under its name it is whole or absent, even if the removal is cut off."""
     gone = folder.with_name(f".{folder.name}.gone")
     shutil.rmtree(gone, ignore_errors=True)
     if folder.exists():
@@ -130,10 +110,14 @@ def discard(folder: Path) -> None:
         shutil.rmtree(gone, ignore_errors=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write text atomically."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write readable JSON atomically; infinite numbers are refused."""
-    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text))
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def read_text(path: Path, what: str) -> str:
@@ -143,11 +127,8 @@ def read_text(path: Path, what: str) -> str:
         UserError: if the file is missing, too large, or no text; ``what`` names the folder.
     """
     try:
-        size = path.stat().st_size
-        if size > MAX_TEXT:
-            raise UserError(
-                f"{path} has {size:,} bytes, expected a {what} of {MAX_TEXT:,} or fewer"
-            )
+        if (size := path.stat().st_size) > MAX_TEXT:
+            raise UserError(f"{path} has {size:,} bytes, expected {MAX_TEXT:,} or fewer")
         return path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"no {what} at {path.parent}: expected a folder with {path.name}") from None
@@ -183,9 +164,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"{path} is missing, cut off or damaged ({error}): restore it or make it again"
-        ) from None
+        told = f"{path} is missing, cut off or damaged ({error})"
+        raise UserError(f"{told}: restore it or make it again") from None
 
 
 def digest(path: Path) -> str:
@@ -215,12 +195,9 @@ def load_function(path: Path, name: str, does: str) -> Callable[..., Any]:
         UserError: if there is no such file or function.
     """
     if not path.is_file():
-        raise UserError(
-            f"no file {path}: expected a Python file with a function {name}, which {does}"
-        )
-    spec = importlib.util.spec_from_file_location(
-        f"bezierdistill_file_{path.stem}", path
-    )  # hides no module of that name
+        raise UserError(f"no file {path}: expected a Python file whose function {name} {does}")
+    place = f"bezierdistill_file_{path.stem}"  # hides no module of that name
+    spec = importlib.util.spec_from_file_location(place, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

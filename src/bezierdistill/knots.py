@@ -19,7 +19,7 @@ from bezierdistill.solvers import time_grid
 Knots = tuple[float, ...]
 GRID = time_grid(10)
 # Curves on which knots are searched: finding them must not cost more than making the curves.
-MOST_CURVES, CURVES_SHARE = 512, 8
+MAX_CURVES, CURVES_SHARE = 512, 8
 
 
 def check_knots(knots: Sequence[float]) -> Knots:
@@ -113,7 +113,7 @@ def find_knots(
 
 def searched_curves(curves: int) -> int:
     """On how many of a store's curves knots are searched: an eighth, 512 at most."""
-    return min(MOST_CURVES, max(1, curves // CURVES_SHARE))
+    return min(MAX_CURVES, max(1, curves // CURVES_SHARE))
 
 
 def search_cost(curves: int) -> int:

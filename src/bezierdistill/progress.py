@@ -13,14 +13,10 @@ def is_follower() -> bool:
     return os.environ.get("RANK", "0") != "0"
 
 
-def _is_silent() -> bool:
-    return is_follower() or not sys.stderr.isatty()
-
-
 def announce(text: str) -> None:
     """Say on standard error which part of a long run begins; silent where there is no terminal."""
-    if not _is_silent():
-        print(text, file=sys.stderr)
+    if sys.stderr.isatty():
+        notice(text)
 
 
 def notice(text: str) -> None:
@@ -31,10 +27,8 @@ def notice(text: str) -> None:
 
 @contextmanager
 def progress(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar with speed and time left (if the total is known) on standard error; yields
-    ``advance(n)``; silent where there is no terminal.
-    """
-    if _is_silent():
+    """Show a bar on standard error, where it is a terminal; yields ``advance(n)``."""
+    if is_follower() or not sys.stderr.isatty():
         yield lambda _: None
         return
     from rich import progress as bars  # imported here: commands that show no bar need not wait
@@ -46,13 +40,8 @@ def progress(description: str, total: int | None) -> Iterator[Callable[[int], No
             speed = task.finished_speed or task.speed
             return Text(f"{speed:,.0f}/s" if speed else "", style="cyan")
 
-    columns = (
-        bars.TextColumn("{task.description}"),
-        bars.BarColumn(),
-        bars.MofNCompleteColumn(),
-        Rate(),
-        bars.TimeRemainingColumn(),
-    )
+    name, left = bars.TextColumn("{task.description}"), bars.TimeRemainingColumn()
+    columns = (name, bars.BarColumn(), bars.MofNCompleteColumn(), Rate(), left)
     with bars.Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(description, total=total)
         yield lambda n: bar.advance(task, n)

@@ -20,7 +20,7 @@ import msgspec
 
 from bezierdistill.data.scaling import Scaling
 from bezierdistill.errors import UserError
-from bezierdistill.files import read_text, write_atomically
+from bezierdistill.files import read_text, write_json, write_text
 from bezierdistill.settings import Noise, Points, Units
 
 T = TypeVar("T")
@@ -50,15 +50,8 @@ def _counts(**numbers: int) -> None:
         expect(0 <= value < MAX_COUNT, name, value, "a whole number of 0 or more")
 
 
-def _state(shape: tuple[int, ...]) -> None:
-    fits = len(shape) in (1, 3) and min(shape) > 0 and math.prod(shape) <= MAX_STATE
-    expect(fits, "shape", shape, f"1 or 3 sizes whose product is {MAX_STATE:,} or less")
-
-
 class TeacherRef(Record, frozen=True):
-    """A teacher that a record names: where it was, and the digest of its weights by which it is
-    known wherever it lies now.
-    """
+    """A teacher that a record names: where it was, and the digest that it is known by."""
 
     path: str
     digest: str
@@ -68,9 +61,8 @@ class Conditions(Record, frozen=True):
     """What the conditions of a model or of curves are.
 
     ``size`` numbers a condition, 0 is none; ``frequencies`` of class labels in the training data,
-    None where conditions are vectors; ``names`` of the classes; ``guidance_range``, the range of
-    a guidance scale that is the last number of a condition; ``guided``, the scale, or both ends of
-    the range, that is in the curves.
+    None for vectors; ``names`` of the classes; ``guidance_range`` of a scale that is the last
+    number of a condition; ``guided``, the scale, or both ends of the range, that is in the curves.
     """
 
     size: int = 0
@@ -130,8 +122,7 @@ class ModelCard(Record, frozen=True):
 
     ``network`` are the settings of the network, ``settings`` those of the stage that made it;
     ``domain`` and ``domain_data`` are the units and the name of the other domain that a model
-    translates from; ``drop`` is
-    the share of rows that it was trained on without their condition.
+    translates from; ``drop`` is the share of rows that it was trained on without their condition.
     """
 
     kind: Kind
@@ -156,7 +147,9 @@ class ModelCard(Record, frozen=True):
     version: Literal[2] = 2
 
     def __post_init__(self) -> None:
-        _state(self.shape)
+        shape = self.shape
+        fits = len(shape) in (1, 3) and min(shape) > 0 and math.prod(shape) <= MAX_STATE
+        expect(fits, "shape", shape, f"1 or 3 sizes whose product is {MAX_STATE:,} or less")
         self.scaling.check(self.shape)
         if self.domain is not None:
             self.domain.check(self.shape)
@@ -220,19 +213,17 @@ class CurveRecipe(Record, frozen=True):
 
     @property
     def stored_points(self) -> int:
-        """Control points of a curve that are kept: without its source where that is noise, drawn
-        again from its seed.
-        """
+        """Control points of a curve that are kept: without its source where that is drawn again."""
         return self.degree + (self.noise == "stored")
 
 
 class Shard(Record, frozen=True):
     """The record of a shard.
 
-    ``first`` is the index of its first row in the table of its ``seed`` (None for imported rows),
-    with which it gives their noise again; ``skipped`` are indices within the shard's range that are
-    left out, because the teachers gave NaN or infinite states; ``error`` is the greatest error of a
-    stored number, from keeping it in fewer bits, in model units; ``bytes`` the size of the file.
+    ``first`` is its first row in the table of its ``seed`` (None for imported rows), which gives
+    their noise again; ``skipped`` are indices within its range that are left out, as the teachers
+    gave NaN or infinite states; ``error`` is the greatest error, in model units, of keeping a
+    number in fewer bits; ``bytes`` the size of the file.
     """
 
     file: str
@@ -369,9 +360,7 @@ class ClassScore(Record, frozen=True):
 
 
 class ClassScores(Record, frozen=True):
-    """Whether samples are of the classes that they were asked to be, and cover them: see
-    :meth:`~bezierdistill.metrics.Evaluator.classes`.
-    """
+    """Accuracy and coverage: :meth:`~bezierdistill.metrics.Evaluator.classes`."""
 
     accuracy: float
     accuracy_real: float
@@ -396,7 +385,7 @@ class Scores(Record, frozen=True):
     @property
     def finite(self) -> bool:
         """Whether all distances are."""
-        parts = msgspec.structs.asdict(self).values()
+        parts = msgspec.structs.astuple(self)
         return all(math.isfinite(part.value) for part in parts if isinstance(part, Score))
 
     def __getitem__(self, metric: str) -> Score:
@@ -405,10 +394,7 @@ class Scores(Record, frozen=True):
 
 
 class ArenaRow(Record, frozen=True):
-    """A method of the arena, a seed and a number of passes; ``error`` says why a cell failed.
-
-    ``spent`` are the network passes of everything, ``memory`` is the peak in MB.
-    """
+    """A cell of the arena: ``spent`` passes of everything, ``memory`` peak MB, or its ``error``."""
 
     method: str
     seed: int
@@ -463,9 +449,7 @@ class Rounds(Record, frozen=True):
 
 
 class Search(Record, frozen=True):
-    """``search.json``: the search of a blend's weight; ``scores`` by the weight of the strong
-    teacher.
-    """
+    """``search.json``: the search of a blend's weight; ``scores`` by the strong teacher's."""
 
     metric: str
     samples: int
@@ -518,17 +502,13 @@ def _hook(kind: type, value: object) -> object:
 
 def write_record(path: Path, record: object) -> None:
     """Write a record as readable JSON, atomically."""
-    _write_text(path, json.dumps(to_json(record), indent=2) + "\n")
-
-
-def _write_text(path: Path, text: str) -> None:
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_json(path, to_json(record))
 
 
 def write_sealed(path: Path, record: object) -> None:
     """Write a record with its own checksum, by which a single flipped bit is found."""
     body = json.dumps(to_json(record), indent=2).removesuffix("\n}")
-    _write_text(path, body + seal(body))
+    write_text(path, body + seal(body))
 
 
 def seal(body: str) -> str:
@@ -548,16 +528,13 @@ def read_sealed(path: Path, kind: type[T], what: str, again: str = "make it agai
     Raises:
         UserError: if it is missing, of another version, or a single bit of it has changed.
     """
-    text = read_text(path, what)
-    value = parse_json(path, text)
+    value = parse_json(path, text := read_text(path, what))
     if issubclass(kind, Manifest):
         check_version(path, value, Manifest)
     body = text[: -len(seal(""))]
     if body + seal(body) != text:
-        raise UserError(
-            f"{path} differs from its checksum: it was changed, damaged, or written by another"
-            f" version of bezierdistill; {again}"
-        )
+        told = f"{path} differs from its checksum: it was changed, damaged, or written by another"
+        raise UserError(f"{told} version of bezierdistill; {again}")
     return from_json({key: value[key] for key in value if key != "seal"}, kind, path)
 
 
@@ -598,7 +575,5 @@ def check_version(path: Path, head: object, kind: type[ModelCard] | type[Manifes
     if got != wanted:
         told = ", ".join(f"{key} {str(got.get(key))[:40]!r}" for key in wanted)
         needed = ", ".join(f"{key} {value!r}" for key, value in wanted.items())
-        raise UserError(
-            f"{path} has {told}, expected {needed}: it was written by another version of"
-            " bezierdistill, make it again"
-        )
+        told = f"{path} has {told}, expected {needed}: it was written by another version of"
+        raise UserError(f"{told} bezierdistill, make it again")

@@ -22,8 +22,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import torch
+from msgspec.structs import replace
 
 from bezierdistill import __version__
 from bezierdistill.errors import UserError
@@ -34,6 +34,7 @@ from bezierdistill.settings import Contents
 
 RUN, MADE, README = "run.json", "made.json", "README.txt"
 PACKAGES = ("torch", "diffusers", "numpy", "safetensors", "lightning-fabric")
+AGAIN = "The same command continues it where it was stopped, and leaves it alone once finished.\n\n"
 TELLS = {
     RUN: "the settings; the folder belongs to a run with these",
     MADE: "the command, the machine and the working time",
@@ -96,9 +97,8 @@ class Run:
         file = self.out / RUN
         if not file.exists():
             if any(not entry.name.startswith(".") for entry in self.out.iterdir()):
-                raise UserError(
-                    f"{self.out} is not empty and holds no run of {self.verb}: choose another --out"
-                )
+                told = f"{self.out} is not empty and holds no run of {self.verb}"
+                raise UserError(f"{told}: choose another --out")
             write_sealed(file, wanted)
             return
         held = read_settings(self.out)
@@ -107,30 +107,22 @@ class Run:
         keys = held.settings.keys() | wanted.settings.keys()
         other = sorted(k for k in keys if held.settings.get(k) != wanted.settings.get(k))
         if other:
-            raise UserError(
-                f"{self.out} holds another run of {self.verb}, with other {', '.join(other)}:"
-                " choose another --out, or the same settings"
-            )
+            told = f"{self.out} holds another run of {self.verb}, with other {', '.join(other)}"
+            raise UserError(f"{told}: choose another --out, or the same settings")
 
     @contextmanager
     def _recorded(self) -> Iterator[None]:
-        line = command(self.verb, self.asked or self.config)
-        made = _before(self.out)
-        known = made is not None and line in made.commands
-        if made is not None and made.finished and (known or not self.free):
-            yield  # a finished run that is started again is left alone
-            return
-        sessions = 1 if made is None else made.sessions + 1
-        commands = () if made is None else made.commands
-        made = Made(
-            verb=self.verb,
-            commands=commands if known else (*commands, line),
-            machine=machine(),
-            started=_now() if made is None else made.started,
-            seconds=0.0 if made is None else made.seconds,
-            sessions=sessions,
-            fast=self.fast,
-        )
+        made, before = _new(self.verb, self.asked or self.config, self.fast), None
+        with suppress(UserError):  # a damaged record must not stop the run that it tells about
+            before = read_made(self.out)
+        if before is not None:
+            known = made.commands[0] in before.commands
+            if before.finished and (known or not self.free):
+                yield  # a finished run that is started again is left alone
+                return
+            commands = before.commands if known else (*before.commands, *made.commands)
+            more = {"commands": commands, "machine": made.machine, "sessions": before.sessions + 1}
+            made = replace(before, finished=False, fast=self.fast, **more)
         _write(self.out, made, self.contents)
         started = time.perf_counter()
         try:
@@ -145,13 +137,17 @@ class Run:
 @contextmanager
 def made_whole(out: Path, verb: str, config: Any, contents: Contents) -> Iterator[None]:
     """Tell about a folder that is made in one step, such as an imported model, when it is there."""
-    now, started = _now(), time.perf_counter()
+    made, started = _new(verb, config), time.perf_counter()
     yield
     if not (out / MADE).exists():
-        commands = (command(verb, config),)
-        made = Made(verb=verb, commands=commands, machine=machine(), started=now)
         _write(out, made, contents)
         _close(out, made, started, finished=True)
+
+
+def _new(verb: str, config: Any, fast: bool = False) -> Made:
+    now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    line = command(verb, config)
+    return Made(verb=verb, commands=(line,), machine=machine(), started=now, fast=fast)
 
 
 def _write(out: Path, made: Made, contents: Contents) -> None:
@@ -162,7 +158,7 @@ def _write(out: Path, made: Made, contents: Contents) -> None:
 
 def _close(out: Path, made: Made, started: float, finished: bool) -> None:
     seconds = round(made.seconds + time.perf_counter() - started, 2)
-    write_sealed(out / MADE, msgspec.structs.replace(made, seconds=seconds, finished=finished))
+    write_sealed(out / MADE, replace(made, seconds=seconds, finished=finished))
 
 
 def read_settings(folder: Path) -> Settings:
@@ -184,13 +180,6 @@ def read_made(folder: Path) -> Made | None:
     return read_sealed(path, Made, "record of the run") if path.exists() else None
 
 
-def _before(out: Path) -> Made | None:
-    """The record of earlier sessions; a damaged one must not stop the run that it tells about."""
-    with suppress(UserError):
-        return read_made(out)
-    return None
-
-
 def machine() -> Machine:
     """Where a result comes from: system, processor, threads, versions."""
     versions = {"python": platform.python_version(), "bezierdistill": __version__}
@@ -208,10 +197,6 @@ def _version(package: str) -> str | None:
     with suppress(PackageNotFoundError):
         return version(package)
     return None
-
-
-def _now() -> str:
-    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def command(verb: str, config: Any) -> str:
@@ -236,17 +221,15 @@ def _flags(config: Any, usual: Any, group: str) -> Iterator[str]:
 
 
 def _flag(flag: str, value: Any, part: Field[Any]) -> Iterator[str]:
-    if "text" in part.metadata:
-        words = [part.metadata["text"].show(value)]
-    else:
-        words = list(map(_word, value)) if isinstance(value, tuple) else [_word(value)]
+    how, values = part.metadata.get("text"), value if isinstance(value, tuple) else (value,)
+    words = [how.show(value)] if how else [*map(_word, values)]
     if not words:
         return  # an empty list has no flag
     if isinstance(value, bool):
         yield from [flag, str(value).lower()] if "." in flag else [flag]
     elif "positional" in part.metadata:
         yield from words
-    elif words and words[0].startswith("-"):
+    elif words[0].startswith("-"):
         yield f"{flag}={words[0]}"  # else it would be a flag itself
     else:
         yield from [flag, *words]
@@ -267,16 +250,13 @@ def _readme(out: Path, made: Made, contents: Contents) -> str:
     files = {name: text.format(out=where) for name, text in contents.files.items()} | TELLS
     lines = "\n".join(f"  {name:<20} {text}" for name, text in files.items())
     versions = ", ".join(f"{name} {number}" for name, number in place.versions.items())
-    again = (
-        "The same command again continues it where it was stopped, and leaves it alone once it is"
-        " finished.\n\n"
-    )
+    commands = "".join(f"  {line}\n" for line in made.commands)
     return f"""This folder holds {contents.what}.
 
 Made by
 
-{"".join(f"  {line}{chr(10)}" for line in made.commands)}
-{again if contents.continues else ""}See it
+{commands}
+{AGAIN if contents.continues else ""}See it
 
   bezierdistill report --run {where}
   bezierdistill app --run {where}

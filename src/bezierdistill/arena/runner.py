@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bezierdistill.errors import UserError
+from bezierdistill.errors import UnfitError, UserError
 from bezierdistill.networks.config import NetworkConfig
 from bezierdistill.settings import (
     WORDS,
@@ -312,7 +312,11 @@ def judged_conditions(data: Data, count: int, seed: int) -> Tensor | None:
 
 
 def compared(out: Path, rows: list[ArenaRow]) -> dict[str, Any]:
-    """Print the table of an arena, tell which cells failed, and write its report."""
+    """Print the table of an arena, tell which cells failed, and write its report.
+
+    Raises:
+        UnfitError: if a method ended in an error of its own, which the next run tries again.
+    """
     from bezierdistill.records import to_json
     from bezierdistill.reporting import write_report
     from bezierdistill.reporting.tables import print_arena
@@ -323,7 +327,15 @@ def compared(out: Path, rows: list[ArenaRow]) -> dict[str, Any]:
         print(f"failed: {', '.join(failed)}; see above and the report", file=sys.stderr)
     page = write_report(out)
     print(page)
-    return {"out": out, "rows": to_json(rows), "report": page}
+    result = {"out": out, "rows": to_json(rows), "report": page}
+    broken = [row for row in rows if not (out / "cells" / f"{row.method}-{row.seed}.json").exists()]
+    if broken:
+        raise UnfitError(
+            f"{len(broken)} cells ended in errors of their methods, whose tracebacks are above: fix"
+            " these, and the same command tries them again",
+            result,
+        )
+    return result
 
 
 def main_arena(config: ArenaConfig) -> dict[str, Any]:

@@ -85,31 +85,22 @@ def _print_json(result: Any) -> None:
 
 
 def explain(error: BaseException) -> str | None:
-    """One line for a mistake of the user's or what the machine lacks; None for one of ours, or in
-    a file of the user's own code, which has a note.
-    """
+    """One line for a mistake of the user's or what the machine lacks; None for one of ours."""
     text = " ".join(str(error).split())
-    if isinstance(error, BrokenPipeError) or hasattr(error, "__notes__"):
+    if isinstance(error, BrokenPipeError) or hasattr(error, "__notes__"):  # of a user's own file
         return None
-    if isinstance(error, MemoryError) or _is_of_allocator(error):
+    torch = sys.modules.get("torch")  # on the CPU it says by text alone that it had no memory
+    by_text = isinstance(error, RuntimeError) and any(words in text for words in ALLOCATOR)
+    if by_text or isinstance(
+        error, (MemoryError, torch.OutOfMemoryError) if torch else MemoryError
+    ):
         return f"not enough memory ({text[:200]}): ask for fewer, or smaller batches"
     return (text or type(error).__name__) if isinstance(error, UserError | OSError) else None
 
 
-def _is_of_allocator(error: BaseException) -> bool:
-    """Whether torch could not have memory; on the CPU it says so by text alone."""
-    if not isinstance(error, RuntimeError) or "torch" not in sys.modules:
-        return False
-    return isinstance(error, sys.modules["torch"].OutOfMemoryError) or any(
-        words in str(error) for words in ALLOCATOR
-    )
-
-
 @contextmanager
 def _interrupts() -> Iterator[list[int]]:
-    """Be interrupted by what a scheduler or a closed terminal sends as by Ctrl-C, so that work is
-    saved; yields the numbers of the signals that came.
-    """
+    """Take what a scheduler or a closed terminal sends for Ctrl-C; yields the signals that came."""
     asked = list[int]()
 
     def interrupt(number: int, _: Any) -> None:
@@ -117,14 +108,11 @@ def _interrupts() -> Iterator[list[int]]:
         raise KeyboardInterrupt
 
     usual = (signal.SIG_DFL, signal.default_int_handler)  # what ``nohup`` ignores stays ignored
-    names = ("SIGINT", "SIGTERM", "SIGHUP")
+    is_main = threading.current_thread() is threading.main_thread()  # signals reach no other
+    names = ("SIGINT", "SIGTERM", "SIGHUP") if is_main else ()
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    if threading.current_thread() is not threading.main_thread():
-        numbers = []  # signals do not reach it
-    before = {k: signal.getsignal(k) for k in numbers if signal.getsignal(k) in usual}
+    before = {k: signal.signal(k, interrupt) for k in numbers if signal.getsignal(k) in usual}
     try:
-        for number in before:
-            signal.signal(number, interrupt)
         yield asked
     finally:
         for number, handler in before.items():

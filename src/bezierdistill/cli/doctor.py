@@ -31,10 +31,8 @@ if TYPE_CHECKING:
 GB, MIN_MEMORY = 1e9, 1.0  # bytes; GB
 NEEDS = "# Needs: "
 EXTRAS = {
-    "app": ("gradio",),
-    "hub": ("datasets", "huggingface_hub"),
-    "docs": ("sphinx", "furo"),
-    "browser": ("playwright",),
+    **{"app": ("gradio",), "hub": ("datasets", "huggingface_hub")},
+    **{"docs": ("sphinx", "furo"), "browser": ("playwright",)},
 }
 BUSY = 0.5  # load per core, above which runs get in each other's way
 
@@ -100,66 +98,55 @@ def main_doctor(config: DoctorConfig) -> dict[str, Any]:
         UnfitError: if no recipe can run here.
     """
     from bezierdistill.progress import progress
-    from bezierdistill.records import to_json
-    from bezierdistill.run import machine
 
-    found: dict[str, Any] = {"machine": to_json(machine()), **_hardware(), **_places()}
-    device = "cuda" if found["gpus"] else "mps" if found["mps"] else "cpu"
-    recipes = read_recipes()
+    found = _machine()
+    recipes, found["recipes"] = read_recipes(), []
     with progress("measure", len(recipes)) as advance:
-        found["recipes"] = []
         for recipe in recipes:
-            found["recipes"].append(_examined(recipe, found, device, config.measure))
+            passes, lacks = recipe.config.budget, list(_lacks(recipe.needs, found))
+            verdict = {"recipe": recipe.name, "lacks": lacks, "passes": passes}
+            if config.measure and not lacks:
+                device = "cuda" if found["gpus"] else "mps" if found["mps"] else "cpu"
+                rate = passes_per_second(recipe, device, config.measure)
+                verdict |= {"passes_per_second": rate, "minutes": passes / rate / 60}
+            found["recipes"].append(verdict)
             advance(1)
     found["warnings"] = list(_warnings(found))
     _show(found)
     if all(verdict["lacks"] for verdict in found["recipes"]):
         first = found["recipes"][0]
-        lack = f"{first['recipe']} lacks {first['lacks'][0]}"
-        raise UnfitError(f"no recipe can run here: {lack}", found)
+        told = f"no recipe can run here: {first['recipe']} lacks {first['lacks'][0]}"
+        raise UnfitError(told, found)
     return found
 
 
-def _hardware() -> dict[str, Any]:
+def _machine() -> dict[str, Any]:
     import torch
 
     from bezierdistill.memory import memory
+    from bezierdistill.metrics.classifier import cache_folder
+    from bezierdistill.records import to_json
+    from bezierdistill.run import machine
 
     gpus = [torch.cuda.get_device_properties(k) for k in range(torch.cuda.device_count())]
+    here, cache, there = Path.cwd(), None, None
+    with suppress(RuntimeError):  # without HOME, of a user whom the system does not know
+        cache = cache_folder()
+        there = next(folder for folder in (cache, *cache.absolute().parents) if folder.exists())
     return {
+        "machine": to_json(machine()),
         "memory_gb": round(memory() / GB, 1),
         "load": round(psutil.getloadavg()[0], 2),
         "gpus": [{"name": c.name, "memory_gb": round(c.total_memory / GB, 1)} for c in gpus],
         "mps": torch.backends.mps.is_available(),
         "threads_variable": os.environ.get("OMP_NUM_THREADS"),
         "extras": {name: all(map(find_spec, packages)) for name, packages in EXTRAS.items()},
-    }
-
-
-def _places() -> dict[str, Any]:
-    from bezierdistill.metrics.classifier import cache_folder
-
-    here, cache, there = Path.cwd(), None, None
-    with suppress(RuntimeError):  # without HOME, of a user whom the system does not know
-        cache = cache_folder()
-        there = next(folder for folder in (cache, *cache.absolute().parents) if folder.exists())
-    return {
         "cache": cache,  # there is its first part that exists, in which the rest would be made
         "cache_writable": there is not None and there.is_dir() and os.access(there, os.W_OK),
         "folder": here,
         "folder_writable": os.access(here, os.W_OK),
         "free_disk_gb": round(shutil.disk_usage(here).free / GB, 1),
     }
-
-
-def _examined(recipe: Recipe, found: dict[str, Any], device: str, seconds: float) -> dict[str, Any]:
-    """What a recipe lacks here, and how long it would take if it lacks nothing."""
-    verdict = {"recipe": recipe.name, "lacks": list(_lacks(recipe.needs, found))}
-    verdict["passes"] = passes = recipe.config.budget
-    if seconds and not verdict["lacks"]:
-        rate = passes_per_second(recipe, device, seconds)
-        verdict |= {"passes_per_second": rate, "minutes": passes / rate / 60}
-    return verdict
 
 
 def _lacks(needs: Needs, found: dict[str, Any]) -> Iterator[str]:
@@ -176,9 +163,7 @@ def _lacks(needs: Needs, found: dict[str, Any]) -> Iterator[str]:
 
 
 def passes_per_second(recipe: Recipe, device: str, seconds: float) -> float:
-    """Network passes of one row per second of training a recipe's network; forward and backward
-    count 3.
-    """
+    """Passes per second of one row while a recipe's network is trained; a step counts 3."""
     import torch
 
     shape, batch, conditions = recipe.needs.shape, recipe.config.batch, recipe.needs.conditions
@@ -203,33 +188,24 @@ def passes_per_second(recipe: Recipe, device: str, seconds: float) -> float:
 def _warnings(found: dict[str, Any]) -> Iterator[str]:
     cores, threads = found["machine"]["cores"] or 1, found["threads_variable"]
     if threads is None and found["load"] > BUSY * cores:
-        yield (
-            f"the load is {found['load']} of {cores} cores and OMP_NUM_THREADS is not set: set it"
-            " to 1 where several runs share a machine"
-        )
+        told = f"the load is {found['load']} of {cores} cores and OMP_NUM_THREADS is not set"
+        yield f"{told}: set it to 1 where several runs share a machine"
     if threads is not None and found["machine"]["threads"] < cores and found["load"] < BUSY:
-        yield (
-            f"OMP_NUM_THREADS is {threads} and {cores} cores are idle: unset it for a run of its"
-            " own"
-        )
+        yield f"OMP_NUM_THREADS is {threads} and {cores} cores are idle: unset it for a single run"
     if not found["cache_writable"]:
-        yield (
-            f"{found['cache'] or 'the cache of a user without a home'} cannot be written: name"
-            " another folder in BEZIERDISTILL_CACHE, or classifiers are trained again each time"
-        )
+        told = f"{found['cache'] or 'the cache of a user without a home'} cannot be written"
+        yield f"{told}: name another in BEZIERDISTILL_CACHE, or classifiers are trained each time"
 
 
 def _show(found: dict[str, Any]) -> None:
     machine, threads = found["machine"], found["threads_variable"]
     gpus = [f"{gpu['name']}, {gpu['memory_gb']} GB" for gpu in found["gpus"]]
-    variable = "is not set" if threads is None else f"is {threads}"
+    cores = f"{machine['cores']} cores, {found['memory_gb']} GB of memory"
     lines = {
         "versions": ", ".join(f"{name} {text}" for name, text in machine["versions"].items()),
         "system": f"{machine['system']}, {machine['processor']}",
-        "processor": (
-            f"{machine['cores']} cores, {found['memory_gb']} GB of memory, load {found['load']}"
-        ),
-        "threads": f"{machine['threads']} (OMP_NUM_THREADS {variable})",
+        "processor": f"{cores}, load {found['load']}",
+        "threads": f"{machine['threads']} (OMP_NUM_THREADS is {threads or 'not set'})",
         "GPUs": "; ".join(gpus) or ("Apple's (mps)" if found["mps"] else "none"),
         "extras": ", ".join(f"{k}: {'yes' if v else 'no'}" for k, v in found["extras"].items()),
         "cache": f"{found['cache']}{'' if found['cache_writable'] else ' (cannot be written)'}",
@@ -241,10 +217,8 @@ def _show(found: dict[str, Any]) -> None:
     for verdict in found["recipes"]:
         text = f"no, it lacks {'; '.join(verdict['lacks'])}" if verdict["lacks"] else "yes"
         if "minutes" in verdict:  # the rest of a step is not in it
-            text += (
-                f", about {verdict['minutes']:.1f} minutes: {verdict['passes']:,} passes at"
-                f" {verdict['passes_per_second']:,.0f} per second"
-            )
+            text += f", about {verdict['minutes']:.1f} minutes: {verdict['passes']:,} passes"
+            text += f" at {verdict['passes_per_second']:,.0f} per second"
         print(f"{verdict['recipe']:>13}  {text}")
     for warning in found["warnings"]:
         print(f"\nwarning: {warning}")

@@ -10,8 +10,9 @@ import argparse
 import re
 import shutil
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
@@ -24,11 +25,7 @@ NAMES = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH", bool: "{true,fal
 NONE = ("none", "null", "~", "")  # here, and in YAML
 MINUS = re.compile(r"-\.?\d")  # a value that begins so is no flag; as in Python 3.14
 WIDEST = 120  # columns
-COMMON = {
-    "--config": "YAML file of settings; flags given after it win",
-    "--print-config": "print all settings as YAML and exit",
-    "--json": "print the result as one JSON value on standard output, and nothing else there",
-}
+JSON = "print the result as one JSON value on standard output, and nothing else there"
 
 
 class Request(NamedTuple):
@@ -103,7 +100,7 @@ def build_parser() -> Parser:
     store = verbs.add_parser("store", help="look at, check, join and exchange curve stores")
     actions = store.add_subparsers()
     for verb in VERBS.values():
-        group, name = actions if " " in verb.name else verbs, verb.name.rpartition(" ")[2]
+        group, name = actions if " " in verb.name else verbs, verb.name.split()[-1]
         _fill(group.add_parser(name, help=verb.help.summary, add_help=False), verb)
     return parser
 
@@ -115,21 +112,18 @@ def _fill(parser: argparse.ArgumentParser, verb: Verb) -> None:
     parser.description = "\n\n".join([told.summary, *told.details, examples])
     needed = list(_add_options(parser, verb.config, None, "", "options"))
     parser.usage = " ".join(["%(prog)s", *needed, "[options]"])
-    common = parser.add_argument_group("common options")
-    for flag, text in COMMON.items():
-        if flag == "--config":
-            common.add_argument(flag, metavar="PATH", help=text)
-        elif flag != "--json" or verb.name not in SILENT:
-            common.add_argument(flag, action="store_true", help=text)
-    common.add_argument("-h", "--help", action="help", help="print this")
+    add = parser.add_argument_group("common options").add_argument
+    add("--config", metavar="PATH", help="YAML file of settings; flags given after it win")
+    add("--print-config", action="store_true", help="print all settings as YAML and exit")
+    if verb.name not in SILENT:
+        add("--json", action="store_true", help=JSON)
+    add("-h", "--help", action="help", help="print this")
 
 
 def _add_options(
     parser: argparse.ArgumentParser, config: type, values: Any, start: str, title: str
 ) -> Iterator[str]:
-    """Add a group of the fields of a settings class, then a group for each settings class in it;
-    yields what the usage shows.
-    """
+    """Add a group of a settings class's fields, then those of the settings in it; yields usage."""
     group, kinds, inner = parser.add_argument_group(title), get_type_hints(config), []
     for field in sorted(fields(config), key=lambda field: _default(field) is not MISSING):
         kind, text = kinds[field.name], read_help(config).fields[field.name]
@@ -164,7 +158,8 @@ def _option(field: Field[Any], kind: Any, start: str) -> tuple[str, dict[str, An
         choices = get_args(single)
         options = {"choices": choices, "metavar": f"{{{','.join(choices)}}}"}
     else:
-        options = {"type": _reader(single, NoneType in get_args(kind)), "metavar": NAMES[single]}
+        read = partial(_read, single, NoneType in get_args(kind))
+        options = {"type": read, "metavar": NAMES[single]}
         options |= {"nargs": "+"} if get_origin(kind) is tuple else {}
         options |= {"nargs": "?", "const": True} if single is bool else {}
     if "positional" in field.metadata:
@@ -172,18 +167,14 @@ def _option(field: Field[Any], kind: Any, start: str) -> tuple[str, dict[str, An
     return f"--{start}{field.name}".replace("_", "-"), options
 
 
-def _reader(kind: Any, optional: bool) -> Callable[[str], Any]:
-    """What reads the text of a value."""
-    parse = {"true": True, "false": False}.__getitem__ if kind is bool else kind
-
-    def read(text: str) -> Any:
-        try:
-            return None if optional and text in NONE else parse(text)
-        except (ValueError, KeyError):
-            told = f"got {text[:80]!r}, expected {NAMES[kind]}"
-            raise argparse.ArgumentTypeError(told) from None
-
-    return read
+def _read(kind: Any, optional: bool, text: str) -> Any:
+    if optional and text in NONE:
+        return None
+    try:
+        return {"true": True, "false": False}[text] if kind is bool else kind(text)
+    except (ValueError, KeyError):
+        told = f"got {text[:80]!r}, expected {NAMES[kind]}"
+        raise argparse.ArgumentTypeError(told) from None
 
 
 def _shown(default: Any, field: Field[Any]) -> str:
@@ -244,23 +235,12 @@ def _built(config: Any, parsed: dict[str, Any], start: str) -> Any:
     kinds, given = get_type_hints(config), {}
     for field in fields(config):
         kind, name = kinds[field.name], f"{start}{field.name}"
-        if is_dataclass(kind):
-            given[field.name] = _built(kind, parsed, f"{name}.")
-        elif "text" in field.metadata:
-            given[field.name] = _from_text(parsed[name], field, NoneType in get_args(kind), name)
-        else:
-            value = parsed[name]
-            given[field.name] = tuple(value) if isinstance(value, list) else value
+        value = _built(kind, parsed, f"{name}.") if is_dataclass(kind) else parsed[name]
+        if isinstance(value, list) and "text" in field.metadata:
+            try:
+                empty = NoneType in get_args(kind) and value[0] in NONE
+                value = None if empty else field.metadata["text"].parse(",".join(value))
+            except UserError as error:
+                raise UserError(f"argument --{name.replace('_', '-')}: {error}") from None
+        given[field.name] = tuple(value) if isinstance(value, list) else value
     return config(**given)
-
-
-def _from_text(words: Any, field: Field[Any], optional: bool, name: str) -> Any:
-    """The value of a field that is written as text, or its default."""
-    if not isinstance(words, list):
-        return words
-    try:
-        if optional and words[0] in NONE:
-            return None
-        return field.metadata["text"].parse(",".join(words))
-    except UserError as error:
-        raise UserError(f"argument --{name.replace('_', '-')}: {error}") from None

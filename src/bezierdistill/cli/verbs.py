@@ -19,28 +19,19 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 GROUPS = {
-    "everything at once": {"demo": ".arena.demo", "recipe": ".stages.recipe"},
-    "stage by stage": {
-        "train": ".stages.train",
-        "simulate": ".stages.simulate",
-        "distill": ".stages.distill",
-    },
-    "use a model": {
-        "sample": ".stages.sample",
-        "translate": ".stages.translate",
-        "evaluate": ".stages.evaluate",
-    },
-    "compare methods": {"arena": ".arena.runner", "reflow": ".stages.reflow"},
-    "look at a run": {"report": ".stages.report", "app": ".app"},
-    "share": {"import": ".stages.convert", "export": ".stages.convert"},
-    "curve stores": {
-        "store info": ".stages.store",
-        "store verify": ".stages.store",
-        "store merge": ".stages.store",
-        "store export": ".stages.store",
-        "store import": ".stages.store",
-    },
-    "this machine": {"doctor": ".cli.doctor", "completion": ".cli.completion"},
+    "everything at once": ("demo", "recipe"),
+    "stage by stage": ("train", "simulate", "distill"),
+    "use a model": ("sample", "translate", "evaluate"),
+    "compare methods": ("arena", "reflow"),
+    "look at a run": ("report", "app"),
+    "share": ("import", "export"),
+    "curve stores": ("store info", "store verify", "store merge", "store export", "store import"),
+    "this machine": ("doctor", "completion"),
+}
+MODULES = {  # of the verbs that are not in ``stages`` under their own name
+    **{"demo": ".arena.demo", "arena": ".arena.runner", "app": ".app"},
+    **{"import": ".stages.convert", "export": ".stages.convert"},
+    **{"doctor": ".cli.doctor", "completion": ".cli.completion"},
 }
 SILENT = ("app", "completion")  # they have no result
 CONTINUED = ("demo", "recipe", "train", "simulate", "distill", "arena", "reflow")
@@ -84,7 +75,8 @@ class Verb(NamedTuple):
         return import_module(self.module, "bezierdistill")
 
 
-VERBS = {name: Verb(name, module) for verbs in GROUPS.values() for name, module in verbs.items()}
+NAMES = [name for names in GROUPS.values() for name in names]
+VERBS = {name: Verb(name, MODULES.get(name, f".stages.{name.split()[0]}")) for name in NAMES}
 
 
 @cache
@@ -94,17 +86,14 @@ def read_help(config: type) -> Help:
     Raises:
         TypeError: if a field has no text.
     """
-    nodes = [_parsed(base) for base in reversed(config.__mro__) if dataclasses.is_dataclass(base)]
+    bases = [base for base in reversed(config.__mro__) if dataclasses.is_dataclass(base)]
+    nodes: list[Any] = [ast.parse(textwrap.dedent(inspect.getsource(b))).body[0] for b in bases]
     texts = {name: text for node in nodes for name, text in _texts(node)}
     if silent := {field.name for field in dataclasses.fields(config)} - texts.keys():
         raise TypeError(f"{config.__name__}: {sorted(silent)} have no text under them")
     about, _, examples = (ast.get_docstring(nodes[-1]) or "").partition("Example::")
     summary, *details = about.replace("``", "").strip().split("\n\n")
     return Help(summary, details, [line.strip() for line in examples.split("\n") if line], texts)
-
-
-def _parsed(config: type) -> Any:
-    return ast.parse(textwrap.dedent(inspect.getsource(config))).body[0]
 
 
 def _texts(node: ast.ClassDef) -> Iterator[tuple[str, str]]:

@@ -35,16 +35,8 @@ MAX_HEADER, MAX_AXES, MAX_NUMBERS, MAX_PACKED = 10_000, 32, 2**56, 1032
 KINDS = "biufU"  # booleans, integers, floats, text
 HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 NO_HEADER = (ValueError, TypeError, SyntaxError, TokenError, RecursionError, MemoryError)
-DAMAGED = (
-    OSError,
-    EOFError,
-    ValueError,
-    RuntimeError,
-    OverflowError,
-    struct.error,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+DAMAGED = (OSError, EOFError, ValueError, RuntimeError, OverflowError, struct.error, zlib.error)
+DAMAGED = (*DAMAGED, zipfile.BadZipFile)
 
 
 class Claim(NamedTuple):
@@ -98,9 +90,8 @@ def read_npy(
     claim = _checked_claim(file, file.seek(0, os.SEEK_END) if held is None else held, name)
     check_memory(claim.size, f"{name} of shape {claim.shape}")
     file.seek(0)
-    return _checked_bytes(
-        npy.read_array(file, allow_pickle=False, max_header_size=MAX_HEADER), name
-    )
+    array = npy.read_array(file, allow_pickle=False, max_header_size=MAX_HEADER)
+    return _checked_bytes(array, name)
 
 
 def _checked_claim(file: BinaryIO, held: int, name: str) -> Claim:
@@ -110,49 +101,33 @@ def _checked_claim(file: BinaryIO, held: int, name: str) -> Claim:
     try:
         read_header = HEADERS[npy.read_magic(head)]
     except (ValueError, KeyError):
-        raise UserError(
-            f"{name} does not start as a .npy of numbers does, expected version 1 or 2 of that"
-            " format"
-        ) from None
+        told = f"{name} does not start as a .npy of numbers does"
+        raise UserError(f"{told}, expected version 1 or 2 of that format") from None
     try:
         claim = Claim(*read_header(head, max_header_size=MAX_HEADER), head.tell())
     except NO_HEADER:
         raise UserError(f"{name} has a damaged .npy header: restore it or make it again") from None
     if claim.dtype.kind not in KINDS:
-        raise UserError(
-            f"{name} holds {str(claim.dtype)[:80]!r}, expected integers, floats or text: objects"
-            " and structures are not read"
-        )
+        told = f"{name} holds {str(claim.dtype)[:80]!r}, expected integers, floats or text"
+        raise UserError(f"{told}: objects and structures are not read")
     sizes = [n for n in claim.shape if n]
     if len(claim.shape) > MAX_AXES or min(sizes, default=0) < 0 or math.prod(sizes) > MAX_NUMBERS:
-        raise UserError(
-            f"{name} claims shape {str(claim.shape)[:80]}, expected {MAX_AXES} whole numbers from 0"
-            " up or fewer, of a product that a file can hold"
-        )
+        told = f"{name} claims shape {str(claim.shape)[:80]}, expected {MAX_AXES} sizes or fewer"
+        raise UserError(f"{told}, from 0 up, of a product that a file can hold")
     if claim.start + claim.size != held:
-        raise UserError(
-            f"{name} cannot be read: it claims shape {claim.shape} of {claim.dtype}, {claim.size:,}"
-            f" bytes, and has {max(0, held - claim.start):,}; it is cut off or damaged, restore it"
-            " or make it again"
-        )
+        told = f"it claims shape {claim.shape} of {claim.dtype}, {claim.size:,} bytes, and has"
+        told = f"{name} cannot be read: {told} {max(0, held - claim.start):,}"
+        raise UserError(f"{told}; it is cut off or damaged, restore it or make it again")
     return claim
 
 
 def _checked_bytes(array: np.ndarray, name: str) -> np.ndarray:
-    """Refuse bytes that are no booleans, on whose 0 and 1 numpy counts when it sizes a selection,
-    and numbers that are no characters.
-    """
-    beyond = {
-        "b": (np.uint8, 1),
-        "U": (np.dtype("u4").newbyteorder(array.dtype.byteorder), 0x10FFFF),
-    }
-    if array.size and array.dtype.kind in beyond:
-        kind, most = beyond[array.dtype.kind]
-        if array.ravel(order="K").view(kind).max() > most:
-            raise UserError(
-                f"{name} has bytes that are no {array.dtype}: it is damaged, restore it or make it"
-                " again"
-            )
+    """Refuse bytes that are no booleans, by which numpy counts, and numbers that are no letters."""
+    kind, most = np.dtype(np.uint8), 1
+    if array.dtype.kind == "U":
+        kind, most = np.dtype("u4").newbyteorder(array.dtype.byteorder), 0x10FFFF
+    if array.dtype.kind in "bU" and array.size and array.ravel(order="K").view(kind).max() > most:
+        raise UserError(f"{name} has bytes that are no {array.dtype}: it is damaged, restore it")
     return array
 
 
@@ -173,11 +148,14 @@ class Archive(Mapping[str, np.ndarray]):
             self.archive = zipfile.ZipFile(path)
         except DAMAGED as error:
             raise UserError(f"{path} cannot be read as .npz: {error}") from None
-        entries = self.archive.infolist()
-        _check_names(path, [entry.filename for entry in entries])
+        names = self.archive.namelist()
+        if twice := [name for name, times in Counter(names).items() if times > 1]:
+            raise UserError(f"{path} has two members {twice[0][:80]!r}, expected each name once")
+        for name in names:
+            check_member(path, name)
         self.entries = {
             entry.filename.removesuffix(".npy"): entry
-            for entry in entries
+            for entry in self.archive.infolist()
             if entry.filename.endswith(".npy")
         }
 
@@ -191,9 +169,7 @@ class Archive(Mapping[str, np.ndarray]):
         entry, name = self.entries[key], f"{self.path} ({key})"
         _check_entry(entry, name)
         self.taken += entry.file_size
-        check_memory(
-            self.taken, name if self.taken == entry.file_size else f"{self.path} up to {key}"
-        )
+        check_memory(self.taken, f"{self.path} up to {key}")
         try:
             with self.archive.open(entry) as member:
                 return read_npy(cast(BinaryIO, member), entry.file_size, name)
@@ -215,14 +191,6 @@ class Archive(Mapping[str, np.ndarray]):
         self.archive.close()
 
 
-def _check_names(path: Path, names: list[str]) -> None:
-    twice = [name for name, times in Counter(names).items() if times > 1]
-    if twice:
-        raise UserError(f"{path} has two members {twice[0][:80]!r}, expected each name once")
-    for name in names:
-        check_member(path, name)
-
-
 def check_member(archive: str | Path, name: str) -> None:
     """Refuse a member of an archive whose name leads out of it.
 
@@ -230,30 +198,20 @@ def check_member(archive: str | Path, name: str) -> None:
         UserError: if the name is absolute, empty, has ``..`` as a part, or a backslash, drive or
             control character.
     """
-    if (
-        not name
-        or name.startswith("/")
-        or ".." in name.split("/")
-        or not name.isprintable()
-        or re.search(r"\\|^[A-Za-z]:", name)
-    ):
-        raise UserError(
-            f"{archive} has a member {name[:80]!r}, expected names inside the archive alone"
-        )
+    inside = name and not name.startswith("/") and ".." not in name.split("/")
+    if not inside or not name.isprintable() or re.search(r"\\|^[A-Za-z]:", name):
+        told = f"{archive} has a member {name[:80]!r}"
+        raise UserError(f"{told}, expected names inside the archive alone")
 
 
 def _check_entry(entry: zipfile.ZipInfo, name: str) -> None:
     """Whether a member's packed bytes can hold what it claims, in a way that is read here."""
     if entry.flag_bits & 1 or entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise UserError(
-            f"{name} is encrypted or packed otherwise than numpy does, expected numpy.savez or"
-            " savez_compressed"
-        )
+        raise UserError(f"{name} is encrypted or packed oddly, expected numpy.savez or _compressed")
     most = entry.compress_size * (MAX_PACKED if entry.compress_type == zipfile.ZIP_DEFLATED else 1)
     if entry.file_size > most:
-        raise UserError(
-            f"{name} claims {entry.file_size:,} bytes and can hold {most:,} at most: it is damaged"
-        )
+        told = f"{name} claims {entry.file_size:,} bytes and can hold {most:,} at most"
+        raise UserError(f"{told}: it is damaged")
 
 
 def read_arrays(path: Path) -> Archive | np.ndarray:
@@ -271,7 +229,5 @@ def read_arrays(path: Path) -> Archive | np.ndarray:
         return read_npy(path)
     if start[:4] in ZIP:
         return Archive(path)
-    raise UserError(
-        f"{path} cannot be read as .npz or .npy of numbers: expected a file of numpy.savez or"
-        " numpy.save"
-    )
+    told = f"{path} cannot be read as .npz or .npy of numbers"
+    raise UserError(f"{told}: expected a file of numpy.savez or numpy.save")

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, Protocol, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -29,81 +29,6 @@ BLOCK = 256  # rows of an endless data set that are drawn together
 REAL, TABLE = 1001, 1002  # what a generator of a stream is for
 
 
-class Data(Protocol):
-    """A data set; all states are in model units (see :class:`~bezierdistill.data.scaling.Scaling`).
-
-    A condition is a vector of ``condition_size`` numbers per state; class labels are one-hot
-    vectors.
-    """
-
-    @property
-    def name(self) -> str:
-        """What the user called it."""
-        ...
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one state: ``(D,)`` or ``(C, H, W)``."""
-        ...
-
-    @property
-    def scaling(self) -> Scaling:
-        """The way to original units."""
-        ...
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the classes in the order of their numbers; empty if states have no class labels.
-
-        Raises:
-            UserError: if there are labels or conditions that cannot be used.
-        """
-        ...
-
-    @property
-    def classes(self) -> int:
-        """Number of classes; 0 if states have no class labels. Raises as :attr:`class_names`."""
-        ...
-
-    @property
-    def frequencies(self) -> tuple[float, ...] | None:
-        """How often each class occurs in the training split; None without class labels."""
-        ...
-
-    @property
-    def condition_size(self) -> int:
-        """Numbers of a condition; 0 if states have none. Raises as :attr:`class_names`."""
-        ...
-
-    def count(self, split: Split) -> int | None:
-        """Number of distinct states of a split; None if endless."""
-        ...
-
-    def batch(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """Training states ``(count, *shape)``, drawn independently, and their conditions ``(count,
-        condition_size)`` or None.
-        """
-        ...
-
-    def take(self, rows: Rows, seed: int, stream: Stream) -> tuple[Tensor, Tensor | None]:
-        """Rows of an endless table of training states, and their conditions or None: a row is a
-        function of the seed, the stream and its index alone.
-        """
-        ...
-
-    def real(self, count: int, seed: int, split: Split) -> Tensor:
-        """Distinct states ``(count, *shape)`` of a split, a function of the seed alone.
-
-        Raises:
-            UserError: if the split has fewer.
-        """
-        ...
-
-    def conditions(self, count: int, seed: int, split: Split) -> Tensor | None:
-        """The conditions ``(count, condition_size)`` of the states that :meth:`real` gives."""
-        ...
-
-
 def _real_generator(seed: int, split: Split) -> torch.Generator:
     stream = Stream.SEARCH if split == "valid" else Stream.JUDGE
     return generator(seed, stream, REAL, SPLITS.index(split))
@@ -111,12 +36,12 @@ def _real_generator(seed: int, split: Split) -> torch.Generator:
 
 @dataclass(frozen=True)
 class ArrayData:
-    """Finite real samples in original units, ``(N, ...)``: to train on, to choose settings by, and
-    to evaluate against.
+    """Finite real samples; all that it gives is in model units (see
+    :class:`~bezierdistill.data.scaling.Scaling`), conditions are vectors, class labels one-hot.
 
     Args:
         name: what the user called it.
-        train: the training split.
+        train: the training split, in original units, ``(N, ...)``.
         valid: the split to choose settings by.
         test: the split to evaluate against.
         scaling: the way to model units.
@@ -139,11 +64,16 @@ class ArrayData:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one state in model units."""
+        """Shape of one state: ``(D,)`` or ``(C, H, W)``."""
         return tuple(self.scaling.encode(self.train[:1]).shape[1:])
 
     @cached_property
-    def _names(self) -> tuple[str, ...]:
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes in the order of their numbers; empty without class labels.
+
+        Raises:
+            UserError: if there are labels or conditions that cannot be used.
+        """
         if self.problem:
             raise UserError(self.problem)
         if not self.given or self.given["train"].ndim == 2:
@@ -152,18 +82,13 @@ class ArrayData:
         return self.names or tuple(map(str, range(1 + most)))
 
     @property
-    def class_names(self) -> tuple[str, ...]:
-        """See :class:`Data`."""
-        return self._names
-
-    @property
     def classes(self) -> int:
-        """See :class:`Data`."""
+        """Number of classes; 0 without class labels. Raises as :attr:`class_names`."""
         return len(self.class_names)
 
     @property
     def frequencies(self) -> tuple[float, ...] | None:
-        """See :class:`Data`."""
+        """How often each class occurs in the training split; None without class labels."""
         if not self.classes:
             return None
         counts = np.bincount(self.given["train"], minlength=self.classes)
@@ -171,11 +96,11 @@ class ArrayData:
 
     @property
     def condition_size(self) -> int:
-        """See :class:`Data`."""
+        """Numbers of a condition; 0 if states have none. Raises as :attr:`class_names`."""
         return self.classes or (self.given["train"].shape[1] if self.given else 0)
 
-    def count(self, split: Split) -> int | None:
-        """See :class:`Data`."""
+    def count(self, split: Split) -> int:
+        """Number of distinct states of a split."""
         return len(self.original(split))
 
     def original(self, split: Split) -> np.ndarray:
@@ -183,21 +108,26 @@ class ArrayData:
         return {"train": self.train, "valid": self.valid, "test": self.test}[split]
 
     def batch(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """See :class:`Data`."""
-        return self._at(
-            "train", torch.randint(len(self.train), (count,), generator=generator).numpy()
-        )
+        """Independent training states ``(count, *shape)``, and their conditions or None."""
+        rows = torch.randint(len(self.train), (count,), generator=generator).numpy()
+        return self._at("train", rows)
 
     def take(self, rows: Rows, seed: int, stream: Stream) -> tuple[Tensor, Tensor | None]:
-        """See :class:`Data`."""
+        """Rows of an endless table of training states, each a function of the seed, the stream and
+        its index alone, and their conditions or None.
+        """
         return self._at("train", indices(seed, stream, rows, len(self.train)))
 
     def real(self, count: int, seed: int, split: Split) -> Tensor:
-        """See :class:`Data`."""
+        """Distinct states ``(count, *shape)`` of a split, a function of the seed alone.
+
+        Raises:
+            UserError: if the split has fewer.
+        """
         return self.scaling.encode(self.original(split)[self._rows(count, seed, split)])
 
     def conditions(self, count: int, seed: int, split: Split) -> Tensor | None:
-        """See :class:`Data`."""
+        """The conditions ``(count, condition_size)`` of the states that :meth:`real` gives."""
         return self._vectors(split, self._rows(count, seed, split))
 
     def _rows(self, count: int, seed: int, split: Split) -> np.ndarray:
@@ -213,9 +143,7 @@ class ArrayData:
         if not self.given:
             return None
         own = torch.from_numpy(self.given[split][rows])
-        return (
-            own.float() if own.ndim == 2 else functional.one_hot(own.long(), self.classes).float()
-        )
+        return own.float() if own.ndim == 2 else one_hot(own.long(), self.classes)
 
 
 @dataclass(frozen=True)
@@ -238,32 +166,31 @@ class EndlessData:
     frequencies: tuple[float, ...] | None = None
     condition_size: int = 0
 
-    def count(self, split: Split) -> int | None:
-        """See :class:`Data`."""
-        return None
+    def count(self, split: Split) -> None:
+        """None: there is no end of them."""
 
     def batch(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """See :class:`Data`."""
+        """See :class:`ArrayData`."""
         return self.scaling.encode(self.draw(count, generator)), None
 
     def take(self, rows: Rows, seed: int, stream: Stream) -> tuple[Tensor, Tensor | None]:
-        """See :class:`Data`."""
+        """See :class:`ArrayData`."""
         index = np.asarray(rows, np.int64)
         blocks, places = np.unique(index // BLOCK, return_inverse=True)
-        drawn = [
-            self.draw(BLOCK, generator(seed, stream, TABLE, block)) for block in blocks.tolist()
-        ]
+        drawn = [self.draw(BLOCK, generator(seed, stream, TABLE, k)) for k in blocks.tolist()]
         chosen = torch.from_numpy(places * BLOCK + index % BLOCK)
         own = torch.cat(drawn)[chosen] if drawn else torch.empty(0, *self.shape)
         return self.scaling.encode(own), None
 
     def real(self, count: int, seed: int, split: Split) -> Tensor:
-        """See :class:`Data`."""
+        """See :class:`ArrayData`."""
         return self.batch(count, _real_generator(seed, split))[0]
 
-    def conditions(self, count: int, seed: int, split: Split) -> Tensor | None:
-        """See :class:`Data`."""
-        return None
+    def conditions(self, count: int, seed: int, split: Split) -> None:
+        """None: there are none."""
+
+
+Data = ArrayData | EndlessData
 
 
 def one_hot(labels: Tensor, classes: int) -> Tensor:
@@ -273,8 +200,6 @@ def one_hot(labels: Tensor, classes: int) -> Tensor:
         UserError: if a label is not in ``0 .. classes - 1``.
     """
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-        raise UserError(
-            f"labels run from {int(labels.min())} to {int(labels.max())}, expected 0 to"
-            f" {classes - 1}"
-        )
+        low, high = int(labels.min()), int(labels.max())
+        raise UserError(f"labels run from {low} to {high}, expected 0 to {classes - 1}")
     return functional.one_hot(labels.long(), classes).float()

@@ -30,23 +30,13 @@ from bezierdistill.progress import notice
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP")  # whatever a name ends in: Pillow runs PostScript
 MAX_PIXELS = 2**27
-NO_IMAGE = (
-    OSError,
-    EOFError,
-    ValueError,
-    SyntaxError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-)
+NO_IMAGE = (OSError, EOFError, ValueError, SyntaxError, TypeError, LookupError, ArithmeticError)
+NO_IMAGE = (*NO_IMAGE, RuntimeError, struct.error, zlib.error)
 
 Source = Path | bytes
 
 
-def read_images(path: Path, alpha: bool = False) -> tuple[list[Path], np.ndarray]:
+def read_images(path: Path) -> tuple[list[Path], np.ndarray]:
     """Image files of one size, a single one or all below a folder: their paths in the order of
     their names, and their pixels, see :func:`stack_images`.
 
@@ -54,7 +44,7 @@ def read_images(path: Path, alpha: bool = False) -> tuple[list[Path], np.ndarray
         UserError: if there is none, one cannot be read, or their sizes differ.
     """
     files = find_images(path) if path.is_dir() else [path]
-    return files, stack_images(list(map(str, files)), files, alpha)
+    return files, stack_images(list(map(str, files)), files)
 
 
 def find_images(folder: Path) -> list[Path]:
@@ -73,32 +63,26 @@ def find_images(folder: Path) -> list[Path]:
             else:
                 passed[file.suffix.lower() or "without an ending"] += 1
     if not files:
-        raise UserError(
-            f"folder {folder} holds no image, expected files ending in {', '.join(sorted(IMAGES))}"
-        )
+        endings = ", ".join(sorted(IMAGES))
+        raise UserError(f"folder {folder} holds no image, expected files ending in {endings}")
     if told := ", ".join(f"{count} {kind}" for kind, count in passed.items() if count):
         notice(f"{folder}: {len(files):,} images, passed over {told}")
     return sorted(files)
 
 
 def walk(folder: str | Path) -> Iterator[tuple[str, list[str], int]]:
-    """A folder and all folders below it, links followed: its path, the names of its files, and how
-    many hidden files and folders it has beside these.
-    """
+    """A folder and all below it, links followed: path, names of files, and count of hidden ones."""
     seen: set[str] = set()
     for here, folders, names in os.walk(folder, followlinks=True):
         place = os.path.realpath(here)
-        shown = [name for name in folders if not _is_hidden(name)]
-        files = [name for name in names if not _is_hidden(name)]
+        shown, files = (
+            [n for n in some if n[0] != "." and n != "__MACOSX"] for some in (folders, names)
+        )
         hidden = len(folders) + len(names) - len(shown) - len(files)
         folders[:] = [] if place in seen else shown  # a link may lead to a folder above
         if place not in seen:
             seen.add(place)
             yield here, files, hidden
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
 
 
 def stack_images(
@@ -124,33 +108,25 @@ def stack_images(
             array = np.empty((len(names), *pixels.shape), np.uint8)
         if array.shape[1:] != pixels.shape:
             first = " x ".join(map(str, array.shape[2:0:-1]))
-            raise UserError(
-                f"{name} is {width} x {height}, {names[0]} is {first}: resize them to one size"
-            )
+            told = f"{name} is {width} x {height}, {names[0]} is {first}"
+            raise UserError(f"{told}: resize them to one size")
         array[k], grey = pixels, grey and is_grey
     return array[..., 0].copy() if grey else array
 
 
 def _pixels(name: str, source: Source, alpha: bool) -> tuple[np.ndarray, bool]:
-    """Pixels ``(H, W, 3)``, or ``(H, W, 4)`` with ``alpha``, of one image, and whether it is grey;
-    its header is checked before it is unpacked.
-    """
+    """Pixels ``(H, W, 3)`` or ``(H, W, 4)`` of an image, and whether it is grey."""
     from PIL import Image
 
     file = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
-        with (
-            warnings.catch_warnings(action="ignore"),
-            Image.open(file, formats=FORMATS) as image,
-        ):
+        with warnings.catch_warnings(action="ignore"), Image.open(file, formats=FORMATS) as image:
             if math.prod(image.size) <= MAX_PIXELS:
                 return _shown(image, alpha), image.mode[0] in "1LI"
-            problem = (
-                f"claims {image.width} x {image.height} pixels, expected {MAX_PIXELS:,} or fewer"
-            )
+            pixels = f"{image.width} x {image.height} pixels"
     except (*NO_IMAGE, Image.DecompressionBombError) as error:
-        problem = f"cannot be read as an image: {error}"
-    raise UserError(f"{name} {problem}")
+        raise UserError(f"{name} cannot be read as an image: {error}") from None
+    raise UserError(f"{name} claims {pixels}, expected {MAX_PIXELS:,} or fewer")
 
 
 def _shown(image: Any, alpha: bool) -> np.ndarray:
@@ -170,9 +146,7 @@ def _shown(image: Any, alpha: bool) -> np.ndarray:
 
 
 def check_size(file: Path, most: int) -> None:
-    """Raise ``UserError`` if an image file says that it has more than so many pixels; nothing is
-    unpacked, and a file that is no image passes.
-    """
+    """Raise ``UserError`` if an image file claims more pixels than ``most``; others pass."""
     from PIL import Image
 
     width = height = 0
@@ -182,9 +156,8 @@ def check_size(file: Path, most: int) -> None:
     ):
         width, height = image.size
     if width * height > most:
-        raise UserError(
-            f"{file} has {width} x {height} pixels, expected {most:,} or fewer: resize it"
-        )
+        told = f"{file} has {width} x {height} pixels"
+        raise UserError(f"{told}, expected {most:,} or fewer: resize it")
 
 
 def from_pixels(
@@ -217,8 +190,6 @@ def from_pixels(
     if scaling.integer:
         return pixels
     if scaling.low is None or scaling.high is None:
-        raise UserError(
-            "the data have no range from black to white, expected a .npz or .npy of samples in"
-            " their original units instead of image files"
-        )
+        told = "the data have no range from black to white, expected a .npz or .npy of samples in"
+        raise UserError(f"{told} their original units instead of image files")
     return scaling.low + (scaling.high - scaling.low) / 255 * pixels

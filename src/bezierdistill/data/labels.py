@@ -46,10 +46,9 @@ def parse_labels(labels: Sequence[str | int], names: Sequence[str]) -> list[int]
         else:
             number = int(label) if 0 <= label < len(names) else None
         if number is None:
-            raise UserError(
-                f"no class {label!r:.80}, expected {listed(names) or 'none at all'}"
-                + ("" if isinstance(label, str) else f", or a number from 0 to {len(names) - 1}")
-            )
+            more = "" if isinstance(label, str) else f", or a number from 0 to {len(names) - 1}"
+            known = listed(names) or "none at all"
+            raise UserError(f"no class {label!r:.80}, expected {known}{more}")
         found.append(number)
     return found
 
@@ -83,7 +82,7 @@ def number_classes(
         UserError: if they are no labels; the value that is wrong is told.
     """
     flat: dict[Split, np.ndarray] = {
-        split: x[:, 0] if x.ndim == 2 and x.shape[1] == 1 else x for split, x in labels.items()
+        split: x[:, 0] if x.shape[1:] == (1,) else x for split, x in labels.items()
     }
     if all(x.dtype.kind == "U" for x in flat.values()):
         words = {word for x in flat.values() for word in np.unique(x).tolist()}
@@ -99,17 +98,14 @@ def number_classes(
 
 def _check(split: Split, x: np.ndarray, classes: int) -> None:
     if x.ndim != 1:
-        raise UserError(
-            f"{split} labels have shape {x.shape}, expected (N,) or (N, 1): vectors to condition on"
-            " are floats called conditions"
-        )
+        told = f"{split} labels have shape {x.shape}, expected (N,) or (N, 1)"
+        raise UserError(f"{told}: vectors to condition on are floats called conditions")
     if x.dtype.kind not in "uib":
         raise UserError(f"{split} labels are {x.dtype}, {x[0]!r} first, expected whole numbers")
     wrong = np.flatnonzero((x < 0) | (x >= classes))
     if len(wrong):
-        raise UserError(
-            f"{split} labels have {x[wrong[0]]} in row {wrong[0]}, expected 0 to {classes - 1}"
-        )
+        told = f"{split} labels have {x[wrong[0]]} in row {wrong[0]}"
+        raise UserError(f"{told}, expected 0 to {classes - 1}")
 
 
 def check_vectors(split: Split, x: np.ndarray) -> np.ndarray:
@@ -119,9 +115,8 @@ def check_vectors(split: Split, x: np.ndarray) -> np.ndarray:
         UserError: if they are none; the value that is wrong is told.
     """
     if x.ndim != 2 or x.dtype.kind != "f" or 0 in x.shape:
-        raise UserError(
-            f"{split} conditions are {x.dtype} of shape {x.shape}, expected floats (N, C)"
-        )
+        told = f"{split} conditions are {x.dtype} of shape {x.shape}"
+        raise UserError(f"{told}, expected floats (N, C)")
     wrong = np.flatnonzero(~np.isfinite(x).all(1))
     if len(wrong):
         raise UserError(f"{split} conditions have {x[wrong[0]]} in row {wrong[0]}, expected finite")

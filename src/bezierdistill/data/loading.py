@@ -56,6 +56,8 @@ def load_data(name: str) -> Data:
         UserError: if there is no such data, or it holds too few samples, other shapes than one, or
             numbers that are not finite.
     """
+    if "\0" in name:
+        raise UserError(f"no data called {name[:200]!r}, expected a name or a path")
     base = _base(name)
     return _load(name, base, _stamp(base))
 
@@ -70,7 +72,8 @@ def _base(name: str) -> str:
 def _stamp(base: str) -> int:
     """A number that changes with a file, or with any file below a folder."""
     found = []
-    for file in [base, *(f"{here}/{name}" for here, names, _ in walk(base) for name in names)]:
+    below = walk(base) if os.path.isdir(base) else ()  # a name with a null byte cannot be walked
+    for file in [base, *(f"{here}/{name}" for here, names, _ in below for name in names)]:
         with suppress(OSError, ValueError):  # no file, or one that is being replaced
             state = os.stat(file)
             found.append((file, state.st_ino, state.st_size, state.st_mtime_ns))
@@ -79,9 +82,7 @@ def _stamp(base: str) -> int:
 
 @lru_cache(maxsize=4)
 def _load(name: str, base: str, stamp: int) -> Data:
-    """Every stage loads its data by name; reading, decomposing or resizing again each time would
-    take longer than training.
-    """
+    """Cached, as every stage loads its data by name and reading can take longer than training."""
     source = SOURCE.fullmatch(name.removeprefix(base))
     if source is not None:
         return _read(name, base, source[1], source[2] is not None)
@@ -89,14 +90,11 @@ def _load(name: str, base: str, stamp: int) -> Data:
     view = VIEW.fullmatch(text)
     data = _load(whole, base, stamp)
     if view is None:
-        raise UserError(
-            f"{name[:200]} asks for the view @{text[:80]}, expected @cropNxN, @NxN, @rgb,"
-            " @classNAME or @pcaN, or @key=NAME or @rgba right after a path"
-        )
+        told = f"{name[:200]} asks for the view @{text[:80]}, expected @cropNxN, @NxN, @rgb"
+        raise UserError(f"{told}, @classNAME or @pcaN, or @key=NAME or @rgba right after a path")
     if not isinstance(data, ArrayData):
-        raise UserError(
-            f"{name} asks for a view of {data.name}, expected a file, a folder or digits"
-        )
+        told = f"{name} asks for a view of {data.name}"
+        raise UserError(f"{told}, expected a file, a folder or digits")
     components, label, colour, crop, rows, columns = view.groups()
     if components:
         return principal(data, name, int(components))
@@ -117,10 +115,8 @@ def _read(name: str, base: str, key: str | None, alpha: bool) -> Data:
     if name == "digits":
         return _digits()
     if not os.path.exists(base):
-        raise UserError(
-            f"no data called {name[:200]!r}: expected one of {', '.join(BUILT_IN)}, or the path of"
-            " a .npz, .npy or folder of images"
-        )
+        told = f"no data called {name[:200]!r}: expected one of {', '.join(BUILT_IN)}"
+        raise UserError(f"{told}, or the path of a .npz, .npy or folder of images")
     return _array_data(name, read_file(Path(base), key, alpha))
 
 
@@ -128,16 +124,12 @@ def _array_data(name: str, found: Samples) -> ArrayData:
     x, given = dict(found.x), dict(found.given)
     first = x["train"]
     if len(first) < MIN_SAMPLES or first.ndim < 2:
-        raise UserError(
-            f"{name} holds samples of shape {first.shape}, expected (N, ...) with N of"
-            f" {MIN_SAMPLES} or more"
-        )
+        told = f"{name} holds samples of shape {first.shape}"
+        raise UserError(f"{told}, expected (N, ...) with N of {MIN_SAMPLES} or more")
     for split, array in x.items():
         if array.shape[1:] != first.shape[1:]:
-            raise UserError(
-                f"{name} has training samples of shape {first.shape[1:]} and {split} ones of"
-                f" {array.shape[1:]}, expected one shape"
-            )
+            told = f"training samples of shape {first.shape[1:]} and {split} ones of"
+            raise UserError(f"{name} has {told} {array.shape[1:]}, expected one shape")
     _hold_out("test", 1 / 4, x, given)
     _hold_out("valid", 1 / 8, x, given)
     scaling = Scaling.measure(x["train"])

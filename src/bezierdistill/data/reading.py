@@ -97,10 +97,8 @@ def _read_archive(path: Path, loaded: Mapping[str, np.ndarray]) -> Samples:
     places = {split: _find(keys, split) for split in get_args(Split)}
     styles = {split: place for split, place in places.items() if place is not None}
     if "train" not in styles:
-        raise UserError(
-            f"{path} holds {str(sorted(loaded))[:200]}, expected x, or train_images and"
-            " test_images, or @key=NAME after the path"
-        )
+        told = f"{path} holds {str(sorted(loaded))[:200]}, expected x, or train_images and"
+        raise UserError(f"{told} test_images, or @key=NAME after the path")
     used, x = {keys.get(NAMES)}, {}
     for split, (style, word) in styles.items():
         key, offsets = keys[style.format(word)], keys.get(style.format("offsets"))
@@ -129,11 +127,8 @@ def _read_archive(path: Path, loaded: Mapping[str, np.ndarray]) -> Samples:
 def _find(keys: Mapping[str, str], split: Split) -> tuple[str, str] | None:
     """How the samples of a split are called: the style of the name, and the word in it."""
     words = [word for word, meant in WORDS.items() if meant == split]
-    styles = [
-        style
-        for word in words
-        for style in (f"{word}_{{}}", f"{{}}_{word}", f"{word}{{}}", f"{{}}{word}")
-    ]
+    patterns = ("{0}_{{}}", "{{}}_{0}", "{0}{{}}", "{{}}{0}")
+    styles = [pattern.format(word) for word in words for pattern in patterns]
     for style in [*styles, "{}"] if split == "train" else styles:
         for word in SAMPLES:
             if style.format(word) in keys:
@@ -154,10 +149,8 @@ def _with_conditions(
             if split not in given:
                 raise UserError(f"{split} samples have no labels or conditions, others have")
             if given[split].shape[:1] != (len(samples),):
-                raise UserError(
-                    f"{len(samples)} {split} samples have labels or conditions of shape"
-                    f" {given[split].shape}, expected one per sample"
-                )
+                told = f"{len(samples)} {split} samples have labels or conditions of shape"
+                raise UserError(f"{told} {given[split].shape}, expected one per sample")
         if vectors:
             return Samples(x, {split: check_vectors(split, c) for split, c in given.items()})
         return Samples(x, *number_classes(given, names))
@@ -167,22 +160,17 @@ def _with_conditions(
 
 def _keyed(path: Path, loaded: Mapping[str, np.ndarray], key: str) -> Samples:
     if key not in loaded:
-        raise UserError(
-            f"{path} holds no array {key!r}, expected one of {', '.join(sorted(loaded))[:200]}"
-        )
+        told = f"{path} holds no array {key!r}"
+        raise UserError(f"{told}, expected one of {', '.join(sorted(loaded))[:200]}")
     x = _checked(path, loaded[key])
     if "is_test" not in loaded:
         return Samples({"train": x})
     held = loaded["is_test"]
     if held.shape != (len(x),) or held.dtype != bool:
-        raise UserError(
-            f"{path} has is_test of shape {held.shape} and type {held.dtype}, expected ({len(x)},)"
-            " of booleans"
-        )
+        told = f"{path} has is_test of shape {held.shape} and type {held.dtype}"
+        raise UserError(f"{told}, expected ({len(x)},) of booleans")
     if held.all() or not held.any():
-        raise UserError(
-            f"{path} has is_test that is {held[0]} for every row, expected some of each"
-        )
+        raise UserError(f"{path} has is_test that is {held[0]} everywhere, expected some of each")
     return Samples({"train": x[~held], "test": x[held]})
 
 
@@ -190,23 +178,17 @@ def _checked(path: Path, array: np.ndarray) -> np.ndarray:
     if array.dtype.kind not in "uif":
         raise UserError(f"{path} holds {array.dtype} numbers, expected integers or floats")
     if array.ndim < 2 or 0 in array.shape:
-        raise UserError(
-            f"{path} holds an array of shape {array.shape}, expected (N, ...) with one sample or"
-            " more"
-        )
+        told = f"{path} holds an array of shape {array.shape}"
+        raise UserError(f"{told}, expected (N, ...) with one sample or more")
     if array.dtype.kind != "f":
         return array
     if not np.isfinite(array).all():
         rows = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(1))
-        raise UserError(
-            f"{path} has NaN or infinite numbers in {len(rows)} rows (first: row {rows[0]}): remove"
-            " or fill them"
-        )
+        told = f"{path} has NaN or infinite numbers in {len(rows)} rows (first: row {rows[0]})"
+        raise UserError(f"{told}: remove or fill them")
     if array.dtype.itemsize > 4 and max(array.max(), -array.min()) > MAX_NUMBER:
-        raise UserError(
-            f"{path} has numbers beyond {MAX_NUMBER:.3g}, the largest of single precision: scale or"
-            " remove them"
-        )
+        told = f"{path} has numbers beyond {MAX_NUMBER:.3g}, the largest of single precision"
+        raise UserError(f"{told}: scale or remove them")
     return array
 
 
@@ -214,22 +196,18 @@ def _unpacked(
     path: Path, loaded: Mapping[str, np.ndarray], key: str, place: str | None
 ) -> np.ndarray:
     if place is None:
-        raise UserError(
-            f"{path} has {key} and no offsets, expected where each file starts and the last one"
-            " ends"
-        )
+        told = f"{path} has {key} and no offsets"
+        raise UserError(f"{told}, expected where each file starts and the last one ends")
     packed, offsets = loaded[key], loaded[place]
     if packed.dtype != np.uint8 or packed.ndim != 1:
         raise UserError(f"{path} has {key} of type {packed.dtype}, expected bytes (N,)")
     if offsets.ndim != 1 or len(offsets) < 2 or offsets.dtype.kind not in "ui":
-        raise UserError(
-            f"{path} has {place} of shape {offsets.shape}, expected two whole numbers or more"
-        )
+        told = f"{path} has {place} of shape {offsets.shape}"
+        raise UserError(f"{told}, expected two whole numbers or more")
     offsets = offsets.astype(np.int64)
     if offsets[0] < 0 or offsets[-1] > len(packed) or not (offsets[1:] > offsets[:-1]).all():
-        raise UserError(
-            f"{path} has {place} that do not rise within the {len(packed)} bytes of {key}"
-        )
+        told = f"do not rise within the {len(packed)} bytes of {key}"
+        raise UserError(f"{path} has {place} that {told}")
     names = [f"{path} ({key}, file {k})" for k in range(len(offsets) - 1)]
     return stack_images(names, [packed[a:b].tobytes() for a, b in pairwise(offsets)])
 
@@ -247,9 +225,8 @@ def _read_folder(path: Path, alpha: bool) -> Samples:
         folders = [parts for parts in folders if parts]
     splits = [WORDS[parts[0].lower()] if depth else "train" for parts in folders]
     if "train" not in splits:
-        raise UserError(
-            f"{path} holds the folders {', '.join(sorted(tops))}, expected train beside them"
-        )
+        told = f"{path} holds the folders {', '.join(sorted(tops))}"
+        raise UserError(f"{told}, expected train beside them")
     pixels = stack_images(list(map(str, files)), files, alpha)
     rows = {s: np.flatnonzero(np.array(splits) == s) for s in get_args(Split) if s in splits}
     x = {split: pixels if len(rows) == 1 else pixels[own] for split, own in rows.items()}
@@ -258,9 +235,7 @@ def _read_folder(path: Path, alpha: bool) -> Samples:
     if len(names) < 2:
         return Samples(x)
     if "" in names:
-        first = files[classes.index("")]
-        return Samples(
-            x, problem=f"{first} is in no folder of a class, others are: expected all or none"
-        )
+        problem = f"{files[classes.index('')]} is in no folder of a class, others are"
+        return Samples(x, problem=f"{problem}: expected all or none")
     given = {split: np.array(classes)[own] for split, own in rows.items()}
     return _with_conditions(path, x, given, tuple(names))

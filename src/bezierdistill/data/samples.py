@@ -42,10 +42,8 @@ def read_samples(
         x = from_pixels(x, data.scaling, data.shape[0])
     expected = data.scaling.decode(data.real(1, 0, "test")).shape[1:]
     if x.shape[1:] != expected:
-        raise UserError(
-            f"{path} holds samples of shape {x.shape[1:]}, {data.name} of {expected}: expected"
-            " samples of that data"
-        )
+        told = f"{path} holds samples of shape {x.shape[1:]}, {data.name} of {expected}"
+        raise UserError(f"{told}: expected samples of that data")
     check_range(x, data, str(path))
     if labelled and found.problem:
         raise UserError(found.problem)
@@ -60,9 +58,8 @@ def read_samples(
 def check_range(x: np.ndarray, data: Data, what: str) -> None:
     """Compare the range of samples with that of the data.
 
-    Samples outside of the bounds that the data have are refused. Where there are no bounds, or the
-    samples fill a small part of them only, it may be that a bad model made them: this is told in
-    one line.
+    Samples beyond the bounds of the data are refused. Where there are none, or the samples fill
+    a small part of them only, a bad model may have made them: this is told in one line.
 
     Args:
         x: samples in original units.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bezierdistill.errors import UserError
+from bezierdistill.settings import check_choice
 
 Layout = Literal["flat", "hw", "hwc", "chw"]
 CHANNELS = (1, 3, 4)
@@ -43,25 +44,16 @@ class Scaling:
         bounds = [bound for bound in (self.low, self.high) if bound is not None]
         numbers = [*self.shift, *self.scale, *bounds]
         if not self.shift or not self.scale or not all(abs(n) < MAX_NUMBER for n in numbers):
-            raise UserError(
-                f"scaling holds {str(numbers)[:100]}, expected one finite number or more of shift"
-                " and scale"
-            )
+            told = f"scaling holds {str(numbers)[:100]}"
+            raise UserError(f"{told}, expected one finite number or more of shift and scale")
         if min(self.scale) < MIN_SCALE or bounds != sorted(bounds):
-            raise UserError(
-                f"scaling has scale {min(self.scale)} from {self.low} to {self.high}, expected"
-                " positive, and a range that rises"
-            )
+            told = f"scaling has scale {min(self.scale)} from {self.low} to {self.high}"
+            raise UserError(f"{told}, expected positive, and a range that rises")
         bytes_fit = self.low is not None and self.high is not None
         if self.integer and not (bytes_fit and bounds[0] >= 0 and bounds[1] <= 255):
-            raise UserError(
-                f"scaling makes bytes from {self.low} to {self.high}, expected 0 to 255"
-            )
-        if self.layout not in get_args(Layout):
-            raise UserError(
-                f"scaling has layout {str(self.layout)[:40]!r}, expected one of"
-                f" {', '.join(get_args(Layout))}"
-            )
+            told = f"scaling makes bytes from {self.low} to {self.high}"
+            raise UserError(f"{told}, expected 0 to 255")
+        check_choice("layout of a scaling", self.layout, Layout)
 
     @classmethod
     def measure(cls, array: np.ndarray) -> Scaling:
@@ -84,14 +76,10 @@ class Scaling:
         return cls(shift, tuple(np.where(std > 1e-9 * np.abs(shift), std, 1.0).tolist()), layout)
 
     def encode(self, original: np.ndarray | Tensor) -> Tensor:
-        """Samples in original units and layout, ``(N, ...)``, as float32 model states ``(N, D)`` or
-        ``(N, C, H, W)``.
-        """
-        x = (
-            original.to(torch.float32)
-            if isinstance(original, Tensor)
-            else torch.from_numpy(np.asarray(original, dtype=np.float32))
-        )
+        """Samples ``(N, ...)`` in original units as float32 states ``(N, D)``, ``(N, C, H, W)``."""
+        if not isinstance(original, Tensor):
+            original = torch.from_numpy(np.asarray(original, np.float32))
+        x = original.to(torch.float32)
         if self.layout == "hw":
             x = x.unsqueeze(1)
         elif self.layout == "hwc":
@@ -111,27 +99,20 @@ class Scaling:
         return np.rint(array).astype(np.uint8) if self.integer else array
 
     def clamp(self, x: Tensor) -> Tensor:
-        """Model states moved into the original range, still in model units; where there is none
-        they stay as they are.
-        """
+        """Model states moved into the original range, if there is one, still in model units."""
         if self.low is None and self.high is None:
             return x
         shift, scale = _broadcast(self.shift, x), _broadcast(self.scale, x)
-        low, high = (
-            None if bound is None else (bound - shift) / scale for bound in (self.low, self.high)
-        )
+        low, high = (b if b is None else (b - shift) / scale for b in (self.low, self.high))
         return x.clamp(low, high)
 
     def check(self, shape: Sequence[int]) -> None:
         """Raise ``UserError`` unless it fits model states of ``shape``."""
-        fits = len(shape) == (1 if self.layout == "flat" else 3) and (
-            self.layout != "hw" or shape[0] == 1
-        )
+        fits = len(shape) == 1 if self.layout == "flat" else len(shape) == 3
+        fits = fits and (self.layout != "hw" or shape[0] == 1)
         if not fits or {len(self.shift), len(self.scale)} - {1, shape[0]}:
-            sizes = f"{self.layout} with {len(self.shift)} and {len(self.scale)} numbers"
-            raise UserError(
-                f"scaling is {sizes}, which does not fit states of shape {tuple(shape)}"
-            )
+            told = f"{self.layout} with {len(self.shift)} and {len(self.scale)} numbers"
+            raise UserError(f"scaling is {told}, which does not fit states of shape {tuple(shape)}")
 
 
 def _broadcast(values: tuple[float, ...], x: Tensor) -> Tensor:
@@ -140,16 +121,12 @@ def _broadcast(values: tuple[float, ...], x: Tensor) -> Tensor:
 
 
 def _layout(shape: tuple[int, ...]) -> Layout:
-    if len(shape) == 2:
-        return "flat"
-    if len(shape) == 3:
-        return "hw"
+    if len(shape) in (2, 3):
+        return "flat" if len(shape) == 2 else "hw"
     first, last = (len(shape) == 4 and shape[axis] in CHANNELS for axis in (1, -1))
     if first and (not last or (shape[2] == shape[3] != shape[1])):
         return "chw"
     if last:
         return "hwc"
-    raise UserError(
-        f"samples have shape {shape}, expected (N, D), (N, H, W), (N, H, W, C) or (N, C, H, W) with"
-        " C of 1, 3 or 4"
-    )
+    told = f"samples have shape {shape}, expected (N, D), (N, H, W), (N, H, W, C) or (N, C, H, W)"
+    raise UserError(f"{told} with C of 1, 3 or 4")

@@ -32,18 +32,16 @@ def moons(count: int, generator: torch.Generator) -> Tensor:
     """Two interleaved half circles with noise of std 0.08, ``(count, 2)``."""
     angle = math.pi * torch.rand(count, generator=generator)
     lower = torch.randint(0, 2, (count,), generator=generator).float()
-    x = torch.stack(
-        [angle.cos() * (1 - 2 * lower) + lower, angle.sin() * (1 - 2 * lower) + lower / 2], 1
-    )
-    return x + 0.08 * torch.randn(count, 2, generator=generator)
+    x = angle.cos() * (1 - 2 * lower) + lower
+    y = angle.sin() * (1 - 2 * lower) + lower / 2
+    return torch.stack([x, y], 1) + 0.08 * torch.randn(count, 2, generator=generator)
 
 
 def gaussians(count: int, generator: torch.Generator) -> Tensor:
     """Eight Gaussians of std 0.15 on a circle of radius 2, ``(count, 2)``."""
     angle = torch.randint(0, 8, (count,), generator=generator) * math.pi / 4
-    return 2 * torch.stack([angle.cos(), angle.sin()], 1) + 0.15 * torch.randn(
-        count, 2, generator=generator
-    )
+    centre = 2 * torch.stack([angle.cos(), angle.sin()], 1)
+    return centre + 0.15 * torch.randn(count, 2, generator=generator)
 
 
 def spirals(count: int, generator: torch.Generator) -> Tensor:
@@ -51,9 +49,8 @@ def spirals(count: int, generator: torch.Generator) -> Tensor:
     radius = torch.rand(count, generator=generator).sqrt()
     arm = torch.randint(0, 2, (count,), generator=generator) * math.pi
     angle = 3 * math.pi * radius + arm
-    return 2 * radius[:, None] * torch.stack([angle.cos(), angle.sin()], 1) + 0.05 * torch.randn(
-        count, 2, generator=generator
-    )
+    x = 2 * radius[:, None] * torch.stack([angle.cos(), angle.sin()], 1)
+    return x + 0.05 * torch.randn(count, 2, generator=generator)
 
 
 def manifold_sampler(dimension: int, latent: int = 3, classes: int = 12, waves: int = 32) -> Draw:
@@ -72,12 +69,7 @@ def manifold_sampler(dimension: int, latent: int = 3, classes: int = 12, waves: 
     return draw
 
 
-TOYS: dict[str, Draw] = {
-    "checkerboard": checkerboard,
-    "moons": moons,
-    "gaussians": gaussians,
-    "spirals": spirals,
-}
+TOYS: dict[str, Draw] = {draw.__name__: draw for draw in (checkerboard, moons, gaussians, spirals)}
 
 
 def load_toy(name: str, draw: Draw) -> Data:

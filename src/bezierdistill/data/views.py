@@ -18,15 +18,9 @@ from bezierdistill.errors import UserError
 CHUNK = 4096  # images that are resized together
 
 
-def _changed(
-    data: ArrayData,
-    name: str,
-    change: Callable[[np.ndarray], np.ndarray],
-    scaling: Scaling | None = None,
-) -> ArrayData:
+def _changed(data: ArrayData, name: str, change: Callable[[np.ndarray], np.ndarray]) -> ArrayData:
     train, valid, test = (change(data.original(split)) for split in SPLITS)
-    scaling = data.scaling if scaling is None else scaling
-    return replace(data, name=name, train=train, valid=valid, test=test, scaling=scaling)
+    return replace(data, name=name, train=train, valid=valid, test=test)
 
 
 def only_class(data: ArrayData, name: str, label: str) -> ArrayData:
@@ -42,11 +36,9 @@ def only_class(data: ArrayData, name: str, label: str) -> ArrayData:
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
     train, valid, test = (data.original(s)[data.given[s] == number] for s in SPLITS)
-    if not (len(train) and len(valid) and len(test)):
-        raise UserError(
-            f"{name} has {[len(train), len(valid), len(test)]} samples to train, validate and test"
-            " on, expected some of each"
-        )
+    if 0 in (counts := [len(train), len(valid), len(test)]):
+        told = f"{name} has {counts} samples to train, validate and test on"
+        raise UserError(f"{told}, expected some of each")
     return replace(data, name=name, train=train, valid=valid, test=test, given={}, names=())
 
 
@@ -58,10 +50,8 @@ def cropped(data: ArrayData, name: str, size: tuple[int, int]) -> ArrayData:
     """
     rows, columns = data.shape[1:] if len(data.shape) == 3 else (0, 0)
     if size[0] > rows or size[1] > columns:
-        raise UserError(
-            f"{name} asks for a middle of {size[0]} x {size[1]}, {data.name} holds states of shape"
-            f" {data.shape}"
-        )
+        told = f"{name} asks for a middle of {size[0]} x {size[1]}"
+        raise UserError(f"{told}, {data.name} holds states of shape {data.shape}")
     top, left = (rows - size[0]) // 2, (columns - size[1]) // 2
     window = (slice(top, top + size[0]), slice(left, left + size[1]))
     before = 2 if data.scaling.layout == "chw" else 1
@@ -75,11 +65,10 @@ def coloured(data: ArrayData, name: str) -> ArrayData:
         UserError: if the data are no grey images of bytes.
     """
     if data.scaling.layout != "hw" or not data.scaling.integer:
-        raise UserError(
-            f"{name} asks for grey images in colour, {data.name} holds states of shape {data.shape}"
-        )
-    scaling = replace(data.scaling, layout="hwc")
-    return _changed(data, name, lambda x: np.repeat(x[..., None], 3, axis=3), scaling)
+        told = f"{name} asks for grey images in colour"
+        raise UserError(f"{told}, {data.name} holds states of shape {data.shape}")
+    found = _changed(data, name, lambda x: np.repeat(x[..., None], 3, axis=3))
+    return replace(found, scaling=replace(data.scaling, layout="hwc"))
 
 
 def resized(data: ArrayData, name: str, size: tuple[int, int]) -> ArrayData:
@@ -89,22 +78,18 @@ def resized(data: ArrayData, name: str, size: tuple[int, int]) -> ArrayData:
         UserError: if the data are no images.
     """
     if len(data.shape) != 3:
-        raise UserError(
-            f"{name} asks for images of {size[0]} x {size[1]}, {data.name} holds vectors of"
-            f" {data.shape[0]} numbers"
-        )
+        told = f"{name} asks for images of {size[0]} x {size[1]}"
+        raise UserError(f"{told}, {data.name} holds vectors of {data.shape[0]} numbers")
 
     def resize(x: np.ndarray) -> np.ndarray:
         states = data.scaling.encode(x)
-        return data.scaling.decode(
-            functional.interpolate(states, size, mode="bilinear", antialias=True)
-        )
+        states = functional.interpolate(states, size, mode="bilinear", antialias=True)
+        return data.scaling.decode(states)
 
-    return _changed(
-        data,
-        name,
-        lambda x: np.concatenate([resize(x[k : k + CHUNK]) for k in range(0, len(x), CHUNK)]),
-    )
+    def parts(x: np.ndarray) -> np.ndarray:
+        return np.concatenate([resize(x[k : k + CHUNK]) for k in range(0, len(x), CHUNK)])
+
+    return _changed(data, name, parts)
 
 
 def principal(data: ArrayData, name: str, components: int) -> ArrayData:
@@ -119,9 +104,8 @@ def principal(data: ArrayData, name: str, components: int) -> ArrayData:
 
     most = min(flat(data.train).shape)
     if components > most:
-        raise UserError(
-            f"{name} asks for {components} principal components, {data.name} has {most}"
-        )
+        told = f"{name} asks for {components} principal components"
+        raise UserError(f"{told}, {data.name} has {most}")
     from sklearn.decomposition import PCA  # imported here: scikit-learn takes a second to import
 
     pca = PCA(components, svd_solver="covariance_eigh").fit(flat(data.train))

@@ -51,8 +51,6 @@ class FlowMapUNet(ModelMixin, ConfigMixin):
         UserError: on settings of no network, or of another version.
     """
 
-    _supports_gradient_checkpointing = False
-
     @register_to_config
     def __init__(
         self,
@@ -65,10 +63,8 @@ class FlowMapUNet(ModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         if version != VERSION:
-            raise UserError(
-                f"the pipeline has version {version}, expected {VERSION}: it was exported by"
-                " another version of bezierdistill, export it again"
-            )
+            got = f"the pipeline has version {version}, expected {VERSION}"
+            raise UserError(f"{got}: another version of bezierdistill wrote it, export it again")
         self.classes, self.guidance_scale = num_class_embeds or 0, guidance_scale
         size = self.classes + (guidance_scale is not None)
         shape = (in_channels, sample_size, sample_size)
@@ -94,32 +90,25 @@ class FlowMapUNet(ModelMixin, ConfigMixin):
             UserError: on labels of other classes, or a time step that is no pair.
         """
         if not isinstance(timestep, Tensor) or timestep.shape != (2,):
-            raise UserError(
-                f"timestep is {timestep}, expected a pair [s, t] of FlowMapScheduler: do not swap"
-                " the scheduler"
-            )
+            expected = "a pair [s, t] of FlowMapScheduler: do not swap the scheduler"
+            raise UserError(f"timestep is {timestep}, expected {expected}")
         s, t = (time.to(sample).expand(len(sample)) for time in timestep)
         u = self.net(sample, s, t, self._condition(sample, class_labels))
         return UNet2DOutput(sample=u) if return_dict else (u,)
 
     def _condition(self, sample: Tensor, labels: Tensor | None) -> Tensor | None:
-        if labels is not None and not self.classes:
-            raise UserError(
-                "class_labels are given, the student was distilled without classes: expected None"
-            )
-        if labels is not None and not 0 <= int(labels.min()) <= int(labels.max()) <= self.classes:
-            raise UserError(
-                f"class_labels run from {int(labels.min())} to {int(labels.max())}, expected 0 to"
-                f" {self.classes - 1}"
-            )
-        if not self.classes and self.guidance_scale is None:
-            return None
-        rows = sample.new_zeros(len(sample), self.classes)
-        if labels is not None:
-            rows = functional.one_hot(labels.long(), self.classes + 1)[:, : self.classes].to(sample)
-        if self.guidance_scale is None:
-            return rows
-        return torch.cat([rows, rows.new_full((len(rows), 1), self.guidance_scale)], 1)
+        if labels is None:
+            labels = sample.new_full((len(sample),), self.classes, dtype=torch.long)
+        elif not self.classes:
+            raise UserError("class_labels are given, the student has no classes: expected None")
+        low, high = int(labels.min()), int(labels.max())
+        if not 0 <= low <= high <= self.classes:
+            expected = f"0 to {self.classes - 1}"
+            raise UserError(f"class_labels run from {low} to {high}, expected {expected}")
+        rows = functional.one_hot(labels.long(), self.classes + 1)[:, : self.classes].to(sample)
+        if self.guidance_scale is not None:
+            rows = functional.pad(rows, (0, 1), value=self.guidance_scale)
+        return rows if rows.shape[1] else None
 
 
 class FlowMapScheduler(SchedulerMixin, ConfigMixin):
@@ -150,16 +139,13 @@ class FlowMapScheduler(SchedulerMixin, ConfigMixin):
             UserError: unless the number is 1 or more; or on time steps of the caller's.
         """
         if timesteps is not None or num_inference_steps is None:
-            raise UserError(
-                "timesteps are given, the student has knots of its own: expected"
-                " num_inference_steps, its number of passes"
-            )
+            expected = "num_inference_steps, its number of passes"
+            raise UserError(f"the student has knots of its own, no timesteps: expected {expected}")
         if num_inference_steps < 1:
             raise UserError(f"num_inference_steps is {num_inference_steps}, expected 1 or more")
         self.num_inference_steps = num_inference_steps
-        knots = (self.config["knots"] or {}).get(str(num_inference_steps)) or time_grid(
-            num_inference_steps
-        )
+        known = self.config["knots"] or {}
+        knots = known.get(str(num_inference_steps)) or time_grid(num_inference_steps)
         self.timesteps = torch.tensor(list(pairwise(knots)), dtype=torch.float32, device=device)
         self.sigmas = torch.tensor([1 - knot for knot in knots], dtype=torch.float32, device=device)
 
@@ -175,12 +161,7 @@ class FlowMapScheduler(SchedulerMixin, ConfigMixin):
         generator: torch.Generator | None = None,
         return_dict: bool = True,
     ) -> SchedulerOutput | tuple[Tensor]:
-        """Jump: ``x + (t - s) u``, for images ``sample`` at ``s`` and the network's output u.
-        Nothing is drawn.
-        """
+        """Jump ``x + (t - s) u`` from images ``sample`` with the network's output u."""
         s, t = timestep.to(sample)
         moved = torch.addcmul(sample, t - s, model_output)
         return SchedulerOutput(prev_sample=moved) if return_dict else (moved,)
-
-    def __len__(self) -> int:
-        return self.num_inference_steps

@@ -10,8 +10,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -23,7 +22,7 @@ from bezierdistill.errors import UserError
 from bezierdistill.files import read_tensors, read_text
 from bezierdistill.interop.scheduler import PIPELINE, quiet
 from bezierdistill.memory import check_memory
-from bezierdistill.models.weights import check_sizes
+from bezierdistill.models.weights import check_fit, check_sizes
 from bezierdistill.networks.foreign import UNBUILDABLE, ClassName, network_class, state_shape
 from bezierdistill.records import from_json, parse_json, read_record
 
@@ -39,20 +38,6 @@ class _Index(msgspec.Struct):
     weight_map: dict[str, str]
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """A network, and what was done to load it.
-
-    ``files`` are the names of its weights' files, ``prefix`` is what their tensors' names had
-    before them, ``passed_over`` are settings that it does not have.
-    """
-
-    inner: Any
-    files: tuple[str, ...]
-    prefix: str
-    passed_over: tuple[str, ...]
-
-
 def find_network(folder: Path) -> Path:
     """The folder of the one network that a folder holds: a pipeline's, or the only one.
 
@@ -61,29 +46,26 @@ def find_network(folder: Path) -> Path:
     """
     for coder in ("vae", "vqvae"):
         if (folder / coder).exists():
-            raise UserError(
-                f"{folder} has a {coder}: its network makes latents, expected one that makes images"
-            )
-    names = {place: _class_name(place) for place in _places(folder)}
+            raise UserError(f"{folder} has a {coder}: its network makes latents, expected images")
+    names = {path: _read(path / CONFIG, "network").get("_class_name") for path in _places(folder)}
     found = [place for place, name in names.items() if name in get_args(ClassName)]
     if len(found) == 1:
         return found[0]
-    expected = " or ".join(get_args(ClassName))
     if found:
         held = " and ".join(place.name for place in found)
         raise UserError(f"{folder} holds {held}: expected one network, --folder {found[-1]}")
     for place, name in names.items():
         if name is not None and place.name in (folder.name, "unet", "transformer"):
+            expected = " or ".join(get_args(ClassName))
             raise UserError(f"{place} is a {str(name)[:80]}, expected {expected}")
-    raise UserError(
-        f"{folder} holds none, expected one network of diffusers: {CONFIG}, or unet/ or"
-        " transformer/ with one"
-    )
+    expected = f"{CONFIG}, or unet/ or transformer/ with one"
+    raise UserError(f"{folder} holds none, expected one network of diffusers: {expected}")
 
 
 def _places(folder: Path) -> list[Path]:
     """Where networks may be: those that a pipeline names, else the folder and all in it."""
-    all_places = [folder, *sorted(path.parent for path in folder.glob(f"*/{CONFIG}"))]
+    files = [*folder.glob(CONFIG), *sorted(folder.glob(f"*/{CONFIG}"))]
+    all_places = [file.parent for file in files]
     if not (folder / PIPELINE).exists():
         return all_places
     parts = _read(folder / PIPELINE, "pipeline").items()
@@ -96,13 +78,12 @@ def _read(path: Path, what: str) -> dict[str, Any]:
     return from_json(parse_json(path, read_text(path, what)), dict[str, Any], path)
 
 
-def _class_name(place: Path) -> object:
-    path = place / CONFIG
-    return _read(path, "network").get("_class_name") if path.exists() else None
-
-
-def load_network(place: Path) -> Loaded:
+def load_network(place: Path) -> tuple[Any, dict[str, Any]]:
     """The network in a folder, every weight of which is in its safetensors.
+
+    Returns:
+        The network, and what was done to load it: ``weights`` are its files, ``prefix`` is what
+        their tensors' names had before them, ``passed_over`` are settings that it does not have.
 
     Raises:
         UserError: on settings that are none, or weights that are missing or of another network.
@@ -110,9 +91,7 @@ def load_network(place: Path) -> Loaded:
     settings = _read(place / CONFIG, "network")
     network = network_class(settings["_class_name"])
     if "quantization_config" in settings or "auto_map" in settings:
-        raise UserError(
-            f"{place} is quantized or has code of its own, expected weights of a plain network"
-        )
+        raise UserError(f"{place} is quantized or has code of its own, expected a plain network")
     named = {key: value for key, value in settings.items() if not key.startswith("_")}
     taken = inspect.signature(network.__init__).parameters
     known = {key: value for key, value in named.items() if key in taken}
@@ -124,8 +103,8 @@ def load_network(place: Path) -> Loaded:
     with quiet(), torch.random.fork_rng(devices=[]):
         inner = network(**known)
     inner.load_state_dict(weights)
-    passed_over = tuple(sorted(named.keys() - known.keys()))
-    return Loaded(inner, tuple(file.name for file in files), prefix, passed_over)
+    passed_over, names = sorted(named.keys() - known.keys()), [file.name for file in files]
+    return inner, {"weights": names, "prefix": prefix, "passed_over": passed_over}
 
 
 def _lay_out(place: Path, network: Any, settings: Mapping[str, Any], held: int) -> Any:
@@ -139,12 +118,9 @@ def _lay_out(place: Path, network: Any, settings: Mapping[str, Any], held: int) 
         raise UserError(f"diffusers cannot load {place}: {told}") from None
     numbers = sum(tensor.numel() for tensor in layout.state_dict().values())
     if numbers > held:
-        raise UserError(
-            f"{place} names a network of {numbers:,} numbers, its weights have {held:,} bytes:"
-            " they are of another network"
-        )
+        sizes = f"a network of {numbers:,} numbers, its weights have {held:,} bytes"
+        raise UserError(f"{place} names {sizes}: they are of another network")
     check_memory(16 * math.prod(shape), f"an image of shape {shape}")
-    check_memory(32 * sum(buffer.numel() for buffer in layout.buffers()), "the network's tables")
     return layout
 
 
@@ -176,20 +152,14 @@ def _read_weights(place: Path, files: list[Path], layout: Any) -> tuple[dict[str
     """The weights by the network's own names, and the prefix that they had."""
     held = {name: tensor for file in files for name, tensor in read_tensors(file)[0].items()}
     prefix = _prefix(place, held, next(name for name, _ in layout.named_parameters()))
-    weights = {
-        name.removeprefix(prefix): tensor
-        for name, tensor in held.items()
-        if name.startswith(prefix)
-    }
+    if not all(name.startswith(prefix) for name in held):
+        raise UserError(f"the weights in {place} have names without the prefix that others have")
+    weights = {name.removeprefix(prefix): tensor for name, tensor in held.items()}
     layout._fix_state_dict_keys_on_load(weights)  # attention had other names in 2022
-    wanted = layout.state_dict()
-    wrong = [*_misfits(wanted, weights)]
-    if len(weights) < len(held):
-        wrong.append("names without the prefix that others have")
-    if wrong:
-        raise UserError(f"the weights in {place} are not those of its {CONFIG}: {'; '.join(wrong)}")
-    if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
-        raise UserError(f"the weights in {place} hold NaN or infinite numbers: fetch them again")
+    try:
+        check_fit(layout, weights)
+    except UserError as error:
+        raise UserError(f"the weights in {place} are not those of its {CONFIG}: {error}") from None
     return weights, prefix
 
 
@@ -200,21 +170,8 @@ def _prefix(place: Path, held: Mapping[str, Tensor], first: str) -> str:
     if "" in prefixes or not prefixes:
         return ""
     if len(prefixes) > 1:
+        held_by = ", ".join(prefixes)[:100]
         raise UserError(
-            f"the weights in {place} are of several networks ({', '.join(prefixes)[:100]}):"
-            " expected one, save it alone"
+            f"the weights in {place} are of several networks ({held_by}): save one alone"
         )
     return prefixes[0]
-
-
-def _misfits(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Iterator[str]:
-    lacking, unknown = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
-    for what, names in (("missing", lacking), ("unknown", unknown)):
-        if names:
-            yield f"{len(names)} tensors are {what} ({names[0][:80]})"
-    for name in wanted.keys() & given.keys():
-        one, other = given[name], wanted[name]
-        if one.shape != other.shape or one.is_floating_point() != other.is_floating_point():
-            got, expected = (f"{part.dtype} {tuple(part.shape)}" for part in (one, other))
-            yield f"{name[:80]} is {got}, expected {expected}"
-            return

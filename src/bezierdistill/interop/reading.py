@@ -15,24 +15,17 @@ from bezierdistill import __version__
 from bezierdistill.data.scaling import Layout, Scaling
 from bezierdistill.errors import UserError
 from bezierdistill.files import whole_folder
-from bezierdistill.interop.network import Loaded, find_network, load_network
+from bezierdistill.interop.network import find_network, load_network
 from bezierdistill.interop.scheduler import Convention, agree
 from bezierdistill.models import Model, save_model
 from bezierdistill.models.weights import check_weights
-from bezierdistill.networks.foreign import (
-    UNBUILDABLE,
-    ClassName,
-    Foreign,
-    ForeignConfig,
-    count_classes,
-    make_schedule,
-    state_shape,
-)
+from bezierdistill.networks import foreign
 from bezierdistill.records import Conditions, ModelCard, Passes, to_json
 from bezierdistill.schedules import check_prediction
 from bezierdistill.settings import Prediction, ScheduleKind
 
 LAYOUTS: dict[int, Layout] = {1: "hw", 3: "hwc", 4: "hwc"}
+NOTE = "imported: passes of the teacher's own training are not counted, class frequencies not known"
 
 
 def import_diffusers(
@@ -75,26 +68,33 @@ def import_diffusers(
 
 def _teacher(folder: Path, place: Path, told: Convention) -> Model:
     """The model around the network in ``place``, which is tried."""
-    assert told.prediction is not None
-    assert told.schedule is not None
-    levels = make_schedule(told.schedule, told.numbers)
-    check_prediction(told.prediction, levels)  # before seconds go into loading
-    loaded = load_network(place)
-    inner = loaded.inner
-    shape, classes = state_shape(inner), count_classes(inner)
+    prediction, schedule = told.prediction, told.schedule
+    assert prediction is not None
+    assert schedule is not None
+    levels = foreign.make_schedule(schedule, told.numbers)
+    check_prediction(prediction, levels)  # before seconds go into loading
+    inner, loading = load_network(place)
+    shape, classes = foreign.state_shape(inner), foreign.count_classes(inner)
     if shape[0] not in LAYOUTS:
-        raise UserError(
-            f"{place} makes {shape[0]} channels, expected 1 (grey), 3 (RGB) or 4 (RGBA) of an image"
-        )
+        expected = "1 (grey), 3 (RGB) or 4 (RGBA) of an image"
+        raise UserError(f"{place} makes {shape[0]} channels, expected {expected}")
     config = {key: value for key, value in inner.config.items() if not key.startswith("_")}
-    name = cast(ClassName, type(inner).__name__)
-    network = ForeignConfig(name, to_json(config), told.prediction, told.schedule, told.numbers)
-    net = Foreign(inner, told.prediction, levels, classes).eval().requires_grad_(False)
+    name = cast(foreign.ClassName, type(inner).__name__)
+    network = foreign.ForeignConfig(name, to_json(config), prediction, schedule, told.numbers)
+    net = foreign.Foreign(inner, prediction, levels, classes).eval().requires_grad_(False)
     try:
         check_weights(network, shape, classes, net.state_dict(), trial=True)
-    except UNBUILDABLE as error:
+    except foreign.UNBUILDABLE as error:
         raise UserError(f"{place} cannot be used: {' '.join(str(error).split())[:300]}") from None
     frequencies = (1 / classes,) * classes if classes else None
+    settings = {
+        "folder": str(folder.resolve()),
+        "prediction": prediction,
+        "schedule": schedule,
+        "scheduler": told.said_by and str(told.said_by),
+        **loading,
+        "note": NOTE,
+    }
     card = ModelCard(
         kind="teacher",
         network=to_json(network),
@@ -104,23 +104,7 @@ def _teacher(folder: Path, place: Path, told: Convention) -> Model:
         steps=0,
         passes=Passes(training=0),
         conditions=Conditions(size=classes, frequencies=frequencies),
-        settings=_settings(folder, told, loaded),
+        settings=settings,
         package=__version__,
     )
     return Model(net, card)
-
-
-def _settings(folder: Path, told: Convention, loaded: Loaded) -> dict[str, object]:
-    return {
-        "folder": str(folder.resolve()),
-        "prediction": told.prediction,
-        "schedule": told.schedule,
-        "scheduler": None if told.said_by is None else str(told.said_by),
-        "weights": list(loaded.files),
-        "prefix": loaded.prefix,
-        "passed_over": list(loaded.passed_over),
-        "note": (
-            "imported: the passes of the teacher's own training are not known and not counted, nor"
-            " how often each class occurs"
-        ),
-    }

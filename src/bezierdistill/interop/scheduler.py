@@ -29,10 +29,7 @@ STEPPERS = {
     *("KDPM2AncestralDiscreteScheduler", "KDPM2DiscreteScheduler", "LCMScheduler"),
     *("LMSDiscreteScheduler", "PNDMScheduler", "TCDScheduler", "UniPCMultistepScheduler"),
 }
-FLOWS = {
-    *("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"),
-    "FlowMatchLCMScheduler",
-}
+FLOWS = {f"FlowMatch{name}Scheduler" for name in ("EulerDiscrete", "HeunDiscrete", "LCM")}
 WRAPPERS = {
     *("CMStochasticIterativeScheduler", "EDMDPMSolverMultistepScheduler", "EDMEulerScheduler"),
     *("KarrasVeScheduler", "ScoreSdeVeScheduler"),
@@ -67,28 +64,20 @@ def agree(named: Convention, folder: Path, network: Path) -> Convention:
         UserError: if they contradict each other, or neither says what is needed.
     """
     said = _read_scheduler(folder, network)
-    where = said.said_by or folder
-    for name in ("prediction", "schedule"):
-        ours, theirs = getattr(named, name), getattr(said, name)
-        if ours is None and theirs is None:
-            silent = f"{where} does not say it" if said.said_by else f"{folder} has no scheduler"
+    where = said.said_by
+    ours = {"prediction": named.prediction, "schedule": named.schedule, **named.numbers}
+    theirs = {"prediction": said.prediction, "schedule": said.schedule, **said.numbers}
+    for name, own in ours.items():
+        other = theirs.get(name)
+        if own is None and other is None:
+            silent = f"{where} does not say it" if where else f"{folder} has no scheduler"
             raise UserError(f"{name} is not given, and {silent}: expected --{name}")
-        if None not in (ours, theirs) and ours != theirs:
-            raise UserError(
-                f"{name} is {ours!r}, the scheduler of {folder} states {theirs!r} ({where}): leave"
-                f" --{name} out"
-            )
-    for name in said.numbers.keys() & named.numbers.keys():
-        if said.numbers[name] != named.numbers[name]:
-            raise UserError(
-                f"{name} is {named.numbers[name]:g}, the scheduler of {folder} states"
-                f" {said.numbers[name]:g} ({where}): leave --{name} out"
-            )
+        if None not in (own, other) and own != other:
+            contrary = f"the scheduler of {folder} states {other!r:.80} ({where})"
+            raise UserError(f"{name} is {own!r:.80}, {contrary}: leave --{name} out")
     if (said.schedule or named.schedule) == "steps" and "alphas_cumprod" not in said.numbers:
-        raise UserError(
-            f"schedule steps needs the scheduler of a pipeline, {folder} has none that is known:"
-            f" expected {', '.join(sorted(STEPPERS))}"
-        )
+        told = f"schedule steps needs the scheduler of a pipeline, {folder} has none that is known"
+        raise UserError(f"{told}: expected {', '.join(sorted(STEPPERS))}")
     return Convention(
         said.prediction or named.prediction,
         said.schedule or named.schedule,
@@ -106,31 +95,25 @@ def _read_scheduler(folder: Path, network: Path) -> Convention:
     name = str(settings.get("_class_name"))
     if name in WRAPPERS:
         raise UserError(
-            f"{folder} runs on {name} ({path}), which wraps the network in scales of its own:"
-            " expected a network whose own output is the prediction; copy its folder out of the"
-            " pipeline if it is"
+            f"{path} is a {name}, which wraps the network in scales of its own: expected none;"
+            " copy the network out of the pipeline if its own output is the prediction"
         )
     steps = settings.get("num_train_timesteps", 1000)
     if type(steps) is not int or not 2 <= steps <= MAX_STEPS:
         raise UserError(
-            f"{path} has num_train_timesteps {str(steps)[:80]}, expected 2 to {MAX_STEPS:,}"
+            f"{path} has num_train_timesteps {steps!s:.80}, expected 2 to {MAX_STEPS:,}"
         )
-    is_flow = name in FLOWS or settings.get("use_flow_sigmas")
     if settings.get("timestep_type") == "continuous" or settings.get("invert_sigmas"):
-        raise UserError(
-            f"{path} has a timestep_type of 'continuous' or inverts its sigmas, expected a"
-            " scheduler whose times are steps"
-        )
-    if is_flow:
+        odd = "a timestep_type of 'continuous', or inverted sigmas"
+        raise UserError(f"{path} has {odd}, expected a scheduler whose times are steps")
+    if name in FLOWS or settings.get("use_flow_sigmas"):
         stated = settings.get("prediction_type", "flow_prediction")
-        return _convention(stated, "linear-down", {"scale": float(steps)}, path)
+        return _said(stated, "linear-down", {"scale": float(steps)}, path)
     return _levels(settings, path) if name in STEPPERS else Convention(None, None, {}, path)
 
 
 def _find_scheduler(folder: Path, network: Path) -> Path | None:
-    """Where diffusers puts it: in ``scheduler/``, or beside the network; for a network that was
-    named alone, in the pipeline above, which a checkpoint is one folder deeper in.
-    """
+    """In ``scheduler/`` or beside it, of the folder or of a pipeline one or two folders above."""
     above = [up for up in network.absolute().parents[:2] if (up / PIPELINE).exists()]
     places = [root / part / FILE for root in (folder, *above) for part in ("scheduler", ".")]
     return next((path for path in places if path.exists()), None)
@@ -163,19 +146,15 @@ def _levels(settings: Mapping[str, Any], path: Path) -> Convention:
         stated = "sample"
     if stated == "flow_prediction":
         raise UserError(f"{path} predicts a flow without use_flow_sigmas, expected both or neither")
-    return _convention(stated, "steps", {"alphas_cumprod": levels.tolist()}, path)
+    return _said(stated, "steps", {"alphas_cumprod": levels.tolist()}, path)
 
 
-def _convention(
-    stated: object, schedule: ScheduleKind, numbers: Mapping[str, Any], path: Path
-) -> Convention:
+def _said(stated: object, kind: ScheduleKind, numbers: dict[str, Any], path: Path) -> Convention:
     prediction = THEIR_WORDS.get(str(stated), stated)
     if prediction not in get_args(Prediction):
-        raise UserError(
-            f"{path} has prediction_type {str(stated)[:80]!r}, expected epsilon, sample,"
-            " v_prediction or flow_prediction"
-        )
-    return Convention(cast(Prediction, prediction), schedule, numbers, path)
+        expected = "epsilon, sample, v_prediction or flow_prediction"
+        raise UserError(f"{path} has prediction_type {str(stated)[:80]!r}, expected {expected}")
+    return Convention(cast(Prediction, prediction), kind, numbers, path)
 
 
 @contextmanager

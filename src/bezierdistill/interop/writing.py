@@ -1,6 +1,4 @@
-"""A student as a pipeline of diffusers: a folder that ``DiffusionPipeline.from_pretrained`` reads,
-with a card that says what it is.
-"""
+"""A student as a folder that ``DiffusionPipeline.from_pretrained`` reads, with a model card."""
 
 from __future__ import annotations
 
@@ -15,8 +13,6 @@ from bezierdistill.errors import UserError
 from bezierdistill.files import read_text, whole_folder
 from bezierdistill.models import Model
 from bezierdistill.records import parse_json, to_json
-
-METRICS = "metrics.json"
 
 
 def export_diffusers(model: Model, out: str | Path, guidance_scale: float | None = None) -> Path:
@@ -54,72 +50,57 @@ def export_diffusers(model: Model, out: str | Path, guidance_scale: float | None
 def _check(model: Model) -> None:
     """Refuse a model that no pipeline can be."""
     if len(model.shape) != 3 or model.shape[1] != model.shape[2]:
-        raise UserError(
-            f"states have shape {model.shape}, diffusers' pipeline makes square images: expected"
-            " (C, N, N)"
-        )
+        expected = "(C, N, N): diffusers makes square images"
+        raise UserError(f"states have shape {model.shape}, expected {expected}")
     if model.domain is not None:
         raise UserError(
-            "the model translates from another domain, diffusers' pipeline starts from noise:"
-            " expected a model that does, too"
+            "the model translates from another domain, expected one that starts from noise"
         )
     scaling = model.scaling
     ends = [np.nan if bound is None else bound for bound in (scaling.low, scaling.high)]
     reached = [(end - np.asarray(scaling.shift)) / np.asarray(scaling.scale) for end in ends]
     if not (np.allclose(reached[0], -1) and np.allclose(reached[1], 1)):
-        raise UserError(
-            "images do not fill [-1, 1] in model units, as diffusers expects: train on images of"
-            " bytes"
-        )
+        raise UserError("images do not fill [-1, 1] in model units: train on images of bytes")
     given = model.conditions
     if given.size != given.classes + (given.guidance_range is not None):
         raise UserError(
-            f"the model takes vectors of {given.size} numbers as conditions, diffusers' pipeline"
-            " class labels alone"
+            f"the model takes vectors of {given.size} numbers, expected class labels alone"
         )
 
 
 def _pipeline(model: Model, guidance_scale: float | None) -> Any:
     # Imported here: it takes seconds that only its users need.
-    from diffusers.pipelines.consistency_models.pipeline_consistency_models import (
-        ConsistencyModelPipeline,
-    )
+    from diffusers.pipelines.consistency_models import pipeline_consistency_models as theirs
 
     from bezierdistill.interop.diffusers import VERSION, FlowMapScheduler, FlowMapUNet
 
     channels, side = model.shape[:2]
     classes = model.conditions.classes or None
-    unet: Any = FlowMapUNet(
-        model.card.network, side, channels, classes, guidance_scale, version=VERSION
-    )
+    unet: Any = FlowMapUNet(model.card.network, side, channels, classes, guidance_scale, VERSION)
     unet.net.load_state_dict(model.net.state_dict())
     knots = {str(passes): list(times) for passes, times in model.knots.items()}
     scheduler: Any = FlowMapScheduler(knots)  # the pipeline wants no more of either than ours have
-    return ConsistencyModelPipeline(unet.eval(), scheduler)
+    return theirs.ConsistencyModelPipeline(unet.eval(), scheduler)
 
 
 def _readme(model: Model, guidance_scale: float | None) -> str:
     passes, classes = max(model.knots, default=1), model.conditions.classes
     labels = f", class_labels=[{', '.join(str(i % classes) for i in range(4))}]" if classes else ""
-    told = (
-        f"Classes: {classes}; label {classes} stands for none.\n"
-        if classes
-        else "It takes no labels.\n"
-    )
+    told = "It takes no labels."
+    if classes:
+        told = f"Classes: {classes}; label {classes} stands for none."
     if model.conditions.guidance_range is not None:
         low, high = model.conditions.guidance_range
-        told += (
-            f"The guidance scale is an input of the network: {guidance_scale:g} here"
-            f" (`unet/config.json`), {low:g} to {high:g} was distilled.\n"
-        )
-    spaced = "\n".join(
-        f"- {k}: {', '.join(f'{time:g}' for time in knots)}"
-        for k, knots in sorted(model.knots.items())
-    )
+        told += f"\nThe guidance scale is an input of the network: {guidance_scale:g} here"
+        told += f" (`unet/config.json`), {low:g} to {high:g} was distilled."
+    rows = {k: ", ".join(f"{time:g}" for time in knots) for k, knots in model.knots.items()}
+    spaced = "\n".join(f"- {k}: {rows[k]}" for k in sorted(rows))
     teachers = "\n".join(f"- `{teacher.digest}`" for teacher in model.card.teachers) or "- none"
     spent = {**model.card.passes.parts, "total": model.spent}
     made_by = {"seed": model.card.seed, "steps": model.card.steps, **model.card.settings}
-    title = " x ".join(str(n) for n in model.shape)
+    title, metrics = " x ".join(map(str, model.shape)), "Not measured.\n"
+    if model.folder is not None and (file := model.folder / "metrics.json").exists():
+        metrics = _block(parse_json(file, read_text(file, "metrics")))
     return f"""---
 library_name: diffusers
 tags: [bezierdistill, flow-map, few-step, image-generation]
@@ -144,6 +125,7 @@ images = pipe(
 ```
 
 {told}
+
 ## Knots by number of passes (`num_inference_steps`)
 
 Time runs from 0 (noise) to 1 (data); other numbers of passes are evenly spaced.
@@ -159,17 +141,10 @@ Time runs from 0 (noise) to 1 (data); other numbers of passes are evenly spaced.
 
 ## Metrics
 
-{_metrics(model)}
+{metrics}
 ## Settings
 
 {_block(to_json(made_by))}"""
-
-
-def _metrics(model: Model) -> str:
-    file = None if model.folder is None else model.folder / METRICS
-    if file is None or not file.exists():
-        return "Not measured.\n"
-    return _block(parse_json(file, read_text(file, "metrics")))
 
 
 def _block(value: Any) -> str:

@@ -31,14 +31,11 @@ def class_labels(labels: Tensor | np.ndarray, count: int, classes: int) -> Tenso
     """
     given = np.asarray(labels)
     if given.shape != (count,) or given.dtype.kind not in "ui":
-        raise UserError(
-            f"labels are {given.dtype} of shape {given.shape}, expected integers of shape"
-            f" {(count,)}: one per sample"
-        )
+        told = f"labels are {given.dtype} of shape {given.shape}"
+        raise UserError(f"{told}, expected integers of shape {(count,)}: one per sample")
     if count and not 0 <= int(given.min()) <= int(given.max()) < classes:
-        raise UserError(
-            f"labels run from {given.min()} to {given.max()}, expected 0 to {classes - 1}"
-        )
+        told = f"labels run from {given.min()} to {given.max()}"
+        raise UserError(f"{told}, expected 0 to {classes - 1}")
     return torch.from_numpy(given.astype(np.int64))
 
 
@@ -59,19 +56,16 @@ def class_scores(
             be of their class.
         names: of the classes.
     """
-    rows = []
+    rows: list[ClassScore] = []
     for label, name in enumerate(names):
         own, real, other = (features[labels == label] for features, labels in (made, test, train))
         hits, most = right[0][made[1] == label].double(), min(len(own), len(real))
-        rows.append(
-            ClassScore(
-                name=name,
-                count=len(own),
-                accuracy=float(hits.mean()) if len(own) else None,
-                coverage=_coverage(real, own[:most]),
-                coverage_real=_coverage(real, other[:most]),
-            )
+        accuracy = float(hits.mean()) if len(own) else None
+        covers, best = (_coverage(real, features[:most]) for features in (own, other))
+        row = ClassScore(
+            name=name, count=len(own), accuracy=accuracy, coverage=covers, coverage_real=best
         )
+        rows.append(row)
     return ClassScores(
         accuracy=float(right[0].double().mean()),
         accuracy_real=float(right[1].double().mean()),
@@ -82,9 +76,7 @@ def class_scores(
 
 
 def _coverage(real: Tensor, made: Tensor) -> float | None:
-    """Share of real features inside the manifold of generated ones; 3 of these or fewer have
-    none.
-    """
+    """Share of real features in the manifold of generated ones; 3 of these or fewer have none."""
     if not len(real):
         return None
     return inside(real, made, K) if len(made) > K else 0.0

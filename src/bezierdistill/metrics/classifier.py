@@ -8,8 +8,8 @@ classifier on labelled samples is a measure of class-conditional generation (Rav
 arXiv 1905.10887, in reverse).
 
 The recipe is fixed: own seed, own generator, one thread, so the weights are a function of the data
-and the machine's arithmetic. Their
-digest stands in every protocol: figures compare only where it is equal.
+and the machine's arithmetic. Their digest stands in every protocol: figures compare only where it
+is equal.
 """
 
 from __future__ import annotations
@@ -59,11 +59,10 @@ class ClassifierFeatures(nn.Module):
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(SEED)
-            self.body = (
-                _convolutions(shape)
-                if len(shape) == 3
-                else nn.Sequential(nn.Linear(math.prod(shape), 128), nn.ReLU())
-            )
+            if len(shape) == 3:
+                self.body = _convolutions(shape)
+            else:
+                self.body = nn.Sequential(nn.Linear(math.prod(shape), 128), nn.ReLU())
             self.last = nn.Linear(self.body(torch.zeros(1, *shape)).shape[1], FEATURES)
             self.head = nn.Linear(FEATURES, classes)
         self.shape, self.accuracy = shape, math.nan
@@ -80,9 +79,8 @@ class ClassifierFeatures(nn.Module):
             UserError: if the states have another shape than the classifier's.
         """
         if tuple(x.shape[1:]) != self.shape:
-            raise UserError(
-                f"the classifier got states of shape {tuple(x.shape[1:])}, expected {self.shape}"
-            )
+            told = f"the classifier got states of shape {tuple(x.shape[1:])}"
+            raise UserError(f"{told}, expected {self.shape}")
         rows = batch_size(self.shape, self.head.weight.device.type)
         parts = x.to(self.head.weight).split(rows)
         return torch.cat([self.last(self.body(part)).relu() for part in parts])
@@ -93,18 +91,13 @@ class ClassifierFeatures(nn.Module):
 
 
 def _convolutions(shape: tuple[int, ...]) -> nn.Sequential:
-    """Three convolutions, the last at a quarter of the size (half for images under 14 pixels),
-    averaged over 4x4 places.
-    """
+    """Three convolutions, the last at a quarter of the size (or half), averaged over 4x4 places."""
     widths, strides = (shape[0], 32, 64, 96), (2 if min(shape[1:]) >= LARGE else 1, 2, 1)
     layers: list[nn.Module] = []
     for k, (inside, outside, stride) in enumerate(zip(widths, widths[1:], strides, strict=False)):
         size = 3 if k else 5
-        layers += [
-            nn.Conv2d(inside, outside, size, stride, size // 2),
-            nn.GroupNorm(outside // 8, outside),
-            nn.ReLU(),
-        ]
+        layers += [nn.Conv2d(inside, outside, size, stride, size // 2)]
+        layers += [nn.GroupNorm(outside // 8, outside), nn.ReLU()]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten())
 
 
@@ -131,9 +124,7 @@ def classifier_features(data: Data) -> ClassifierFeatures:
     path = cache_folder() / f"classifier-{_key(x, labels, test, test_labels)}.safetensors"
     extractor = ClassifierFeatures(data.shape, data.classes)
     extractor.requires_grad_(False).eval()
-    with contextlib.suppress(
-        ValueError, RuntimeError, KeyError
-    ):  # none there, or a damaged one: it is trained
+    with contextlib.suppress(ValueError, RuntimeError, KeyError):  # none, or damaged: it is trained
         tensors, notes = read_tensors(path)
         extractor.load_state_dict(tensors)
         if extractor.digest == notes["digest"]:
@@ -141,17 +132,11 @@ def classifier_features(data: Data) -> ClassifierFeatures:
             return extractor
     extractor = train_classifier(x, labels, data.classes)
     with torch.no_grad():
-        extractor.accuracy = float(
-            (extractor.logits(test).argmax(1) == test_labels).double().mean()
-        )
-    with contextlib.suppress(
-        OSError
-    ):  # a folder that cannot be written costs the next call its time, nothing else
-        write_tensors(
-            path,
-            extractor.state_dict(),
-            {"digest": extractor.digest, "accuracy": repr(extractor.accuracy)},
-        )
+        right = extractor.logits(test).argmax(1) == test_labels
+    extractor.accuracy = float(right.double().mean())
+    notes = {"digest": extractor.digest, "accuracy": repr(extractor.accuracy)}
+    with contextlib.suppress(OSError):  # a folder that cannot be written costs the next call time
+        write_tensors(path, extractor.state_dict(), notes)
     return extractor
 
 
@@ -170,9 +155,8 @@ def train_classifier(x: Tensor, labels: Tensor, classes: int) -> ClassifierFeatu
     with _one_thread(), torch.enable_grad(), progress("classifier", steps) as advance:
         for _ in range(steps):
             chosen = next(rows)
-            loss = functional.cross_entropy(
-                extractor.logits(_shifted(x[chosen], draws)), labels[chosen]
-            )
+            logits = extractor.logits(_shifted(x[chosen], draws))
+            loss = functional.cross_entropy(logits, labels[chosen])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -194,16 +178,13 @@ def _shifted(x: Tensor, draws: torch.Generator) -> Tensor:
         return x
     most = max(1, min(x.shape[2:]) // 28)
     down, right = torch.randint(2 * most + 1, (2,), generator=draws).tolist()
-    return functional.pad(x, (most,) * 4, mode="replicate")[
-        ..., down : down + x.shape[2], right : right + x.shape[3]
-    ]
+    x, (height, width) = functional.pad(x, (most,) * 4, mode="replicate"), x.shape[2:]
+    return x[..., down : down + height, right : right + width]
 
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """Sums in the same order wherever it runs: with several threads the weights would depend on
-    their number.
-    """
+    """Sums in one order: with several threads the weights would depend on their number."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -214,8 +195,7 @@ def _one_thread() -> Iterator[None]:
 
 def _labelled(data: Data, split: Split) -> tuple[Tensor, Tensor]:
     count = min(data.count(split) or MAX_ROWS, MAX_ROWS)
-    labels = labels_of(data, count, SEED, split)
-    return data.real(count, SEED, split), labels
+    return data.real(count, SEED, split), labels_of(data, count, SEED, split)
 
 
 def _key(*tensors: Tensor) -> str:
@@ -227,9 +207,7 @@ def _key(*tensors: Tensor) -> str:
 
 
 def cache_folder() -> Path:
-    """Where trained classifiers are kept: ``$BEZIERDISTILL_CACHE``, or ``~/.cache/bezierdistill``,
-    or a temporary folder for a user who has no home.
-    """
+    """``$BEZIERDISTILL_CACHE``, ``~/.cache/bezierdistill``; a temporary folder without a home."""
     given = os.environ.get("BEZIERDISTILL_CACHE")
     try:
         return Path(given or "~/.cache/bezierdistill").expanduser()

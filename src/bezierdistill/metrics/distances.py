@@ -15,29 +15,23 @@ from bezierdistill.metrics.features import RandomFeatures, extract
 
 
 def sliced_wasserstein(a: Tensor, b: Tensor, projections: int = 256, seed: int = 0) -> float:
-    """Sliced 2-Wasserstein distance over fixed random directions (Bonneel et al. 2015), by POT. In
-    the samples' unit.
-    """
+    """Sliced 2-Wasserstein distance (Bonneel et al. 2015), by POT, in the samples' unit."""
     import ot  # POT takes a second to import
 
     x, y = a.flatten(1).double().cpu().numpy(), b.flatten(1).double().cpu().numpy()
-    return float(
-        np.asarray(ot.sliced_wasserstein_distance(x, y, n_projections=projections, seed=seed))
-    )
+    distance = ot.sliced_wasserstein_distance(x, y, n_projections=projections, seed=seed)
+    return float(np.asarray(distance))
 
 
 def energy_distance(a: Tensor, b: Tensor) -> float:
-    """Unbiased estimate of ``2 E|X-Y| - E|X-X'| - E|Y-Y'|`` (Szekely & Rizzo 2013); it can be
-    slightly negative.
-    """
+    """Unbiased ``2 E|X-Y| - E|X-X'| - E|Y-Y'|`` (Szekely & Rizzo 2013); can be below zero."""
     x, y = a.flatten(1), b.flatten(1)
     return 2 * _mean_distance(x, y) - _mean_distance_within(x) - _mean_distance_within(y)
 
 
 def _mean_distance(x: Tensor, y: Tensor) -> float:
-    return sum(float(torch.cdist(part, y).double().sum()) for part in x.split(1024)) / (
-        len(x) * len(y)
-    )
+    total = sum(float(torch.cdist(part, y).double().sum()) for part in x.split(1024))
+    return total / (len(x) * len(y))
 
 
 def _mean_distance_within(x: Tensor) -> float:
@@ -52,8 +46,7 @@ def mmd(a: Tensor, b: Tensor) -> float:
     negative.
     """
     x, y = a.flatten(1), b.flatten(1)
-    few = y[:1000]
-    median = torch.pdist(few).median()
+    median = torch.pdist(y[:1000]).median()
     widths = [float(scale * median) for scale in (0.5, 1.0, 2.0)]
     n, m = len(x), len(y)
     within_x = (_mean_kernel(x, x, widths) - 1 / n) * n / (n - 1)
@@ -99,17 +92,13 @@ def kernel_distance(a: Tensor, b: Tensor, extractor: nn.Module | None = None) ->
     1801.01401, section 4. With other features than Inception's the number is not KID.
     """
     fa, fb = _features(a, b, extractor)
-    return (
-        _mean_cubic_within(fa)
-        + _mean_cubic_within(fb)
-        - 2 * _sum_cubic(fa, fb) / (len(fa) * len(fb))
-    )
+    across = _sum_cubic(fa, fb) / (len(fa) * len(fb))
+    return _mean_cubic_within(fa) + _mean_cubic_within(fb) - 2 * across
 
 
 def _mean_cubic_within(f: Tensor) -> float:
-    own = float(
-        (f.square().mean(1) + 1).pow(3).sum()
-    )  # a row with itself: leaving it out makes the estimate unbiased
+    # A row with itself: leaving it out makes the estimate unbiased.
+    own = float((f.square().mean(1) + 1).pow(3).sum())
     return (_sum_cubic(f, f) - own) / (len(f) * (len(f) - 1))
 
 
@@ -135,20 +124,15 @@ def precision_recall(a: Tensor, b: Tensor, k: int = 3) -> tuple[float, float]:
     """
     x, y = a.flatten(1), b.flatten(1)
     if min(len(x), len(y)) <= k:
-        raise UserError(
-            f"precision and recall got {len(x)} and {len(y)} samples, expected more than k={k}"
-        )
+        told = f"precision and recall got {len(x)} and {len(y)} samples"
+        raise UserError(f"{told}, expected more than k={k}")
     return inside(x, y, k), inside(y, x, k)
 
 
 def inside(points: Tensor, manifold: Tensor, k: int = 3) -> float:
-    """Share of points ``(N, d)`` within a ball around one of the ``(M, d)`` that reaches its k-th
-    neighbour, with M more than ``k``.
-    """
-    radii = torch.cat(
-        [torch.cdist(part, manifold).kthvalue(k + 1, dim=1).values for part in manifold.split(1024)]
-    )
-    hits = sum(
-        int((torch.cdist(part, manifold) <= radii).any(1).sum()) for part in points.split(1024)
-    )
+    """Share of points ``(N, d)`` in a ball around one of ``(M, d)`` up to its k-th neighbour."""
+    reach = [torch.cdist(part, manifold).kthvalue(k + 1, 1).values for part in manifold.split(1024)]
+    radii, hits = torch.cat(reach), 0
+    for part in points.split(1024):
+        hits += int((torch.cdist(part, manifold) <= radii).any(1).sum())
     return hits / len(points)

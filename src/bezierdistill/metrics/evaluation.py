@@ -5,6 +5,7 @@ measured by.
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,16 +13,9 @@ from torch import Tensor, nn
 
 from bezierdistill.data import Data
 from bezierdistill.errors import UserError
+from bezierdistill.metrics import distances
 from bezierdistill.metrics.classes import class_labels, class_scores
 from bezierdistill.metrics.classifier import labels_of
-from bezierdistill.metrics.distances import (
-    energy_distance,
-    frechet_distance,
-    kernel_distance,
-    mmd,
-    precision_recall,
-    sliced_wasserstein,
-)
 from bezierdistill.metrics.features import RandomFeatures, describe, extract, in_batches
 from bezierdistill.records import ClassScores, Protocol, Score, Scores
 
@@ -57,8 +51,8 @@ class Evaluator:
     def __init__(self, data: Data, seed: int = 0, extractor: nn.Module | None = None) -> None:
         self.data, self.seed, self.extractor = data, seed, extractor
         self._used = RandomFeatures(math.prod(data.shape)) if extractor is None else extractor
-        self._tests: dict[int, _Set] = {}
-        self._floors: dict[int, dict[str, float]] = {}
+        self._test = cache(lambda size: self._set(data.real(size, seed, "test")))
+        self._floors = cache(self._measure_real)
 
     def size(self, samples: int) -> int:
         """Samples of each set that can be compared when there are ``samples`` generated ones."""
@@ -75,20 +69,14 @@ class Evaluator:
         self._check(x)
         size = self.size(len(x))
         if size < MIN_ROWS:
-            raise UserError(
-                f"{len(x)} samples can be compared {size} at a time, expected {MIN_ROWS} or more"
-            )
-        test = self._test(size)
-        if size not in self._floors:
-            self._floors[size] = self._measure_real(size)
-        floors, values = self._floors[size], _mean(self._rows(x, test))
-        scores: dict[str, Any] = {
-            name: Score(value=values[name], floor=floors[name]) for name in values
-        }
-        return Scores(**scores, protocol=self._protocol(len(x)))
+            told = f"{len(x)} samples can be compared {size} at a time"
+            raise UserError(f"{told}, expected {MIN_ROWS} or more")
+        floors, values = self._floors(size), _mean(self._rows(x, self._test(size)))
+        scores: dict[str, Any] = {k: Score(value=v, floor=floors[k]) for k, v in values.items()}
+        return Scores(**scores, protocol=self._protocol(len(x), size))
 
-    def _protocol(self, samples: int) -> Protocol:
-        size, what = self.size(samples), describe(self._used)
+    def _protocol(self, samples: int, size: int) -> Protocol:
+        what = describe(self._used)
         return Protocol(
             **what,
             metric=f"FD-{what['extractor']}",
@@ -119,10 +107,8 @@ class Evaluator:
                 labels do not suit it.
         """
         if self.extractor is None or not hasattr(self.extractor, "logits"):
-            raise UserError(
-                f"figures of classes got the extractor {describe(self._used)['extractor']},"
-                " expected a classifier"
-            )
+            told = f"figures of classes got the extractor {describe(self._used)['extractor']}"
+            raise UserError(f"{told}, expected a classifier")
         self._check(x)
         size = self.size(MAX_ROWS)
         test_labels, train_labels = (
@@ -144,20 +130,10 @@ class Evaluator:
 
     def _check(self, x: Tensor) -> None:
         if tuple(x.shape[1:]) != self.data.shape:
-            raise UserError(
-                f"samples have shape {tuple(x.shape[1:])}, expected {self.data.shape} as in"
-                f" {self.data.name}"
-            )
+            told = f"samples have shape {tuple(x.shape[1:])}, expected {self.data.shape}"
+            raise UserError(f"{told} as in {self.data.name}")
         if not bool(x.isfinite().all()):
-            raise UserError(
-                "samples hold NaN or infinite numbers: the model that made them has diverged"
-            )
-
-    def _test(self, size: int) -> _Set:
-        """The held-out samples of a size."""
-        if size not in self._tests:
-            self._tests[size] = self._set(self.data.real(size, self.seed, "test"))
-        return self._tests[size]
+            raise UserError("samples hold NaN or infinite numbers: their model has diverged")
 
     def _set(self, x: Tensor) -> _Set:
         return _Set(x, extract(x, self._used))
@@ -176,16 +152,15 @@ class Evaluator:
         return [self._measure(self._set(part), test) for part in parts]
 
     def _measure(self, x: _Set, test: _Set) -> dict[str, float]:
-        same, given = nn.Identity(), self.extractor is not None
-        manifolds = (x.features, test.features) if given else (x.states, test.states)
-        precision, recall = precision_recall(*manifolds)
-        kernel = {"kernel": kernel_distance(x.features, test.features, same)} if given else {}
-        return {
-            "frechet": frechet_distance(x.features, test.features, same),
-            **kernel,
-            "sliced_wasserstein": sliced_wasserstein(x.states, test.states),
-            "energy": energy_distance(x.states, test.states),
-            "mmd": mmd(x.states, test.states),
+        (a, fa), (b, fb), same = x, test, nn.Identity()
+        places, found = (a, b), {"frechet": distances.frechet_distance(fa, fb, same)}
+        if self.extractor is not None:
+            places, found["kernel"] = (fa, fb), distances.kernel_distance(fa, fb, same)
+        precision, recall = distances.precision_recall(*places)
+        return found | {
+            "sliced_wasserstein": distances.sliced_wasserstein(a, b),
+            "energy": distances.energy_distance(a, b),
+            "mmd": distances.mmd(a, b),
             "precision": precision,
             "recall": recall,
         }

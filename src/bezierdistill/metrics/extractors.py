@@ -32,29 +32,18 @@ def load_extractor(text: str, data: Data) -> nn.Module:
     if text == "classifier":
         return classifier_features(data)
     if text.endswith(".py"):
-        module = load_function(
-            Path(text), "extractor", "takes the data and returns a module from states to features"
-        )(data)
+        does = "takes the data and returns a module from states to features"
+        module = load_function(Path(text), "extractor", does)(data)
         if not isinstance(module, nn.Module):
-            raise UserError(
-                f"{text} made a {type(module).__name__}, expected a torch module from states to"
-                " features"
-            )
+            told = f"{text} made a {type(module).__name__}"
+            raise UserError(f"{told}, expected a torch module from states to features")
         return module
     path = text.removeprefix("squeezenet:")
     if path in ("", text):
-        raise UserError(
-            f"no extractor called {text[:200]!r}: expected random, classifier, squeezenet:PATH or a"
-            " path ending in .py"
-        )
-    if (
-        len(data.shape) != 3
-        or data.shape[0] not in (1, 3)
-        or data.scaling.low is None
-        or data.scaling.high is None
-    ):
-        raise UserError(
-            f"{data.name} holds states of shape {data.shape}, expected images of bytes, grey or"
-            " RGB, for SqueezeNet"
-        )
+        told = f"no extractor called {text[:200]!r}: expected random, classifier, squeezenet:PATH"
+        raise UserError(f"{told} or a path ending in .py")
+    bounded = None not in (data.scaling.low, data.scaling.high)
+    if len(data.shape) != 3 or data.shape[0] not in (1, 3) or not bounded:
+        told = f"{data.name} holds states of shape {data.shape}"
+        raise UserError(f"{told}, expected images of bytes, grey or RGB, for SqueezeNet")
     return SqueezeNetFeatures(Path(path))

@@ -25,15 +25,13 @@ from bezierdistill.memory import batch_size
 
 
 def extract(x: Tensor, extractor: nn.Module) -> Tensor:
-    """Features ``(N, num_features)`` of samples ``(N, ...)`` in model units, without a gradient and
-    in evaluation mode, computed where the extractor is.
-    """
+    """Features ``(N, num_features)`` of samples ``(N, ...)`` in model units: :func:`in_batches`."""
     return in_batches(extractor, x, extractor)
 
 
 def in_batches(function: Callable[[Tensor], Tensor], x: Tensor, module: nn.Module) -> Tensor:
-    """What a function of a module makes of samples ``(N, ...)``, in batches of the size that suits
-    the module's device, as :func:`extract` does.
+    """What a function of a module makes of samples ``(N, ...)``, without a gradient and in
+    evaluation mode, in batches that suit the device of the module.
     """
     tensors = itertools.chain(module.parameters(), module.buffers())
     device = next((tensor.device for tensor in tensors), x.device)
@@ -52,14 +50,10 @@ def weights_digest(module: nn.Module) -> str:
 
 
 def describe(extractor: nn.Module) -> dict[str, str]:
-    """What tells an extractor from another in a protocol: ``extractor`` (its name, or its class)
-    and ``digest`` (of its weights).
-    """
+    """An extractor's ``name`` (or its class) and the ``digest`` of its weights, for a protocol."""
     name = getattr(extractor, "name", None) or type(extractor).__name__
-    return {
-        "extractor": str(name),
-        "digest": str(getattr(extractor, "digest", None) or weights_digest(extractor)),
-    }
+    digest = getattr(extractor, "digest", None) or weights_digest(extractor)
+    return {"extractor": str(name), "digest": str(digest)}
 
 
 class RandomFeatures(nn.Module):
@@ -80,13 +74,11 @@ class RandomFeatures(nn.Module):
     def __init__(self, size: int, hidden: int = 256, outputs: int = 64, seed: int = 0) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
-        self.register_buffer(
-            "enter", 2 / math.sqrt(size) * torch.randn(size, hidden, generator=generator)
-        )
+        enter = 2 / math.sqrt(size) * torch.randn(size, hidden, generator=generator)
+        self.register_buffer("enter", enter)
         self.register_buffer("bias", torch.randn(hidden, generator=generator))
-        self.register_buffer(
-            "leave", math.sqrt(2 / hidden) * torch.randn(hidden, outputs, generator=generator)
-        )
+        leave = math.sqrt(2 / hidden) * torch.randn(hidden, outputs, generator=generator)
+        self.register_buffer("leave", leave)
         self.num_features = outputs
 
     @property

@@ -26,9 +26,7 @@ def straightness(field: Field, x0: Tensor, steps: int = 32) -> float:
 
 
 def curve_fit_error(curve: BezierCurve, path: Tensor, times: tuple[float, ...]) -> float:
-    """Root-mean-square distance per component between a curve and the stored path ``(N, B, ...)``
-    that it was fitted to.
-    """
+    """RMS distance per component between a curve and the path ``(N, B, ...)`` it was fitted to."""
     gaps = [(curve.point(t) - x).square().mean() for x, t in zip(path, times, strict=True)]
     return float(torch.stack(gaps).mean().sqrt())
 
@@ -48,10 +46,8 @@ def relative_distance(x: Tensor, y: Tensor, shuffles: int = 8) -> float:
         UserError: on different shapes, or too few rows.
     """
     if x.shape != y.shape or len(x) <= shuffles:
-        raise UserError(
-            f"inputs have shape {tuple(x.shape)}, outputs {tuple(y.shape)}, expected equal ones of"
-            f" more than {shuffles} rows"
-        )
+        told = f"inputs have shape {tuple(x.shape)}, outputs {tuple(y.shape)}"
+        raise UserError(f"{told}, expected equal ones of more than {shuffles} rows")
     a, b = x.flatten(1).double(), y.flatten(1).double()
     kept = (a - b).norm(dim=1).mean()
     steps = torch.linspace(1, len(a) - 1, shuffles).round().long().tolist()

@@ -22,16 +22,7 @@ from bezierdistill.metrics.features import weights_digest
 
 SIZE = 227  # pixels, of the images that it was trained on
 MEAN = (104.0, 117.0, 123.0)  # of blue, green, red
-SQUEEZED = {
-    "fire2": 16,
-    "fire3": 16,
-    "fire4": 32,
-    "fire5": 32,
-    "fire6": 48,
-    "fire7": 48,
-    "fire8": 64,
-    "fire9": 64,
-}
+SQUEEZED = {f"fire{k + 2}": size for k, size in enumerate((16, 16, 32, 32, 48, 48, 64, 64))}
 
 
 class SqueezeNetFeatures(nn.Module):
@@ -71,10 +62,8 @@ class SqueezeNetFeatures(nn.Module):
             UserError: if ``x`` holds no images of 1 or 3 channels.
         """
         if x.ndim != 4 or x.shape[1] not in (1, 3):
-            raise UserError(
-                f"SqueezeNet got states of shape {tuple(x.shape[1:])}, expected images (C, H, W) of"
-                " 1 or 3 channels"
-            )
+            told = f"SqueezeNet got states of shape {tuple(x.shape[1:])}"
+            raise UserError(f"{told}, expected images (C, H, W) of 1 or 3 channels")
         rows = batch_size((3, SIZE, SIZE), self.mean.device.type)
         return torch.cat([self._features(part) for part in x.to(self.mean).split(rows)])
 
@@ -105,27 +94,20 @@ def _pool(x: Tensor) -> Tensor:
 
 
 def _read_weights(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    file = f"SqueezeNet weights {path}"
     try:
         loaded = read_arrays(path)
         with loaded if isinstance(loaded, Archive) else nullcontext({}) as found:
             arrays = {key: found[key] for key in shapes if key in found}
     except UserError as error:
-        raise UserError(
-            f"SqueezeNet weights {path} cannot be read as .npz of numbers: {error}"
-        ) from None
+        raise UserError(f"{file} cannot be read as .npz of numbers: {error}") from None
     for key, shape in shapes.items():
         if key not in arrays:
-            raise UserError(
-                f"SqueezeNet weights {path} lack {key}, expected conv1 and fire2 to fire9 with"
-                " .weight and .bias"
-            )
+            told = f"{file} lack {key}, expected conv1 and fire2 to fire9"
+            raise UserError(f"{told} with .weight and .bias")
         if arrays[key].shape != shape or arrays[key].dtype.kind != "f":
             got = f"{arrays[key].dtype} {arrays[key].shape}"
-            raise UserError(
-                f"SqueezeNet weights {path} hold {key} of {got}, expected floats of shape {shape}"
-            )
+            raise UserError(f"{file} hold {key} of {got}, expected floats of shape {shape}")
         if not np.isfinite(arrays[key]).all():
-            raise UserError(
-                f"SqueezeNet weights {path} hold NaN or infinite numbers in {key}: fetch them again"
-            )
+            raise UserError(f"{file} hold NaN or infinite numbers in {key}: fetch them again")
     return {key: torch.from_numpy(array.astype(np.float32)) for key, array in arrays.items()}

@@ -9,28 +9,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bezierdistill.errors import UserError
 from bezierdistill.memory import check_memory
+from bezierdistill.networks.config import NetworkConfig
+from bezierdistill.networks.foreign import ForeignConfig
 
 SMALL = 100_000  # sizes up to here are no reason to look at the weights
 LAYERS = {"depth", "layers_per_block", "num_layers"}
 
 
-class Builder(Protocol):
-    """Settings of a network."""
-
-    def build(self, shape: tuple[int, ...], seed: int, condition_size: int = 0) -> nn.Module:
-        """A new network."""
-        ...
-
-
 def check_weights(
-    network: Builder,
+    network: NetworkConfig | ForeignConfig,
     shape: tuple[int, ...],
     condition_size: int,
     weights: Mapping[str, Tensor],
@@ -60,23 +54,35 @@ def check_weights(
         if trial:
             cond = torch.zeros(1, condition_size) if condition_size else None
             net(torch.zeros(1, *shape), torch.zeros(1), torch.ones(1), cond)
-    check_memory(32 * sum(buffer.numel() for buffer in net.buffers()), "the network's tables")
-    layout = net.state_dict()
-    other = sorted(layout.keys() ^ weights.keys())
-    if other:
-        raise UserError(
-            f"{other[0][:100]!r} is in the {'weights' if other[0] in weights else 'network'} alone"
-        )
+    check_fit(net, weights)
+
+
+def check_fit(layout: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Refuse weights, by name, that are not those of a network, which may be on ``meta``.
+
+    Raises:
+        UserError: if a tensor is missing, unknown, of another shape or kind, or not finite.
+    """
+    check_memory(32 * sum(buffer.numel() for buffer in layout.buffers()), "the network's tables")
+    wanted = layout.state_dict()
+    lacking, unknown = (
+        sorted(wanted.keys() - weights.keys()),
+        sorted(weights.keys() - wanted.keys()),
+    )
+    parts = {"missing": lacking, "unknown": unknown}
+    if told := [f"{len(n)} tensors are {what} ({n[0][:80]})" for what, n in parts.items() if n]:
+        raise UserError("; ".join(told))
     for name, tensor in weights.items():
+        other, floats = wanted[name], tensor.is_floating_point()
         if (
-            tensor.shape != layout[name].shape
-            or tensor.is_floating_point() != layout[name].is_floating_point()
+            tensor.shape != other.shape
+            or floats != other.is_floating_point()
             or tensor.is_complex()
         ):
-            got, expected = (f"{one.dtype} {tuple(one.shape)}" for one in (tensor, layout[name]))
-            raise UserError(f"weights hold {name[:100]} of {got}, expected {expected}")
+            got, expected = (f"{one.dtype} {tuple(one.shape)}" for one in (tensor, other))
+            raise UserError(f"{name[:80]} is {got}, expected {expected}")
         if not bool(tensor.float().isfinite().all()):
-            raise UserError(f"weights hold NaN or infinite numbers in {name[:100]}")
+            raise UserError(f"{name[:80]} holds NaN or infinite numbers")
 
 
 def start_from(net: nn.Module, teacher: nn.Module) -> None:
@@ -104,14 +110,10 @@ def check_sizes(settings: Mapping[str, Any], tensors: int, numbers: int) -> None
             weights.
     """
     for name, value in _leaves(settings, ""):
-        if type(value) not in (int, float):
-            continue
         most = tensors if name in LAYERS else max(numbers, SMALL)
-        if not abs(value) <= most:
-            raise UserError(
-                f"{name} is {value:.6g}, the weights have {tensors:,} tensors of {numbers:,}"
-                " numbers"
-            )
+        if type(value) in (int, float) and not abs(value) <= most:
+            held = f"{tensors:,} tensors of {numbers:,} numbers"
+            raise UserError(f"{name} is {value:.6g}, the weights have {held}")
 
 
 def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:

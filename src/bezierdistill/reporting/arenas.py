@@ -8,16 +8,7 @@ from collections.abc import Sequence
 
 from bezierdistill.data import load_data, read_array
 from bezierdistill.records import ArenaRow
-from bezierdistill.reporting.page import (
-    Gallery,
-    Note,
-    Opening,
-    Part,
-    Picture,
-    Section,
-    Table,
-    Words,
-)
+from bezierdistill.reporting.page import Gallery, Note, Opening, Picture, Section, Table, Words
 from bezierdistill.reporting.plots import arena_figure
 from bezierdistill.reporting.runs import Findings
 from bezierdistill.reporting.samples import IMAGES, POINTS, Panel, sheets
@@ -42,29 +33,25 @@ def opening(found: Findings) -> Opening:
     seeds = sorted({row.seed for row in rows})
     facts: dict[str, object] = {"Data": asked.data, "Network passes each": budget}
     facts["Seeds" if len(seeds) > 1 else "Seed"] = ", ".join(map(str, seeds))
-    entries = summarise(rows)
-    for passes in SHOWN_PASSES:
-        best = next((entry for entry in entries if entry.passes == passes), None)
-        if best is not None:
-            name = f"Least excess at {counted(passes, 'pass')}"
-            facts[name] = f"{best.excess:.2f}, {best.label}"
+    for entry in summarise(rows):
+        if entry.passes in SHOWN_PASSES:  # the best comes first
+            name = f"Least excess at {counted(entry.passes, 'pass')}"
+            facts.setdefault(name, f"{entry.excess:.2f}, {entry.label}")
     return Opening(found.verb, lead, facts)
 
 
 def sections(found: Findings) -> list[Section]:
     """Table, pictures and samples."""
-    entries, rows = summarise(found.rows), found.rows
-    results = _results(rows) if entries else []
-    results += [
-        Note(f"Failed: {row.method}, seed {row.seed}: {row.error}")
-        for row in rows
-        if row.error is not None
-    ]
-    quality = _quality(entries) if entries else []
+    failed = [row for row in found.rows if row.error is not None]
+    notes = [Note(f"Failed: {row.method}, seed {row.seed}: {row.error}") for row in failed]
+    if len(failed) == len(found.rows):
+        return [Section("Results", notes)]
+    results = [_table(found.rows), Words(["excess", "floor", "pass", "rank"]), *notes]
+    quality = _quality(summarise(found.rows))
     return [Section("Results", results), *quality, *_samples(found)]
 
 
-def _results(rows: Sequence[ArenaRow]) -> list[Part]:
+def _table(rows: Sequence[ArenaRow]) -> Table:
     pairs = arena_lines(rows)
     entries = [entry for entry, _ in pairs]
     caption = (
@@ -72,7 +59,7 @@ def _results(rows: Sequence[ArenaRow]) -> list[Part]:
         " in brackets; mean ± standard error over seeds; network passes, seconds of training and"
         " peak memory (MB) that each method has spent."
     )
-    table = Table(
+    return Table(
         caption,
         ARENA_HEADINGS,
         [[*line[:METHOD], entry.label, *line[METHOD + 1 :]] for entry, line in pairs],
@@ -80,25 +67,20 @@ def _results(rows: Sequence[ArenaRow]) -> list[Part]:
         ours=[k for k, entry in enumerate(entries) if entry.ours],
         starts=[k for k in range(1, len(pairs)) if entries[k].passes != entries[k - 1].passes],
     )
-    return [table, Words(["excess", "floor", "pass", "rank"])]
 
 
 def _quality(entries: Sequence[Entry]) -> list[Section]:
+    ratio = "Frechet distance over its floor against"
+    methods = counted(len({entry.method for entry in entries}), "method")
     by_passes = Picture(
         arena_figure(entries, "passes"),
-        f"{counted(len({entry.method for entry in entries}), 'method')}: Frechet distance over its"
-        " floor against network passes per sample, both axes logarithmic",
+        f"{methods}: {ratio} network passes per sample, both axes logarithmic",
         "A line per method; bars are standard errors over seeds, the dashed line is real data.",
     )
-    there = {entry.passes for entry in entries}
-    by_cost = [
-        Picture(
-            arena_figure(entries, "seconds", passes),
-            f"Methods at {counted(passes, 'pass')} per sample: Frechet distance over its floor"
-            " against seconds of training",
-        )
-        for passes in sorted(there & set(SHOWN_PASSES)) or [min(there)]
-    ]
+    by_cost, there = [], {entry.passes for entry in entries}
+    for passes in sorted(there & set(SHOWN_PASSES)) or [min(there)]:
+        alt = f"Methods at {counted(passes, 'pass')} per sample: {ratio} seconds of training"
+        by_cost.append(Picture(arena_figure(entries, "seconds", passes), alt))
     note = Note(
         "Budgets are equal in network passes; seconds differ by what a method does besides, and by"
         " what else the machine did."
@@ -114,7 +96,7 @@ def _samples(found: Findings) -> list[Section]:
     the worst, at one and two passes.
     """
     folder = found.folder / "samples"
-    if not found.rows or not (folder / "real.npz").exists():
+    if not (folder / "real.npz").exists():
         return []
     scaling = load_data(str(found.asked.data)).scaling
     real = Panel("real data, held out", scaling.encode(read_array(folder / "real.npz")[:POINTS]))

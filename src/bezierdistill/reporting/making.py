@@ -4,7 +4,6 @@ stage.
 
 from __future__ import annotations
 
-from bezierdistill.models import Model
 from bezierdistill.records import Made
 from bezierdistill.reporting.page import Code, Note, Part, Section, Table
 from bezierdistill.reporting.runs import Findings
@@ -55,7 +54,8 @@ def _record(made: Made) -> Table:
         ["started", made.started],
         ["working time", f"{made.seconds:,.2f} seconds"],
         ["sessions", f"{made.sessions} ({'finished' if made.finished else 'not finished'})"],
-        *([name, getattr(place, name)] for name in ("system", "processor")),
+        ["system", place.system],
+        ["processor", place.processor],
         *([name, getattr(place, name) or UNKNOWN] for name in ("cores", "threads", "device")),
         ["versions", ", ".join(versions)],
     ]
@@ -73,18 +73,13 @@ def _stages(found: Findings) -> list[tuple[str, str, int, Made | None]]:
     for name, part in [*found.models.items(), *found.stores.items()]:
         assert part.folder is not None
         made = read_made(part.folder)
-        what, passes, rank = _curves(part) if isinstance(part, CurveStore) else _model(part)
+        if isinstance(part, CurveStore):
+            what = f"{counted(len(part), 'curve')} of degree {part.recipe.degree}"
+            passes, rank = part.manifest.passes, 1
+        else:
+            what, own = part.card.kind, part.card.passes
+            passes, rank = own.training + own.search, 2 * (what == "student")
+        # The rank orders what was started within the same second.
         order = ("" if made is None else made.started, rank, name)
         stages.append((order, (name, what, passes, made)))
     return [stage for _, stage in sorted(stages, key=lambda entry: entry[0])]
-
-
-def _curves(store: CurveStore) -> tuple[str, int, int]:
-    what = f"{counted(len(store), 'curve')} of degree {store.recipe.degree}"
-    return what, store.manifest.passes, 1
-
-
-def _model(model: Model) -> tuple[str, int, int]:
-    """What it is, its passes, and its rank among what was started within the same second."""
-    passes = model.card.passes
-    return model.card.kind, passes.training + passes.search, 2 * (model.card.kind == "student")

@@ -17,7 +17,7 @@ from bezierdistill.models.model import Model, finite
 from bezierdistill.networks.config import NetworkConfig
 from bezierdistill.noise import Stream, noise
 from bezierdistill.reporting.page import Note, Opening, Part, Section, Table, Words
-from bezierdistill.reporting.runs import Findings
+from bezierdistill.reporting.runs import Findings, generates
 from bezierdistill.reporting.samples import COLUMNS, IMAGES, Panel, sheets, strips
 from bezierdistill.words import counted
 
@@ -34,23 +34,23 @@ def opening(found: Findings) -> Opening:
     data = found.asked.data or card.data
     target = f" of {data}" if data else ""
     lead = f"A flow to samples{target}: a teacher, from which curves are simulated."
+    jumps = sorted(map(str, model.knots), key=int)
     if card.kind == "student":
         teachers = counted(len(card.teachers), "teacher") if card.teachers else "a field"
-        jumps = " or ".join(map(str, sorted(model.knots))) or "few"
         does = f"A translator from {card.domain_data} to samples" if card.domain else "A generator"
         lead = (
-            f"{does}{target} in {jumps} network passes per sample, distilled along Bezier curves"
-            f" from {teachers}."
+            f"{does}{target} in {' or '.join(jumps) or 'few'} network passes per sample, distilled"
+            f" along Bezier curves from {teachers}."
         )
-    plain = isinstance(network, NetworkConfig)
+    built = "of diffusers"
+    if isinstance(network, NetworkConfig):
+        built = f"{network.kind}, {network.width} x {network.depth}"
     facts = {
         "Data": data,
         "Seed": card.seed,
-        "Network": f"{network.kind}, {network.width} x {network.depth}"
-        if plain
-        else "of diffusers",
+        "Network": built,
         "Parameters": f"{sum(parameter.numel() for parameter in model.net.parameters()):,}",
-        "Passes per sample": ", ".join(map(str, sorted(model.knots))),
+        "Passes per sample": ", ".join(jumps),
         "Classes": model.conditions.classes or None,
         "Network passes spent": f"{model.spent:,}",
         "Budget of passes": found.asked.budget and f"{found.asked.budget:,}",
@@ -60,30 +60,20 @@ def opening(found: Findings) -> Opening:
 
 def sections(found: Findings) -> list[Section]:
     """Samples or translations, and the account."""
+    generators, translators = found.generators, found.translators
     parts: list[Part] = [
         Note(f"{name} takes vectors as conditions: no samples are shown.")
-        for name, model in found.models.items()
-        if _takes_vectors(model)
+        for name in found.models
+        if name not in generators and name not in translators
     ]
-    generators = {name: model for name, model in found.models.items() if _generates(model)}
     parts += _samples(generators) if generators else []
-    found_sections = [Section("Samples", parts)] if parts else []
-    translators = {name: model for name, model in found.models.items() if model.domain is not None}
+    shown = [Section("Samples", parts)] if parts else []
     if translators:
-        found_sections.append(Section("Translations", _translations(translators)))
-    return [*found_sections, *account(found)]
+        shown.append(Section("Translations", _translations(translators)))
+    return [*shown, *_account(found)]
 
 
-def _takes_vectors(model: Model) -> bool:
-    return model.condition_size > 0 and not model.conditions.classes
-
-
-def _generates(model: Model) -> bool:
-    """Whether it needs no more than noise, and labels."""
-    return model.domain is None and not _takes_vectors(model)
-
-
-def account(found: Findings) -> list[Section]:
+def _account(found: Findings) -> list[Section]:
     """Network passes of every model by what they were spent on, and the knots of students."""
     spent = {name: model.card.passes.parts for name, model in found.models.items()}
     head = [part for part in next(iter(spent.values())) if any(own[part] for own in spent.values())]
@@ -114,18 +104,10 @@ def _samples(models: Models) -> list[Part]:
     elsewhere among them.
     """
     everyone = {**models, **_teachers(models)}
-    scales = {
-        ref.digest: model.teacher_scale()
-        for model in models.values()
-        for ref in model.card.teachers
-    }
-    notes: list[Part] = [
-        Note("All from the same noise (seed 0). Students make jumps, teachers Euler steps.")
-    ]
+    scales = {ref.digest: m.teacher_scale() for m in models.values() for ref in m.card.teachers}
+    told = ["All from the same noise (seed 0). Students make jumps, teachers Euler steps."]
     classes = dict.fromkeys(", ".join(_classes(model)) for model in everyone.values())
-    notes += [
-        Note(f"Where a model has classes, a row is a class: {own}.") for own in classes if own
-    ]
+    told += [f"Where a model has classes, a row is a class: {own}." for own in classes if own]
     panels = _real(everyone, next(iter(models.values())))
     for name, model in sorted(everyone.items(), key=lambda item: item[1].card.kind != "student"):
         student = model.card.kind == "student"
@@ -134,11 +116,11 @@ def _samples(models: Models) -> list[Part]:
             try:
                 panels.append(_drawn(name, model, passes, scale))
             except UserError as error:
-                notes.append(Note(f"{name} at {counted(passes, 'pass')}: {error}"))
+                told.append(f"{name} at {counted(passes, 'pass')}: {error}")
     groups: dict[tuple[int, ...], list[Panel]] = {}  # a folder of several runs has several shapes
     for panel in panels:
         groups.setdefault(tuple(panel.x.shape[1:]), []).append(panel)
-    return [*notes, *(sheets(group) for group in groups.values())]
+    return [*map(Note, told), *(sheets(group) for group in groups.values())]
 
 
 @torch.no_grad()
@@ -170,7 +152,7 @@ def _teachers(models: Models) -> dict[str, Model]:
             if ref.digest not in known:
                 with suppress(UserError):
                     teacher = find_teacher(ref, model.folder or Path())
-                    if _generates(teacher):
+                    if generates(teacher):
                         teachers[f"{Path(ref.path).name} (teacher)"] = teacher
     return teachers
 

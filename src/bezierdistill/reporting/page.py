@@ -87,17 +87,15 @@ class Picture:
     @cached_property
     def png(self) -> bytes:
         """The file."""
-        buffer = io.BytesIO()
         if isinstance(self.drawn, Figure):
-            self.drawn.savefig(buffer, format="png", dpi=DPI)
-            image = Image.open(buffer).convert("RGB")
+            self.drawn.savefig(drawing := io.BytesIO(), format="png", dpi=DPI)
+            image = Image.open(drawing).convert("RGB")
             # A quarter of the size, and looks the same.
             image = image.quantize(128, dither=Image.Dither.NONE)
-            buffer = io.BytesIO()
         else:
             image = Image.fromarray((self.drawn * 255).round().astype(np.uint8))
-        image.save(buffer, "png", optimize=True)
-        return buffer.getvalue()
+        image.save(file := io.BytesIO(), "png", optimize=True)
+        return file.getvalue()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -145,23 +143,12 @@ class Opening:
 
 
 def render(name: str, opening: Opening, brief: Sequence[Part], sections: Sequence[Section]) -> str:
-    """The page of a run.
-
-    Args:
-        name: of the run.
-        opening: what it begins with.
-        brief: what follows the facts.
-        sections: with a table of contents, if there are more than four.
+    """The page of a run: its name, what it begins with, what follows the facts, and sections, with
+    a table of contents if there are more than four.
     """
-    environment = Environment(
-        loader=PackageLoader("bezierdistill", "reporting"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    files = PackageLoader("bezierdistill", "reporting")
+    environment = Environment(loader=files, autoescape=True, undefined=StrictUndefined)
+    environment.trim_blocks = environment.lstrip_blocks = True
     environment.filters["piece"] = lambda part: type(part).__name__
-    template = environment.get_template("report.html.j2")
-    return template.render(
-        name=name, opening=opening, brief=brief, sections=sections, version=__version__
-    )
+    told = {"name": name, "opening": opening, "brief": brief, "sections": sections}
+    return environment.get_template("report.html.j2").render(told, version=__version__)

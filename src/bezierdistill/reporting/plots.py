@@ -43,13 +43,8 @@ def image_grid(images: Tensor, columns: int) -> np.ndarray:
     colour = ((images.float().cpu().clamp(-1, 1) + 1) / 2)[:, :3].expand(-1, 3, -1, -1)
     sheet = torch.ones(rows * columns, 3, height + 1, width + 1)
     sheet[:n, :, :height, :width] = colour
-    return (
-        sheet.unflatten(0, (rows, columns))
-        .permute(0, 3, 1, 4, 2)
-        .flatten(2, 3)
-        .flatten(0, 1)
-        .numpy()
-    )
+    tiles = sheet.unflatten(0, (rows, columns)).permute(0, 3, 1, 4, 2)
+    return tiles.flatten(2, 3).flatten(0, 1).numpy()
 
 
 def sheet(images: Tensor, columns: int, least: int = 64) -> np.ndarray:
@@ -61,8 +56,8 @@ def sheet(images: Tensor, columns: int, least: int = 64) -> np.ndarray:
 
 
 def principal_axes(x: Tensor) -> Tensor:
-    """The two directions ``(D, 2)`` in which samples ``(N, ...)`` vary most (the axes themselves in
-    one or two dimensions).
+    """The two directions ``(D, 2)`` in which samples ``(N, ...)`` vary most; in one or two
+    dimensions the axes themselves.
     """
     flat = x.flatten(1).float()
     if flat.shape[1] <= 2:
@@ -115,45 +110,37 @@ def rounds_figure(rounds: Sequence[RoundRow]) -> Figure:
     """Reflow round by round: Frechet distances over their floor, of the flows, their students, and
     ours beside them.
     """
-    lines = []
+    figure, axes = _chart(5.2, 4.6)
     for k, first in enumerate(rounds[0].samplers):
         look: dict[str, Any] = {"marker": MARKERS[k % len(MARKERS)]}
         if first.who == "ours":
             look = {"marker": "*" if first.passes == 1 else "P", "lw": 2.5, "ls": "--", "ms": 9}
         ratios = [row.samplers[k].scores.frechet.ratio for row in rounds]
-        lines.append((sampler_label(first), ratios, look))
-    figure = _by_round(rounds, lines, RATIO.format("Frechet distance"), "Samples round by round")
-    figure.axes[0].axhline(1.0, color=GREY, ls="--", lw=1)
+        axes.plot([row.round for row in rounds], ratios, label=sampler_label(first), **look)
+    _finish_rounds(figure, rounds, RATIO.format("Frechet distance"), "Samples round by round")
+    axes.axhline(1.0, color=GREY, ls="--", lw=1)
     return figure
 
 
 def errors_figure(rounds: Sequence[RoundRow]) -> Figure:
     """Reflow round by round: straightness, drift and errors of reconstruction."""
-    lines = []
+    figure, axes = _chart(5.2, 4.6)
     for k, name in enumerate(ERRORS):
         # Drift is exactly 0 in round 1, which a log axis cannot show.
         values = [getattr(row, name) or math.nan for row in rounds]
-        lines.append((name.replace("_", ": "), values, {"marker": MARKERS[k], "ls": LINES[k]}))
+        style, label = MARKERS[k] + LINES[k], name.replace("_", ": ")
+        axes.plot([row.round for row in rounds], values, style, label=label)
     up = "squared error per component (model units²)"
-    return _by_round(rounds, lines, up, "Paths and reconstruction")
+    _finish_rounds(figure, rounds, up, "Paths and reconstruction")
+    return figure
 
 
-def _by_round(
-    rounds: Sequence[RoundRow],
-    lines: Sequence[tuple[str, Sequence[float], dict[str, Any]]],
-    up: str,
-    title: str,
-) -> Figure:
-    """Lines (label, value per round, look) over the rounds."""
-    figure, axes = _chart(5.2, 4.6)
-    numbers = [row.round for row in rounds]
-    for k, (label, values, look) in enumerate(lines):
-        axes.plot(numbers, values, color=COLOURS[k % len(COLOURS)], label=label, **look)
+def _finish_rounds(figure: Figure, rounds: Sequence[RoundRow], up: str, title: str) -> None:
+    (axes,) = figure.axes
     _label(axes, "round of reflow", up, f"{title} (lower is better)")
     _log(axes)
-    axes.set_xticks(numbers)
+    axes.set_xticks([row.round for row in rounds])
     figure.legend(fontsize=8, loc="outside lower center", ncols=2)
-    return figure
 
 
 def arena_figure(
@@ -180,15 +167,10 @@ def arena_figure(
         look: dict[str, Any] = {"marker": MARKERS[(k // 8 + k) % 10], "ms": 6, "lw": 0.9}
         if line[0].ours:
             look = {"marker": "*", "ms": 14, "lw": 2.5, "zorder": 3}
-        axes.errorbar(
-            [getattr(entry, axis) for entry in line],
-            [1 + entry.excess for entry in line],
-            [entry.error for entry in line],
-            color=COLOURS[k % len(COLOURS)],
-            label=plain(line[0].label),
-            ls="-" if axis == "passes" else "",
-            **look,
-        )
+        look |= {"color": COLOURS[k % len(COLOURS)], "ls": "-" if axis == "passes" else ""}
+        x, y = [getattr(entry, axis) for entry in line], [1 + entry.excess for entry in line]
+        errors = [entry.error for entry in line]
+        axes.errorbar(x, y, errors, label=plain(line[0].label), **look)
     axes.axhline(1.0, color=GREY, ls="--", lw=1)
     _log(axes)
     across, title = "seconds of training, everything included", "Quality against cost"
@@ -206,12 +188,11 @@ def arena_figure(
 
 
 def loss_figure(title: str, lines: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
-    """The losses of a stage of training, a line per network: lists of (step, loss)."""
+    """The losses of a stage of training by network: lists of (step, loss)."""
     figure, axes = _chart(4.2, 2.9)
     for k, (name, line) in enumerate(lines.items()):
-        look = {"color": COLOURS[k % len(COLOURS)], "ls": LINES[k % len(LINES)], "lw": 1.2}
-        marker = "." if len(line) < 9 else ""
-        axes.plot(*zip(*line, strict=True), label=plain(name), marker=marker, **look)
+        style = ("." if len(line) < 9 else "") + LINES[k % len(LINES)]
+        axes.plot(*zip(*line, strict=True), style, label=plain(name), lw=1.2)
     _label(axes, "optimizer step", "loss (mean since the last point)", title)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     if all(loss > 0 for line in lines.values() for _, loss in line):
@@ -227,6 +208,7 @@ def _chart(width: float, height: float) -> tuple[Figure, Axes]:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#e4e4e4", lw=0.6)
     axes.set_axisbelow(True)
+    axes.set_prop_cycle(color=COLOURS)
     return figure, axes
 
 

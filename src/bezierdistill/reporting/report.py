@@ -16,13 +16,6 @@ from bezierdistill.reporting.plots import loss_figure
 from bezierdistill.reporting.runs import Findings
 from bezierdistill.words import counted
 
-OPENINGS = {
-    "demo": arenas.opening,
-    "arena": arenas.opening,
-    "reflow": rounds.opening,
-    "recipe": models.opening,
-}
-
 
 def write_report(folder: Path) -> Path:
     """Write ``report.html`` for the folder of a demo, an arena, a recipe, a reflow, a model or a
@@ -46,9 +39,11 @@ def write_report(folder: Path) -> Path:
 
 
 def _opening(found: Findings) -> Opening:
-    if found.verb in OPENINGS:
-        return OPENINGS[found.verb](found)
-    if len(found.models) == 1 and not found.stores:
+    if found.is_arena:
+        return arenas.opening(found)
+    if found.verb == "reflow":
+        return rounds.opening(found)
+    if found.verb == "recipe" or (len(found.models) == 1 and not found.stores):
         return models.opening(found)
     if len(found.stores) == 1 and not found.models:
         return stores.opening(found)
@@ -67,18 +62,16 @@ def _losses(found: Findings) -> list[Section]:
 
 def _settings(found: Findings) -> Section:
     """Those of the whole run, or of every model and store where there is none."""
-    described: dict[str, Mapping[str, Any]] = {found.name: found.held.settings}
+    described = {found.name: found.held.settings}
     if not found.held.settings:
+        cards = {name: model.card for name, model in found.models.items()}
         described = {
-            name: model.card.settings | {"network": model.card.network}
-            for name, model in found.models.items()
+            name: card.settings | {"network": card.network} for name, card in cards.items()
         }
         for name, store in found.stores.items():
             described[name] = {k: v for k, v in to_json(store.recipe).items() if k != "scaling"}
-    return Section(
-        "Settings",
-        [Code("\n".join(_lines(values)), name, folded=True) for name, values in described.items()],
-    )
+    codes = [Code("\n".join(_lines(told)), name, folded=True) for name, told in described.items()]
+    return Section("Settings", codes)
 
 
 def _lines(values: Mapping[str, Any], group: str = "") -> Iterator[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from bezierdistill.records import ERRORS, Rounds
+from collections.abc import Sequence
+
+from bezierdistill.records import ERRORS, RoundRow
 from bezierdistill.reporting.page import Gallery, Opening, Part, Picture, Section, Table, Words
 from bezierdistill.reporting.plots import errors_figure, rounds_figure
 from bezierdistill.reporting.runs import Findings
@@ -16,11 +18,12 @@ def opening(found: Findings) -> Opening:
     """What the page begins with."""
     figures = [own for own in found.rounds.values() if own.rounds]
     last = figures[0].rounds[-1] if figures else None
-    ours = last is not None and last.ours_passes is not None
+    ours = ""
+    if last is not None and last.ours_passes is not None:
+        ours = "; ours beside it, at the passes that this has cost"
     lead = (
         f"Reflow on {found.asked.data}: every flow is trained on the pairs of noise and ends that"
-        " the one before has made, and distilled into one"
-        f" pass{'; ours beside it, at the passes that this has cost' if ours else ''}."
+        f" the one before has made, and distilled into one pass{ours}."
     )
     facts: dict[str, object] = {"Data": found.asked.data}
     if last is not None:
@@ -36,53 +39,35 @@ def sections(found: Findings) -> list[Section]:
     """A table and two pictures for each reflow."""
     several = len(found.rounds) > 1
     return [
-        Section(f"Reflow rounds: {name}" if several else "Reflow rounds", _parts(figures))
+        Section(f"Reflow rounds: {name}" if several else "Reflow rounds", _parts(figures.rounds))
         for name, figures in found.rounds.items()
         if figures.rounds
     ]
 
 
-def _parts(figures: Rounds) -> list[Part]:
-    rounds = figures.rounds
-    first = rounds[0]
-    ratios = [
-        [row.round, *(f"{one.scores.frechet.ratio:.2f}x" for one in row.samplers)] for row in rounds
-    ]
+def _parts(rounds: Sequence[RoundRow]) -> list[Part]:
+    first, ratios, errors = rounds[0], [], []
     costs = ["flow", "student", *(["ours"] if first.ours_passes is not None else [])]
-    errors = [
-        [
-            row.round,
-            *(f"{getattr(row, error):.4g}" for error in ERRORS),
-            *(f"{getattr(row, f'{cost}_passes'):,}" for cost in costs),
-        ]
-        for row in rounds
-    ]
+    for row in rounds:
+        ratios.append([row.round, *(f"{one.scores.frechet.ratio:.2f}x" for one in row.samplers)])
+        lost = [f"{getattr(row, error):.4g}" for error in ERRORS]
+        errors.append([row.round, *lost, *(f"{getattr(row, f'{who}_passes'):,}" for who in costs)])
+    ratio_caption = (
+        "Frechet distances over their floor; 1.00x is as good as real data. Ours starts from"
+        " round 1's flow."
+    )
+    error_caption = "Errors per component in model units squared, and network passes spent."
+    error_head = ["round", *HEADS, *(f"passes, {who}" for who in costs)]
+    shown = counted(len(rounds), "round")
+    ratio_alt = f"Frechet distance over its floor in {shown}, a line per sampler"
+    error_alt = (
+        "errors of every round of reflow: straightness, drift, reconstruction of real and"
+        " generated states"
+    )
+    charts = [Picture(rounds_figure(rounds), ratio_alt), Picture(errors_figure(rounds), error_alt)]
     return [
-        Table(
-            "Frechet distances over their floor; 1.00x is as good as real data. Ours starts from"
-            " round 1's flow.",
-            ["round", *map(sampler_label, first.samplers)],
-            ratios,
-        ),
-        Table(
-            "Errors per component in model units squared, and network passes spent.",
-            ["round", *HEADS, *(f"passes, {cost}" for cost in costs)],
-            errors,
-        ),
-        Gallery(
-            "charts",
-            [
-                Picture(
-                    rounds_figure(rounds),
-                    f"Frechet distance over its floor in {counted(len(rounds), 'round')}, a line"
-                    " per sampler",
-                ),
-                Picture(
-                    errors_figure(rounds),
-                    "errors of every round of reflow: straightness, drift, reconstruction of real"
-                    " and generated states",
-                ),
-            ],
-        ),
+        Table(ratio_caption, ["round", *map(sampler_label, first.samplers)], ratios),
+        Table(error_caption, error_head, errors),
+        Gallery("charts", charts),
         Words(["straightness", "drift", "reconstruction", "floor", "pass"]),
     ]

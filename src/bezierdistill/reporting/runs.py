@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 import msgspec
 
@@ -51,26 +52,23 @@ class Findings:
     rounds: Mapping[str, Rounds]
 
     @classmethod
-    def open(cls, folder: Path) -> Findings:
+    def open(cls, folder: Path) -> Self:
         """Read what is there.
 
         Raises:
             UserError: if there is nothing to report, or a file is damaged.
         """
-        made = read_made(folder)
-        held = Settings(verb="" if made is None else made.verb, settings={})
-        if (folder / RUN).exists():
-            held = read_settings(folder)
+        several = Settings(verb="", settings={})
+        held = read_settings(folder) if (folder / RUN).exists() else several
         models = {name: load_model(file.parent) for name, file in _files(folder, CARD)}
         stores = {name: CurveStore.open(file.parent) for name, file in _files(folder, MANIFEST)}
-        rounds = {
-            name: read_record(file, Rounds, "rounds") for name, file in _files(folder, ROUNDS)
-        }
-        found = cls(folder, held, made, models, stores, rounds)
+        figures = _files(folder, ROUNDS)
+        rounds = {name: read_record(file, Rounds, "rounds") for name, file in figures}
+        found = cls(folder, held, read_made(folder), models, stores, rounds)
         if not models and not stores and not rounds and not found.is_arena:
             raise UserError(
-                f"{folder} holds no run: expected the folder of a demo, arena, recipe, model, curve"
-                " store or reflow"
+                f"{folder} holds no run: expected that of a demo, arena, recipe, reflow, model or"
+                " curve store"
             )
         return found
 
@@ -89,22 +87,24 @@ class Findings:
         """Whether it is that of an arena, such as a demo."""
         return self.verb in ("arena", "demo")
 
+    @property
+    def generators(self) -> dict[str, Model]:
+        """The models that need no more than noise, and labels."""
+        return {name: model for name, model in self.models.items() if generates(model)}
+
+    @property
+    def translators(self) -> dict[str, Model]:
+        """The models that start from another domain."""
+        return {name: model for name, model in self.models.items() if model.domain is not None}
+
     @cached_property
     def asked(self) -> Asked:
-        """What is told of its settings.
-
-        Raises:
-            UserError: if they are damaged.
-        """
+        """What is told of its settings; raises ``UserError`` if they are damaged."""
         return from_json(self.held.settings, Asked, self.folder / RUN)
 
     @cached_property
     def rows(self) -> list[ArenaRow]:
-        """The rows of its arena; none of a folder that is no arena.
-
-        Raises:
-            UserError: if they are damaged.
-        """
+        """The rows of its arena, if it is one; raises ``UserError`` if they are damaged."""
         return gather(self.folder) if self.is_arena else []
 
     def logs(self) -> dict[str, Lines]:
@@ -116,6 +116,12 @@ class Findings:
                 for network, loss in entry.loss.items():
                     lines.setdefault(network, []).append((entry.step, loss))
         return {stage: lines for stage, lines in logs.items() if lines}
+
+
+def generates(model: Model) -> bool:
+    """Whether a model needs no more than noise, and labels."""
+    vectors = model.condition_size > 0 and not model.conditions.classes
+    return model.domain is None and not vectors
 
 
 def _files(folder: Path, name: str) -> list[tuple[str, Path]]:

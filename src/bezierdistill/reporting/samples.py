@@ -34,9 +34,10 @@ class Panel:
     caption: str = ""
     ours: bool = False
 
-    def images(self, shown: int, columns: int) -> Picture:
-        """Its first images, in so many columns."""
+    def images(self, shown: int = IMAGES, columns: int | None = None) -> Picture:
+        """Its first images, in so many columns, or in a square."""
         x = self.x[:shown]
+        columns = columns or math.ceil(math.sqrt(len(x)))
         return self.picture(sheet(x, columns), f"{len(x)} images in {columns} columns")
 
     def picture(self, drawn: Figure | np.ndarray, what: str) -> Picture:
@@ -47,18 +48,12 @@ class Panel:
 
 def sheets(panels: Sequence[Panel]) -> Gallery:
     """Panels in their order; vectors all on the principal axes of the first."""
-    first = panels[0]
-    if first.x.ndim == 4:
-        columns = [math.ceil(math.sqrt(min(IMAGES, len(panel.x)))) for panel in panels]
-        pairs = zip(panels, columns, strict=True)
-        return Gallery("samples", [panel.images(IMAGES, k) for panel, k in pairs])
+    if panels[0].x.ndim == 4:
+        return Gallery("samples", [panel.images() for panel in panels])
+    plane = f"points in the plane of the principal axes of {panels[0].title}"
+    counts = [f"{min(POINTS, len(panel.x)):,} {plane}" for panel in panels]
     figures = scatter_figures([panel.x for panel in panels], POINTS)
-    plane = f"points in the plane of the principal axes of {first.title}"
-    pictures = [
-        panel.picture(figure, f"{min(POINTS, len(panel.x)):,} {plane}")
-        for panel, figure in zip(panels, figures, strict=True)
-    ]
-    return Gallery("samples", pictures)
+    return Gallery("samples", list(map(Panel.picture, panels, figures, counts)))
 
 
 def strips(panels: Sequence[Panel]) -> Gallery:

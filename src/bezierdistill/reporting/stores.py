@@ -41,13 +41,10 @@ def opening(found: Findings) -> Opening:
 
 def sections(found: Findings, every: bool) -> list[Section]:
     """A section for each store of curves; ``every`` takes in those of straight lines."""
-    chosen = {
-        name: store for name, store in found.stores.items() if every or store.recipe.degree > 1
-    }
-    return [
-        Section(f"Curves: {name}" if len(chosen) > 1 else "Curves", _parts(store))
-        for name, store in chosen.items()
-    ]
+    stores = found.stores.items()
+    chosen = {name: _parts(store) for name, store in stores if every or store.recipe.degree > 1}
+    several = len(chosen) > 1
+    return [Section(f"Curves: {k}" if several else "Curves", own) for k, own in chosen.items()]
 
 
 def _parts(store: CurveStore) -> list[Part]:
@@ -56,19 +53,17 @@ def _parts(store: CurveStore) -> list[Part]:
     if not bool(curves.points.isfinite().all()):
         raise UserError(f"{store.folder} holds NaN or infinite numbers: simulate again")
     shown = counted(min(SHOWN, len(store)), "curve")
-    picture = Picture(
-        curves_figure(curves, SHOWN),
+    alt = (
         f"{shown} of degree {store.recipe.degree} from a source to a data end, with control"
-        " polygons and guides",
-        f"The first {shown}, in the plane in which the control points of {measured} vary most.",
+        " polygons and guides"
     )
+    how = f"The first {shown}, in the plane in which the control points of {measured} vary most."
+    picture = Picture(curves_figure(curves, SHOWN), alt, how)
     return [picture, Table("What is kept, and what made it.", [], _rows(store)), Words(["guides"])]
 
 
 def _rows(store: CurveStore) -> list[tuple[str, object]]:
     recipe, pair = store.recipe, 8 * prod(store.recipe.shape)
-    kept = f"{recipe.points}, noise {'from its seed' if store.seeded else 'stored'}"
-    solver = recipe.solver and f"{recipe.solver}, {counted(recipe.steps or 0, 'step')}"
     passes = f"{store.manifest.passes:,}, and {recipe.teacher_passes:,} for the teachers"
     rows: list[tuple[str, object]] = [
         ("curves", f"{len(store):,}"),
@@ -77,10 +72,10 @@ def _rows(store: CurveStore) -> list[tuple[str, object]]:
         ("guides", recipe.guides),
         ("shape of a state", " x ".join(map(str, recipe.shape))),
         ("bytes per curve", f"{_bytes(store):,.1f}; a pair of float32 states has {pair:,}"),
-        ("kept as", kept),
+        ("kept as", f"{recipe.points}, noise {'from its seed' if store.seeded else 'stored'}"),
         ("greatest error", _error(store)),
         ("seed", recipe.seed),
-        ("solver", solver),
+        ("solver", recipe.solver and f"{recipe.solver}, {counted(recipe.steps or 0, 'step')}"),
         ("teachers", "; ".join(_teachers(recipe))),
         ("network passes", passes),
         ("domain", recipe.domain),
@@ -95,10 +90,8 @@ def _rows(store: CurveStore) -> list[tuple[str, object]]:
 
 def _teachers(recipe: CurveRecipe) -> list[str]:
     weights = [":".join(f"{number:g}" for number in row) for row in recipe.weights]
-    return [
-        f"{Path(ref.path).name} ({ref.digest[:8]}) with weight {weight}"
-        for ref, weight in zip(recipe.teachers, weights, strict=False)
-    ]
+    pairs = zip(recipe.teachers, weights, strict=False)
+    return [f"{Path(ref.path).name} ({ref.digest[:8]}) with weight {own}" for ref, own in pairs]
 
 
 def _bytes(store: CurveStore) -> float:

@@ -74,24 +74,22 @@ def summarise(rows: Sequence[ArenaRow], metric: str = "frechet") -> list[Entry]:
     for row in rows:
         if row.error is None:
             groups.setdefault((row.passes, row.method), []).append(row)
-    means = {
-        key: statistics.mean(excess(row, metric) for row in own) for key, own in groups.items()
-    }
+    own = {key: [excess(row, metric) for row in group] for key, group in groups.items()}
+    means = {key: statistics.mean(values) for key, values in own.items()}
     entries = []
     for passes, method in sorted(groups, key=lambda key: (key[0], means[key])):
-        own, mean = groups[passes, method], means[passes, method]
-        better = [key for key in groups if key[0] == passes and means[key] < mean]
+        group, mean = groups[passes, method], means[passes, method]
         entry = Entry(
             method=method,
-            ours=own[0].ours,
+            ours=group[0].ours,
             passes=passes,
-            rank=1 + len(better),
+            rank=1 + sum(key[0] == passes and means[key] < mean for key in groups),
             excess=mean,
-            error=standard_error([excess(row, metric) for row in own]),
-            seeds=len(own),
-            seconds=statistics.mean(row.seconds for row in own),
-            spent=statistics.mean(row.spent for row in own),
-            memory=max(row.memory for row in own),
+            error=standard_error(own[passes, method]),
+            seeds=len(group),
+            seconds=statistics.mean(row.seconds for row in group),
+            spent=statistics.mean(row.spent for row in group),
+            memory=max(row.memory for row in group),
         )
         entries.append(entry)
     return entries

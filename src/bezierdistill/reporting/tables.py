@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 
 from rich.console import Console
 from rich.table import Table
@@ -19,15 +20,8 @@ METRICS = {
 }
 SHARES = ("precision", "recall")
 ARENA_HEADINGS = (
-    "passes",
-    "rank",
-    "method",
-    "excess",
-    "sliced W2",
-    "energy",
-    "passes spent",
-    "seconds",
-    "MB",
+    *("passes", "rank", "method", "excess", "sliced W2", "energy"),
+    *("passes spent", "seconds", "MB"),
 )
 METHOD = ARENA_HEADINGS.index("method")
 
@@ -40,11 +34,10 @@ def print_rows(rows: Mapping[str, Scores]) -> None:
     names = {name: heading for name, heading in METRICS.items() if getattr(first, name) is not None}
     if first.kernel is not None and first.protocol is not None:
         names["frechet"] = first.protocol.metric
-    table = _table(
-        ["samples of", *names.values(), *SHARES],
-        0,
-        "in brackets: distance over its floor, real against real; 1.00x is as good as real data",
+    caption = (
+        "in brackets: distance over its floor, real against real; 1.00x is as good as real data"
     )
+    table = _table(["samples of", *names.values(), *SHARES], 0, caption)
     for who, scores in rows.items():
         distances = [f"{scores[name].value:.4g} ({scores[name].ratio:.2f}x)" for name in names]
         table.add_row(who, *distances, *(f"{scores[name].value:.3f}" for name in SHARES))
@@ -98,18 +91,15 @@ def print_arena(rows: Sequence[ArenaRow]) -> None:
     """Print the table of an arena: means over seeds with standard errors, ranked among methods of
     equal passes.
     """
-    table = _table(
-        ARENA_HEADINGS,
-        METHOD,
+    caption = (
         "excess: Frechet distance / floor - 1, mean ± standard error over seeds; 0 is as good as"
-        " real data; (rank)",
+        " real data; (rank)"
     )
-    passes = None
-    for entry, line in arena_lines(rows):
-        if passes not in (None, entry.passes):
-            table.add_section()
-        passes = entry.passes
-        table.add_row(*line, style="bold" if entry.ours else None)
+    table = _table(ARENA_HEADINGS, METHOD, caption)
+    for _, group in groupby(arena_lines(rows), lambda pair: pair[0].passes):
+        for entry, line in group:
+            table.add_row(*line, style="bold" if entry.ours else None)
+        table.add_section()
     _print(table)
 
 

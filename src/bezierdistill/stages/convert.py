@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from bezierdistill.settings import Contents, Prediction, ScheduleKind, as_paths
 
-if TYPE_CHECKING:
-    from bezierdistill.models import Model
-
-NUMBERS = ("scale", "low", "high", "least", "most")
 CONTENTS = Contents(
     "a teacher, imported from diffusers",
     {
@@ -90,38 +86,23 @@ def main_import(config: ImportConfig) -> dict[str, Any]:
     from bezierdistill.interop import import_diffusers
     from bezierdistill.run import made_whole
 
-    given = {name: getattr(config, name) for name in NUMBERS}
-    numbers = {name: number for name, number in given.items() if number is not None}
+    given = {name: value for name, value in vars(config).items() if value is not None}
     with made_whole(config.out, "import", config, CONTENTS):
-        model = import_diffusers(
-            config.folder, config.out, config.prediction, config.schedule, **numbers
-        )
-    print(
-        f"{config.out}: teacher of images {model.shape}, {model.conditions.classes} classes, from"
-        f" {config.folder}"
-    )
-    for line in _findings(model):
-        print(line)
-    return {**model.facts(), **model.card.settings}
-
-
-def _findings(model: Model) -> list[str]:
-    """What an import has found and done, a line each."""
-    found = model.card.settings
-    lines = []
-    if found["scheduler"]:
-        lines.append(
-            f"prediction {found['prediction']} and schedule {found['schedule']}, as"
-            f" {found['scheduler']} says"
-        )
-    if found["weights"] != ["diffusion_pytorch_model.safetensors"]:
-        more = f" and {len(found['weights']) - 1} more" if len(found["weights"]) > 1 else ""
-        lines.append(f"weights from {found['weights'][0]}{more}, in single precision")
-    if found["prefix"]:
-        lines.append(f"weights' names are taken without their prefix {found['prefix']}")
-    if found["passed_over"]:
-        lines.append(f"settings that the network does not have: {', '.join(found['passed_over'])}")
-    return lines
+        model = import_diffusers(**given)
+    said = model.card.settings
+    images = f"images {model.shape}, {model.conditions.classes} classes"
+    print(f"{config.out}: teacher of {images}, from {config.folder}")
+    if said["scheduler"]:
+        told = f"prediction {said['prediction']} and schedule {said['schedule']}"
+        print(f"{told}, as {said['scheduler']} says")
+    if said["weights"] != ["diffusion_pytorch_model.safetensors"]:
+        more = f" and {len(said['weights']) - 1} more" if len(said["weights"]) > 1 else ""
+        print(f"weights from {said['weights'][0]}{more}, in single precision")
+    if said["prefix"]:
+        print(f"weights' names are taken without their prefix {said['prefix']}")
+    if said["passed_over"]:
+        print(f"settings that the network does not have: {', '.join(said['passed_over'])}")
+    return {**model.facts(), **said}
 
 
 def main_export(config: ExportConfig) -> dict[str, Any]:

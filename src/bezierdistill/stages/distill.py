@@ -21,6 +21,7 @@ from bezierdistill.settings import (
     check_seed,
     written,
 )
+from bezierdistill.stages.simulate import check_data
 from bezierdistill.stages.train import CONTENTS as TRAINED
 from bezierdistill.training.settings import LoopConfig
 
@@ -271,11 +272,7 @@ def _check_data(config: DistillConfig, store: CurveStore, data: Data | None) -> 
     if data is None:
         return
     recipe = store.recipe
-    if data.shape != recipe.shape or data.scaling != recipe.scaling:
-        raise UserError(
-            f"data {config.data} of shape {data.shape} is not what the teachers (shape"
-            f" {recipe.shape}) were trained on"
-        )
+    check_data(data, recipe.shape, recipe.scaling)
     if any(scale != 1 for scale in recipe.conditions.guided):
         raise UserError(
             "the curves are guided, their distribution is not that of the data, and alignment"

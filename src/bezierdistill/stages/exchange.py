@@ -14,7 +14,6 @@ import math
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -37,6 +36,7 @@ from bezierdistill.store.writer import SHARD_BYTES, Plan
 
 # Points (N, degree + 1, *shape) and conditions (N, C) or None.
 Rows = tuple[np.ndarray, np.ndarray | None]
+Advance = Callable[[int], None]
 CHUNK = 4096  # rows at once
 ARCHIVE_ROWS = 10_000
 ARRAYS = ("points", "z0", "z1", "cond")
@@ -86,17 +86,13 @@ def export_curves(
         with whole_folder(out) as folder:
             for k, start in enumerate(everything[::archive_rows]):
                 rows = everything[start : start + archive_rows]
-                write = partial(_write_tar, first=start, chunks=chunks(rows))
-                write_atomically(folder / f"curves-{k:06d}.tar", write)
+                _write_tar(folder / f"curves-{k:06d}.tar", start, chunks(rows))
                 advance(len(rows))
         return sorted(out.iterdir())
 
 
 def _write_npz(
-    store: CurveStore,
-    path: Path,
-    chunks: Callable[[range], Iterator[Rows]],
-    advance: Callable[[int], None],
+    store: CurveStore, path: Path, chunks: Callable[[range], Iterator[Rows]], advance: Advance
 ) -> None:
     sizes = [("points.npy", (store.recipe.degree + 1, *store.recipe.shape))]
     sizes += [("cond.npy", (store.condition_size,))] if store.condition_size else []
@@ -159,7 +155,9 @@ def import_curves(
     check_choice("units", units, Units)
     check_not_negative(passes=passes)
     model = load_model(teacher)
-    chunks = _chunks(source, max(1, shard_bytes // (8 * math.prod(model.shape))))
+    rows = max(1, shard_bytes // (8 * math.prod(model.shape)))
+    files = [source] if source.suffix == ".tar" else sorted(source.glob("*.tar"))
+    chunks = _archived(source, files, rows) if files else _arrays(source, rows)
     head = next(chunks, None)
     if head is None:
         raise UserError(f"{source} holds no pair")
@@ -211,26 +209,16 @@ def _states(
     if units == "data":
         states = [model.scaling.encode(state) for state in states]
     if len(states) != degree + 1 or tuple(states[0].shape[1:]) != model.shape:
-        raise UserError(
-            f"{name} has points of shape {points.shape[1:]}, expected {(degree + 1, *model.shape)}"
-            " as the teacher's states"
-        )
-    size = 0 if cond is None else cond.shape[1]
-    if size != model.condition_size:
-        raise UserError(
-            f"{name} has conditions of {size} numbers, the teacher takes {model.condition_size}:"
-            " expected its own"
-        )
+        told = f"{name} has points of shape {points.shape[1:]}, expected"
+        raise UserError(f"{told} {(degree + 1, *model.shape)} as the teacher's states")
+    if (size := 0 if cond is None else cond.shape[1]) != model.condition_size:
+        told = f"{name} has conditions of {size} numbers, the teacher takes {model.condition_size}"
+        raise UserError(f"{told}: expected its own")
     curve = BezierCurve(torch.stack(states))
     given = None if cond is None else torch.from_numpy(np.array(cond, np.float32))
     if not all(part.isfinite().all() for part in (curve.points, given) if part is not None):
         raise UserError(f"{name} has NaN or infinite numbers: leave these rows out")
     return curve, given
-
-
-def _chunks(source: Path, rows: int) -> Iterator[Rows]:
-    files = [source] if source.suffix == ".tar" else sorted(source.glob("*.tar"))
-    return _archived(source, files, rows) if files else _arrays(source, rows)
 
 
 def _arrays(source: Path, rows: int) -> Iterator[Rows]:
@@ -243,18 +231,15 @@ def _arrays(source: Path, rows: int) -> Iterator[Rows]:
             found = {name: archive[name] for name in ARRAYS if name in archive}
     cond = found.pop("cond", None)
     if found.keys() not in ({"points"}, {"z0", "z1"}):
-        raise UserError(
-            f"{source} holds {', '.join(found) or 'no arrays'}, expected points, or z0 and z1, and"
-            " cond for a conditional teacher; or a .tar"
-        )
+        told = f"{source} holds {', '.join(found) or 'no arrays'}, expected points, or z0 and z1"
+        raise UserError(f"{told}, and cond for a conditional teacher; or a .tar")
     paired, shape = "z0" in found, next(iter(found.values())).shape
     fits = all(array.shape == shape for array in found.values()) and len(shape) >= 3 - paired
     if not fits or (cond is not None and (cond.ndim != 2 or len(cond) != shape[0])):
         told = [str(array.shape) for array in (*found.values(), cond) if array is not None]
-        raise UserError(
-            f"{source} has {', '.join(found)} and conditions of shapes {', '.join(told)}, expected"
-            f" {'(N, ...), the same' if paired else '(N, degree + 1, ...)'}, and (N, C)"
-        )
+        told = f"{source} has {', '.join(found)} and conditions of shapes {', '.join(told)}"
+        wanted = "(N, ...), the same" if paired else "(N, degree + 1, ...)"
+        raise UserError(f"{told}, expected {wanted}, and (N, C)")
     for start in range(0, shape[0], rows):
         part = slice(start, start + rows)
         parts = [array[part] for array in found.values()]
@@ -265,40 +250,30 @@ def _archived(source: Path, files: list[Path], rows: int) -> Iterator[Rows]:
     """Rows of WebDataset archives."""
     ready = (row for file in files for row in _rows(file))
     while part := list(islice(ready, rows)):
-        shapes = {points.shape for points, _ in part} | {
-            None if cond is None else cond.shape for _, cond in part
-        }
-        if len(shapes) != 2:
-            raise UserError(
-                f"{source} has rows of shapes {', '.join(sorted(map(str, shapes - {None})))},"
-                " expected one shape"
-            )
+        shapes = {points.shape for points, _ in part}
+        sizes = {None if cond is None else cond.shape for _, cond in part}
+        if len(shapes) > 1 or len(sizes) > 1:
+            told = ", ".join(sorted(map(str, shapes | sizes)))
+            raise UserError(f"{source} has rows of shapes {told}, expected one shape")
         conds = [cond for _, cond in part if cond is not None]
         yield np.stack([points for points, _ in part]), np.stack(conds) if conds else None
 
 
-def _rows(file: Path) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Points ``(degree + 1, *shape)`` and condition ``(C,)`` or None of every key of an archive,
-    whose members lie side by side.
-    """
+def _rows(file: Path) -> Iterator[Rows]:
+    """Points ``(degree + 1, *shape)`` and condition of every key; its members lie side by side."""
     for key, members in groupby(_members(file), lambda member: _key(member[0])):
         found = {name[len(key) + 1 :]: array for name, array in islice(members, MAX_MEMBERS)}
-        if not ({"points.npy"} <= found.keys() or {"z0.npy", "z1.npy"} <= found.keys()):
-            raise UserError(
-                f"{file} has {', '.join(sorted(found))[:200]} of row {key[:80]}, expected"
-                " points.npy, or z0.npy and z1.npy"
-            )
+        place = f"row {key[:80]} of {file}"
         pair = [found[name] for name in ("z0.npy", "z1.npy") if name in found]
+        if "points.npy" not in found and len(pair) < 2:
+            told = f"{place} has {', '.join(sorted(found))[:200]}"
+            raise UserError(f"{told}, expected points.npy, or z0.npy and z1.npy")
         if len({array.shape for array in pair}) > 1:
-            raise UserError(
-                f"{file} has z0 and z1 of other shapes in row {key[:80]}, expected one shape"
-            )
+            raise UserError(f"{place} has z0 and z1 of other shapes, expected one shape")
         points = found["points.npy"] if "points.npy" in found else np.stack(pair)
         if points.ndim < 2 or ("cond.npy" in found and found["cond.npy"].ndim != 1):
-            raise UserError(
-                f"{file} has points of shape {points.shape} in row {key[:80]}, expected (degree +"
-                " 1, ...), and cond (C,)"
-            )
+            told = f"{place} has points of shape {points.shape}"
+            raise UserError(f"{told}, expected (degree + 1, ...), and cond (C,)")
         yield points, found.get("cond.npy")
 
 
@@ -309,9 +284,7 @@ def _key(name: str) -> str:
 
 
 def _members(file: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """Names and arrays of an archive's ``.npy`` members; what is no plain file inside it is
-    refused.
-    """
+    """Names and arrays of ``.npy`` members; what is no plain file inside the archive is refused."""
     try:
         held = file.stat().st_size
         with tarfile.open(file, "r:") as archive:
@@ -321,10 +294,8 @@ def _members(file: Path) -> Iterator[tuple[str, np.ndarray]]:
                     continue  # the folder itself, which tar puts first
                 check_member(file, name)
                 if not member.isfile() or member.issparse():
-                    raise UserError(
-                        f"{file} has a member {member.name[:80]!r} that is no plain file, expected"
-                        " plain files alone"
-                    )
+                    told = f"{file} has a member {member.name[:80]!r} that is no plain file"
+                    raise UserError(f"{told}, expected plain files alone")
                 if not 0 <= member.size <= held - member.offset_data:
                     raise tarfile.ReadError(f"{member.name[:80]!r} claims {member.size:,} bytes")
                 content = archive.extractfile(member) if name.endswith(".npy") else None
@@ -333,7 +304,5 @@ def _members(file: Path) -> Iterator[tuple[str, np.ndarray]]:
     except UserError:
         raise
     except DAMAGED as error:
-        raise UserError(
-            f"{file} is no tar archive, or is packed, cut off or damaged ({error}): expected a"
-            " plain .tar"
-        ) from None
+        told = f"{file} is no tar archive, or is packed, cut off or damaged ({error})"
+        raise UserError(f"{told}: expected a plain .tar") from None

@@ -163,32 +163,18 @@ def _rounds(config: ReflowConfig, data: Data) -> tuple[RoundRow, ...]:
 
 def _first_flow(config: ReflowConfig, folder: Path) -> Model:
     return train(
-        TrainConfig(
-            config.data,
-            folder / "flow",
-            config.steps,
-            config.batch,
-            config.seed,
-            network=config.network,
-            loop=config.loop,
-        )
+        TrainConfig(config.data, folder / "flow", network=config.network, **_training(config))
     )
+
+
+def _training(config: ReflowConfig) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in ("steps", "batch", "seed", "loop")}
 
 
 def _flow(config: ReflowConfig, pairs: Path, folder: Path) -> Model:
     """The next flow, trained on the pairs of the one before."""
-    return distill(
-        DistillConfig(
-            pairs,
-            folder / "flow",
-            steps=config.steps,
-            batch=config.batch,
-            seed=config.seed,
-            loop=config.loop,
-            objective="velocity",
-            huber=config.huber,
-        )
-    )
+    settings = {"objective": "velocity", "huber": config.huber, **_training(config)}
+    return distill(DistillConfig(pairs, folder / "flow", **settings))
 
 
 def _student(config: ReflowConfig, folder: Path, flow: Model) -> Model:
@@ -204,20 +190,8 @@ def _student(config: ReflowConfig, folder: Path, flow: Model) -> Model:
         accelerator=config.loop.accelerator,
     )
     simulate(pairs)
-    return distill(
-        DistillConfig(
-            pairs.out,
-            folder / "student",
-            steps=config.steps,
-            batch=config.batch,
-            seed=config.seed,
-            loop=config.loop,
-            objective="knots",
-            passes=1,
-            huber=config.huber,
-            power=0.0,
-        )
-    )
+    settings = {"objective": "knots", "passes": 1, "power": 0.0, "huber": config.huber}
+    return distill(DistillConfig(pairs.out, folder / "student", **settings, **_training(config)))
 
 
 def _sampled(flow: Model, student: Model, x0: Tensor, evaluate: Evaluator) -> list[Sampled]:
@@ -269,17 +243,9 @@ def _losses(first: Model, flow: Model, x0: Tensor, real: Tensor) -> dict[str, fl
 
 def _ours(config: ReflowConfig, folder: Path, first: Model, budget: int) -> Model:
     """Our recipe from the first round's flow, at the passes that this round's student has cost."""
+    settings = {name: getattr(config, name) for name in ("seed", "batch", "network", "loop")}
     return run_recipe(
-        RecipeConfig(
-            config.data,
-            folder / "ours",
-            budget,
-            config.seed,
-            config.batch,
-            strong=first.folder,
-            network=config.network,
-            loop=config.loop,
-        )
+        RecipeConfig(config.data, folder / "ours", budget, strong=first.folder, **settings)
     )
 
 

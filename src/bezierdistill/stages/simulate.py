@@ -174,7 +174,8 @@ def simulate(config: SimulateConfig) -> CurveStore:
         None if name is None else load_data(name) for name in (config.invert_from, config.domain)
     )
     _check_alike(config, teachers)
-    check_data(config.invert_from, inverted, first)
+    if inverted is not None:
+        check_data(inverted, first.shape, first.scaling)
     _check_domain(config, first, through, domain)
     fabric = open_fabric(config.accelerator)
     fields = [_field(teacher, fabric.device, config.guidance_scale) for teacher in teachers]
@@ -388,32 +389,29 @@ def _check_domain(
 
 
 def _check_alike(config: SimulateConfig, teachers: list[Model]) -> None:
+    """Whether all teachers are flows of the same states."""
     first = teachers[0]
     for folder, teacher in zip(config.teachers, teachers, strict=True):
+        pair = f"teachers {folder} and {config.teachers[0]}"
         if teacher.condition_size != first.condition_size or teacher.domain != first.domain:
             raise UserError(
-                f"teacher {folder} takes {teacher.condition_size} numbers as condition and"
-                f" {config.teachers[0]} {first.condition_size}, or they start from different"
-                " domains: expected teachers that take and start from the same"
+                f"{pair} take conditions of {teacher.condition_size} and {first.condition_size}"
+                " numbers, or start from different domains: expected teachers that take and start"
+                " from the same"
             )
-        if teacher.shape != first.shape:
+        if teacher.shape != first.shape or teacher.scaling != first.scaling:
             raise UserError(
-                f"teacher {folder} makes states of shape {teacher.shape}, {config.teachers[0]} of"
-                f" {first.shape}: expected one shape"
-            )
-        if teacher.scaling != first.scaling:
-            raise UserError(
-                f"teacher {folder} was trained in other units than {config.teachers[0]}: train"
-                " both on the same data"
+                f"{pair} make states of shapes {teacher.shape} and {first.shape}, or in other"
+                " units: expected one shape, and training on the same data"
             )
 
 
-def check_data(name: str | None, data: Data | None, teacher: Model) -> None:
-    """Raise ``UserError`` if data (of a name) are there and not what a teacher was trained on."""
-    if data is not None and (data.shape != teacher.shape or data.scaling != teacher.scaling):
+def check_data(data: Data, shape: tuple[int, ...], scaling: Scaling) -> None:
+    """Raise ``UserError`` if data are not what teachers of such states were trained on."""
+    if data.shape != shape or data.scaling != scaling:
         raise UserError(
-            f"data {name} of shape {data.shape} is not what the teachers (shape {teacher.shape})"
-            " were trained on"
+            f"data {data.name} of shape {data.shape} is not what the teachers (shape {shape}) were"
+            " trained on"
         )
 
 

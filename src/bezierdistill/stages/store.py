@@ -141,17 +141,13 @@ def main_store_verify(config: StoreVerifyConfig) -> dict[str, Any]:
     store = CurveStore.open(config.store)
     with progress("verify", len(store.shards)) as advance:
         problems = [*store.verify_records(), *store.verify(advance=advance)]
-    result = {
-        "store": config.store,
-        "shards": len(store.shards),
-        "rows": len(store),
-        "problems": problems,
-    }
+    shards, rows = len(store.shards), len(store)
+    result = {"store": config.store, "shards": shards, "rows": rows, "problems": problems}
     if problems:
         print(*problems, sep="\n")
         count = f"{len(problems)} file{'s' if len(problems) > 1 else ''}"
         raise UnfitError(f"{config.store} has {count} missing or damaged: {REPAIR}", result)
-    print(f"{config.store}: {len(store.shards)} shards are whole, {len(store):,} curves")
+    print(f"{config.store}: {shards} shards are whole, {rows:,} curves")
     return result
 
 
@@ -178,9 +174,7 @@ def main_store_export(config: StoreExportConfig) -> dict[str, Any]:
 
 
 def main_store_import(config: StoreImportConfig) -> dict[str, Any]:
-    """A store of other people's curves: see
-    :func:`~bezierdistill.stages.exchange.import_curves`.
-    """
+    """A store of other people's curves: see :func:`.exchange.import_curves`."""
     from bezierdistill.run import made_whole
     from bezierdistill.stages.exchange import import_curves
 

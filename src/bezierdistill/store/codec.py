@@ -24,43 +24,32 @@ CACHE = 2**17  # numbers at once
 
 
 def encode(points: Tensor, kept: Points) -> dict[str, Tensor]:
-    """The tensors to write for points ``(rows, n, *shape)``; bytes come with ``low`` and ``step``
-    ``(rows, n)``.
-    """
+    """The tensors of points ``(rows, n, *shape)``; ``low`` and ``step`` of bytes are (rows, n)."""
     if kept != "uint8":
         return {"points": points.to(getattr(torch, kept))}
     flat = points.float().flatten(2)
     low, high = flat.amin(2), flat.amax(2)
     step = high / LEVELS - low / LEVELS  # the range itself may be too large a number
     levels = (flat - low[..., None]).div_(torch.where(step > 0, step, 1.0)[..., None])
-    return {
-        "points": levels.round_().clamp_(0, LEVELS).to(torch.uint8).reshape(points.shape),
-        "low": low,
-        "step": step,
-    }
+    kept_levels = levels.round_().clamp_(0, LEVELS).to(torch.uint8).reshape(points.shape)
+    return {"points": kept_levels, "low": low, "step": step}
 
 
 def decode(tensors: Mapping[str, Tensor], rows: Tensor | None) -> Tensor:
     """Some rows of what :func:`encode` gave, or all, in single precision."""
     if rows is not None:
-        tensors = {
-            name: tensor.index_select(0, rows) for name, tensor in tensors.items() if name != "cond"
-        }
+        tensors = {k: x.index_select(0, rows) for k, x in tensors.items() if k != "cond"}
     points = tensors["points"]
     if points.dtype != torch.uint8:
         return points.float()
-    low, step = (
-        tensors[name].reshape(*points.shape[:2], *[1] * (points.ndim - 2))
-        for name in ("low", "step")
-    )
+    size = (*points.shape[:2], *[1] * (points.ndim - 2))
+    low, step = tensors["low"].reshape(size), tensors["step"].reshape(size)
     return points.float().mul_(step).add_(low)
 
 
 @dataclass(frozen=True)
 class Packed:
-    """Rows as they are kept: the tensors to write, rows first, and the greatest error of a
-    number.
-    """
+    """Rows as they are kept: the tensors to write, and the greatest error of a number."""
 
     tensors: Mapping[str, Tensor]
     error: float
@@ -70,25 +59,20 @@ class Packed:
 
 
 def pack(points: Tensor, kept: Points, cond: Tensor | None = None) -> Packed:
-    """Rows ``(rows, n, *shape)`` and their conditions ``(rows, C)`` as they are kept; a few rows at
-    a time, which stay in the cache.
-    """
+    """Rows ``(rows, n, *shape)`` and conditions ``(rows, C)`` as kept, a few at a time."""
     parts, error = [], 0.0
     for part in points.float().split(max(1, CACHE // max(1, prod(points.shape[1:])))):
         tensors = encode(part, kept)
         if kept != "float32":
             off = float((decode(tensors, None) - part).abs().amax()) if len(part) else 0.0
             if not math.isfinite(off):
-                raise UserError(
-                    f"points reach {float(part.abs().amax()):.3g}, too far to be kept as {kept}:"
-                    " expected --points float32"
-                )
+                told = f"points reach {float(part.abs().amax()):.3g}, too far to be kept as {kept}"
+                raise UserError(f"{told}: expected --points float32")
             error = max(error, off)
         parts.append(tensors)
     given = {} if cond is None else {"cond": cond.float()}
-    return Packed(
-        {name: torch.cat([part[name] for part in parts]) for name in parts[0]} | given, error
-    )
+    tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return Packed(tensors | given, error)
 
 
 def joined(parts: list[Packed]) -> Packed:

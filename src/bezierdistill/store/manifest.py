@@ -33,25 +33,27 @@ def record_file(folder: Path, index: int) -> Path:
     return folder / f"shard-{index:06d}.json"
 
 
+def read_shard(folder: Path, index: int) -> Shard:
+    """The record of a shard while the store is being made; raises as :func:`read_manifest`."""
+    return read_sealed(record_file(folder, index), Shard, "record of a shard")
+
+
 def cut_off(folder: Path, shard: Shard) -> str | None:
     """What is wrong with the size of a shard's file; None if nothing."""
     path = folder / shard.file
     if not path.is_file():
         return f"{path} is missing"
     size = path.stat().st_size
-    return (
-        None
-        if size == shard.bytes
-        else f"{path} has {size:,} bytes, its record says {shard.bytes:,}"
-    )
+    told = f"{path} has {size:,} bytes, its record says {shard.bytes:,}"
+    return None if size == shard.bytes else told
 
 
 def damaged(folder: Path, shard: Shard) -> str | None:
     """What is wrong with a shard's file, which is read as a whole; None if nothing."""
     path = folder / shard.file
-    return cut_off(folder, shard) or (
-        None if digest(path) == shard.sha256 else f"{path} differs from its checksum"
-    )
+    if problem := cut_off(folder, shard):
+        return problem
+    return None if digest(path) == shard.sha256 else f"{path} differs from its checksum"
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -83,16 +85,12 @@ def held_recipe(folder: Path) -> CurveRecipe | None:
 
 
 def differing(a: CurveRecipe, b: CurveRecipe, free: Collection[str] = ()) -> str:
-    """The names of the fields in which two recipes differ, ``free`` ones aside; a teacher is the
-    same wherever it lies.
-    """
+    """The fields in which two recipes differ, ``free`` ones aside; teachers are known by digest."""
     first, second = _known(a), _known(b)
     return ", ".join(name for name in first if name not in free and first[name] != second[name])
 
 
 def _known(recipe: CurveRecipe) -> dict[str, Any]:
     digests = [teacher.digest for teacher in recipe.teachers]
-    return asdict(recipe) | {
-        "teachers": digests,
-        "through": recipe.through and recipe.through.digest,
-    }
+    through = recipe.through and recipe.through.digest
+    return asdict(recipe) | {"teachers": digests, "through": through}

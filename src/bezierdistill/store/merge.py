@@ -12,14 +12,7 @@ from msgspec.structs import replace
 from bezierdistill.errors import UserError
 from bezierdistill.files import locked, write_atomically
 from bezierdistill.records import CurveRecipe, Manifest, Merged, Shard, TeacherRef
-from bezierdistill.store.manifest import (
-    COPY,
-    MANIFEST,
-    differing,
-    read_manifest,
-    shard_name,
-    write_manifest,
-)
+from bezierdistill.store import manifest as manifests
 from bezierdistill.store.reader import CurveStore
 
 FREE = {"seed", "count", "merged", "imported"}  # in what merged stores may differ
@@ -35,11 +28,9 @@ def merge(folders: tuple[Path, ...], out: Path) -> CurveStore:
     """
     stores = [CurveStore.open(folder) for folder in folders]
     for store in stores[1:]:
-        if other := differing(store.recipe, stores[0].recipe, FREE):
-            raise UserError(
-                f"{store.folder} and {stores[0].folder} were made with other {other}: expected"
-                " stores that differ in seed"
-            )
+        if other := manifests.differing(store.recipe, stores[0].recipe, FREE):
+            told = f"{store.folder} and {stores[0].folder} were made with other {other}"
+            raise UserError(f"{told}: expected stores that differ in seed")
     pairs = [(store.folder, shard) for store in stores for shard in store.shards]
     _refuse_shared([shard for _, shard in pairs])
     for problem in (problem for store in stores for problem in store.verify()):
@@ -47,13 +38,13 @@ def merge(folders: tuple[Path, ...], out: Path) -> CurveStore:
     recipe = _recipe(stores, out)
     with locked(out):
         _check_place(out, recipe)
-        if (out / MANIFEST).exists():
+        if (out / manifests.MANIFEST).exists():
             return CurveStore.open(out)  # it was merged before
         shards = tuple(
-            replace(shard, file=_linked(folder / shard.file, out / shard_name(k)))
+            replace(shard, file=_linked(folder / shard.file, out / manifests.shard_name(k)))
             for k, (folder, shard) in enumerate(pairs)
         )
-        write_manifest(out, Manifest(recipe=recipe, complete=True, shards=shards))
+        manifests.write_manifest(out, Manifest(recipe=recipe, complete=True, shards=shards))
     return CurveStore.open(out)
 
 
@@ -79,28 +70,21 @@ def _recipe(stores: list[CurveStore], out: Path) -> CurveRecipe:
 
 
 def _check_place(out: Path, recipe: CurveRecipe) -> None:
-    """Whether a folder is empty, or holds the same merged store, or what a killed process has left
-    of it.
-    """
-    if (out / MANIFEST).exists():
-        if differing(read_manifest(out).recipe, recipe):
+    """Whether a folder is empty, holds the same merged store, or what a killed process left."""
+    if (out / manifests.MANIFEST).exists():
+        if manifests.differing(manifests.read_manifest(out).recipe, recipe):
             raise UserError(f"{out} holds another store: choose another --out")
-    elif any(not entry.name.startswith((".", "shard-", COPY)) for entry in out.iterdir()):
+    elif any(not entry.name.startswith((".", "shard-", manifests.COPY)) for entry in out.iterdir()):
         raise UserError(f"{out} is not empty: choose another --out")
 
 
 def _refuse_shared(shards: list[Shard]) -> None:
-    spans = sorted(
-        (shard.seed, shard.first, shard.first + shard.span)
-        for shard in shards
-        if shard.seed is not None
-    )
+    seeded = [shard for shard in shards if shard.seed is not None]
+    spans = sorted((shard.seed, shard.first, shard.first + shard.span) for shard in seeded)
     for (seed, _, end), (other, start, _) in pairwise(spans):
         if seed == other and start < end:
-            raise UserError(
-                f"two of the stores hold row {start} of seed {seed}: expected stores of other"
-                " seeds, simulate with another --seed"
-            )
+            told = f"two of the stores hold row {start} of seed {seed}"
+            raise UserError(f"{told}: expected other seeds, simulate with another --seed")
     digests = [shard.sha256 for shard in shards]
     if len(set(digests)) < len(digests):
         raise UserError("two of the stores hold the same shard: expected each store once")

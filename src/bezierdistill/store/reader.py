@@ -23,16 +23,9 @@ from bezierdistill.noise import Stream, noise
 from bezierdistill.records import CurveRecipe, Manifest, Shard, to_json
 from bezierdistill.run import MADE, RUN, read_made, read_settings
 from bezierdistill.store.codec import decode, layout
-from bezierdistill.store.manifest import (
-    COPY,
-    MANIFEST,
-    REPAIR,
-    cut_off,
-    damaged,
-    read_manifest,
-)
+from bezierdistill.store.manifest import COPY, MANIFEST, REPAIR, cut_off, damaged, read_manifest
 
-SMALL = 2**27
+SMALL, READERS = 2**27, 2  # bytes; threads that read ahead
 MAX_MAPPED = 2**13  # shards mapped at once: systems allow some tens of thousands of maps
 Batch = tuple[BezierCurve, Tensor | None]
 
@@ -66,10 +59,8 @@ class CurveStore:
         folder = Path(folder)
         manifest = read_manifest(folder)
         if not manifest.complete:
-            raise UserError(
-                f"{folder} is not complete: run the simulate that makes it again, which"
-                " continues it"
-            )
+            told = f"{folder} is not complete: run the simulate that makes it again"
+            raise UserError(f"{told}, which continues it")
         if not manifest.shards:
             raise UserError(f"{folder} holds no curve")
         store = cls(folder, manifest, small)
@@ -126,17 +117,14 @@ class CurveStore:
             UserError: if a row is not in the store, or a shard is not what the manifest says.
         """
         if len(rows) and (int(rows.min()) < 0 or int(rows.max()) >= len(self)):
-            raise UserError(
-                f"rows run from {int(rows.min())} to {int(rows.max())}, expected 0 to"
-                f" {len(self) - 1}"
-            )
-        if self._small is not None:
-            points, cond = self._small
-            return BezierCurve(points.index_select(0, rows).transpose(0, 1)), (
-                None if cond is None else cond.index_select(0, rows)
-            )
-        points, cond = self._gathered(rows)
-        return BezierCurve(points.transpose(0, 1)), cond
+            told = f"rows run from {int(rows.min())} to {int(rows.max())}"
+            raise UserError(f"{told}, expected 0 to {len(self) - 1}")
+        if self._small is None:
+            points, cond = self._gathered(rows)
+            return BezierCurve(points.transpose(0, 1)), cond
+        points, cond = self._small
+        given = None if cond is None else cond.index_select(0, rows)
+        return BezierCurve(points.index_select(0, rows).transpose(0, 1)), given
 
     def to(self, device: torch.device, count: int) -> Batch:
         """The first curves and their conditions (or None) on a device."""
@@ -159,9 +147,8 @@ class CurveStore:
         used, starts = np.unique(where[order], return_index=True)
         for index, here in zip(used, np.split(order, starts[1:]), strict=True):
             place = torch.from_numpy(here)
-            part, given = self._read(
-                int(index), rows[place] - int(self.ends[index] - self.shards[index].rows)
-            )
+            inside = rows[place] - int(self.ends[index] - self.shards[index].rows)
+            part, given = self._read(int(index), inside)
             points.index_copy_(0, place, part)
             if cond is not None and given is not None:
                 cond.index_copy_(0, place, given)
@@ -172,7 +159,7 @@ class CurveStore:
         return self.take(torch.randint(len(self), (count,), generator=generator))
 
     def epochs(
-        self, batch: int, seed: int, start: int = 0, part: slice = slice(None), workers: int = 2
+        self, batch: int, seed: int, start: int = 0, part: slice = slice(None)
     ) -> Iterator[Batch]:
         """Endless batches in which every row comes once an epoch, in the order of a seeded
         permutation.
@@ -185,7 +172,6 @@ class CurveStore:
             seed: seed of the permutations.
             start: the first batch.
             part: which rows of every batch to read, if others are read elsewhere.
-            workers: threads that read ahead.
         """
         count = len(self)
 
@@ -195,15 +181,13 @@ class CurveStore:
 
         def read(k: int) -> Batch:
             first, end = k * batch, (k + 1) * batch
-            rows = [
-                order(epoch)[max(0, first - epoch * count) : end - epoch * count]
-                for epoch in range(first // count, -(-end // count))
-            ]
+            epochs = range(first // count, -(-end // count))
+            rows = [order(e)[max(0, first - e * count) : end - e * count] for e in epochs]
             return self.take(torch.from_numpy(np.concatenate(rows)[part]))
 
-        with ThreadPoolExecutor(workers) as pool:
-            ahead = deque(pool.submit(read, start + k) for k in range(2 * workers))
-            for k in itertools.count(start + 2 * workers):
+        with ThreadPoolExecutor(READERS) as pool:
+            ahead = deque(pool.submit(read, start + k) for k in range(2 * READERS))
+            for k in itertools.count(start + 2 * READERS):
                 ready = ahead.popleft().result()
                 ahead.append(pool.submit(read, k))
                 yield ready
@@ -211,18 +195,14 @@ class CurveStore:
     def verify(
         self, part: slice = slice(None), advance: Callable[[int], None] = lambda shards: None
     ) -> Iterator[str]:
-        """Compare shards (all, or a part) with their checksums and yield a line for each that
-        differs.
-        """
+        """Compare shards (all, or a part) with their checksums; a line for each that differs."""
         for index in range(len(self.shards))[part]:
             if problem := self.problem(index):
                 yield problem
             advance(1)
 
     def verify_records(self) -> Iterator[str]:
-        """Compare the other files of the folder that are read with what they were, and yield a line
-        for each that differs.
-        """
+        """Compare the other files that are read with what they were; a line for each difference."""
         copy = self.folder / COPY
         if not copy.is_file() or copy.read_bytes() != (self.folder / MANIFEST).read_bytes():
             yield f"{copy} is missing or differs from {MANIFEST}"
@@ -262,20 +242,14 @@ class CurveStore:
         """The mapped tensors of a shard, if they are what the manifest says."""
         shard = self.shards[index]
         if self.seeded and shard.seed is None:
-            raise UserError(
-                f"{self.folder / shard.file} has no seed to draw its sources from: restore its"
-                " manifest"
-            )
+            told = f"{self.folder / shard.file} has no seed to draw its sources from"
+            raise UserError(f"{told}: restore its manifest")
         tensors = read_tensors(self.folder / shard.file)[0]
         for name, (dtype, size) in layout(self.recipe).items():
-            got = (
-                (tensors[name].dtype, tuple(tensors[name].shape))
-                if name in tensors
-                else (None, None)
-            )
+            kept = tensors.get(name)
+            got = (None, None) if kept is None else (kept.dtype, tuple(kept.shape))
             if got != (dtype, (shard.rows, *size)):
-                raise UserError(
-                    f"{self.folder / shard.file} holds {name} of type {got[0]} and shape {got[1]},"
-                    f" its manifest says {dtype}, {(shard.rows, *size)}"
-                )
+                told = f"{self.folder / shard.file} holds {name} of type {got[0]} and shape"
+                told = f"{told} {got[1]}, its manifest says {dtype}, {(shard.rows, *size)}"
+                raise UserError(told)
         return tensors

@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from msgspec.structs import replace
@@ -16,43 +15,16 @@ from torch import Tensor
 from bezierdistill.curves import BezierCurve
 from bezierdistill.errors import UserError
 from bezierdistill.files import digest, write_tensors
-from bezierdistill.records import (
-    CurveRecipe,
-    Manifest,
-    Shard,
-    from_json,
-    read_sealed,
-    to_json,
-    write_sealed,
-)
+from bezierdistill.records import CurveRecipe, Manifest, Shard, from_json, to_json, write_sealed
+from bezierdistill.simulation import Simulation
+from bezierdistill.store import manifest as manifests
 from bezierdistill.store.codec import Packed, joined, pack, row_bytes
-from bezierdistill.store.manifest import (
-    COPY,
-    MANIFEST,
-    REPAIR,
-    damaged,
-    differing,
-    read_manifest,
-    record_file,
-    shard_name,
-    write_manifest,
-)
 from bezierdistill.store.reader import CurveStore
 
 # Small, so that small states are spread over ranks too; a shard of images is a batch or two.
 SHARD_BYTES = 8 * 2**20
 MAX_SKIPPED = 0.01  # share of the rows of a shard that may be left out
 Draw = Callable[[int, int], tuple[Tensor, Tensor | None]]
-
-
-class Simulates(Protocol):
-    """What makes curves of start states: a :class:`~bezierdistill.simulation.Simulation`."""
-
-    def curves(self, start: Tensor, cond: Tensor | None = None) -> tuple[BezierCurve, int]:
-        """Curves from states ``(B, ...)`` with conditions ``(B, C)``, and the network passes per
-        row.
-        """
-        ...
 
 
 @dataclass(frozen=True)
@@ -79,41 +51,37 @@ class CurveWriter:
         self.folder = folder
         self.recipe = from_json(to_json(recipe), CurveRecipe, "recipe")  # as it is read back
         self.complete = False
-        if (folder / MANIFEST).exists():
-            manifest = read_manifest(folder)
+        if (folder / manifests.MANIFEST).exists():
+            manifest = manifests.read_manifest(folder)
             _check_same(folder, self.recipe, manifest.recipe)
             self.complete = manifest.complete
-        elif (folder / COPY).exists():
-            raise UserError(f"{folder / MANIFEST} is missing: {REPAIR}")
+        elif (folder / manifests.COPY).exists():
+            raise UserError(f"{folder / manifests.MANIFEST} is missing: {manifests.REPAIR}")
         else:
-            write_manifest(folder, Manifest(recipe=self.recipe))
+            manifests.write_manifest(folder, Manifest(recipe=self.recipe))
 
     def plan(self, count: int, batch: int, shard_bytes: int = SHARD_BYTES) -> list[Plan]:
         """The shards of a store of ``count`` rows: whole batches, as many as make so many bytes."""
         rows = max(1, shard_bytes // (row_bytes(self.recipe) * batch)) * batch
-        return [
-            Plan(index, first, min(rows, count - first))
-            for index, first in enumerate(range(0, count, rows))
-        ]
+        firsts = enumerate(range(0, count, rows))
+        return [Plan(index, first, min(rows, count - first)) for index, first in firsts]
 
     def finished(self, plan: Plan) -> bool:
         """Whether a shard is there, whole, and need not be made."""
         try:
-            return self.complete or not damaged(self.folder, self._record(plan))
+            return self.complete or not manifests.damaged(self.folder, self._record(plan))
         except UserError:
             return False  # there is no record, or it was damaged: the shard is made again
 
     def _record(self, plan: Plan) -> Shard:
-        path = record_file(self.folder, plan.index)
-        shard = read_sealed(path, Shard, "record of a shard")
-        if (shard.file, shard.first, shard.span) != (shard_name(plan.index), plan.first, plan.rows):
-            raise UserError(f"{path} is the record of another shard")
+        shard = manifests.read_shard(self.folder, plan.index)
+        expected = (manifests.shard_name(plan.index), plan.first, plan.rows)
+        if (shard.file, shard.first, shard.span) != expected:
+            raise UserError(f"{self.folder} has a record of another shard as that of {expected[0]}")
         return shard
 
     def pack(self, curve: BezierCurve, cond: Tensor | None = None) -> Packed:
-        """Curves ``(degree + 1, rows, *shape)`` and their conditions ``(rows, C)`` as this store
-        keeps them.
-        """
+        """Curves ``(degree + 1, rows, *shape)`` and conditions ``(rows, C)`` as they are kept."""
         first = self.recipe.degree + 1 - self.recipe.stored_points
         return pack(curve.points[first:].transpose(0, 1), self.recipe.points, cond)
 
@@ -130,7 +98,7 @@ class CurveWriter:
         ``skipped`` are the indices of the plan's range that are left out; ``seed`` is that of the
         table which the rows start from.
         """
-        rows, path = joined(list(parts)), self.folder / shard_name(plan.index)
+        rows, path = joined(list(parts)), self.folder / manifests.shard_name(plan.index)
         write_tensors(path, dict(rows.tensors))
         shard = Shard(
             file=path.name,
@@ -143,7 +111,7 @@ class CurveWriter:
             bytes=path.stat().st_size,
             sha256=digest(path),
         )
-        write_sealed(record_file(self.folder, plan.index), shard)
+        write_sealed(manifests.record_file(self.folder, plan.index), shard)
 
     def close(self, plans: Sequence[Plan]) -> None:
         """Mark the store complete: the records of all shards go into the manifest.
@@ -152,15 +120,16 @@ class CurveWriter:
             UserError: if one is missing.
         """
         if not self.complete:
-            shards = tuple(self._record(plan) for plan in plans)
-            write_manifest(self.folder, Manifest(recipe=self.recipe, complete=True, shards=shards))
+            shards = tuple(map(self._record, plans))
+            manifest = Manifest(recipe=self.recipe, complete=True, shards=shards)
+            manifests.write_manifest(self.folder, manifest)
             self.complete = True
         for path in self.folder.glob("shard-*.json"):
             path.unlink(missing_ok=True)
 
 
 def simulate_shards(
-    simulation: Simulates,
+    simulation: Simulation,
     draw: Draw,
     plans: Sequence[Plan],
     writer: CurveWriter,
@@ -200,21 +169,15 @@ def simulate_shards(
             made = curve.points.to("cpu", torch.float32)
             finite = made.isfinite().transpose(0, 1).flatten(1).all(1)
             skipped += (start + (~finite).nonzero().flatten()).tolist()
-            _check_skipped(skipped, plan)
+            if len(skipped) > MAX_SKIPPED * plan.rows:
+                first = ", ".join(str(plan.first + row) for row in skipped[:10])
+                told = f"the teachers gave NaN or infinite states in {len(skipped)} rows so far"
+                raise UserError(f"{told} ({first}, ...): check their training")
             cond = None if cond is None else cond.cpu()[finite]
             parts.append(writer.pack(BezierCurve(made[:, finite]), cond))
             spent += passes * rows
             advance(rows)
         writer.write(plan, parts, spent, skipped, seed)
-
-
-def _check_skipped(skipped: Sequence[int], plan: Plan) -> None:
-    if len(skipped) > MAX_SKIPPED * plan.rows:
-        rows = ", ".join(str(plan.first + row) for row in skipped[:10])
-        raise UserError(
-            f"the teachers gave NaN or infinite states in {len(skipped)} rows so far ({rows}, ...):"
-            " check their training"
-        )
 
 
 def repair(folder: Path, recipe: CurveRecipe) -> list[str]:
@@ -227,24 +190,24 @@ def repair(folder: Path, recipe: CurveRecipe) -> list[str]:
         UserError: if both are damaged, there is no store, or it has another recipe.
     """
     try:
-        manifest = read_manifest(folder)
+        manifest = manifests.read_manifest(folder)
     except UserError:
-        manifest = read_manifest(folder, COPY)
+        manifest = manifests.read_manifest(folder, manifests.COPY)
     _check_same(folder, recipe, manifest.recipe)
     store = CurveStore(folder, manifest)
     lost = [index for index in range(len(store.shards)) if store.problem(index)]
     if not lost:
-        write_manifest(folder, manifest)
+        manifests.write_manifest(folder, manifest)
         return []
     for index, shard in enumerate(store.shards):
         if index in lost:
-            record_file(folder, index).unlink(missing_ok=True)
+            manifests.record_file(folder, index).unlink(missing_ok=True)
         else:
-            write_sealed(record_file(folder, index), shard)
-    write_manifest(folder, replace(manifest, complete=False, shards=()))
+            write_sealed(manifests.record_file(folder, index), shard)
+    manifests.write_manifest(folder, replace(manifest, complete=False, shards=()))
     return [store.shards[index].file for index in lost]
 
 
 def _check_same(folder: Path, wanted: CurveRecipe, held: CurveRecipe) -> None:
-    if other := differing(wanted, held):
+    if other := manifests.differing(wanted, held):
         raise UserError(f"{folder} holds a store made with other {other}: choose another --out")
