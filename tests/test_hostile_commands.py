@@ -4,6 +4,7 @@ and nothing else happens."""
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import MISSING, fields, is_dataclass
@@ -113,6 +114,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def check(folder: Path, words: list[str]) -> None:
     """A command ends well, or with one line; it leaves the folder as it was."""
+    started = time.process_time()
     before, (out, error) = set(folder.iterdir()), (io.StringIO(), io.StringIO())
     words = [word.replace("MARK", str(folder / "marker")) for word in words]
     with redirect_stdout(out), redirect_stderr(error):
@@ -120,6 +122,7 @@ def check(folder: Path, words: list[str]) -> None:
             code = main(words)
         except SystemExit as stop:  # --help, --print-config
             code = stop.code
+    assert time.process_time() - started < 20  # of the processor: no input takes it for itself
     assert code in (0, 2)
     assert error.getvalue().count("\n") == (code == 2), error.getvalue()
     assert code == 0 or error.getvalue().startswith("bezierdistill")
@@ -127,7 +130,7 @@ def check(folder: Path, words: list[str]) -> None:
 
 
 often = settings(
-    max_examples=150, deadline=10_000, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 

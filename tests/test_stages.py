@@ -63,7 +63,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         found.append(accelerator)
         return true("cpu", *more)
 
-    for name in ("training.ranks", "training.loop"):
+    for name in ("training.ranks", "training.ranks"):
         monkeypatch.setattr(f"bezierdistill.{name}.open_fabric", opened)
     return found
 

@@ -68,6 +68,12 @@ class Parser(argparse.ArgumentParser):
         super().__init__(formatter_class=Formatter, allow_abbrev=False, **settings)
         self._negative_number_matcher = MINUS
 
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        """A value ``--`` would be dropped, and leave none."""
+        if action.option_strings and "--" in arg_strings:
+            self.error(f"argument {action.option_strings[0]}: got '--', expected a value")
+        return super()._get_values(action, arg_strings)
+
     def error(self, message: str) -> NoReturn:
         """Raise ``UserError``."""
         raise UserError(f"{message} ({self.prog} --help)")
