@@ -6,6 +6,8 @@ DOCS := .venv/.docs
 BROWSER := .venv/.browser
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 TEST := $(BIN)/python -m pytest -m "not slow and not browser"
+# Processes, of one thread each, that share the tests.
+WORKERS ?= 2
 OUT ?= runs/demo
 
 .PHONY: setup demo app test test-portable test-all test-browser test-wheel check docs wheel bench faults store scale search arena images translation bundled clean
@@ -34,11 +36,11 @@ app: setup
 	$(BIN)/bezierdistill app
 
 test: setup
-	$(TEST)
+	OMP_NUM_THREADS=1 $(TEST) --numprocesses $(WORKERS)
 
 # The tests under other kernels and numbers of threads: what holds must not depend on the processor.
 test-portable: setup
-	ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41 OMP_NUM_THREADS=1 $(TEST)
+	ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41 OMP_NUM_THREADS=1 $(TEST) --numprocesses $(WORKERS)
 	ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 OMP_NUM_THREADS=2 $(TEST)
 
 test-all: $(DOCS)
@@ -51,7 +53,7 @@ check: $(DOCS)
 	$(BIN)/ruff format --check src tests benchmarks docs
 	$(BIN)/ruff check src tests benchmarks docs
 	$(BIN)/pyright
-	$(TEST)
+	OMP_NUM_THREADS=1 $(TEST) --numprocesses $(WORKERS)
 
 docs: $(DOCS)
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env --builder html docs site

@@ -232,7 +232,12 @@ class Digits:
         teachers = (folder / "strong", folder / "weak")
         self.curves = bd.simulate(
             bd.SimulateConfig(
-                teachers, folder / "curves", (1.25, -0.25), count=4096, steps=6, points="uint8"
+                teachers,
+                folder / "curves",
+                ((1.25,), (-0.25,)),
+                count=4096,
+                steps=6,
+                points="uint8",
             )
         )
         self.student = bd.distill(

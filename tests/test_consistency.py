@@ -206,10 +206,8 @@ def test_the_exact_map_becomes_stationary_as_the_gap_closes(draw: Draw) -> None:
 
 def test_training_finds_the_data_from_scratch(draw: Draw) -> None:
     net = GaussianMap(0.0, 1.0)
-    net.mean, net.std = (
-        nn.Parameter(torch.tensor(0.0, dtype=F64)),
-        nn.Parameter(torch.tensor(1.0, dtype=F64)),
-    )  # pyright: ignore
+    for name, value in (("mean", 0.0), ("std", 1.0)):
+        setattr(net, name, nn.Parameter(torch.tensor(value, dtype=F64)))
     optimiser, objective, generator, steps = (
         torch.optim.Adam(net.parameters(), 0.02),
         ConsistencyTraining(data_std=STD),

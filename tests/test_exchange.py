@@ -304,7 +304,7 @@ def test_arrays_that_are_no_pairs_are_refused(
     teacher(tmp_path / "teacher")
     source = tmp_path / ("a.npz" if packed else "a")
     if packed:
-        np.savez(source, **arrays)
+        np.savez(source, **arrays)  # pyright: ignore[reportArgumentType]
     else:
         source.mkdir()
         for name, array in arrays.items():

@@ -26,14 +26,13 @@ def test_what_is_public_is_listed_and_documented() -> None:
 def test_the_version_is_semantic_and_everywhere_the_same() -> None:
     number = r"\d+\.\d+\.\d+(?:-[\w.]+)?"
     assert re.fullmatch(number, bezierdistill.__version__)
-    assert (
-        re.search(rf"^## \[({number})\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1]
-        == bezierdistill.__version__
-    )  # type: ignore[index]
-    assert (
-        re.search(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)[1]
-        == bezierdistill.__version__
-    )  # type: ignore[index]
+    for file, line in {
+        "CHANGELOG.md": rf"^## \[({number})\]",
+        "CITATION.cff": r"^version: (.+)$",
+    }.items():
+        found = re.search(line, (ROOT / file).read_text(), re.MULTILINE)
+        assert found is not None
+        assert found[1] == bezierdistill.__version__
 
 
 @pytest.mark.slow

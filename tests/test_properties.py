@@ -162,7 +162,7 @@ def test_epochs_hold_every_row_once_and_go_on_anywhere(
 
     def taken(first: int, batches: int) -> list[int]:
         epochs = store.epochs(batch, seed, first)
-        return torch.cat([rows for rows, _ in islice(epochs, batches)]).tolist()
+        return torch.cat([rows for rows, _ in islice(epochs, batches)]).tolist()  # pyright: ignore
 
     read = taken(0, -(-2 * count // batch))
     assert sorted(read[:count]) == sorted(read[count : 2 * count]) == list(range(count))

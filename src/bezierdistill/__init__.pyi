@@ -65,4 +65,5 @@ from .store import CurveStore as CurveStore
 from .training.loop import Trainer as Trainer
 from .training.settings import LoopConfig as LoopConfig
 
+__all__: list[str]
 __version__: str

@@ -134,7 +134,7 @@ class Blend:
         sums = self.weights.sum(0)
         if not torch.allclose(sums, torch.ones_like(sums), atol=1e-6):
             given = [round(s, 6) for s in sums.tolist()]
-            raise UserError(f"blend weights sum to {given}, expected 1 in every column")
+            raise UserError(f"blend weights sum to {given} per column, expected 1 in every column")
 
     @property
     def passes(self) -> int:

@@ -59,7 +59,10 @@ class Simulation:
         if self.guides == "fit":
             fit_weights(self.degree, self.fit_times)
         if self.through is not None and (self.backwards or self.guides != "fit"):
-            raise UserError("curves from another domain take --guides fit and no --invert-from")
+            raise UserError(
+                "a path through another domain's noise runs forwards and its guides are fitted:"
+                " expected --guides fit, no --invert-from"
+            )
         least = {"fit": 1, "hermite": 3, "endpoints": len(self.teachers) + 1}[self.guides]
         if self.degree < least:
             guides = f"one guide for each of {len(self.teachers)} teachers"

@@ -53,20 +53,15 @@ def serve(config: AppConfig) -> None:
             cannot be listened on.
     """
     if find_spec("gradio") is None:
-        raise UserError(
-            'gradio is not installed, which the page needs: pip install "bezierdistill[app]"'
-        )
+        missing = "gradio is not installed, which the page needs"
+        raise UserError(f'{missing}: pip install "bezierdistill[app]"')
     from bezierdistill.app.page import build, look
     from bezierdistill.app.run import open_run
 
     _check_address(config.host, config.port)
-    for name in (
-        "NO_PROXY",
-        "no_proxy",
-    ):  # Gradio asks its own address once, which no proxy is to see
-        os.environ[name] = ",".join(
-            [*filter(None, [os.environ.get(name)]), config.host, "127.0.0.1", "localhost"]
-        )
+    for name in ("NO_PROXY", "no_proxy"):  # Gradio asks its own address once, which no proxy sees
+        known = [os.environ[name]] if os.environ.get(name) else []
+        os.environ[name] = ",".join([*known, config.host, "127.0.0.1", "localhost"])
     page = build(open_run(config.run))
     page.queue(max_size=MAX_WAITING, default_concurrency_limit=MAX_AT_ONCE)
     page.launch(
@@ -85,16 +80,13 @@ def serve(config: AppConfig) -> None:
 
 def _check_address(host: str, port: int) -> None:
     with socket.socket() as trial:
-        trial.setsockopt(
-            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-        )  # as servers do: a page that has just ended does not count
+        # As servers do: a page that has just ended does not count.
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             trial.bind((host, port))
         except socket.gaierror:
-            raise UserError(
-                f"host is {host!r}, expected an IPv4 address or a name of this machine, such as"
-                " 127.0.0.1"
-            ) from None
+            expected = "an IPv4 address or a name of this machine, such as 127.0.0.1"
+            raise UserError(f"host is {host!r}, expected {expected}") from None
         except OSError as error:
             raise UserError(
                 f"{host}:{port} cannot be listened on ({error.strerror}): is another page open?"

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from bezierdistill.app.answers import LIVE, answered, drawn, image
+from bezierdistill.app.answers import drawn, follow, image, table
 from bezierdistill.app.run import Shown
 from bezierdistill.errors import UserError
 from bezierdistill.records import ArenaRow
@@ -37,10 +37,10 @@ def compare_tab(page: gr.Blocks, run: Shown) -> None:
             " runs/arena`, or `make demo`."
         )
         return
-    passes = sorted({row.passes for row in run.rows if row.error is None})
     for row in run.rows:
         if row.error is not None:
             gr.Markdown(f"Failed: `{row.method}`, seed {row.seed}: {row.error}")
+    passes = sorted({row.passes for row in run.rows if row.error is None})
     if not passes:
         return
     gr.Markdown(TEXT)
@@ -51,46 +51,28 @@ def compare_tab(page: gr.Blocks, run: Shown) -> None:
         chosen = gr.CheckboxGroup(
             passes, value=passes, label="passes a sample", elem_id="compare-passes"
         )
+        first: Any = ["passes", "rank"]
         order = gr.Dropdown(
-            HEADINGS,
-            value=["passes", "rank"],
-            multiselect=True,
-            label="sorted by",
-            elem_id="compare-order",
+            HEADINGS, value=first, multiselect=True, label="sorted by", elem_id="compare-order"
         )
         falling = gr.Checkbox(False, label="largest first", elem_id="compare-falling")
-    table = gr.Dataframe(
-        headers=HEADINGS,
-        datatype=["number", "number", "str", "number", "number", "number", "number", "number"],
-        interactive=False,
-        buttons=[],
-        elem_id="compare-table",
-    )
+    sorted_table = table("compare-table", HEADINGS, ["method"])
     with gr.Row():
         quality = image("quality against passes", "compare-quality")
         cost = image("quality against seconds of training", "compare-cost")
 
-    @answered
-    def table_of(
-        metric: str, chosen: list[int], order: list[str], falling: bool
-    ) -> list[list[Any]]:
+    def table_of(metric: str, chosen: list[int], order: list[str], falling: bool) -> list[Any]:
         keys = [HEADINGS.index(heading) for heading in order or () if heading in HEADINGS]
         lines = _lines(_rows(run, metric, chosen), METRICS[metric])
         return sorted(lines, key=lambda line: [line[key] for key in keys], reverse=bool(falling))
 
-    @answered
     def pictures(metric: str, chosen: list[int]) -> tuple[np.ndarray, np.ndarray]:
-        return _pictures(_rows(run, metric, chosen), metric)
+        entries = summarise(_rows(run, metric, chosen), METRICS[metric])
+        by_passes = arena_figure(entries, "passes", distance=metric)
+        return drawn(by_passes, 140), drawn(arena_figure(entries, "seconds", distance=metric), 140)
 
-    ordered = [metric, chosen, order, falling]
-    gr.on([page.load, *(part.change for part in ordered)], table_of, ordered, table, **LIVE)
-    gr.on(
-        [page.load, metric.change, chosen.change],
-        pictures,
-        [metric, chosen],
-        [quality, cost],
-        **LIVE,
-    )
+    follow(page, table_of, [metric, chosen, order, falling], [sorted_table])
+    follow(page, pictures, [metric, chosen], [quality, cost])
 
 
 def _rows(run: Shown, metric: str, chosen: list[int]) -> list[ArenaRow]:
@@ -104,24 +86,9 @@ def _rows(run: Shown, metric: str, chosen: list[int]) -> list[ArenaRow]:
 
 
 def _lines(rows: Sequence[ArenaRow], metric: str) -> list[list[Any]]:
-    return [
-        [
-            entry.passes,
-            entry.rank,
-            entry.method,
-            round(entry.excess, 3),
-            round(entry.error, 3),
-            entry.seeds,
-            round(entry.spent),
-            round(entry.seconds, 1),
-        ]
-        for entry in summarise(rows, metric)
-    ]
-
-
-def _pictures(rows: Sequence[ArenaRow], metric: str) -> tuple[np.ndarray, np.ndarray]:
-    entries = summarise(rows, METRICS[metric])
-    by_passes, by_cost = (
-        arena_figure(entries, axis, distance=metric) for axis in ("passes", "seconds")
-    )
-    return drawn(by_passes, 140), drawn(by_cost, 140)
+    lines: list[list[Any]] = []
+    for one in summarise(rows, metric):
+        measured = [round(one.excess, 3), round(one.error, 3), one.seeds]
+        costs = [round(one.spent), round(one.seconds, 1)]
+        lines.append([one.passes, one.rank, one.method, *measured, *costs])
+    return lines

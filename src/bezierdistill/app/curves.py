@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from bezierdistill.app import plane
-from bezierdistill.app.answers import LIVE, answered, drawn, image
+from bezierdistill.app.answers import answered, drawn, follow, image, slider, table
 from bezierdistill.errors import UserError
 
 TEXT = """Noise (black dots) moves to data (grey) along the velocity of two teachers: a *strong* one
@@ -31,104 +31,57 @@ GUIDES = [
     ("where each teacher alone ends", "endpoints"),
 ]
 MAX_WEIGHT, MAX_SHIFT = 2.5, 2.0
-Student = tuple[plane.Setting, tuple[Tensor, ...]] | None
+WEIGHT, PLACES = "weight of the strong teacher", ("at the source", "on the way", "at the data")
 
 
 def curves_tab(page: gr.Blocks) -> None:
     """Fill the tab."""
     gr.Markdown(TEXT)
+    usual = plane.Setting()
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
             task = gr.Radio(
-                list(plane.TASKS), value=plane.Setting.task, label="data", elem_id="curves-task"
-            )
-            places = zip(
-                plane.Setting.weights, ("at the source", "on the way", "at the data"), strict=True
+                list(plane.TASKS), value=usual.task, label="data", elem_id="curves-task"
             )
             weights = [
-                gr.Slider(
-                    -0.5,
-                    MAX_WEIGHT,
-                    value,
-                    step=0.05,
-                    label=f"weight of the strong teacher {where}",
-                    elem_id=f"curves-weight-{k}",
-                )
-                for k, (value, where) in enumerate(places)
+                slider(f"curves-weight-{k}", f"{WEIGHT} {where}", -0.5, MAX_WEIGHT, value, 0.05)
+                for k, (value, where) in enumerate(zip(usual.weights, PLACES, strict=True))
             ]
-            guides = gr.Radio(GUIDES, value="fit", label="guides", elem_id="curves-guides")
-            degree = gr.Slider(
-                1,
-                plane.MAX_DEGREE,
-                4,
-                step=1,
-                label="degree (1 is a straight line)",
-                elem_id="curves-degree",
-            )
+            guides = gr.Radio(GUIDES, value=usual.guides, label="guides", elem_id="curves-guides")
+            label, most = "degree (1 is a straight line)", plane.MAX_DEGREE
+            degree = slider("curves-degree", label, 1, most, usual.degree, 1)
         with gr.Column(scale=3, min_width=320):
-            paths = image(
-                "paths of the blend, its curves, and the guides of one of them", "curves-paths"
-            )
+            what = "paths of the blend, its curves, and the guides of one of them"
+            paths = image(what, "curves-paths")
             words = gr.Markdown(elem_id="curves-words")
         with gr.Column(scale=2, min_width=240):
-            row = gr.Slider(
-                1, plane.SHOWN, 3, step=1, label="curve to look at", elem_id="curves-row"
-            )
-            guide = gr.Slider(
-                1, 3, 2, step=1, label="guide P1, P2, ... to move", elem_id="curves-guide"
-            )
-            across = gr.Slider(
-                -MAX_SHIFT,
-                MAX_SHIFT,
-                0,
-                step=0.05,
-                label="move it across",
-                elem_id="curves-across",
-            )
-            up = gr.Slider(
-                -MAX_SHIFT, MAX_SHIFT, 0, step=0.05, label="move it up", elem_id="curves-up"
+            row = slider("curves-row", "curve to look at", 1, plane.SHOWN, 3, 1)
+            guide = slider("curves-guide", "guide P1, P2, ... to move", 1, 3, 2, 1)
+            across, up = (
+                slider(f"curves-{way}", f"move it {way}", -MAX_SHIFT, MAX_SHIFT, 0, 0.05)
+                for way in ("across", "up")
             )
     with gr.Row():
         with gr.Column(scale=3, min_width=320):
-            samples = image(
+            what = (
                 "real points, samples of the blend at 1, 2 and 50 steps, and of a student at one"
-                " and two passes",
-                "curves-samples",
+                " and two passes"
             )
+            samples = image(what, "curves-samples")
         with gr.Column(scale=2, min_width=280):
-            button = gr.Button(
-                "Train a student on these curves", variant="primary", elem_id="curves-distil"
-            )
-            table = gr.Dataframe(
-                headers=HEADINGS,
-                datatype=["str", "number", "number", "number", "number"],
-                interactive=False,
-                wrap=True,
-                column_widths=["18%", "28%", "20%", "17%", "17%"],
-                buttons=[],
-                elem_id="curves-measures",
-            )
+            train = "Train a student on these curves"
+            button = gr.Button(train, variant="primary", elem_id="curves-distil")
+            widths = ["18%", "28%", "20%", "17%", "17%"]
+            look = {"wrap": True, "column_widths": widths}
+            measures = table("curves-measures", HEADINGS, ["field"], **look)
             gr.Markdown(NOTE)
     student = gr.State(None)
 
     given = [task, *weights, degree, guides]
-    one = [row, guide, across, up]
     guides.change(_degrees, [guides, degree], degree, show_progress="hidden")
     degree.change(_guides, [degree, guide], guide, show_progress="hidden")
-    gr.on(
-        [page.load, *(part.change for part in (*given, *one))],
-        _paths,
-        [*given, *one],
-        [paths, words],
-        **LIVE,
-    )
-    gr.on(
-        [page.load, *(part.change for part in (*given, student))],
-        _samples,
-        [*given, student],
-        [samples, table],
-        **LIVE,
-    )
+    follow(page, _paths, [*given, row, guide, across, up], [paths, words])
+    follow(page, _samples, [*given, student], [samples, measures])
     button.click(_student, given, student, concurrency_limit=1)
 
 
@@ -143,9 +96,8 @@ def _degrees(guides: str, degree: float) -> Any:
 def _guides(degree: float, guide: float) -> Any:
     """The guides that a degree has; there is none on a straight line."""
     most = int(degree) - 1
-    return gr.Slider(
-        maximum=max(most, 2), value=max(1, min(most, int(guide))), interactive=most > 0
-    )
+    value = max(1, min(most, int(guide)))
+    return gr.Slider(maximum=max(most, 2), value=value, interactive=most > 0)
 
 
 def _setting(
@@ -153,30 +105,23 @@ def _setting(
 ) -> plane.Setting:
     """What the controls say; calls can be made without the page, so it is checked again."""
     weights = (float(first), float(middle), float(last))
-    if (
-        task not in plane.TASKS
-        or not 1 <= degree <= plane.MAX_DEGREE
-        or not all(abs(weight) <= MAX_WEIGHT for weight in weights)
-    ):
-        got = f"data {str(task)[:40]!r}, degree {degree}, weights {weights}"
+    fits = 1 <= degree <= plane.MAX_DEGREE and all(abs(w) <= MAX_WEIGHT for w in weights)
+    if task not in plane.TASKS or not fits:
         raise UserError(
-            f"got {got}; expected one of {', '.join(plane.TASKS)}, 1 to {plane.MAX_DEGREE}, and up"
-            f" to {MAX_WEIGHT}"
+            f"data {str(task)[:40]!r}, degree {degree}, weights {weights}: expected one of"
+            f" {', '.join(plane.TASKS)}, 1 to {plane.MAX_DEGREE}, and up to {MAX_WEIGHT}"
         )
     return plane.Setting(task, weights, int(degree), guides)
 
 
-@answered
 def _paths(*values: Any) -> tuple[np.ndarray, str]:
     *given, row, guide, across, up = values
-    shift = tuple(max(-MAX_SHIFT, min(MAX_SHIFT, float(part))) for part in (across, up))
-    figure, words = plane.paths_figure(
-        _setting(*given), min(max(int(row), 1), plane.SHOWN) - 1, int(guide), (shift[0], shift[1])
-    )
+    x, y = (max(-MAX_SHIFT, min(MAX_SHIFT, float(part))) for part in (across, up))
+    row = min(max(int(row), 1), plane.SHOWN) - 1
+    figure, words = plane.paths_figure(_setting(*given), row, int(guide), (x, y))
     return drawn(figure), words
 
 
-@answered
 def _samples(*values: Any) -> tuple[np.ndarray, list[list[str | float]]]:
     *given, student = values
     setting = _setting(*given)
@@ -185,6 +130,6 @@ def _samples(*values: Any) -> tuple[np.ndarray, list[list[str | float]]]:
 
 
 @answered
-def _student(*given: Any) -> Student:
+def _student(*given: Any) -> tuple[plane.Setting, tuple[Tensor, ...]]:
     setting = _setting(*given)
     return setting, plane.distil(setting)

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from bezierdistill.app.answers import LIVE, answered, image, shown
+from bezierdistill.app.answers import answered, follow, image, shown, slider
 from bezierdistill.app.run import Shown
 from bezierdistill.errors import UserError
 from bezierdistill.models import Model
@@ -19,7 +19,6 @@ TEXT = """The same noise through a student, in one or two passes, and through th
 was distilled from, in many. Times are those of this machine, all samples at once, the best of
 five."""
 COLUMNS, MAX_SAMPLES, MAX_PASSES, MAX_SEED, REPEATS = 8, 160, 100, 2**31, 5
-Given = tuple[str, float, float, float, list[int], float, float]
 
 
 @dataclass(frozen=True)
@@ -35,32 +34,20 @@ class Draw:
     many: int
 
     @classmethod
-    def of(
-        cls,
-        run: Shown,
-        name: str,
-        seed: float,
-        passes: float,
-        count: float,
-        labels: list[int],
-        guidance: float,
-        many: float,
-    ) -> Draw:
-        """Read the controls.
+    def of(cls, run: Shown, name: str, *controls: Any) -> Draw:
+        """Read the controls, in the order of the fields.
 
         Raises:
             UserError: if they say what no control says.
         """
+        seed, passes, count, labels, guidance, many = controls
         models = run.generators
         if name not in models:
             raise UserError(f"model is {str(name)[:60]!r}, expected one of {', '.join(models)}")
         if seed is None or not 0 <= seed < MAX_SEED:
             raise UserError(f"seed is {seed}, expected a whole number from 0 to {MAX_SEED - 1:,}")
-        if (
-            not 1 <= count <= MAX_SAMPLES
-            or not 1 <= passes <= MAX_PASSES
-            or not 1 <= many <= MAX_PASSES
-        ):
+        few = all(1 <= number <= MAX_PASSES for number in (passes, many))
+        if not few or not 1 <= count <= MAX_SAMPLES:
             raise UserError(
                 f"samples are {count}, passes {passes} and {many}: expected up to {MAX_SAMPLES},"
                 f" and up to {MAX_PASSES}"
@@ -71,11 +58,8 @@ class Draw:
         """Its samples as a picture, what it cost in words, and the seconds."""
         asked: dict[str, Any] = {"labels": self.labels or None} if model.conditions.classes else {}
         scale = self.model.teacher_scale(self.guidance)
-        if (
-            scale is not None
-            and model.condition_size
-            and (model is not self.model or self.model.conditions.guidance_range is not None)
-        ):
+        takes = model is not self.model or self.model.conditions.guidance_range is not None
+        if scale is not None and model.condition_size and takes:
             asked["guidance_scale"] = scale
         seconds, x = [], np.empty(0)
         for _ in range(REPEATS):
@@ -83,10 +67,8 @@ class Draw:
             x = model.sample(self.count, passes, self.seed, solver, **asked)
             seconds.append(time.perf_counter() - started)
         guided = f", guidance {scale:g}" if scale is not None else ""
-        words = (
-            f"{counted(passes, 'pass')}, {self.count} samples in {1000 * min(seconds):.1f}"
-            f" ms{guided}"
-        )
+        took = f"{self.count} samples in {1000 * min(seconds):.1f} ms"
+        words = f"{counted(passes, 'pass')}, {took}{guided}"
         return shown(model.scaling.encode(x), COLUMNS), words, min(seconds)
 
 
@@ -105,14 +87,10 @@ def generate_tab(page: gr.Blocks, run: Shown) -> None:
         with gr.Column(scale=2, min_width=260):
             name = gr.Dropdown(list(models), value=first, label="model", elem_id="generate-model")
             seed = gr.Number(0, precision=0, label="seed", elem_id="generate-seed")
-            passes = gr.Slider(1, 8, 1, step=1, label="its passes", elem_id="generate-passes")
-            count = gr.Slider(
-                COLUMNS, MAX_SAMPLES, 64, step=COLUMNS, label="samples", elem_id="generate-count"
-            )
+            passes = slider("generate-passes", "its passes", 1, 8, 1, 1)
+            count = slider("generate-count", "samples", COLUMNS, MAX_SAMPLES, 64, COLUMNS)
             labels, guidance = _asked(models[first])
-            many = gr.Slider(
-                4, MAX_PASSES, 40, step=4, label="passes of the teacher", elem_id="generate-many"
-            )
+            many = slider("generate-many", "passes of the teacher", 4, MAX_PASSES, 40, 4)
         with gr.Column(scale=3, min_width=300):
             own = image("samples of the model", "generate-ours")
             own_words = gr.Markdown(elem_id="generate-words")
@@ -120,64 +98,33 @@ def generate_tab(page: gr.Blocks, run: Shown) -> None:
             teacher = image("samples of its teacher from the same noise", "generate-theirs")
             teacher_words = gr.Markdown(elem_id="generate-teacher-words")
 
-    @answered
     def draw(*values: Any) -> tuple[Any, ...]:
         asked = Draw.of(run, *values)
-        kind = asked.model.card.kind
+        kind, source = asked.model.card.kind, run.teacher(asked.model)
         picture, words, seconds = asked.sampled(asked.model, asked.passes, "euler")
         left = f"**The {kind}**: {words}."
-        source = run.teacher(asked.model)
         if source is None:
-            return (
-                left,
-                picture,
-                (
-                    "It is a teacher itself."
-                    if kind == "teacher"
-                    else "Its teacher is not in this run."
-                ),
-                None,
+            alone = (
+                "It is a teacher itself" if kind == "teacher" else "Its teacher is not in this run"
             )
+            return left, picture, f"{alone}.", None
         beside, told, longer = asked.sampled(source, asked.many, "heun")
-        return (
-            left,
-            picture,
-            f"**Its teacher**: {told} (Heun), **{longer / seconds:.0f} times** as long.",
-            beside,
-        )
+        right = f"**Its teacher**: {told} (Heun), **{longer / seconds:.0f} times** as long."
+        return left, picture, right, beside
 
+    asked = answered(lambda name: list(_asked(models[name])))
+    name.change(asked, name, [labels, guidance], show_progress="hidden")
     given = [name, seed, passes, count, labels, guidance, many]
-    name.change(
-        answered(lambda name: list(_asked(models[name]))),
-        name,
-        [labels, guidance],
-        show_progress="hidden",
-    )
-    gr.on(
-        [page.load, *(part.change for part in given)],
-        draw,
-        given,
-        [own_words, own, teacher_words, teacher],
-        **LIVE,
-    )
+    follow(page, draw, given, [own_words, own, teacher_words, teacher])
 
 
 def _asked(model: Model) -> tuple[gr.CheckboxGroup, gr.Slider]:
     """The controls of what a model takes as conditions; hidden where it takes none."""
-    classes = list(range(len(model.conditions.frequencies or ())))
+    ends, classes = model.conditions.guidance_range, list(range(model.conditions.classes))
     label = "labels (none chosen: as frequent as in the data)"
-    low, high = model.conditions.guidance_range or (1.0, 2.0)
-    return (
-        gr.CheckboxGroup(
-            classes, value=[], label=label, visible=bool(classes), elem_id="generate-labels"
-        ),
-        gr.Slider(
-            low,
-            high,
-            (low + high) / 2,
-            step=0.05,
-            label="guidance",
-            visible=model.conditions.guidance_range is not None,
-            elem_id="generate-guidance",
-        ),
+    low, high = ends or (1.0, 2.0)
+    given = {"value": (low + high) / 2, "step": 0.05, "visible": ends is not None}
+    labels = gr.CheckboxGroup(
+        classes, value=[], label=label, visible=bool(classes), elem_id="generate-labels"
     )
+    return labels, slider("generate-guidance", "guidance", low, high, **given)

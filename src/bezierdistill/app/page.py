@@ -14,19 +14,16 @@ from bezierdistill.app.generate import generate_tab
 from bezierdistill.app.run import Shown
 from bezierdistill.app.translate import translate_tab
 
-FONTS = (
-    ("system-ui", "sans-serif"),
-    ("ui-monospace", "monospace"),
-)  # the machine's own: nothing is asked of other hosts
+# The machine's own fonts: nothing is asked of other hosts.
+FONT, CODE_FONT = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")
 STYLE = "footer {display: none !important}"
 KEPT = 3600  # seconds that pictures and uploads stay on disk
 
 
 def build(run: Shown) -> gr.Blocks:
     """The page of a run."""
-    with gr.Blocks(
-        title="bezierdistill", analytics_enabled=False, delete_cache=(KEPT, KEPT)
-    ) as page:
+    kept = (KEPT, KEPT)
+    with gr.Blocks(title="bezierdistill", analytics_enabled=False, delete_cache=kept) as page:
         gr.Markdown(
             f"# bezierdistill\nFlow models in one or two network passes. Showing **{run.name}**."
             f" Version {__version__}."
@@ -45,5 +42,5 @@ def build(run: Shown) -> gr.Blocks:
 
 def look() -> dict[str, Any]:
     """How the page looks, for ``launch``."""
-    own, code = FONTS
-    return {"theme": Default(font=own, font_mono=code), "css": STYLE, "footer_links": []}
+    theme = Default(font=FONT, font_mono=CODE_FONT)
+    return {"theme": theme, "css": STYLE, "footer_links": []}

@@ -14,8 +14,10 @@ from functools import lru_cache
 from pathlib import Path
 from statistics import mean
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
@@ -42,13 +44,13 @@ from bezierdistill.words import counted
 TASKS = tuple(TOYS)
 CENTRES, SHARP, BLURRED = 256, 0.3, 0.6  # points per mixture, deviations in model units
 STEPS, SHOWN, JUDGED, HELD_OUT, LEARNT = 12, 8, 1000, 8000, 8000
-MAX_DEGREE = 6
+STEPS_SHOWN, MAX_DEGREE = (1, 2, 50), 6
+LABELS = ("first number of a state", "second number of a state")
 REACH = 2.5  # model units shown on each axis
 KNOTS = ((0.0, 1.0), (0.0, 0.5, 1.0))
 
 
-@dataclass(frozen=True)
-class Plane:
+class Plane(NamedTuple):
     """A task: real points ``(HELD_OUT, 2)`` to judge by, others for the floor and to learn from,
     and two exact teachers.
     """
@@ -145,18 +147,13 @@ def measures(setting: Setting) -> list[list[str | float]]:
     """A row each for the strong teacher, the weak one and the blend: straightness, and the excess
     at 1, 2 and 50 Euler steps.
     """
-    ones = (1.0,) * len(setting.weights)
-    fields = {"strong": (1.0, *ones[1:]), "weak": (0.0,) * len(ones), "blend": setting.weights}
+    count = len(setting.weights)
+    fields = {"strong": (1.0,) * count, "weak": (0.0,) * count, "blend": setting.weights}
     rows: list[list[str | float]] = []
     for name, weights in fields.items():
-        own = Setting(setting.task, tuple(weights))
-        rows.append(
-            [
-                name,
-                round(_straightness(own), 3),
-                *(round(_excess_of(own, steps), 2) for steps in (1, 2, 50)),
-            ]
-        )
+        own = Setting(setting.task, weights)
+        excesses = (round(_excess_of(own, steps), 2) for steps in STEPS_SHOWN)
+        rows.append([name, round(_straightness(own), 3), *excesses])
     return rows
 
 
@@ -178,128 +175,64 @@ def paths_figure(
     path: list[Tensor] = []
     solve(setting.blend, x0, times, "heun", observe=lambda k, x: path.append(x))
     states, curve = torch.stack(path), moved(setting.curves(x0), row, guide, shift)
-    line = torch.stack([curve.point(t) for t in times])
+    line, points = torch.stack([curve.point(t) for t in times]), curve.points[:, row]
     figure = Figure(figsize=(6, 6), layout="constrained")
     axes = figure.subplots()
-    real = open_plane(setting.task).real[:JUDGED]
-    axes.plot(real[:, 0], real[:, 1], ".", color=GREY, ms=2, alpha=0.4, label="real data")
+    real, own = open_plane(setting.task).real[:JUDGED], COLOURS[1]
+    axes.plot(*real.T, ".", color=GREY, ms=2, alpha=0.4, label="real data")
     for k in range(SHOWN):
-        first = k == 0
-        axes.plot(
-            states[:, k, 0],
-            states[:, k, 1],
-            "--",
-            color=COLOURS[6],
-            lw=1,
-            label="path of the blend" if first else None,
-        )
-        axes.plot(
-            line[:, k, 0],
-            line[:, k, 1],
-            color=COLOURS[0],
-            lw=1.6,
-            label="Bezier curve" if first else None,
-        )
-    points = curve.points[:, row]
-    axes.plot(points[:, 0], points[:, 1], ":", color=COLOURS[1], lw=1)
-    axes.plot(line[:, row, 0], line[:, row, 1], color=COLOURS[1], lw=2.6, label=f"curve {row + 1}")
-    axes.plot(
-        points[1:-1, 0],
-        points[1:-1, 1],
-        "D",
-        color=COLOURS[1],
-        mfc="white",
-        ms=8,
-        label="its guides",
-    )
+        names = ["" if k else name for name in ("path of the blend", "Bezier curve")]
+        axes.plot(*states[:, k].T, "--", color=COLOURS[6], lw=1, label=names[0])
+        axes.plot(*line[:, k].T, color=COLOURS[0], lw=1.6, label=names[1])
+    axes.plot(*points.T, ":", lw=1, color=own)
+    axes.plot(*line[:, row].T, lw=2.6, label=f"curve {row + 1}", color=own)
+    axes.plot(*points[1:-1].T, "D", mfc="white", ms=8, label="its guides", color=own)
     for k, place in enumerate(points.tolist()):
-        axes.annotate(
-            f"P{k}",
-            place,
-            (-20 if k % 2 else 8, -3),
-            textcoords="offset points",
-            fontsize=9,
-            color=COLOURS[1],
-        )
-    axes.plot(x0[:, 0], x0[:, 1], "o", color=COLOURS[6], ms=4, label="source, t=0")
-    reach = max(REACH, float(curve.points.abs().max()) * 1.05)
-    axes.set(
-        xlim=(-reach, reach),
-        ylim=(-reach, reach),
-        aspect="equal",
-        xlabel="first number of a state",
-        ylabel="second number of a state",
-    )
+        offset = (-20 if k % 2 else 8, -3)
+        axes.annotate(f"P{k}", place, offset, textcoords="offset points", fontsize=9, color=own)
+    axes.plot(*x0.T, "o", color=COLOURS[6], ms=4, label="source, t=0")
+    _frame(axes, max(REACH, float(curve.points.abs().max()) * 1.05))
+    axes.set(xlabel=LABELS[0], ylabel=LABELS[1])
     axes.set_title(f"Paths of the blend and curves of degree {setting.degree}")
     axes.legend(fontsize=7, loc="upper left")
     length, chord = float(curve.arc_length()[row]), float((points[-1] - points[0]).norm())
     gap = curve_fit_error(curve, states, times)
     words = (
         f"Curve {row + 1}: length {length:.2f}, chord {chord:.2f}, **{length / chord:.3f}** times"
-        " as long as straight. "
+        f" as long as straight. All curves stay within **{gap:.3f}** (root mean square, model"
+        " units) of the paths."
     )
-    return (
-        figure,
-        words
-        + f"All curves stay within **{gap:.3f}** (root mean square, model units) of the paths.",
-    )
+    return figure, words
+
+
+def _frame(axes: Axes, reach: float) -> None:
+    axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
 
 
 def samples_figure(setting: Setting, student: Sequence[Tensor] | None = None) -> Figure:
     """Real points, the blend at 1, 2 and 50 Euler steps, and a student's samples at one and two
     passes, if there is one.
     """
-    panels: dict[str, tuple[Tensor, str]] = {
-        "real points": (open_plane(setting.task).real[:JUDGED], GREY)
-    }
-    for steps in (1, 2, 50):
+    panels = [("real points", open_plane(setting.task).real[:JUDGED], GREY)]
+    for steps in STEPS_SHOWN:
         title = f"blend, {counted(steps, 'step')}: excess {_excess_of(setting, steps):.2f}"
-        panels[title] = (_flow(setting, steps), COLOURS[0])
-    for passes in (1, 2):
-        title, x = f"student, {counted(passes, 'pass')}", torch.empty(0, 2)
-        if student is not None:
-            x = student[passes - 1]
-            title += f": excess {excess(setting.task, x):.2f}"
-        panels[title] = (x, COLOURS[1])
+        panels.append((title, _flow(setting, steps), COLOURS[0]))
+    for passes, x in zip((1, 2), student or [None, None], strict=True):
+        told = "" if x is None else f": excess {excess(setting.task, x):.2f}"
+        title = f"student, {counted(passes, 'pass')}{told}"
+        panels.append((title, torch.empty(0, 2) if x is None else x, COLOURS[1]))
     figure = Figure(figsize=(9, 6.4), layout="constrained")
-    for axes, (title, (x, colour)) in zip(
-        figure.subplots(2, 3, sharex=True, sharey=True).flatten(), panels.items(), strict=True
-    ):
-        axes.plot(x[:, 0], x[:, 1], ".", color=colour, ms=2.5, alpha=0.6)
-        axes.set(xlim=(-REACH, REACH), ylim=(-REACH, REACH), aspect="equal")
+    grid = figure.subplots(2, 3, sharex=True, sharey=True)
+    for axes, (title, x, colour) in zip(grid.flatten(), panels, strict=True):
+        axes.plot(*x.T, ".", color=colour, ms=2.5, alpha=0.6)
+        _frame(axes, REACH)
         axes.set_title(title, fontsize=10)
         if not len(x):
-            axes.text(
-                0, 0, "not trained\non these curves yet", ha="center", va="center", color=GREY
-            )
-    figure.supxlabel("first number of a state (model units)", fontsize=9)
-    figure.supylabel("second number of a state (model units)", fontsize=9)
+            missing = "not trained\non these curves yet"
+            axes.text(0, 0, missing, ha="center", va="center", color=GREY)
+    figure.supxlabel(f"{LABELS[0]} (model units)", fontsize=9)
+    figure.supylabel(f"{LABELS[1]} (model units)", fontsize=9)
     return figure
-
-
-@dataclass(frozen=True)
-class Batches:
-    """Batches of curves, and of real points beside them.
-
-    Args:
-        points: control points of all curves, ``(degree + 1, LEARNT, 2)``.
-        rows: curves of a batch.
-        real: real points to align with; None for none.
-    """
-
-    points: Tensor
-    rows: int
-    real: Tensor | None = None
-
-    def __call__(self, generator: torch.Generator) -> Curves | Aligned:
-        """A batch."""
-        curve = BezierCurve(
-            self.points[:, torch.randint(LEARNT, (self.rows,), generator=generator)]
-        )
-        if self.real is None:
-            return Curves(curve, None)
-        few = torch.randint(len(self.real), (REAL_ROWS * self.rows,), generator=generator)
-        return Aligned(curve, None, self.real[few], None)
 
 
 def distil(
@@ -310,13 +243,22 @@ def distil(
     """
     points = setting.curves(noise(0, Stream.SIMULATE, range(LEARNT), (2,))).points
     real, metric = open_plane(setting.task).learnt, Loss(0.03)
+
+    def curves(draws: torch.Generator) -> Curves:
+        rows = torch.randint(LEARNT, (batch,), generator=draws)
+        return Curves(BezierCurve(points[:, rows]))
+
+    def aligned(draws: torch.Generator) -> Aligned:
+        curve = curves(draws).curve
+        few = torch.randint(LEARNT, (REAL_ROWS * batch,), generator=draws)
+        return Aligned(curve, None, real[few])
+
     net: nn.Module = NetworkConfig("mlp", 64, 3).build((2,), 0)
     with TemporaryDirectory() as folder:
         loop = LoopConfig(accelerator="cpu", ema=0.99)
         trainer = Trainer({"student": net}, loop, Path(folder), "curves")
-        objective = CurveRegression(MapIntervals(), metric, 1.0)
-        net = trainer.fit(objective, Batches(points, batch), steps, 0)
+        net = trainer.fit(CurveRegression(MapIntervals(), metric, 1.0), curves, steps, 0)
         trainer = Trainer({"student": net}, loop, Path(folder), "alignment", {"student": 5e-4})
-        net = trainer.fit(Alignment(KNOTS, metric), Batches(points, batch, real), align, 1)
+        net = trainer.fit(Alignment(KNOTS, metric), aligned, align, 1)
     with torch.no_grad():
         return tuple(sample(net, judged_sources(), knots) for knots in KNOTS)

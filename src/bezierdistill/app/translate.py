@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from bezierdistill.app.answers import LIVE, answered, shown
+from bezierdistill.app.answers import follow, shown
 from bezierdistill.app.run import Shown
 from bezierdistill.data import from_pixels, load_data
 from bezierdistill.data.images import check_size, read_images
@@ -22,6 +22,7 @@ from bezierdistill.words import counted
 TEXT = """A model that starts from images of one domain and ends in another. Drop an image, which is
 resized and, for a model of grey images, turned grey; or take a held-out image of the domain. An
 image should look as those do: digits here are white on black."""
+Captioned = tuple[np.ndarray, str]
 FLOW_PASSES, MAX_HELD_OUT, WIDTH, MAX_PIXELS = 40, 1000, 256, 2**22
 
 
@@ -31,35 +32,19 @@ def translate_tab(page: gr.Blocks, run: Shown) -> None:
     gr.Markdown(TEXT)
     with gr.Row():
         with gr.Column(scale=1, min_width=260):
-            name = gr.Dropdown(
-                list(models), value=next(iter(models)), label="model", elem_id="translate-model"
-            )
-            file = gr.File(
-                label="an image (PNG, JPEG, BMP, WebP)", height=150, elem_id="translate-file"
-            )
-            number = gr.Number(
-                0,
-                precision=0,
-                label="or a held-out image, by its number",
-                elem_id="translate-number",
-            )
+            first = next(iter(models))
+            name = gr.Dropdown(list(models), value=first, label="model", elem_id="translate-model")
+            label = "an image (PNG, JPEG, BMP, WebP)"
+            file = gr.File(label=label, height=150, elem_id="translate-file")
+            label = "or a held-out image, by its number"
+            number = gr.Number(0, precision=0, label=label, elem_id="translate-number")
         with gr.Column(scale=3, min_width=300):
-            gallery = gr.Gallery(
-                label="the input and its translations",
-                show_label=False,
-                height=320,
-                columns=4,
-                object_fit="contain",
-                interactive=False,
-                format="png",
-                buttons=[],
-                elem_id="translate-gallery",
-            )
+            look: dict[str, Any] = {"height": 320, "columns": 4, "object_fit": "contain"}
+            look |= {"show_label": False, "interactive": False, "format": "png", "buttons": []}
+            label = "the input and its translations"
+            gallery = gr.Gallery(label=label, elem_id="translate-gallery", **look)
 
-    @answered
-    def translate(
-        name: str, file: str | None, number: float | None
-    ) -> list[tuple[np.ndarray, str]]:
+    def translate(name: str, file: str | None, number: float | None) -> list[Captioned]:
         if name not in models:
             raise UserError(f"model is {str(name)[:60]!r}, expected one of {', '.join(models)}")
         model = models[name]
@@ -67,19 +52,17 @@ def translate_tab(page: gr.Blocks, run: Shown) -> None:
         assert model.domain is not None
         return [(shown(model.domain.encode(x), 1, WIDTH), what), *_translations(run, model, x)]
 
-    given = [name, file, number]
-    gr.on([page.load, *(part.change for part in given)], translate, given, gallery, **LIVE)
+    follow(page, translate, [name, file, number], [gallery])
 
 
-def _translations(run: Shown, model: Model, x: np.ndarray) -> list[tuple[np.ndarray, str]]:
+def _translations(run: Shown, model: Model, x: np.ndarray) -> list[Captioned]:
     """A student's at one and two passes, and those of the flow that it was distilled from (or that
     the model itself is).
     """
-    is_student = model.card.kind == "student"
-    made = [
-        (passes, model.translate(x, passes), "student") for passes in ((1, 2) if is_student else ())
-    ]
-    flow = run.teacher(model) if is_student else model
+    made, flow = [], model
+    if model.card.kind == "student":
+        made = [(passes, model.translate(x, passes), "student") for passes in (1, 2)]
+        flow = run.teacher(model)
     if flow is not None and flow.domain is not None:
         made.append((FLOW_PASSES, flow.translate(x, FLOW_PASSES, "heun"), "flow"))
     return [
@@ -105,7 +88,5 @@ def _held_out(model: Model, number: Any) -> tuple[np.ndarray, str]:
     count = min(data.count("test") or MAX_HELD_OUT, MAX_HELD_OUT)
     if number is None or not 0 <= number < count:
         raise UserError(f"number is {number}, expected 0 to {count - 1}")
-    return (
-        data.scaling.decode(data.real(count, 0, "test")[int(number) : int(number) + 1]),
-        f"held-out image {number:.0f}",
-    )
+    row = data.real(count, 0, "test")[int(number) : int(number) + 1]
+    return data.scaling.decode(row), f"held-out image {number:.0f}"

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 import msgspec
 
@@ -51,7 +52,7 @@ class Findings:
     rounds: Mapping[str, Rounds]
 
     @classmethod
-    def open(cls, folder: Path) -> Findings:
+    def open(cls, folder: Path) -> Self:
         """Read what is there.
 
         Raises:
