@@ -113,7 +113,7 @@ def check_sizes(settings: Mapping[str, Any], tensors: int, numbers: int) -> None
         most = tensors if name in LAYERS else max(numbers, SMALL)
         if type(value) in (int, float) and not abs(value) <= most:
             held = f"{tensors:,} tensors of {numbers:,} numbers"
-            raise UserError(f"{name} is {value:.6g}, the weights have {held}")
+            raise UserError(f"{name} is {str(value)[:40]}, the weights have {held}")
 
 
 def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
