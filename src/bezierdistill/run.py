@@ -16,7 +16,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from dataclasses import Field, dataclass, field, fields, is_dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,10 +27,10 @@ from msgspec.structs import replace
 
 from bezierdistill import __version__
 from bezierdistill.errors import UserError
-from bezierdistill.files import locked, write_atomically
+from bezierdistill.files import locked, write_text
 from bezierdistill.progress import is_follower
 from bezierdistill.records import Machine, Made, Settings, read_sealed, to_json, write_sealed
-from bezierdistill.settings import Contents
+from bezierdistill.settings import Contents, default_of
 
 RUN, MADE, README = "run.json", "made.json", "README.txt"
 PACKAGES = ("torch", "diffusers", "numpy", "safetensors", "lightning-fabric")
@@ -153,7 +153,7 @@ def _new(verb: str, config: Any, fast: bool = False) -> Made:
 def _write(out: Path, made: Made, contents: Contents) -> None:
     write_sealed(out / MADE, made)
     text = _readme(out, made, contents)
-    write_atomically(out / README, lambda path: path.write_text(text, encoding="utf-8"))
+    write_text(out / README, text)
 
 
 def _close(out: Path, made: Made, started: float, finished: bool) -> None:
@@ -213,7 +213,7 @@ def _flags(config: Any, usual: Any, group: str) -> Iterator[str]:
     """The flags of what differs from ``usual``, or from the defaults."""
     for part in fields(config):
         value = getattr(config, part.name)
-        default = _default(part) if usual is None else getattr(usual, part.name)
+        default = default_of(part) if usual is None else getattr(usual, part.name)
         if is_dataclass(value):
             yield from _flags(value, default, f"{group}{part.name}.")
         elif value != default:
@@ -239,10 +239,6 @@ def _word(value: object) -> str:
     """A value as a word of a command; a path is never taken for a flag."""
     word = str(value)
     return f"./{word}" if isinstance(value, Path) and word.startswith("-") else word
-
-
-def _default(part: Field[Any]) -> Any:
-    return part.default if part.default_factory is MISSING else part.default_factory()
 
 
 def _readme(out: Path, made: Made, contents: Contents) -> str:

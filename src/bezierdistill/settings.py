@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, Field, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -193,3 +193,8 @@ def check_scale(scale: tuple[float, ...]) -> None:
             f"guidance scale is {_joined(scale)}, expected a strength such as 2, or a rising range"
             " such as 1,3"
         )
+
+
+def default_of(part: Field[Any]) -> Any:
+    """The default of a field of a settings class; ``MISSING`` where it has none."""
+    return part.default if part.default_factory is MISSING else part.default_factory()

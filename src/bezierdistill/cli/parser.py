@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin, get
 from bezierdistill.cli.settings import read_flags
 from bezierdistill.cli.verbs import GROUPS, SILENT, VERBS, Verb, read_help
 from bezierdistill.errors import UserError
+from bezierdistill.settings import default_of
 
 NAMES = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH", bool: "{true,false}"}
 NONE = ("none", "null", "~", "")  # here, and in YAML
@@ -131,9 +132,9 @@ def _add_options(
 ) -> Iterator[str]:
     """Add a group of a settings class's fields, then those of the settings in it; yields usage."""
     group, kinds, inner = parser.add_argument_group(title), get_type_hints(config), []
-    for field in sorted(fields(config), key=lambda field: _default(field) is not MISSING):
+    for field in sorted(fields(config), key=lambda field: default_of(field) is not MISSING):
         kind, text = kinds[field.name], read_help(config).fields[field.name]
-        default = _default(field) if values is None else getattr(values, field.name)
+        default = default_of(field) if values is None else getattr(values, field.name)
         if is_dataclass(kind):
             inner.append((kind, default, f"{start}{field.name}.", text))
             continue
@@ -148,10 +149,6 @@ def _add_options(
         group.add_argument(name, help=f"{text} ({note})".replace("%", "%%"), **options)
     for settings in inner:
         yield from _add_options(parser, *settings)
-
-
-def _default(field: Field[Any]) -> Any:
-    return field.default if field.default_factory is MISSING else field.default_factory()
 
 
 def _option(field: Field[Any], kind: Any, start: str) -> tuple[str, dict[str, Any]]:

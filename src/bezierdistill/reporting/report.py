@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bezierdistill.files import write_atomically
+from bezierdistill.files import write_text
 from bezierdistill.records import to_json
 from bezierdistill.reporting import arenas, models, rounds, stores
 from bezierdistill.reporting.making import brief, what_was_run
@@ -34,7 +34,7 @@ def write_report(folder: Path) -> Path:
     parts += stores.sections(found, every=not found.models)
     parts += [*_losses(found), what_was_run(found), _settings(found)]
     text = render(found.name, _opening(found), brief(found), parts)
-    write_atomically(folder / "report.html", lambda path: path.write_text(text, encoding="utf-8"))
+    write_text(folder / "report.html", text)
     return folder / "report.html"
 
 

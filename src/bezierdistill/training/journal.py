@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from bezierdistill.files import write_atomically
+from bezierdistill.files import write_text
 from bezierdistill.records import LogEntry, from_json, to_json
 
 LOG = "log.jsonl"
@@ -48,7 +48,7 @@ def _rewind(path: Path, stage: str, first: int) -> None:
         if entry is not None and (entry.stage != stage or entry.step <= first):
             kept += line + "\n"
     if kept != text:
-        write_atomically(path, lambda temporary: temporary.write_text(kept))
+        write_text(path, kept)
 
 
 def entries(path: Path) -> Iterator[LogEntry]:
