@@ -35,6 +35,7 @@ class Named(str):
     value: Any
 
     def __new__(cls, value: object) -> Named:
+        """The name of an object."""
         kind = getattr(value, "__name__", type(value).__name__)
         name = super().__new__(cls, f"{START}{kind.strip('<>')}-{fingerprint(value)[:12]}")
         name.value = value
@@ -86,12 +87,12 @@ def _add(found: Any, value: Any) -> None:
 def as_named(config: object, *names: str) -> None:
     """Call the objects in fields of settings, or in their tuples, by their names; text stays."""
     for name in names:
-        value = getattr(config, name)
-        if isinstance(value, tuple) and _is_list(config, name):
-            given: Any = tuple(map(_name, value))
+        value: Any = getattr(config, name)
+        if _is_list(config, name):
+            value = tuple(map(_name, value if isinstance(value, tuple | list) else (value,)))
         else:
-            given = _name(value)
-        object.__setattr__(config, name, given)
+            value = _name(value)
+        object.__setattr__(config, name, value)
 
 
 def _is_list(config: Any, name: str) -> bool:
@@ -102,7 +103,7 @@ def _name(value: Any) -> Any:
     return value if value is None or isinstance(value, str | Path) else Named(value)
 
 
-def is_object(name: str | Path) -> bool:
+def is_object(name: object) -> bool:
     """Whether text stands for a Python object: one that was given, or ``FILE.py:function``."""
     text = str(name)
     return text.startswith(START) or IN_FILE.fullmatch(text) is not None
