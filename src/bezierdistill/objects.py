@@ -26,7 +26,8 @@ _alive: WeakValueDictionary[str, Named] = WeakValueDictionary()
 class Named(str):
     """The name of an object given in Python, which it holds: ``python:Tensor-3f2a9c1b0d12``.
 
-    Objects of equal content have equal names.
+    Objects of equal content have equal names; of functions the code is compared, and nothing that
+    they refer to.
 
     Args:
         value: the object.
@@ -39,7 +40,8 @@ class Named(str):
         kind = getattr(value, "__name__", type(value).__name__)
         name = super().__new__(cls, f"{START}{kind.strip('<>')}-{fingerprint(value)[:12]}")
         name.value = value
-        return _alive.setdefault(name, name)
+        _alive[name] = name
+        return name
 
     def __deepcopy__(self, memo: object) -> Named:
         return self
@@ -82,6 +84,7 @@ def _add(found: Any, value: Any) -> None:
         module, name = getattr(value, "__module__", ""), getattr(value, "__qualname__", "")
         size = len(value) if hasattr(type(value), "__len__") else ""
         found.update(f"{module} {name or type(value).__qualname__} {size}".encode())
+        found.update(getattr(getattr(value, "__code__", None), "co_code", b""))
 
 
 def as_named(config: object, *names: str) -> None:
