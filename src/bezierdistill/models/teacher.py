@@ -12,13 +12,14 @@ from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bezierdistill.curves import Time
 from bezierdistill.data import Data, Scaling, load_data
 from bezierdistill.errors import UserError
-from bezierdistill.fields import NetworkField, evaluating
+from bezierdistill.fields import NetworkField, as_found, evaluating
 from bezierdistill.models.folder import load_model
 from bezierdistill.models.model import Model
 from bezierdistill.networks.given import Classes, Table, as_given
@@ -54,7 +55,9 @@ class Teacher(Model):
         data: what it was trained on, in any form of :func:`~bezierdistill.load_data`: gives shape,
             scaling and frequencies of labels, and its direction is checked by it.
         shape: shape of one state, ``(D,)`` or ``(C, H, W)``, where there are no data.
-        scaling: the way from its states to original units, where it is not that of the data.
+        scaling: the way from its states to original units. That of the data, if there are any, is
+            bytes to [-1, 1], and other numbers to mean 0 and deviation 1; a module that was trained
+            on numbers as they are has ``Scaling()`` (``Scaling(layout="chw")`` of images).
         conditions: of a conditional module: the number of classes or their names (it is given
             indices ``(B,)``), or conditions by row: an array or tensor ``(N, ...)``, a dictionary
             of these, or a :class:`~bezierdistill.Table`. Stores keep the number of the row.
@@ -219,8 +222,9 @@ class Teacher(Model):
         self.check()
         widths = {}
         if way == "second-time":
-            probe = self._probe()
-            widths = dict(probe.widths(paths) if paths else probe.find())
+            with as_found(self.net):
+                probe = self._probe()
+                widths = dict(probe.widths(paths) if paths else probe.find())
         return Student(self, widths, lora, tuple(targets))
 
     def _tried(self, seed: int = 0) -> tuple[Tensor, Any]:
@@ -251,9 +255,15 @@ class Teacher(Model):
                 that are not finite, or draws at random.
         """
         x, cond = self._tried()
-        self._try(x, cond)
-        if guided:
-            self._try(x, None)
+        with as_found(self.net):
+            self._try(x, cond)
+            if guided:
+                self._try(x, None)
+
+    def sample(self, *given: Any, **named: Any) -> np.ndarray:
+        """See :meth:`Model.sample`."""
+        with as_found(self.net):
+            return super().sample(*given, **named)
 
     @torch.no_grad()
     def _try(self, x: Tensor, cond: Any) -> None:

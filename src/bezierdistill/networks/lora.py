@@ -79,6 +79,7 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(part) for key, part in value.items()}
     if isinstance(value, list | tuple | set):
         return [_plain(part) for part in (sorted(value) if isinstance(value, set) else value)]
+    value = getattr(value, "value", value)  # of an enumeration
     return value if value is None or isinstance(value, bool | int | float) else str(value)
 
 

@@ -78,6 +78,8 @@ def _checked(teacher: Teacher, data: Data) -> Direction:
     count = data.count("valid")
     rows = range(ROWS if count is None else min(ROWS, count))
     real = data.real(len(rows), 0, "valid")
+    if data.scaling != teacher.scaling:  # in the teacher's units
+        real = teacher.scaling.encode(data.scaling.decode(real))
     x0 = noise(0, Stream.SEARCH, rows, teacher.shape)
     cond = teacher.condition(rows, 0, Stream.SEARCH)
     apart = energy_distance(x0, real)

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -181,6 +181,8 @@ def distill(config: DistillConfig) -> Model:
     store = CurveStore.open(config.curves)
     net, network, own = _student(config, store)
     data = None if config.data is None else load_data(config.data)
+    if data is not None and own is not None:
+        data = replace(data, scaling=own.scaling)
     _check_data(config, store, data)
     trainer = Trainer({"student": net}, config.loop, config.out, "curves")
     trainer.share(config.batch)  # checks, before the folder is taken and hours are spent
