@@ -559,8 +559,12 @@ def second():
     assert np.load(made)["x"].shape == (5, 2)
     with pytest.raises(ValueError, match=r"your own module .*Net: give it, as load_model"):
         bd.load_model(out)
-    report = bd.load_model(out, bd.Teacher(*_parts(file)))
-    np.testing.assert_allclose(report.sample(5), np.load(made)["x"], atol=1e-6)
+    model = bd.load_model(out, bd.Teacher(*_parts(file)))
+    np.testing.assert_allclose(model.sample(5), np.load(made)["x"], atol=1e-6)
+    main(["report", "--run", out, "--network", f"{file}:second"])
+    assert (Path(out) / "report.html").stat().st_size > 10_000
+    with pytest.raises(SystemExit, match="2"):
+        main(["report", "--run", out])
 
 
 def _parts(file: Path) -> tuple[Any, ...]:

@@ -128,10 +128,10 @@ def load_model(folder: str | Path, teacher: Teacher | Student | None = None) -> 
         raise UserError(
             f"{folder / WEIGHTS} differs from the digest in {CARD}: the file was changed or damaged"
         )
+    if card.network.get("kind") == "own" or teacher is not None:
+        return Model(_own_network(folder, card, teacher, weights), card, folder)
     try:
         network, size = read_network(card.network), card.conditions.size
-        if teacher is not None:
-            return Model(_own_network(folder, network, teacher, weights), card, folder)
         trial = not isinstance(network, NetworkConfig)
         check_weights(network, card.shape, size, weights, trial)
         net = network.build(card.shape, 0, size)
@@ -143,15 +143,22 @@ def load_model(folder: str | Path, teacher: Teacher | Student | None = None) -> 
 
 
 def _own_network(
-    folder: Path, network: object, teacher: Teacher | Student, weights: Mapping[str, Tensor]
+    folder: Path, card: ModelCard, teacher: Teacher | Student | None, weights: Mapping[str, Tensor]
 ) -> OwnNetwork:
     """The user's module with the weights in a folder, adapters among them."""
+    network = read_network(card.network)
     if not isinstance(network, OwnConfig):
         raise UserError(f"{folder} holds a network of ours, expected load_model(folder) alone")
+    if teacher is None:
+        raise UserError(
+            f"{folder} holds weights of your own module {network.name}: give it, as"
+            " load_model(folder, teacher), or by --network FILE.py:function"
+        )
+    given: Teacher = getattr(teacher, "teacher", teacher)
     second = read_tensors(folder / SECOND)[0] if network.times else {}
-    net = getattr(teacher, "teacher", teacher).net.copy(
-        {name: len(second[name]) for name in network.times}
-    )
+    if lacking := sorted(set(network.times) - second.keys()):
+        raise UserError(f"{folder / SECOND} has no {lacking[0]}: restore it or make it again")
+    net = given.net.copy({name: len(second[name]) for name in network.times})
     module: nn.Module = net.inner
     check_fit(module, weights)
     module.load_state_dict(dict(weights))

@@ -338,3 +338,17 @@ def find_model(name: Any) -> Model:
             ' Teacher(module, "velocity", LinearSchedule("up"))'
         )
     return found
+
+
+def find_network(name: Any) -> Teacher | Student | None:
+    """The teacher, or student, of a user's own module that a setting names; None if it names none.
+
+    Raises:
+        UserError: if it is neither.
+    """
+    if name is None:
+        return None
+    found = find_object(str(name), "teacher", "returns a bezierdistill.Teacher")
+    if not isinstance(found, Teacher | Student):
+        raise UserError(f"{name} is a {type(found).__name__}, expected a Teacher or its student")
+    return found

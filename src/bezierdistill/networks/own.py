@@ -54,10 +54,7 @@ class OwnConfig:
         Raises:
             UserError: always.
         """
-        raise UserError(
-            f"the weights are those of your own module {self.name}: give it, as"
-            " load_model(folder, teacher), or by --network FILE.py:teacher"
-        )
+        raise UserError(f"{self.name} is a module of your own, which no file can build")
 
 
 @dataclass(frozen=True)
