@@ -38,7 +38,8 @@ class Named(str):
         kind = getattr(value, "__name__", type(value).__name__)
         name = super().__new__(cls, f"{START}{kind.strip('<>')}-{fingerprint(value)[:12]}")
         name.value = value
-        return _alive.setdefault(name, name)
+        _alive[name] = name  # the last one: what cannot be told apart has equal names
+        return name
 
     def __deepcopy__(self, memo: object) -> Named:
         return self
@@ -106,6 +107,19 @@ def is_object(name: str | Path) -> bool:
     """Whether text stands for a Python object: one that was given, or ``FILE.py:function``."""
     text = str(name)
     return text.startswith(START) or IN_FILE.fullmatch(text) is not None
+
+
+def label(name: str | Path, role: str) -> str:
+    """What people call an object: its function, or the file's name where that has its role alone.
+
+    Example:
+        >>> label("mine.py:drift", "metric"), label("mine.py:metric", "metric")
+        ('drift', 'mine')
+    """
+    match = IN_FILE.fullmatch(str(name))
+    if match is None:
+        return str(name).removeprefix(START).rpartition("-")[0]
+    return Path(match["file"]).stem if match["function"] in (None, role) else match["function"]
 
 
 def find_function(name: str | Path, role: str, does: str) -> Callable[..., Any]:
