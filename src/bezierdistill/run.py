@@ -111,22 +111,26 @@ class Run:
             raise UserError(f"{self.out} holds a run of {held.verb}: choose another --out")
         keys = held.settings.keys() | wanted.settings.keys()
         other = {k for k in keys if held.settings.get(k) != wanted.settings.get(k)}
-        if more := other & {*self.contents.grows}:
-            self._check_more(held.settings, wanted.settings, more)
+        more = other & self.contents.grows.keys()
         if less := sorted(other - more):
             told = f"{self.out} holds another run of {self.verb}, with other {', '.join(less)}"
             raise UserError(f"{told}: choose another --out, or the same settings")
+        for name in sorted(more):
+            self._check_more(name, held.settings[name], wanted.settings[name])
         if more:
             self._grown = True
             write_sealed(file, wanted)
 
-    def _check_more(
-        self, held: Mapping[str, Any], wanted: Mapping[str, Any], names: set[str]
-    ) -> None:
-        for name in sorted(names):
-            if wanted[name] < held[name]:
-                told = f"{name} is {wanted[name]} and {self.out} holds a run of {held[name]}"
-                raise UserError(f"{told}, expected as many or more: choose another --out")
+    def _check_more(self, name: str, held: int, wanted: int) -> None:
+        """Refuse a run of fewer steps, or of more than a finished one that left no state."""
+        told, state = f"{self.out} holds a run of {held} {name}", self.contents.grows[name]
+        if wanted < held:
+            raise UserError(f"{told}, expected as many or more, not {wanted}: choose another --out")
+        made = None
+        with suppress(UserError):  # a damaged record
+            made = read_made(self.out)
+        if made is not None and made.finished and not (self.out / state).exists():
+            raise UserError(f"{told} and no {state} to go on from: choose another --out")
 
     @contextmanager
     def _recorded(self) -> Iterator[None]:

@@ -106,14 +106,14 @@ class Contents:
         what: what it is: "a teacher, trained by flow matching".
         files: what each file is; ``{out}`` stands for the folder.
         continues: whether the same command goes on where it was stopped.
-        grows: the numbers of a finished run that a command may raise, such as steps: it goes on
-            from where the folder stands.
+        grows: the numbers of a finished run that a command may raise, such as steps, and the file
+            from which each goes on.
     """
 
     what: str
     files: Mapping[str, str]
     continues: bool = True
-    grows: tuple[str, ...] = ()
+    grows: Mapping[str, str] = field(default_factory=dict)
 
 
 def as_paths(config: object, *names: str) -> None:

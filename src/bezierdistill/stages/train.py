@@ -88,7 +88,7 @@ CONTENTS = Contents(
         "log.jsonl": "losses and steps per second, a line every so many steps",
         "tensorboard/": "the same for: tensorboard --logdir {out}",
     },
-    grows=("steps",),
+    grows={"steps": "state-teacher.safetensors"},
 )
 
 
@@ -134,39 +134,20 @@ def train(config: TrainConfig) -> Model:
         data=config.data,
         drop=drop,
     )
-    trained = is_trained(config.out, config.steps, trainer.stage)
     with Run(config.out, "train", config, CONTENTS, barrier=trainer.fabric.barrier):
-        if trainer.fabric.broadcast(trained):
+        if trainer.fabric.broadcast(is_trained(config.out, config.steps)):
             return load_model(config.out)
         net = trainer.fit(objective, batches, config.steps, config.seed)
         return saved(config.out, Model(net, card), trainer)
 
 
-def is_trained(out: Path, steps: int, stage: str, setting: str = "steps") -> bool:
-    """Whether a folder holds a model that has had its steps; one that has had fewer is trained on,
-    from the saved state of a stage. Called before the folder is taken for more of them.
-
-    Args:
-        out: the folder.
-        steps: the steps that are wanted.
-        stage: name of the training that takes them.
-        setting: which setting counts them.
-
-    Raises:
-        UserError: if there is no such state.
+def is_trained(out: Path, steps: int, setting: str = "steps") -> bool:
+    """Whether a folder holds a model that has had its steps, by the setting that counts them; one
+    that has had fewer is trained on.
     """
     from bezierdistill.models.folder import is_model, read_card
 
-    if not is_model(out):
-        return False
-    had = read_card(out).settings.get(setting, steps)
-    state = out / f"state-{stage}.safetensors"
-    if had < steps and not state.exists():
-        raise UserError(
-            f"{out} holds a model of {had} {setting} and no {state.name} to go on from: choose"
-            " another --out"
-        )
-    return had >= steps
+    return is_model(out) and read_card(out).settings.get(setting, steps) >= steps
 
 
 def conditions_of(data: Data) -> Conditions:
