@@ -12,7 +12,10 @@ from .metrics import Evaluator as Evaluator
 from .models.folder import load_model as load_model
 from .models.folder import save_model as save_model
 from .models.model import Model as Model
+from .models.teacher import Student as Student
+from .models.teacher import Teacher as Teacher
 from .networks.config import NetworkConfig as NetworkConfig
+from .networks.given import Table as Table
 from .objectives import Aligned as Aligned
 from .objectives import Alignment as Alignment
 from .objectives import Balanced as Balanced
@@ -44,12 +47,12 @@ from .objectives import RectifiedFlowPP as RectifiedFlowPP
 from .objectives import Shortcut as Shortcut
 from .objectives import SingleObjective as SingleObjective
 from .objectives import UShapedInstants as UShapedInstants
-from .schedules import ForeignField as ForeignField
 from .schedules import LinearSchedule as LinearSchedule
 from .schedules import SigmaSchedule as SigmaSchedule
 from .schedules import StepSchedule as StepSchedule
 from .solvers import solve as solve
 from .solvers import time_grid as time_grid
+from .stages.direction import check_direction as check_direction
 from .stages.distill import DistillConfig as DistillConfig
 from .stages.distill import distill as distill
 from .stages.recipe import RecipeConfig as RecipeConfig
@@ -58,7 +61,6 @@ from .stages.reflow import ReflowConfig as ReflowConfig
 from .stages.reflow import reflow as reflow
 from .stages.simulate import SimulateConfig as SimulateConfig
 from .stages.simulate import simulate as simulate
-from .stages.simulate import simulate_field as simulate_field
 from .stages.train import TrainConfig as TrainConfig
 from .stages.train import train as train
 from .store import CurveStore as CurveStore

@@ -16,7 +16,6 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from bezierdistill.errors import UserError
-from bezierdistill.files import load_function
 
 START = "python:"
 IN_FILE = re.compile(r"(?P<file>.+\.py)(:(?P<function>\w+))?")
@@ -35,6 +34,7 @@ class Named(str):
     value: Any
 
     def __new__(cls, value: object) -> Named:
+        """The name of an object."""
         kind = getattr(value, "__name__", type(value).__name__)
         name = super().__new__(cls, f"{START}{kind.strip('<>')}-{fingerprint(value)[:12]}")
         name.value = value
@@ -87,12 +87,12 @@ def _add(found: Any, value: Any) -> None:
 def as_named(config: object, *names: str) -> None:
     """Call the objects in fields of settings, or in their tuples, by their names; text stays."""
     for name in names:
-        value = getattr(config, name)
-        if isinstance(value, tuple) and _is_list(config, name):
-            given: Any = tuple(map(_name, value))
+        value: Any = getattr(config, name)
+        if _is_list(config, name):
+            value = tuple(map(_name, value if isinstance(value, tuple | list) else (value,)))
         else:
-            given = _name(value)
-        object.__setattr__(config, name, given)
+            value = _name(value)
+        object.__setattr__(config, name, value)
 
 
 def _is_list(config: Any, name: str) -> bool:
@@ -103,7 +103,7 @@ def _name(value: Any) -> Any:
     return value if value is None or isinstance(value, str | Path) else Named(value)
 
 
-def is_object(name: str | Path) -> bool:
+def is_object(name: object) -> bool:
     """Whether text stands for a Python object: one that was given, or ``FILE.py:function``."""
     text = str(name)
     return text.startswith(START) or IN_FILE.fullmatch(text) is not None
@@ -133,6 +133,8 @@ def find_function(name: str | Path, role: str, does: str) -> Callable[..., Any]:
     Raises:
         UserError: if there is no such file, function or object.
     """
+    from bezierdistill.files import load_function  # imported here: it takes torch
+
     if str(name).startswith(START):
         return _given(name, role)
     match = IN_FILE.fullmatch(str(name))

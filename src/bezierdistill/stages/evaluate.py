@@ -52,7 +52,7 @@ class EvaluateConfig:
         as_named(self, "extractor", "metric")
         check_seed(self.seed)
         for name in self.metric:
-            if not is_object(str(name)):
+            if not is_object(name):
                 raise UserError(f"metric is {name!r}, expected FILE.py:function")
 
 

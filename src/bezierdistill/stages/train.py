@@ -22,6 +22,7 @@ from bezierdistill.training.settings import LoopConfig
 if TYPE_CHECKING:
     from bezierdistill.data import Data
     from bezierdistill.models.model import Model
+    from bezierdistill.models.teacher import Teacher
     from bezierdistill.records import Conditions, ModelCard
     from bezierdistill.training.loop import Trainer
 
@@ -183,14 +184,16 @@ def card_of(config: Any, kind: str, **more: Any) -> ModelCard:
     )
 
 
-def saved(out: Path, model: Model, trainer: Trainer) -> Model:
-    """The model, written by the first process and read by all."""
+def saved(out: Path, model: Model, trainer: Trainer, own: Teacher | None = None) -> Model:
+    """The model, written by the first process and read by all; ``own`` is the teacher whose module
+    it is.
+    """
     from bezierdistill.models.folder import load_model, save_model
 
     if trainer.rank == 0:
         save_model(out, model)
     trainer.fabric.barrier()
-    return load_model(out)
+    return load_model(out, own)
 
 
 def main_train(config: TrainConfig) -> dict[str, Any]:

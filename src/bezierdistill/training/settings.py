@@ -67,7 +67,7 @@ class LoopConfig:
         as_named(self, "optimizer", "callbacks")
         for role, names in (("optimizer", (self.optimizer,)), ("callback", self.callbacks)):
             for name in names:
-                if name is not None and not is_object(str(name)):
+                if name is not None and not is_object(name):
                     raise UserError(f"{role} is {name!r}, expected FILE.py:function")
         wrong = [name for name in self.loggers if name not in LOGGERS]
         if wrong or ("none" in self.loggers and len(self.loggers) > 1):
