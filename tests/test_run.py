@@ -70,6 +70,7 @@ VALUES: dict[Any, st.SearchStrategy[Any]] = {
     float: st.floats(0.001, 0.2),
     bool: st.booleans(),
     tuple[Path, ...]: st.lists(PATH, min_size=1, max_size=3).map(tuple),
+    tuple[Path | object, ...]: st.lists(PATH, min_size=1, max_size=3).map(tuple),
     tuple[str, ...]: st.lists(WORD, min_size=1, max_size=3).map(tuple),
     tuple[str | object, ...]: st.lists(WORD, min_size=1, max_size=3).map(tuple),
     tuple[float, ...]: st.lists(FLOAT, min_size=1, max_size=3).map(tuple),
@@ -465,7 +466,7 @@ def test_files_of_older_commits_are_refused_in_one_line(
     manifest = tmp_path / "simulate" / "manifest.json"
     value = json.loads(manifest.read_text())
     manifest.write_text(json.dumps(value | {"version": 2}))
-    with pytest.raises(UserError, match=r"version '2', expected .*version 3: .* another version"):
+    with pytest.raises(UserError, match=r"version '2', expected .*version 4: .* another version"):
         CurveStore.open(tmp_path / "simulate")
     held = read_sealed(runs["train"] / RUN, Settings, "run")
     (tmp_path / "train" / RUN).write_text(json.dumps(held.settings, indent=2))
