@@ -16,7 +16,6 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from bezierdistill.errors import UserError
-from bezierdistill.files import load_function
 
 START = "python:"
 IN_FILE = re.compile(r"(?P<file>.+\.py)(:(?P<function>\w+))?")
@@ -40,7 +39,7 @@ class Named(str):
         kind = getattr(value, "__name__", type(value).__name__)
         name = super().__new__(cls, f"{START}{kind.strip('<>')}-{fingerprint(value)[:12]}")
         name.value = value
-        _alive[name] = name
+        _alive[name] = name  # the last one: what cannot be told apart has equal names
         return name
 
     def __deepcopy__(self, memo: object) -> Named:
@@ -112,6 +111,19 @@ def is_object(name: object) -> bool:
     return text.startswith(START) or IN_FILE.fullmatch(text) is not None
 
 
+def label(name: str | Path, role: str) -> str:
+    """What people call an object: its function, or the file's name where that has its role alone.
+
+    Example:
+        >>> label("mine.py:drift", "metric"), label("mine.py:metric", "metric")
+        ('drift', 'mine')
+    """
+    match = IN_FILE.fullmatch(str(name))
+    if match is None:
+        return str(name).removeprefix(START).rpartition("-")[0]
+    return Path(match["file"]).stem if match["function"] in (None, role) else match["function"]
+
+
 def find_function(name: str | Path, role: str, does: str) -> Callable[..., Any]:
     """The function that a setting names, or the callable that was given in its place.
 
@@ -123,6 +135,8 @@ def find_function(name: str | Path, role: str, does: str) -> Callable[..., Any]:
     Raises:
         UserError: if there is no such file, function or object.
     """
+    from bezierdistill.files import load_function  # imported here: it takes torch
+
     if str(name).startswith(START):
         return _given(name, role)
     match = IN_FILE.fullmatch(str(name))

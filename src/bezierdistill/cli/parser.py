@@ -155,6 +155,8 @@ def _option(field: Field[Any], kind: Any, start: str) -> tuple[str, dict[str, An
     """A flag, or the name of a positional argument, and how it is read."""
     parts = [part for part in get_args(kind) if part is not NoneType]
     single = kind if get_origin(kind) in (None, Literal) else parts[0]
+    if object in get_args(single):  # text that may stand for an object in Python
+        single = get_args(single)[0]
     if "text" in field.metadata:
         options: dict[str, Any] = {"nargs": "+", "metavar": field.metadata["text"].word}
     elif get_origin(single) is Literal:

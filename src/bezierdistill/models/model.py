@@ -26,10 +26,12 @@ from bezierdistill.memory import batch_size, check_memory
 from bezierdistill.networks.config import NetworkConfig, read_network
 from bezierdistill.networks.given import map_tensors
 from bezierdistill.networks.own import OwnConfig
-from bezierdistill.noise import Stream, indices, noise
+from bezierdistill.noise import Stream, indices
 from bezierdistill.noise import labels as draw_labels
+from bezierdistill.noise import noise as draw_noise
 from bezierdistill.records import Conditions, ModelCard
 from bezierdistill.solvers import evaluations, solve, time_grid
+from bezierdistill.words import counted
 
 if TYPE_CHECKING:
     from bezierdistill.networks.foreign import ForeignConfig
@@ -51,6 +53,13 @@ class Model:
     net: nn.Module
     card: ModelCard
     folder: Path | None = None
+
+    def __repr__(self) -> str:
+        size = counted(sum(parameter.numel() for parameter in self.net.parameters()), "parameter")
+        net = f"{type(self.net).__name__} of {size}, shape {self.shape}"
+        knots = f"knots of {', '.join(map(str, self.knots))} passes, " if self.knots else ""
+        spent = counted(self.spent, "pass")
+        return f"Model({self.card.kind}, {net}, {knots}{spent} spent, {self.folder or 'not saved'})"
 
     @cached_property
     def network(self) -> NetworkConfig | ForeignConfig | OwnConfig:
@@ -312,6 +321,7 @@ class Model:
         labels: Sequence[Label] | None = None,
         conditions: Any = None,
         guidance_scale: float | None = None,
+        noise: Tensor | np.ndarray | None = None,
     ) -> np.ndarray:
         """Draw samples in original units and layout, ``(count, ...)``.
 
@@ -327,10 +337,11 @@ class Model:
             labels: class labels, repeated in turn; see :meth:`condition`.
             conditions: condition vectors ``(count, size)`` instead, for a model that takes these.
             guidance_scale: of a student distilled for a range, or of a conditional teacher.
+            noise: where samples start, standard normal ``(count, *shape)``, instead of the seed's.
 
         Raises:
-            UserError: if ``count < 1``, or the model translates; else see :meth:`generate` and
-                :meth:`condition`.
+            UserError: if ``count < 1``, the noise has another shape, or the model translates; else
+                see :meth:`generate` and :meth:`condition`.
         """
         if count < 1:
             raise UserError(f"count is {count}, expected 1 or more")
@@ -340,6 +351,11 @@ class Model:
             raise UserError(
                 "the model translates from another domain and does not start from noise: expected"
                 " translate, not sample"
+            )
+        given = None if noise is None else torch.as_tensor(noise, dtype=torch.float32)
+        if given is not None and tuple(given.shape) != (count, *self.shape):
+            raise UserError(
+                f"noise has shape {tuple(given.shape)}, expected {(count, *self.shape)}"
             )
         own, outer = guidance_scale, None
         if self.condition_size and self.conditions.guidance_range is None:
@@ -353,7 +369,10 @@ class Model:
         for start in range(0, count, batch):
             rows = range(start, min(start + batch, count))
             cond = self.condition(rows, seed, Stream.SAMPLE, labels, conditions, own)
-            x0 = noise(seed, Stream.SAMPLE, rows, self.shape).to(self.device)
+            if given is None:
+                x0 = draw_noise(seed, Stream.SAMPLE, rows, self.shape).to(self.device)
+            else:
+                x0 = given[rows.start : rows.stop].to(self.device)
             cond = map_tensors(cond, lambda part: part.to(self.device))
             x = self.generate(x0, passes, solver, cond, outer)
             parts.append(self.scaling.decode(finite(x)))
