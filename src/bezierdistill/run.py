@@ -21,6 +21,7 @@ from dataclasses import Field, dataclass, field, fields, is_dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import torch
@@ -155,6 +156,8 @@ class Run:
                 _close(self.out, made, started, finished=False)
             raise
         _close(self.out, made, started, finished=True)
+        if self.contents.shown:
+            write_text(self.out / README, _readme(self.out, made, self.contents))
 
 
 def _without(settings: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
@@ -282,6 +285,8 @@ def _readme(out: Path, made: Made, contents: Contents) -> str:
     lines = "\n".join(f"  {name:<20} {text}" for name, text in files.items())
     versions = ", ".join(f"{name} {number}" for name, number in place.versions.items())
     commands = "".join(f"  {line}\n" for line in made.commands)
+    shown = [out / name for name in contents.shown if (out / name).exists()]
+    code = "".join(f"\n{file.name}\n\n{indent(file.read_text(), '  ')}" for file in shown)
     return f"""This folder holds {contents.what}.
 
 Made by
@@ -300,4 +305,4 @@ Started {made.started} (session {made.sessions}) on
 
   {place.system}, {place.processor}, cores {place.cores}, threads {place.threads}, {place.device}
   {versions}
-"""
+{code}"""

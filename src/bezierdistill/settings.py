@@ -108,12 +108,14 @@ class Contents:
         continues: whether the same command goes on where it was stopped.
         grows: the numbers of a finished run that a command may raise, such as steps, and the file
             from which each goes on.
+        shown: the files whose text the README repeats, once they are there.
     """
 
     what: str
     files: Mapping[str, str]
     continues: bool = True
     grows: Mapping[str, str] = field(default_factory=dict)
+    shown: tuple[str, ...] = ()
 
 
 def as_paths(config: object, *names: str) -> None:

@@ -24,6 +24,7 @@ from bezierdistill.settings import (
 )
 from bezierdistill.stages.simulate import check_data
 from bezierdistill.stages.train import CONTENTS as TRAINED
+from bezierdistill.stages.train import is_trained
 from bezierdistill.training.settings import LoopConfig
 
 if TYPE_CHECKING:
@@ -161,7 +162,26 @@ class DistillConfig(StudentSettings):
             )
 
 
-CONTENTS = Contents("a student, distilled from stored curves", TRAINED.files)
+CONTENTS = Contents(
+    "a student, distilled from stored curves",
+    TRAINED.files,
+    grows={"steps": "state-curves.safetensors", "align": "state-alignment.safetensors"},
+)
+
+
+def _contents(network: dict[str, Any]) -> Contents:
+    """What a folder holds; of a user's own module more, and how it is sampled without us."""
+    if network["kind"] != "own":
+        return CONTENTS
+    files = {
+        "model.safetensors": "its averaged weights, by the module's own names",
+        "sampler.py": "samples it with torch and safetensors alone (below)",
+    }
+    if network["times"]:
+        files["second-time.safetensors"] = "what was added to its weights, the second time"
+    if network["lora"]:
+        files["lora/"] = "the adapters alone, in peft's format; model.safetensors has them too"
+    return replace(CONTENTS, files=CONTENTS.files | files, shown=("sampler.py",))
 
 
 def distill(config: DistillConfig) -> Model:
@@ -192,8 +212,11 @@ def distill(config: DistillConfig) -> Model:
         _check_whole(store, trainer)
     identity = {"curves": store.digest}
     barrier = trainer.fabric.barrier
-    with Run(config.out, "distill", config, CONTENTS, identity=identity, barrier=barrier):
-        if trainer.fabric.broadcast(is_model(config.out)):
+    contents = _contents(network)
+    with Run(config.out, "distill", config, contents, identity=identity, barrier=barrier):
+        trained = is_trained(config.out, config.steps)
+        trained = trained and is_trained(config.out, config.align, "align")
+        if trainer.fabric.broadcast(trained):
             return load_model(config.out, own)
         return _distilled(config, store, trainer, network, data, own)
 
@@ -304,6 +327,9 @@ def _distilled(
         knots = dict(find_knots(net.to(trainer.device), curve, config.passes, cond))
         spent += search_cost(len(store))
     if data is not None:
+        if trainer.began < config.steps and trainer.rank == 0:  # an alignment before is out of date
+            (config.out / "state-alignment.safetensors").unlink(missing_ok=True)
+        trainer.fabric.barrier()
         net, more = _align(config, store, data, net, knots)
         spent += more
     recipe = store.recipe

@@ -85,7 +85,7 @@ class Trainer:
             self._set_up(name, net)
         self.ema = EMA(self.plain[self.result], config.ema)
         self.generator = torch.Generator()
-        self.done = self.kept = 0
+        self.done = self.kept = self.began = 0
 
     def _set_up(self, name: str, net: nn.Module) -> None:
         net.train().requires_grad_(True)
@@ -152,6 +152,7 @@ class Trainer:
         """
         self.generator = ranks.rank_generator(seed, self.rank, self.ranks)
         self.done = self.kept = self._restore(steps, seed) if self.state_file.exists() else 0
+        self.began = self.done
         show, log = progress(self.stage, steps), nullcontext(lambda *entry: None)
         if self.rank == 0:
             log = journal(self.folder, self.stage, self.done, self.config.loggers)
