@@ -245,6 +245,7 @@ def init(dir, **more):
     expected = [[x["step"], {"loss/net": x["loss"]["net"]}] for x in logged(tmp_path / "c")]
     assert told == expected
     assert (tmp_path / "c" / "tensorboard").exists()
+    assert LoopConfig(loggers="none") == LoopConfig(loggers=("none",))  # pyright: ignore[reportArgumentType]
     for loggers in (("csv",), ("none", "tensorboard")):
         with pytest.raises(UserError, match="expected some of tensorboard, wandb, or none"):
             LoopConfig(loggers=loggers)
