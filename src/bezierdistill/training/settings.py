@@ -64,7 +64,7 @@ class LoopConfig:
     as those of diffusers."""
 
     def __post_init__(self) -> None:
-        as_named(self, "optimizer", "callbacks")
+        as_named(self, "optimizer", "callbacks", "loggers")
         for role, names in (("optimizer", (self.optimizer,)), ("callback", self.callbacks)):
             for name in names:
                 if name is not None and not is_object(name):
