@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bezierdistill.settings import as_paths, check_seed
+from bezierdistill.stages.sources import as_data
 
 if TYPE_CHECKING:
     from bezierdistill.records import ClassScores
@@ -29,8 +30,8 @@ class EvaluateConfig:
     samples: Path
     """A .npz or .npy of samples in the data's original units, or a folder of images; if it has
     labels, --extractor classifier judges every class."""
-    data: str
-    """Built-in name or path."""
+    data: str | object
+    """Built-in name, path, hf:OWNER/NAME or FILE.py:function; in Python an object as well."""
     seed: int = 0
     """Which real samples are drawn."""
     extractor: str = "random"
@@ -42,6 +43,7 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         as_paths(self, "samples")
+        as_data(self, "data")
         check_seed(self.seed)
 
 
