@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from itertools import islice
+from operator import length_hint
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,7 +73,7 @@ class Given:
         """
         value, found = self.value, sha256(f"{self.key} {self.labels} ".encode())
         if not isinstance(value, DATA) and not _in_memory(value):
-            size = len(value) if hasattr(type(value), "__len__") else ""
+            size = length_hint(value)
             found.update(f"{type(value).__module__} {type(value).__qualname__} {size} ".encode())
             items = [[_few_items(own) for own in _by_split(value).values()] for _ in range(2)]
             first, second = map(objects.fingerprint, items)
@@ -90,7 +91,12 @@ def name_data(source: object, key: str | None = None, labels: str | None = None)
         labels: likewise, ``@labels=NAME``.
     """
     if not isinstance(source, str | Path):
-        return Named(Given(source, key, labels))
+        given = Given(source, key, labels)
+        named = Named(given)
+        if named.value.value is not source:  # another object, which a few items do not tell apart
+            named = str.__new__(Named, named)
+            named.value = given
+        return named
     name = source if isinstance(source, Named) else str(source)
     more = {"key": key, "labels": labels}
     found = "".join(f"@{word}={place}" for word, place in more.items() if place is not None)
@@ -137,6 +143,7 @@ class Stored(NamedTuple):
     labels: np.ndarray | None = None
     names: tuple[str, ...] = ()
     problem: str = ""
+    fixed: bool = False
 
 
 def _by_split(value: Any) -> dict[Split, Any]:
@@ -182,11 +189,12 @@ def _opened(name: str, value: Any, given: Given) -> Arrays | Stored | StreamData
         if not hasattr(value, "__len__"):
             return StreamData(name, value, reader, columns.names)
         items, found = read_table(value, columns)
-        return Stored(items, reader, found, columns.names, columns.problem(name))
+        return Stored(items, reader, found, columns.names, columns.problem(name), True)
     sized = hasattr(value, "__len__") and not isinstance(value, torch_data.IterableDataset)
     if sized and hasattr(value, "__getitem__") and not isinstance(value, str):
         found = told_labels(value, reader.key, reader.labels)
-        return Stored(value, reader, found, told_names(value))
+        fixed = isinstance(value, Zipped | np.memmap)
+        return Stored(value, reader, found, told_names(value), fixed=fixed)
     if not hasattr(value, "__iter__") or isinstance(value, str | set) or iter(value) is value:
         told = f"{name} is a {type(value).__name__} without a length, or one that is read once"
         raise UserError(
@@ -221,7 +229,8 @@ def _lazy(name: str, sources: dict[Split, Stored]) -> LazyData:
     parts: dict[Split, Part] = {}
     for split, own in rows.items():
         source: Split = split if split in sources else "train"
-        parts[split] = Part(sources[source].items, own, labels.get(source))
+        stored = sources[source]
+        parts[split] = Part(stored.items, own, labels.get(source), stored.fixed)
     return LazyData(name, first.reader, parts, names, problem)
 
 
@@ -235,7 +244,7 @@ def _few_items(value: Any) -> list[Any]:
         if hasattr(value, "__len__") and hasattr(value, "__getitem__"):
             places = dict.fromkeys(np.linspace(0, len(value) - 1, FEW).astype(int).tolist())
             return [_plain(value[place]) for place in places if len(value)]
-        return [_plain(item) for item in islice(iter(value), FEW)]
+        return [_plain(item) for item in islice(value, FEW)] if hasattr(value, "__iter__") else []
 
 
 def _plain(item: Any) -> Any:

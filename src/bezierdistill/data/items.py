@@ -33,25 +33,30 @@ class Draws:
     """
 
     def __init__(self, start: torch.Generator) -> None:
-        seed = start.initial_seed()
-        self.own: tuple[Any, Any, Any] = (
-            start.get_state(),
-            np.random.RandomState(seed % 2**32).get_state(),
-            random.Random(seed).getstate(),
-        )
+        self.start, self.bits = start, np.random.MT19937(0)
+        self.inside: tuple[Tensor, Any] | None = None
 
-    def __enter__(self) -> None:
-        self._swap()
+    def __enter__(self) -> Draws:
+        self.outside = torch.get_rng_state(), np.random.get_bit_generator(), random.getstate()
+        np.random.set_bit_generator(self.bits)
+        if self.inside is None:
+            self.begin(self.start)
+        else:
+            torch.set_rng_state(self.inside[0])
+            random.setstate(self.inside[1])
+        return self
+
+    def begin(self, start: torch.Generator) -> None:
+        """Start again, within the context, from another generator."""
+        torch.set_rng_state(start.get_state())
+        np.random.seed(start.initial_seed() % 2**32)
+        random.seed(start.initial_seed())
 
     def __exit__(self, *_: object) -> None:
-        self._swap()
-
-    def _swap(self) -> None:
-        now = torch.get_rng_state(), np.random.get_state(), random.getstate()
-        own, self.own = self.own, now
-        torch.set_rng_state(own[0])
-        np.random.set_state(own[1])
-        random.setstate(own[2])
+        self.inside = torch.get_rng_state(), random.getstate()
+        torch.set_rng_state(self.outside[0])
+        np.random.set_bit_generator(self.outside[1])
+        random.setstate(self.outside[2])
 
 
 def find_key(keys: Sequence[str], usual: Sequence[str], asked: str | None, what: str) -> str | None:

@@ -22,6 +22,7 @@ from bezierdistill.noise import Rows, Stream, indices
 from bezierdistill.noise import generator as _draws
 
 FEW, SAMPLE, MAX_BYTES = 64, 2048, 2**28  # items that are measured, and bytes of them
+BLOCK = 256  # items that are read at once
 ITEM = 1003  # what a generator of a stream is for: draws within an item
 
 
@@ -32,11 +33,13 @@ class Part(NamedTuple):
         items: the data set.
         rows: which of its items, ``(N,)``.
         labels: all labels of the data set, whole numbers, where they are known without its items.
+        fixed: whether items are the same whenever they are read.
     """
 
     items: Any
     rows: np.ndarray
     labels: np.ndarray | None = None
+    fixed: bool = False
 
     def get(self, rows: np.ndarray) -> list[Any]:
         """Items of the split."""
@@ -210,11 +213,12 @@ class LazyData:
         like = self._measured.reader.like
         assert like is not None
         x, labels = np.empty((len(rows), *like.shape), like.dtype), list[Any]()
-        for k, place in enumerate(places.tolist()):
-            with Draws(_draws(seed, stream, ITEM, place)):
-                own, label = self._read(split, rows[k : k + 1])
-            x[k] = own[0]
-            labels += label
+        step = BLOCK if self.parts[split].fixed else 1
+        with Draws(_draws(seed, stream, ITEM)) as draws:
+            for k in range(0, len(rows), step):
+                draws.begin(_draws(seed, stream, ITEM, int(places[k])))
+                x[k : k + step], own = self._read(split, rows[k : k + step])
+                labels += own
         return x, labels
 
     def _conditions(self, split: Split, rows: np.ndarray, labels: list[Any]) -> Tensor | None:

@@ -44,7 +44,7 @@ from bezierdistill.data.stream import StreamData
 from bezierdistill.data.toys import TOYS, load_toy, manifold_sampler
 from bezierdistill.data.views import coloured, cropped, only_class, principal, resized
 from bezierdistill.errors import UserError
-from bezierdistill.objects import START, find_object, is_object
+from bezierdistill.objects import START, Named, find_object, is_object
 
 BUILT_IN = ("digits", "manifold", *TOYS)
 VIEW = re.compile(r"pca([1-9]\d{0,3})|class(.+)|(rgb)|(crop)?([1-9]\d{0,3})x([1-9]\d{0,3})")
@@ -72,7 +72,7 @@ def load_data(source: str | object, key: str | None = None, labels: str | None =
     name = name_data(source, key, labels)
     if "\0" in name:
         raise UserError(f"no data called {name[:200]!r}, expected a name or a path")
-    base = _base(name)
+    base = name if isinstance(name, Named) else _base(name)
     data = _load(name, base, _stamp(base))
     _ = data.shape  # what is read later is measured now
     return data

@@ -20,14 +20,13 @@ from torch import Tensor
 
 from bezierdistill.data.base import ArrayData, Split
 from bezierdistill.data.items import Change, Draws, Reader, condition_vectors, measured_labels
-from bezierdistill.data.lazy import FEW, ITEM, MAX_BYTES
+from bezierdistill.data.lazy import BLOCK, FEW, ITEM, MAX_BYTES
 from bezierdistill.data.reading import Samples
 from bezierdistill.data.splits import MIN_SAMPLES, array_data
 from bezierdistill.errors import UserError
 from bezierdistill.noise import Stream, generator
 
-KEPT, BLOCK = 8192, 256  # rows that are kept, and that are read at once
-END = object()
+KEPT, AHEAD = 8192, 16  # rows that are kept, and that are read at once
 
 
 class Start(NamedTuple):
@@ -149,9 +148,9 @@ class StreamData:
         with draws:
             items = iter(self.items)
         while True:
-            with draws:
-                item = next(items, END)
-            if item is END:
+            with draws:  # it takes as long as a small item
+                block = list(islice(items, AHEAD))
+            if not block:
                 return
-            yield number, item
-            number += 1
+            yield from enumerate(block, number)
+            number += len(block)
