@@ -129,7 +129,7 @@ def as_paths(config: object, *names: str) -> None:
         )
 
 
-def check_conditional(conditional: bool, domain: str | None, coupling: Coupling) -> None:
+def check_conditional(conditional: bool, domain: object, coupling: Coupling) -> None:
     """Refuse what a conditional flow cannot be.
 
     Raises:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bezierdistill.arena.runner import ArenaConfig, arena, compared
 from bezierdistill.settings import as_paths, check_counts, check_seed
+from bezierdistill.stages.sources import as_data
 
 if TYPE_CHECKING:
     from bezierdistill.records import ArenaRow
@@ -31,8 +32,8 @@ class DemoConfig:
 
     out: Path
     """Folder of the run; a run that was stopped there is continued."""
-    data: str = "digits"
-    """Built-in name or path."""
+    data: str | object = "digits"
+    """Built-in name, path, hf:OWNER/NAME or FILE.py:function; in Python an object as well."""
     seed: int = 0
     """Seed of everything."""
     budget: int = 4_000_000
@@ -42,6 +43,7 @@ class DemoConfig:
 
     def __post_init__(self) -> None:
         as_paths(self, "out")
+        as_data(self, "data")
         check_seed(self.seed)
         check_counts(budget=self.budget)
 

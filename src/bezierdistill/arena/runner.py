@@ -21,6 +21,7 @@ from bezierdistill.settings import (
     check_whole_batches,
     written,
 )
+from bezierdistill.stages.sources import as_data
 from bezierdistill.training.settings import LoopConfig
 
 if TYPE_CHECKING:
@@ -49,8 +50,9 @@ class ArenaConfig:
         bezierdistill arena --data moons --fast --out runs/quick
     """
 
-    data: str
-    """Built-in name or path (of vectors or images)."""
+    data: str | object
+    """Built-in name, path, hf:OWNER/NAME or FILE.py:function, of vectors or images; in Python an
+    object as well."""
     out: Path
     """Folder of the run; cells that are finished there are not run again."""
     methods: tuple[str | object, ...] = written(("all",), WORDS)
@@ -86,6 +88,7 @@ class ArenaConfig:
     def __post_init__(self) -> None:
         as_paths(self, "out")
         as_named(self, "methods")
+        as_data(self, "data")
         check_seed(self.first_seed)
         check_counts(budget=self.budget, seeds=self.seeds, samples=self.samples, batch=self.batch)
         check_whole_batches(self.loop.accumulate)

@@ -9,10 +9,11 @@ that no draw of an endless data set is trained on and evaluated against.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 import torch
@@ -29,15 +30,94 @@ BLOCK = 256  # rows of an endless data set that are drawn together
 REAL, TABLE = 1001, 1002  # what a generator of a stream is for
 
 
-def _real_generator(seed: int, split: Split) -> torch.Generator:
+def real_generator(seed: int, split: Split) -> torch.Generator:
+    """Draws what :meth:`Data.real` gives of a split."""
     stream = Stream.SEARCH if split == "valid" else Stream.JUDGE
     return generator(seed, stream, REAL, SPLITS.index(split))
 
 
+class Data(Protocol):
+    """Real samples; all that is given is in model units (see
+    :class:`~bezierdistill.data.scaling.Scaling`), conditions are vectors, class labels one-hot.
+    """
+
+    @property
+    def name(self) -> str:
+        """What the user called it."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one state: ``(D,)`` or ``(C, H, W)``."""
+        ...
+
+    @property
+    def scaling(self) -> Scaling:
+        """The way to model units."""
+        ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes in the order of their numbers; empty without class labels.
+
+        Raises:
+            UserError: if there are labels or conditions that cannot be used.
+        """
+        ...
+
+    @property
+    def classes(self) -> int:
+        """Number of classes; 0 without class labels. Raises as :attr:`class_names`."""
+        ...
+
+    @property
+    def frequencies(self) -> tuple[float, ...] | None:
+        """How often each class occurs in the training split; None without class labels."""
+        ...
+
+    @property
+    def condition_size(self) -> int:
+        """Numbers of a condition; 0 if states have none. Raises as :attr:`class_names`."""
+        ...
+
+    def count(self, split: Split) -> int | None:
+        """Number of distinct states of a split; None if there is no end of them."""
+        ...
+
+    def batch(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """Independent training states ``(count, *shape)``, and their conditions or None."""
+        ...
+
+    def take(self, rows: Rows, seed: int, stream: Stream) -> tuple[Tensor, Tensor | None]:
+        """Rows of an endless table of training states, each a function of the seed, the stream and
+        its index alone, and their conditions or None.
+        """
+        ...
+
+    def real(self, count: int, seed: int, split: Split) -> Tensor:
+        """Distinct states ``(count, *shape)`` of a split, a function of the seed alone.
+
+        Raises:
+            UserError: if the split has fewer.
+        """
+        ...
+
+    def conditions(self, count: int, seed: int, split: Split) -> Tensor | None:
+        """The conditions ``(count, condition_size)`` of the states that :meth:`real` gives."""
+        ...
+
+
+def real_rows(data: Data, count: int, seed: int, split: Split) -> np.ndarray:
+    """The rows of a split of finite data that :meth:`Data.real` gives."""
+    size = data.count(split) or 0
+    if count > size:
+        raise UserError(f"{count} {split} samples of {data.name} asked for, it has {size}")
+    return torch.randperm(size, generator=real_generator(seed, split))[:count].numpy()
+
+
 @dataclass(frozen=True)
 class ArrayData:
-    """Finite real samples; all that it gives is in model units (see
-    :class:`~bezierdistill.data.scaling.Scaling`), conditions are vectors, class labels one-hot.
+    """Finite real samples in memory.
 
     Args:
         name: what the user called it.
@@ -64,16 +144,16 @@ class ArrayData:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one state: ``(D,)`` or ``(C, H, W)``."""
+        """See :class:`Data`."""
         return tuple(self.scaling.encode(self.train[:1]).shape[1:])
 
-    @cached_property
+    @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the classes in the order of their numbers; empty without class labels.
+        """See :class:`Data`."""
+        return self._class_names
 
-        Raises:
-            UserError: if there are labels or conditions that cannot be used.
-        """
+    @cached_property
+    def _class_names(self) -> tuple[str, ...]:
         if self.problem:
             raise UserError(self.problem)
         if not self.given or self.given["train"].ndim == 2:
@@ -83,12 +163,12 @@ class ArrayData:
 
     @property
     def classes(self) -> int:
-        """Number of classes; 0 without class labels. Raises as :attr:`class_names`."""
+        """See :class:`Data`."""
         return len(self.class_names)
 
     @property
     def frequencies(self) -> tuple[float, ...] | None:
-        """How often each class occurs in the training split; None without class labels."""
+        """See :class:`Data`."""
         if not self.classes:
             return None
         counts = np.bincount(self.given["train"], minlength=self.classes)
@@ -96,11 +176,21 @@ class ArrayData:
 
     @property
     def condition_size(self) -> int:
-        """Numbers of a condition; 0 if states have none. Raises as :attr:`class_names`."""
+        """See :class:`Data`."""
         return self.classes or (self.given["train"].shape[1] if self.given else 0)
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of all samples and conditions, for :class:`~bezierdistill.objects.Named`."""
+        found = hashlib.sha256(repr((self.scaling, self.names, self.problem)).encode())
+        for split in SPLITS:
+            for own in (self.original(split), *([self.given[split]] if self.given else [])):
+                found.update(f"{own.dtype} {own.shape}".encode())
+                found.update(np.ascontiguousarray(own).tobytes())
+        return found.hexdigest()
+
     def count(self, split: Split) -> int:
-        """Number of distinct states of a split."""
+        """See :class:`Data`."""
         return len(self.original(split))
 
     def original(self, split: Split) -> np.ndarray:
@@ -108,33 +198,21 @@ class ArrayData:
         return {"train": self.train, "valid": self.valid, "test": self.test}[split]
 
     def batch(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """Independent training states ``(count, *shape)``, and their conditions or None."""
+        """See :class:`Data`."""
         rows = torch.randint(len(self.train), (count,), generator=generator).numpy()
         return self._at("train", rows)
 
     def take(self, rows: Rows, seed: int, stream: Stream) -> tuple[Tensor, Tensor | None]:
-        """Rows of an endless table of training states, each a function of the seed, the stream and
-        its index alone, and their conditions or None.
-        """
+        """See :class:`Data`."""
         return self._at("train", indices(seed, stream, rows, len(self.train)))
 
     def real(self, count: int, seed: int, split: Split) -> Tensor:
-        """Distinct states ``(count, *shape)`` of a split, a function of the seed alone.
-
-        Raises:
-            UserError: if the split has fewer.
-        """
-        return self.scaling.encode(self.original(split)[self._rows(count, seed, split)])
+        """See :class:`Data`."""
+        return self.scaling.encode(self.original(split)[real_rows(self, count, seed, split)])
 
     def conditions(self, count: int, seed: int, split: Split) -> Tensor | None:
-        """The conditions ``(count, condition_size)`` of the states that :meth:`real` gives."""
-        return self._vectors(split, self._rows(count, seed, split))
-
-    def _rows(self, count: int, seed: int, split: Split) -> np.ndarray:
-        size = len(self.original(split))
-        if count > size:
-            raise UserError(f"{count} {split} samples of {self.name} asked for, it has {size}")
-        return torch.randperm(size, generator=_real_generator(seed, split))[:count].numpy()
+        """See :class:`Data`."""
+        return self._vectors(split, real_rows(self, count, seed, split))
 
     def _at(self, split: Split, rows: np.ndarray) -> tuple[Tensor, Tensor | None]:
         return self.scaling.encode(self.original(split)[rows]), self._vectors(split, rows)
@@ -166,15 +244,20 @@ class EndlessData:
     frequencies: tuple[float, ...] | None = None
     condition_size: int = 0
 
+    @property
+    def fingerprint(self) -> str:
+        """For :class:`~bezierdistill.objects.Named`: data of a name are the same."""
+        return f"{self.name} {self.shape} {self.scaling}"
+
     def count(self, split: Split) -> None:
         """None: there is no end of them."""
 
     def batch(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """See :class:`ArrayData`."""
+        """See :class:`Data`."""
         return self.scaling.encode(self.draw(count, generator)), None
 
     def take(self, rows: Rows, seed: int, stream: Stream) -> tuple[Tensor, Tensor | None]:
-        """See :class:`ArrayData`."""
+        """See :class:`Data`."""
         index = np.asarray(rows, np.int64)
         blocks, places = np.unique(index // BLOCK, return_inverse=True)
         drawn = [self.draw(BLOCK, generator(seed, stream, TABLE, k)) for k in blocks.tolist()]
@@ -183,14 +266,11 @@ class EndlessData:
         return self.scaling.encode(own), None
 
     def real(self, count: int, seed: int, split: Split) -> Tensor:
-        """See :class:`ArrayData`."""
-        return self.batch(count, _real_generator(seed, split))[0]
+        """See :class:`Data`."""
+        return self.batch(count, real_generator(seed, split))[0]
 
     def conditions(self, count: int, seed: int, split: Split) -> None:
         """None: there are none."""
-
-
-Data = ArrayData | EndlessData
 
 
 def one_hot(labels: Tensor, classes: int) -> Tensor:

@@ -13,6 +13,7 @@ import io
 import math
 import os
 import struct
+import sys
 import warnings
 import zlib
 from collections import Counter
@@ -143,6 +144,16 @@ def _shown(image: Any, alpha: bool) -> np.ndarray:
         if not alpha:
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return np.asarray(image if alpha else image.convert("RGB"))
+
+
+def given_pixels(image: Any, colour: bool) -> np.ndarray | None:
+    """Bytes of a PIL image that is given, ``(H, W)`` if it is grey and ``colour`` is not asked for,
+    else ``(H, W, 3)``; None if it is no PIL image.
+    """
+    if "PIL.Image" not in sys.modules or not isinstance(image, sys.modules["PIL.Image"].Image):
+        return None
+    pixels = _shown(image.copy(), False)
+    return pixels if colour or image.mode[0] not in "1LI" else pixels[..., 0]
 
 
 def check_size(file: Path, most: int) -> None:

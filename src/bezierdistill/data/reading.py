@@ -62,17 +62,22 @@ class Samples:
     problem: str = ""
 
 
-def read_file(path: Path, key: str | None = None, alpha: bool = False) -> Samples:
+def read_file(
+    path: Path, key: str | None = None, labels: str | None = None, alpha: bool = False
+) -> Samples:
     """The samples of a file or folder.
 
     Args:
         path: a ``.npy`` or ``.npz`` file, or a folder of images.
         key: an array of the ``.npz`` by its name.
+        labels: the array of its labels by its name, beside ``key``.
         alpha: keep the transparency of a folder's images, as a fourth channel.
 
     Raises:
         UserError: if it cannot be read, lacks the arrays, or holds numbers that are not finite.
     """
+    if labels is not None and key is None:
+        raise UserError(f"{path}@labels={labels} names no samples, expected @key=NAME before it")
     if path.is_dir() and key is None:
         return _read_folder(path, alpha)
     if alpha:
@@ -82,9 +87,9 @@ def read_file(path: Path, key: str | None = None, alpha: bool = False) -> Sample
         raise UserError(f"no file {path}: expected a .npz or .npy of samples{more}")
     loaded = read_arrays(path)
     if isinstance(loaded, np.ndarray):
-        return Samples({"train": _checked(path, loaded)})
+        return Samples({"train": checked(path, loaded)})
     with loaded:
-        return _read_archive(path, loaded) if key is None else _keyed(path, loaded, key)
+        return _read_archive(path, loaded) if key is None else _keyed(path, loaded, key, labels)
 
 
 def read_array(path: Path) -> np.ndarray:
@@ -104,7 +109,7 @@ def _read_archive(path: Path, loaded: Mapping[str, np.ndarray]) -> Samples:
         key, offsets = keys[style.format(word)], keys.get(style.format("offsets"))
         packed = word == "jpeg"
         used |= {key, offsets if packed else None}
-        x[split] = _unpacked(path, loaded, key, offsets) if packed else _checked(path, loaded[key])
+        x[split] = _unpacked(path, loaded, key, offsets) if packed else checked(path, loaded[key])
     names = tuple(map(str, loaded[keys[NAMES]].ravel())) if NAMES in keys else ()
     samples = Samples(x)
     for words in (LABELS, VECTORS):
@@ -117,7 +122,7 @@ def _read_archive(path: Path, loaded: Mapping[str, np.ndarray]) -> Samples:
         if named:
             used |= set(named.values())
             given = {split: loaded[key] for split, key in named.items()}
-            samples = _with_conditions(path, x, given, names, words is VECTORS)
+            samples = with_conditions(path, x, given, names, words is VECTORS)
             break
     if left := sorted(set(loaded) - used):
         notice(f"{path}: not used: {', '.join(left)[:200]}")
@@ -136,14 +141,20 @@ def _find(keys: Mapping[str, str], split: Split) -> tuple[str, str] | None:
     return None
 
 
-def _with_conditions(
-    path: Path,
+def with_conditions(
+    path: Path | str,
     x: dict[Split, np.ndarray],
     given: dict[Split, np.ndarray],
-    names: tuple[str, ...],
-    vectors: bool = False,
+    names: tuple[str, ...] = (),
+    vectors: bool | None = None,
 ) -> Samples:
-    """Samples with their labels or condition vectors, or with the reason why these are no use."""
+    """Samples with their labels or condition vectors, if any, or with the reason why these are no
+    use; ``vectors`` says which they are, by default floats ``(N, C)`` are vectors.
+    """
+    if not given:
+        return Samples(x)
+    if vectors is None:
+        vectors = any(own.ndim == 2 and own.dtype.kind == "f" for own in given.values())
     try:
         for split, samples in x.items():
             if split not in given:
@@ -158,23 +169,34 @@ def _with_conditions(
         return Samples(x, problem=f"{path}: {error}")
 
 
-def _keyed(path: Path, loaded: Mapping[str, np.ndarray], key: str) -> Samples:
-    if key not in loaded:
-        told = f"{path} holds no array {key!r}"
-        raise UserError(f"{told}, expected one of {', '.join(sorted(loaded))[:200]}")
-    x = _checked(path, loaded[key])
+def _keyed(path: Path, loaded: Mapping[str, np.ndarray], key: str, labels: str | None) -> Samples:
+    for name in filter(None, (key, labels)):
+        if name not in loaded:
+            told = f"{path} holds no array {name!r}"
+            raise UserError(f"{told}, expected one of {', '.join(sorted(loaded))[:200]}")
+    x = checked(path, loaded[key])
+    given = None if labels is None else loaded[labels]
     if "is_test" not in loaded:
-        return Samples({"train": x})
+        return with_conditions(path, {"train": x}, {} if given is None else {"train": given})
     held = loaded["is_test"]
     if held.shape != (len(x),) or held.dtype != bool:
         told = f"{path} has is_test of shape {held.shape} and type {held.dtype}"
         raise UserError(f"{told}, expected ({len(x)},) of booleans")
     if held.all() or not held.any():
         raise UserError(f"{path} has is_test that is {held[0]} everywhere, expected some of each")
-    return Samples({"train": x[~held], "test": x[held]})
+    parts: dict[Split, np.ndarray] = {"train": ~held, "test": held}
+    own: dict[Split, np.ndarray] = (
+        {} if given is None else {split: given[rows] for split, rows in parts.items()}
+    )
+    return with_conditions(path, {split: x[rows] for split, rows in parts.items()}, own)
 
 
-def _checked(path: Path, array: np.ndarray) -> np.ndarray:
+def checked(path: Path | str, array: np.ndarray) -> np.ndarray:
+    """Samples ``(N, ...)`` as they are.
+
+    Raises:
+        UserError: unless they are finite numbers.
+    """
     if array.dtype.kind not in "uif":
         raise UserError(f"{path} holds {array.dtype} numbers, expected integers or floats")
     if array.ndim < 2 or 0 in array.shape:
@@ -238,4 +260,4 @@ def _read_folder(path: Path, alpha: bool) -> Samples:
         problem = f"{files[classes.index('')]} is in no folder of a class, others are"
         return Samples(x, problem=f"{problem}: expected all or none")
     given = {split: np.array(classes)[own] for split, own in rows.items()}
-    return _with_conditions(path, x, given, tuple(names))
+    return with_conditions(path, x, given, tuple(names))

@@ -12,18 +12,28 @@ from torch.nn import functional
 
 from bezierdistill.data.base import SPLITS, ArrayData
 from bezierdistill.data.labels import parse_labels
+from bezierdistill.data.lazy import LazyData
 from bezierdistill.data.scaling import Scaling
+from bezierdistill.data.stream import StreamData
 from bezierdistill.errors import UserError
 
 CHUNK = 4096  # images that are resized together
 
 
-def _changed(data: ArrayData, name: str, change: Callable[[np.ndarray], np.ndarray]) -> ArrayData:
-    train, valid, test = (change(data.original(split)) for split in SPLITS)
-    return replace(data, name=name, train=train, valid=valid, test=test)
+Viewed = ArrayData | LazyData | StreamData
 
 
-def only_class(data: ArrayData, name: str, label: str) -> ArrayData:
+def _changed(
+    data: Viewed, name: str, change: Callable[[np.ndarray, Scaling], np.ndarray]
+) -> Viewed:
+    """Data whose samples ``(N, ...)`` of a scaling are changed, now or as they are read."""
+    if isinstance(data, ArrayData):
+        train, valid, test = (change(data.original(split), data.scaling) for split in SPLITS)
+        return replace(data, name=name, train=train, valid=valid, test=test)
+    return data.changed(name, lambda x: change(x[None], Scaling.measure(x[None]))[0])
+
+
+def only_class(data: Viewed, name: str, label: str) -> Viewed:
     """The samples of one class, by its name or number, without conditions.
 
     Raises:
@@ -35,6 +45,10 @@ def only_class(data: ArrayData, name: str, label: str) -> ArrayData:
         number = parse_labels([label], data.class_names)[0]
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
+    if isinstance(data, StreamData):
+        raise UserError(f"{name} asks for a class of data that come one by one: give it alone")
+    if isinstance(data, LazyData):
+        return data.only(name, number)
     train, valid, test = (data.original(s)[data.given[s] == number] for s in SPLITS)
     if 0 in (counts := [len(train), len(valid), len(test)]):
         told = f"{name} has {counts} samples to train, validate and test on"
@@ -42,62 +56,76 @@ def only_class(data: ArrayData, name: str, label: str) -> ArrayData:
     return replace(data, name=name, train=train, valid=valid, test=test, given={}, names=())
 
 
-def cropped(data: ArrayData, name: str, size: tuple[int, int]) -> ArrayData:
+def cropped(data: Viewed, name: str, size: tuple[int, int]) -> Viewed:
     """The middle of every image.
 
     Raises:
         UserError: if the data are no images, or smaller.
     """
-    rows, columns = data.shape[1:] if len(data.shape) == 3 else (0, 0)
-    if size[0] > rows or size[1] > columns:
-        told = f"{name} asks for a middle of {size[0]} x {size[1]}"
-        raise UserError(f"{told}, {data.name} holds states of shape {data.shape}")
-    top, left = (rows - size[0]) // 2, (columns - size[1]) // 2
-    window = (slice(top, top + size[0]), slice(left, left + size[1]))
-    before = 2 if data.scaling.layout == "chw" else 1
-    return _changed(data, name, lambda x: x[(*[slice(None)] * before, *window)])
+
+    def crop(x: np.ndarray, scaling: Scaling) -> np.ndarray:
+        before = 2 if scaling.layout == "chw" else 1
+        rows, columns = (0, 0) if scaling.layout == "flat" else x.shape[before : before + 2]
+        if size[0] > rows or size[1] > columns:
+            told = f"{name} asks for a middle of {size[0]} x {size[1]}"
+            raise UserError(f"{told}, {data.name} holds samples of shape {x.shape[1:]}")
+        top, left = (rows - size[0]) // 2, (columns - size[1]) // 2
+        window = (slice(top, top + size[0]), slice(left, left + size[1]))
+        return x[(*[slice(None)] * before, *window)]
+
+    return _changed(data, name, crop)
 
 
-def coloured(data: ArrayData, name: str) -> ArrayData:
-    """Grey images in three equal channels.
+def coloured(data: Viewed, name: str) -> Viewed:
+    """Grey images in three equal channels; of data that are read later, colour stays as it is.
 
     Raises:
         UserError: if the data are no grey images of bytes.
     """
-    if data.scaling.layout != "hw" or not data.scaling.integer:
-        told = f"{name} asks for grey images in colour"
-        raise UserError(f"{told}, {data.name} holds states of shape {data.shape}")
-    found = _changed(data, name, lambda x: np.repeat(x[..., None], 3, axis=3))
-    return replace(found, scaling=replace(data.scaling, layout="hwc"))
+
+    def colour(x: np.ndarray, scaling: Scaling) -> np.ndarray:
+        if scaling.layout == "hwc" and scaling.integer and not isinstance(data, ArrayData):
+            return x
+        if scaling.layout != "hw" or not scaling.integer:
+            told = f"{name} asks for grey images in colour"
+            raise UserError(f"{told}, {data.name} holds samples of shape {x.shape[1:]}")
+        return np.repeat(x[..., None], 3, axis=3)
+
+    found = _changed(data, name, colour)
+    if isinstance(found, ArrayData):
+        return replace(found, scaling=replace(found.scaling, layout="hwc"))
+    return found
 
 
-def resized(data: ArrayData, name: str, size: tuple[int, int]) -> ArrayData:
+def resized(data: Viewed, name: str, size: tuple[int, int]) -> Viewed:
     """Images at another size, by antialiased bilinear interpolation; bytes stay bytes.
 
     Raises:
         UserError: if the data are no images.
     """
-    if len(data.shape) != 3:
-        told = f"{name} asks for images of {size[0]} x {size[1]}"
-        raise UserError(f"{told}, {data.name} holds vectors of {data.shape[0]} numbers")
 
-    def resize(x: np.ndarray) -> np.ndarray:
-        states = data.scaling.encode(x)
-        states = functional.interpolate(states, size, mode="bilinear", antialias=True)
-        return data.scaling.decode(states)
+    def resize(x: np.ndarray, scaling: Scaling) -> np.ndarray:
+        if scaling.layout == "flat":
+            told = f"{name} asks for images of {size[0]} x {size[1]}"
+            raise UserError(f"{told}, {data.name} holds vectors of {x.shape[1]} numbers")
+        parts = []
+        for k in range(0, len(x), CHUNK):
+            states = scaling.encode(x[k : k + CHUNK])
+            states = functional.interpolate(states, size, mode="bilinear", antialias=True)
+            parts.append(scaling.decode(states))
+        return np.concatenate(parts)
 
-    def parts(x: np.ndarray) -> np.ndarray:
-        return np.concatenate([resize(x[k : k + CHUNK]) for k in range(0, len(x), CHUNK)])
-
-    return _changed(data, name, parts)
+    return _changed(data, name, resize)
 
 
-def principal(data: ArrayData, name: str, components: int) -> ArrayData:
+def principal(data: Viewed, name: str, components: int) -> ArrayData:
     """Coordinates on the first principal components of the training split, each of unit variance.
 
     Raises:
-        UserError: if the data have fewer components.
+        UserError: if the data have fewer components, or are not in memory.
     """
+    if not isinstance(data, ArrayData):
+        raise UserError(f"{name} asks for principal components, {data.name} is not all in memory")
 
     def flat(x: np.ndarray) -> np.ndarray:
         return x.reshape(len(x), -1).astype(np.float32)
@@ -109,5 +137,10 @@ def principal(data: ArrayData, name: str, components: int) -> ArrayData:
     from sklearn.decomposition import PCA  # imported here: scikit-learn takes a second to import
 
     pca = PCA(components, svd_solver="covariance_eigh").fit(flat(data.train))
-    found = _changed(data, name, lambda x: np.asarray(pca.transform(flat(x)), dtype=np.float32))
+
+    def transform(x: np.ndarray, _: Scaling) -> np.ndarray:
+        return np.asarray(pca.transform(flat(x)), dtype=np.float32)
+
+    found = _changed(data, name, transform)
+    assert isinstance(found, ArrayData)
     return replace(found, scaling=Scaling.measure(found.train))

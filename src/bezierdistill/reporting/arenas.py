@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bezierdistill.data import load_data, read_array
+from bezierdistill.data import Scaling, load_data, read_array
+from bezierdistill.errors import UserError
 from bezierdistill.records import ArenaRow
 from bezierdistill.reporting.page import Gallery, Note, Opening, Picture, Section, Table, Words
 from bezierdistill.reporting.plots import arena_figure
@@ -98,8 +99,12 @@ def _samples(found: Findings) -> list[Section]:
     folder = found.folder / "samples"
     if not (folder / "real.npz").exists():
         return []
-    scaling = load_data(str(found.asked.data)).scaling
-    real = Panel("real data, held out", scaling.encode(read_array(folder / "real.npz")[:POINTS]))
+    held_out = read_array(folder / "real.npz")
+    try:
+        scaling = load_data(str(found.asked.data)).scaling
+    except UserError:  # the data have gone, the samples that are kept have not
+        scaling = Scaling.measure(held_out)
+    real = Panel("real data, held out", scaling.encode(held_out[:POINTS]))
     seed, sections = min(row.seed for row in found.rows), []
     for passes in SHOWN_PASSES:
         rows = [row for row in found.rows if row.passes == passes and row.seed == seed]

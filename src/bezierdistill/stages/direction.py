@@ -57,10 +57,10 @@ def check_direction(teacher: Teacher, data: Any) -> Direction:
         UserError: if another sign, direction or scale of time, or prediction comes much nearer, or
             the ends are farther from the data than the noise.
     """
-    from bezierdistill.data import Data, load_data
+    from bezierdistill.data import load_data
     from bezierdistill.fields import as_found
 
-    found = data if isinstance(data, get_args(Data)) else load_data(data)
+    found = load_data(data)
     if found.shape != teacher.shape:
         raise UserError(
             f"data {found.name} have shape {found.shape}, the teacher's states {teacher.shape}"

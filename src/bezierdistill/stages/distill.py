@@ -23,6 +23,7 @@ from bezierdistill.settings import (
     written,
 )
 from bezierdistill.stages.simulate import check_data
+from bezierdistill.stages.sources import as_data
 from bezierdistill.stages.train import CONTENTS as TRAINED
 from bezierdistill.stages.train import is_trained
 from bezierdistill.training.settings import LoopConfig
@@ -136,7 +137,8 @@ class DistillConfig(StudentSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         as_paths(self, "curves", "out")
-        as_named(self, "data", "student")
+        as_named(self, "student")
+        as_data(self, "data")
         check_seed(self.seed)
         check_counts(steps=self.steps, batch=self.batch)
         check_not_negative(align=self.align)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bezierdistill.errors import UserError
 from bezierdistill.objects import as_named, find_function, is_object, label
 from bezierdistill.settings import WORDS, as_paths, check_seed, written
+from bezierdistill.stages.sources import as_data
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,8 +34,8 @@ class EvaluateConfig:
     samples: Path
     """A .npz or .npy of samples in the data's original units, or a folder of images; if it has
     labels, --extractor classifier judges every class."""
-    data: str
-    """Built-in name or path."""
+    data: str | object
+    """Built-in name, path, hf:OWNER/NAME or FILE.py:function; in Python an object as well."""
     seed: int = 0
     """Which real samples are drawn."""
     extractor: str | object = "random"
@@ -50,6 +51,7 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         as_paths(self, "samples")
         as_named(self, "extractor", "metric")
+        as_data(self, "data")
         check_seed(self.seed)
         for name in self.metric:
             if not is_object(name):

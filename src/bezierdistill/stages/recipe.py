@@ -28,6 +28,7 @@ from bezierdistill.settings import (
 )
 from bezierdistill.stages.distill import DistillConfig, StudentSettings, distill
 from bezierdistill.stages.simulate import CurveSettings, SimulateConfig, simulate
+from bezierdistill.stages.sources import as_data
 from bezierdistill.stages.train import FlowSettings, TrainConfig, train
 from bezierdistill.training.settings import LoopConfig
 
@@ -84,8 +85,8 @@ class RecipeConfig:
         bezierdistill recipe --data photos --network.kind unet --out runs/photos
     """
 
-    data: str
-    """Built-in name or path."""
+    data: str | object
+    """Built-in name, path, hf:OWNER/NAME or FILE.py:function; in Python an object as well."""
     out: Path
     """Folder of the run."""
     budget: int = 4_000_000
@@ -101,7 +102,7 @@ class RecipeConfig:
     blend_weight: float = 1.25
     """Weight g of the strong teacher in the blend, the weak one has 1 - g; 1 is the strong teacher
     alone."""
-    domain: str | None = None
+    domain: str | object | None = None
     """Data of another domain to start from instead of noise: the student translates."""
     through: Path | None = None
     """A model of that domain; the curves go back to noise by it and forwards by teachers that start
@@ -121,6 +122,7 @@ class RecipeConfig:
 
     def __post_init__(self) -> None:
         as_paths(self, "out")
+        as_data(self, "data", "domain")
         check_seed(self.seed)
         check_counts(budget=self.budget, batch=self.batch)
         check_conditional(self.train.conditional, self.domain, self.train.coupling)
@@ -237,7 +239,7 @@ def _check_through(config: RecipeConfig, data: Data) -> None:
     from bezierdistill.data import load_data
     from bezierdistill.models.folder import load_model
 
-    through, domain = load_model(str(config.through)), load_data(str(config.domain))
+    through, domain = load_model(str(config.through)), load_data(config.domain)
     alike = domain.shape == through.shape == data.shape and through.scaling == domain.scaling
     if not alike or through.condition_size:
         raise UserError(

@@ -30,6 +30,7 @@ from bezierdistill.settings import (
 from bezierdistill.stages.distill import DistillConfig, distill
 from bezierdistill.stages.recipe import RecipeConfig, run_recipe
 from bezierdistill.stages.simulate import SimulateConfig, simulate
+from bezierdistill.stages.sources import as_data
 from bezierdistill.stages.train import TrainConfig, train
 from bezierdistill.training.settings import LoopConfig
 
@@ -55,8 +56,8 @@ class ReflowConfig:
         bezierdistill reflow --data digits --rounds 2 --report --out runs/reflow
     """
 
-    data: str
-    """Built-in name or path."""
+    data: str | object
+    """Built-in name, path, hf:OWNER/NAME or FILE.py:function; in Python an object as well."""
     out: Path
     """Folder of the rounds."""
     rounds: int = 2
@@ -83,6 +84,7 @@ class ReflowConfig:
 
     def __post_init__(self) -> None:
         as_paths(self, "out")
+        as_data(self, "data")
         check_seed(self.seed)
         check_counts(
             rounds=self.rounds,
@@ -156,7 +158,7 @@ def _rounds(config: ReflowConfig, data: Data) -> tuple[RoundRow, ...]:
             **_losses(first, flow, x0, real),
         )
         rows.append(row)
-        figures = Rounds(data=config.data, seed=config.seed, rounds=tuple(rows))
+        figures = Rounds(data=str(config.data), seed=config.seed, rounds=tuple(rows))
         write_record(config.out / ROUNDS, figures)
     return tuple(rows)
 

@@ -25,6 +25,7 @@ from bezierdistill.settings import (
     check_seed,
     written,
 )
+from bezierdistill.stages.sources import as_data
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -111,7 +112,8 @@ class SimulateConfig(CurveSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         as_paths(self, "out")
-        as_named(self, "teachers", "invert_from", "domain")
+        as_named(self, "teachers")
+        as_data(self, "invert_from", "domain")
         teachers = (t if is_object(t) else Path(str(t)) for t in self.teachers)
         object.__setattr__(self, "teachers", tuple(teachers))
         rows = (row if isinstance(row, tuple | list) else (row,) for row in self.weights)

@@ -17,6 +17,7 @@ from bezierdistill.settings import (
     check_counts,
     check_seed,
 )
+from bezierdistill.stages.sources import as_data
 from bezierdistill.training.settings import LoopConfig
 
 if TYPE_CHECKING:
@@ -54,8 +55,8 @@ class TrainConfig(FlowSettings):
         bezierdistill train --data photos --network.kind unet --out runs/photos
     """
 
-    data: str
-    """Built-in name or path."""
+    data: str | object
+    """Built-in name, path, hf:OWNER/NAME or FILE.py:function; in Python an object as well."""
     out: Path
     """Folder of the new model."""
     steps: int = 6000
@@ -64,9 +65,8 @@ class TrainConfig(FlowSettings):
     """Rows per step."""
     seed: int = 0
     """Seed of weights and draws."""
-    domain: str | None = None
-    """Data of another domain to start from instead of noise, by name or path: a flow that
-    translates."""
+    domain: str | object | None = None
+    """Data of another domain to start from instead of noise: a flow that translates."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
     """The network."""
     loop: LoopConfig = field(default_factory=LoopConfig)
@@ -75,6 +75,7 @@ class TrainConfig(FlowSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         as_paths(self, "out")
+        as_data(self, "data", "domain")
         check_seed(self.seed)
         check_counts(steps=self.steps, batch=self.batch)
         check_conditional(self.conditional, self.domain, self.coupling)
@@ -121,7 +122,7 @@ def train(config: TrainConfig) -> Model:
     objective = FlowMatching(MinibatchOT() if config.coupling == "ot" else Independent())
     trainer = Trainer({"teacher": net}, config.loop, config.out, "teacher")
     drop = config.drop if conditions.size else None
-    batches = PairBatches(data, trainer.share(config.batch), trainer.device, drop, domain)
+    batches = PairBatches(data, trainer.share(config.batch), trainer.device, drop, domain, trainer)
     card = card_of(
         config,
         "teacher",
@@ -131,8 +132,8 @@ def train(config: TrainConfig) -> Model:
         passes=Passes(training=trainer.cost(objective, config.steps, config.batch)),
         conditions=conditions,
         domain=None if domain is None else domain.scaling,
-        domain_data=config.domain,
-        data=config.data,
+        domain_data=None if config.domain is None else str(config.domain),
+        data=str(config.data),
         drop=drop,
     )
     with Run(config.out, "train", config, CONTENTS, barrier=trainer.fabric.barrier):

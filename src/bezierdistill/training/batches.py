@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,10 +10,29 @@ import torch
 from torch import Tensor
 
 from bezierdistill.curves import BezierCurve
-from bezierdistill.data import Data
+from bezierdistill.data import Data, StreamData
 from bezierdistill.objectives.base import Aligned, Curves, Pairs
 from bezierdistill.store import CurveStore
 from bezierdistill.training.loop import Trainer
+
+Real = Callable[[torch.Generator], tuple[Tensor, Tensor | None]]
+
+
+def real_batches(data: Data, rows: int, trainer: Trainer | None) -> Real:
+    """Batches of training data and their conditions; data that come one by one go on from the
+    trainer's step.
+
+    Args:
+        data: the data.
+        rows: rows of a batch.
+        trainer: whose share of each batch they are, if there is one.
+    """
+    if trainer is None or not isinstance(data, StreamData):
+        return lambda generator: data.batch(rows, generator)
+    part = slice(trainer.rank * rows, (trainer.rank + 1) * rows)
+    first = trainer.done * trainer.config.accumulate
+    ahead = data.epochs(rows * trainer.ranks, first, part)
+    return lambda _: next(ahead)
 
 
 @dataclass(frozen=True)
@@ -26,6 +45,8 @@ class PairBatches:
         device: where batches are put.
         drop: share of rows whose condition is set to zero, which is none; None leaves all out.
         domain: what flows start from; without it sources are standard normal.
+        trainer: from whose step data that come one by one go on, and whose share of them is taken;
+            without it they are drawn from those that are kept.
     """
 
     data: Data
@@ -33,18 +54,28 @@ class PairBatches:
     device: torch.device
     drop: float | None = None
     domain: Data | None = None
+    trainer: Trainer | None = None
 
     def __call__(self, generator: torch.Generator) -> Pairs:
         """A batch."""
-        x1, cond = self.data.batch(self.rows, generator)
+        x1, cond = self._real(generator)
         if self.domain is None:
             x0 = torch.randn(x1.shape, generator=generator)
         else:
-            x0 = self.domain.batch(self.rows, generator)[0]
+            x0 = self._source(generator)[0]
         if cond is not None and self.drop:
             cond = cond * (torch.rand(self.rows, 1, generator=generator) >= self.drop)
         cond = None if cond is None or self.drop is None else cond.to(self.device)
         return Pairs(x0.to(self.device), x1.to(self.device), cond)
+
+    @cached_property
+    def _real(self) -> Real:
+        return real_batches(self.data, self.rows, self.trainer)
+
+    @cached_property
+    def _source(self) -> Real:
+        assert self.domain is not None
+        return real_batches(self.domain, self.rows, self.trainer)
 
 
 class CurveBatches:
@@ -100,7 +131,11 @@ class AlignedBatches:
     def __call__(self, generator: torch.Generator) -> Aligned:
         """A batch."""
         curve, cond = self.curves(generator)
-        real, given = self.data.batch(self.rows, generator)
+        real, given = self._real(generator)
         device = curve.points.device
         given = None if given is None or cond is None else given.to(device)
         return Aligned(curve, cond, real.to(device), given)
+
+    @cached_property
+    def _real(self) -> Real:
+        return real_batches(self.data, self.rows, self.curves.trainer)
