@@ -154,11 +154,10 @@ def _own_network(
             f"{folder} holds weights of your own module {network.name}: give it, as"
             " load_model(folder, teacher), or by --network FILE.py:function"
         )
-    given: Teacher = getattr(teacher, "teacher", teacher)
     second = read_tensors(folder / SECOND)[0] if network.times else {}
     if lacking := sorted(set(network.times) - second.keys()):
         raise UserError(f"{folder / SECOND} has no {lacking[0]}: restore it or make it again")
-    net = given.net.copy({name: len(second[name]) for name in network.times})
+    net = teacher.net.copy({name: len(second[name]) for name in network.times})
     module: nn.Module = net.inner
     check_fit(module, weights)
     module.load_state_dict(dict(weights))

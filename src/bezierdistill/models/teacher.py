@@ -309,6 +309,11 @@ class Student:
     targets: tuple[str, ...] = ()
 
     @property
+    def net(self) -> OwnNetwork:
+        """The teacher's network."""
+        return self.teacher.net
+
+    @property
     def network(self) -> OwnConfig:
         """What the card of the trained model says of it."""
         return self.teacher.own_config(self.widths, self.lora)

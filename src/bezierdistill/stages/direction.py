@@ -72,14 +72,13 @@ def check_direction(teacher: Teacher, data: Any) -> Direction:
 def _checked(teacher: Teacher, data: Data) -> Direction:
     import torch
 
+    from bezierdistill.data import rescaled
     from bezierdistill.metrics.distances import energy_distance
     from bezierdistill.noise import Stream, noise
 
     count = data.count("valid")
     rows = range(ROWS if count is None else min(ROWS, count))
-    real = data.real(len(rows), 0, "valid")
-    if data.scaling != teacher.scaling:  # in the teacher's units
-        real = teacher.scaling.encode(data.scaling.decode(real))
+    real = rescaled(data, teacher.scaling).real(len(rows), 0, "valid")
     x0 = noise(0, Stream.SEARCH, rows, teacher.shape)
     cond = teacher.condition(rows, 0, Stream.SEARCH)
     apart = energy_distance(x0, real)

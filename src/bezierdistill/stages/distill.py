@@ -183,7 +183,7 @@ def _contents(network: dict[str, Any]) -> Contents:
         files["second-time.safetensors"] = "what was added to its weights, the second time"
     if network["lora"]:
         files["lora/"] = "the adapters alone, in peft's format; model.safetensors has them too"
-    return replace(CONTENTS, files=CONTENTS.files | files, shown=("sampler.py",))
+    return replace(CONTENTS, files={**CONTENTS.files, **files}, shown=("sampler.py",))
 
 
 def distill(config: DistillConfig) -> Model:
@@ -194,7 +194,7 @@ def distill(config: DistillConfig) -> Model:
         UserError: on a bad store, teachers other than those that made it, or a folder that holds
             another run.
     """
-    from bezierdistill.data import load_data
+    from bezierdistill.data import load_data, rescaled
     from bezierdistill.models.folder import is_model, load_model
     from bezierdistill.run import Run
     from bezierdistill.store import CurveStore
@@ -204,7 +204,7 @@ def distill(config: DistillConfig) -> Model:
     net, network, own = _student(config, store)
     data = None if config.data is None else load_data(config.data)
     if data is not None and own is not None:
-        data = replace(data, scaling=own.scaling)
+        data = rescaled(data, own.scaling)
     _check_data(config, store, data)
     trainer = Trainer({"student": net}, config.loop, config.out, "curves")
     trainer.share(config.batch)  # checks, before the folder is taken and hours are spent
