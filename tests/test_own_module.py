@@ -161,10 +161,12 @@ def test_alignment_pulls_an_own_student_to_the_data(tmp_path: Path) -> None:
             teacher.student(),
             passes=1,
             align=align,
-            align_lr=3e-3,
+            align_lr=1e-2,
+            anchor=0.0,
+            batch=256,
             data=REAL if align else None,
         )
-        for align in (0, 150)
+        for align in (0, 300)
     )
     fresh = mixtures()[1].sample(1000, torch.Generator().manual_seed(6)).float()
     off = [
@@ -172,6 +174,37 @@ def test_alignment_pulls_an_own_student_to_the_data(tmp_path: Path) -> None:
         for model in (plain, aligned)
     ]
     assert off[1] < 0.5 * off[0]
+
+
+def test_hidden_states_are_a_place_for_features(tmp_path: Path) -> None:
+    """They are what the submodules make, scaled; by name or the widest; gradients reach states."""
+    manner = MANNERS["Meta"]
+    module = trained(manner, 10).eval()
+    teacher = manner.teacher(module, **KNOWN)
+    hidden = teacher.features(("enter", "middle.1"))
+    x = states(50).requires_grad_(True)
+    made = hidden(x)
+    assert made.shape == (50, 48)
+    torch.testing.assert_close(made[:, :24], module.enter(x) * hidden.scales["enter"])
+    made.sum().backward()
+    assert x.grad is not None
+    assert float(x.grad.abs().sum()) > 0
+    real = hidden(teacher.real(64)[:64]).detach()
+    apart = [(part[:32] - part[32:]).norm(dim=1).mean() for part in real.split(24, 1)]
+    torch.testing.assert_close(torch.stack(apart), torch.ones(2))
+    assert set(teacher.features().names) == {"drop"}  # the last of the one shape there is
+    for names, message in (
+        (("time_mlp",), "do not depend on the state"),
+        (("no",), "no such part"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            teacher.features(names)
+    curves_of(teacher, tmp_path / "curves")
+    more = {"align": 3, "data": REAL, "align_features": ("auto",)}
+    out, plain = tmp_path / "student", tmp_path / "plain"
+    model = distilled(tmp_path / "curves", out, teacher.student(), **more)
+    other = distilled(tmp_path / "curves", plain, teacher.student(), align=3, data=REAL)
+    assert model.card.digest != other.card.digest
 
 
 class Text(nn.Module):

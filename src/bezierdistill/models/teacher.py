@@ -7,7 +7,7 @@ trains; the weights that come out have the module's own names.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any, Literal
@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from bezierdistill.curves import Time
-from bezierdistill.data import Data, Scaling, load_data
+from bezierdistill.data import Data, Scaling, load_data, rescaled
 from bezierdistill.errors import UserError
 from bezierdistill.fields import NetworkField, as_found, evaluating
+from bezierdistill.models.features import HiddenStates
 from bezierdistill.models.folder import load_model
 from bezierdistill.models.model import Model
 from bezierdistill.networks.given import Classes, Table, as_given
@@ -226,6 +227,24 @@ class Teacher(Model):
                 probe = self._probe()
                 widths = dict(probe.widths(paths) if paths else probe.find())
         return Student(self, widths, lora, tuple(targets))
+
+    def real(self, count: int) -> Tensor:
+        """Real states ``(count, *shape)`` of its data, in its own units, to choose settings by.
+
+        Raises:
+            UserError: if it was given no data.
+        """
+        if self.data is None:
+            raise UserError("the teacher was given no data, expected Teacher(..., data=...)")
+        return rescaled(self.data, self.scaling).real(count, 0, "valid")
+
+    def features(self, names: Sequence[str] = ()) -> HiddenStates:
+        """Its hidden states as features, such as alignment compares.
+
+        Args:
+            names: paths of submodules; without them they are found by their size.
+        """
+        return HiddenStates(self, names)
 
     def _tried(self, seed: int = 0) -> tuple[Tensor, Any]:
         """A few states and conditions to try it on; nothing else draws them."""

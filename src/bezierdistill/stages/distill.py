@@ -13,6 +13,7 @@ from bezierdistill.objects import as_named, find_object, is_object
 from bezierdistill.settings import (
     MAX_PASSES,
     NUMBERS,
+    WORDS,
     Contents,
     ObjectiveName,
     as_paths,
@@ -122,6 +123,9 @@ class DistillConfig(StudentSettings):
     """Steps of alignment with real data after the regression; 0 is none."""
     data: str | object | None = None
     """Built-in name or path of that real data."""
+    align_features: tuple[str, ...] = written((), WORDS)
+    """Parts of your own module whose outputs are aligned in the place of states, by path, or auto
+    for those of the greatest widths."""
     student: str | object | None = None
     """What is trained, where it is not the network of the best teacher: FILE.py:function that
     returns teacher.student(...), your own module, or a NetworkConfig, one of ours from scratch."""
@@ -157,6 +161,8 @@ class DistillConfig(StudentSettings):
                 f"align is {self.align} and data {self.data}, expected both or neither: alignment"
                 " needs real data"
             )
+        if self.align_features and not self.align:
+            raise UserError("align-features are given and align is 0: expected --align STEPS")
         if self.align and (self.align_batch or self.batch) < 2:
             raise UserError(
                 "batch is 1, expected 2 or more in alignment: the distance between distributions"
@@ -332,7 +338,7 @@ def _distilled(
         if trainer.began < config.steps and trainer.rank == 0:  # an alignment before is out of date
             (config.out / "state-alignment.safetensors").unlink(missing_ok=True)
         trainer.fabric.barrier()
-        net, more = _align(config, store, data, net, knots)
+        net, more = _align(config, store, data, net, knots, own)
         spent += more
     recipe = store.recipe
     passes = Passes(training=spent, curves=store.manifest.passes, teachers=recipe.teacher_passes)
@@ -430,6 +436,7 @@ def _align(
     data: Data,
     net: nn.Module,
     knots: Mapping[int, Knots],
+    own: Teacher | None,
 ) -> tuple[nn.Module, int]:
     """Align the distribution of every sampler with real data; the network and what this cost."""
     from bezierdistill.objectives import Alignment, Loss
@@ -446,11 +453,26 @@ def _align(
         config.anchor,
         data.scaling.clamp,
         joint=store.recipe.conditions.rows is None,
+        **_features(config, own),
     )
     curves = CurveBatches(store, trainer, size, config.seed + 1 if config.epochs else None)
     batches = AlignedBatches(curves, data, REAL_ROWS * curves.rows)
     net = trainer.fit(objective, batches, config.align, config.seed + 1)
     return net, trainer.cost(objective, config.align, size)
+
+
+def _features(config: DistillConfig, own: Teacher | None) -> dict[str, Any]:
+    if not config.align_features:
+        return {}
+    if own is None:
+        raise UserError(
+            "align-features are given and the student is no module of your own: expected none"
+        )
+    return {
+        "features": own.features(
+            () if config.align_features == ("auto",) else config.align_features
+        )
+    }
 
 
 def main_distill(config: DistillConfig) -> dict[str, Any]:
