@@ -591,10 +591,10 @@ def test_stages_take_objects_and_reports_outlive_them(
 ) -> None:
     own = Items(lambda k: (X[k], int(Y[k])))
     small: Mapping[str, Any] = {"network": NET, "loop": LOOP}
-    recipe = run_recipe(RecipeConfig(own, tmp_path / "recipe", 30_000, batch=16, **small))
+    recipe = run_recipe(RecipeConfig(own, tmp_path / "recipe", 9_000, batch=16, **small))
     assert recipe.card.data == name_data(own)
     assert (
-        run_recipe(RecipeConfig(own, tmp_path / "recipe", 30_000, batch=16, **small)).card
+        run_recipe(RecipeConfig(own, tmp_path / "recipe", 9_000, batch=16, **small)).card
         == recipe.card
     )
     samples = tmp_path / "s.npz"
@@ -604,7 +604,7 @@ def test_stages_take_objects_and_reports_outlive_them(
     few: Mapping[str, Any] = {"steps": 2, "batch": 8, "count": 20, "solver_steps": 2}
     assert len(reflow(ReflowConfig((X, Y), tmp_path / "reflow", 1, **few, **small))) == 1
     settings: Mapping[str, Any] = {"seeds": 1, "samples": 64, "batch": 32, "keep_samples": True}
-    rows = arena(ArenaConfig(own, tmp_path / "arena", ("rfd-1",), 20_000, **settings, **small))
+    rows = arena(ArenaConfig(own, tmp_path / "arena", ("rfd-1",), 12_000, **settings, **small))
     assert all(row.error is None for row in rows)
     moved = train(TrainConfig(X, tmp_path / "moved", 2, 8, domain=stream(), **small))
     assert str(moved.card.domain_data).startswith("python:Ordered-")

@@ -10,7 +10,7 @@ are read when they are asked for (:class:`~bezierdistill.data.lazy.LazyData`), o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from itertools import islice
@@ -189,6 +189,7 @@ def _opened(name: str, value: Any, given: Given) -> Arrays | Stored | StreamData
         if not hasattr(value, "__len__"):
             return StreamData(name, value, reader, columns.names)
         items, found = read_table(value, columns)
+        reader = reader if found is None else replace(reader, labels=None)  # that column is read
         return Stored(items, reader, found, columns.names, columns.problem(name), True)
     sized = hasattr(value, "__len__") and not isinstance(value, torch_data.IterableDataset)
     if sized and hasattr(value, "__getitem__") and not isinstance(value, str):
