@@ -27,7 +27,18 @@ FILES = {
 TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 # A room may import what stands before it, and nothing after it; every room is named once.
 LINE = (
-    *("errors", "settings", "words", "memory", "progress", "files", "objects", "noise", "curves", "fields"),
+    *(
+        "errors",
+        "settings",
+        "words",
+        "memory",
+        "progress",
+        "files",
+        "objects",
+        "noise",
+        "curves",
+        "fields",
+    ),
     *("schedules", "solvers", "couplings", "flow_map", "knots", "sdedit", "data", "records"),
     *("run", "networks", "models", "simulation", "store", "objectives", "metrics"),
     *("training", "budget", "interop", "reporting", "stages", "arena", "app", "cli"),

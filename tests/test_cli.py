@@ -21,11 +21,11 @@ import torch
 import toy_verbs
 from bezierdistill import app
 from bezierdistill.cli import VERBS, main, parse
-from bezierdistill.cli.settings import as_yaml
 from bezierdistill.cli.verbs import Verb
 from bezierdistill.errors import UserError
 from bezierdistill.files import load_function
 from bezierdistill.models import load_model
+from bezierdistill.settings import as_yaml
 from bezierdistill.store import CurveStore
 from toy_verbs import Inner, ToyConfig
 

@@ -29,7 +29,15 @@ from torch.utils.data import (
 from bezierdistill.arena.runner import ArenaConfig, arena
 from bezierdistill.cli import main
 from bezierdistill.cli.parser import parse
-from bezierdistill.data import ArrayData, LazyData, StreamData, load_data, name_data
+from bezierdistill.data import (
+    ArrayData,
+    LazyData,
+    Scaling,
+    StreamData,
+    load_data,
+    name_data,
+    rescaled,
+)
 from bezierdistill.errors import UserError
 from bezierdistill.networks.config import NetworkConfig
 from bezierdistill.noise import Stream
@@ -396,6 +404,11 @@ def test_ranks_share_the_batches_of_a_stream() -> None:
     pairs = PairBatches(data, 5, torch.device("cpu"), trainer=trainer)(generator())
     rows = data.epochs(10, 6, slice(None))
     assert torch.equal(pairs.x1, next(rows)[0][5:])
+    units = rescaled(data, Scaling((1.0,), (2.0,)))
+    moved = PairBatches(units, 5, torch.device("cpu"), trainer=trainer)(generator())
+    again = units.scaling.decode(moved.x1)
+    np.testing.assert_allclose(again, data.scaling.decode(pairs.x1), rtol=1e-5, atol=1e-3)
+    assert not hasattr(rescaled(load_data(X), units.scaling), "epochs")
 
 
 def doubled(items: list[Any]) -> Any:

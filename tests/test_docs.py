@@ -32,6 +32,7 @@ ROOT = Path(__file__).parents[1]
 DOCS, SOURCE = ROOT / "docs", ROOT / "src" / "bezierdistill"
 PAGES = {path.stem: path.read_text() for path in [*sorted(DOCS.glob("*.md")), ROOT / "README.md"]}
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
+PUBLIC = {*importlib.import_module("bezierdistill").__all__}
 TARGETS = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 SLOW = ("choose", "commands", "own-model", "results", "scale")
 PAST = ("log", "changelog")  # these tell of the past
@@ -301,7 +302,7 @@ def test_the_reference_lists_what_is_public() -> None:
     found = re.findall(r"^\.\. auto(?:class|function):: ([\w.]+)$", PAGES["api"], re.MULTILINE)
     listed = [name.rpartition(".")[2] for name in found]
     assert len(listed) == len(set(listed))
-    public = {*importlib.import_module("bezierdistill").__all__, *metrics.__all__}
+    public = {*PUBLIC - {"metrics"}, *metrics.__all__}
     assert public <= set(listed), public - set(listed)
     for name in found:
         module, _, own = name.rpartition(".")
@@ -309,6 +310,22 @@ def test_the_reference_lists_what_is_public() -> None:
     kinds = [kind for kind in vars(records).values() if isinstance(kind, type)]
     kept = {kind.__name__ for kind in kinds if kind.__module__ == records.__name__}
     assert kept - set(listed) <= {"Record", "Imported", "Merged"}
+
+
+@pytest.mark.parametrize("page", ["extend", "own-model"])
+def test_pages_for_ones_own_code_use_public_names_alone(page: str) -> None:
+    code = [ast.parse(text) for kind, text in blocks(PAGES[page]) if kind == "python"]
+    nodes = [node for tree in code for node in ast.walk(tree)]
+    modules = {alias.name for n in nodes if isinstance(n, ast.Import) for alias in n.names}
+    own = {name for name in modules if name.startswith("bezierdistill")}
+    assert own - {"bezierdistill.interop.diffusers"} == {"bezierdistill"}
+    taken = [n for n in nodes if isinstance(n, ast.ImportFrom) and "bezierdistill" in str(n.module)]
+    assert {n.module for n in taken} <= {"bezierdistill"}
+    used = {alias.name for n in taken for alias in n.names} | {
+        n.attr for n in nodes if isinstance(n, ast.Attribute) and ast.unparse(n.value) == "bd"
+    }
+    assert len(used) > 5
+    assert used <= PUBLIC, used - PUBLIC
 
 
 def test_the_messages_of_the_page_are_those_of_the_library() -> None:

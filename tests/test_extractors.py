@@ -349,8 +349,8 @@ def test_load_extractor_knows_three_and_says_so(tmp_path: Path) -> None:
         with pytest.raises(
             ValueError,
             match=(
-                f"no extractor called '{text}': expected random, classifier, squeezenet:PATH or a"
-                " path"
+                f"no extractor called '{text}': expected random, classifier, squeezenet:PATH or"
+                " FILE.py:function"
             ),
         ):
             load_extractor(text, images)

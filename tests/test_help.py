@@ -20,8 +20,8 @@ import yaml
 
 from bezierdistill.cli import VERBS, doctor, main, parse
 from bezierdistill.cli.doctor import read_recipes
-from bezierdistill.cli.settings import as_yaml
 from bezierdistill.cli.verbs import Verb
+from bezierdistill.settings import as_yaml
 
 ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-m", "bezierdistill.cli"]

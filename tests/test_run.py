@@ -29,6 +29,7 @@ from bezierdistill.run import (
     MADE,
     README,
     RUN,
+    SETTINGS,
     Run,
     command,
     machine,
@@ -36,7 +37,7 @@ from bezierdistill.run import (
     read_made,
     read_settings,
 )
-from bezierdistill.settings import Contents
+from bezierdistill.settings import Contents, as_yaml
 from bezierdistill.stages.distill import DistillConfig, distill
 from bezierdistill.stages.recipe import RecipeConfig, run_recipe
 from bezierdistill.stages.reflow import ReflowConfig, reflow
@@ -69,7 +70,9 @@ VALUES: dict[Any, st.SearchStrategy[Any]] = {
     float: st.floats(0.001, 0.2),
     bool: st.booleans(),
     tuple[Path, ...]: st.lists(PATH, min_size=1, max_size=3).map(tuple),
+    tuple[Path | object, ...]: st.lists(PATH, min_size=1, max_size=3).map(tuple),
     tuple[str, ...]: st.lists(WORD, min_size=1, max_size=3).map(tuple),
+    tuple[str | object, ...]: st.lists(WORD, min_size=1, max_size=3).map(tuple),
     tuple[float, ...]: st.lists(FLOAT, min_size=1, max_size=3).map(tuple),
     tuple[tuple[float, ...], ...]: st.integers(1, 3).flatmap(
         lambda size: st.lists(st.tuples(*[FLOAT] * size), min_size=1, max_size=3).map(tuple)
@@ -87,7 +90,7 @@ def values_of(kind: Any) -> st.SearchStrategy[Any]:
     return (
         st.sampled_from(parts)
         if isinstance(parts[0], str)
-        else st.one_of(*(values_of(part) for part in parts if part is not type(None)))
+        else st.one_of(*(values_of(part) for part in parts if part not in (type(None), object)))
     )
 
 
@@ -124,6 +127,21 @@ def test_a_command_parses_to_the_settings_that_it_was_made_of(
     config = data.draw(configs_of(VERBS[verb].config))
     line = command(verb, config)
     assert parse(shlex.split(line)[1:]).config == config
+
+
+RUNS = ("train", "simulate", "distill", "recipe", "reflow", "arena", "demo")
+
+
+@pytest.mark.parametrize("verb", RUNS)
+@settings(max_examples=12, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@given(data=st.data())
+def test_the_settings_file_of_a_run_parses_to_the_settings_that_it_was_written_of(
+    verb: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    config = data.draw(configs_of(VERBS[verb].config))
+    file = tmp_path_factory.mktemp("run") / SETTINGS
+    file.write_text(as_yaml(config))
+    assert parse([verb, "--config", str(file)]).config == config
 
 
 def test_commands_lose_no_digit_and_take_no_path_for_a_flag() -> None:
@@ -243,7 +261,7 @@ def test_a_finished_run_is_left_alone_and_an_extended_one_is_told_of(tmp_path: P
 
     run(first)
     before = files(tmp_path)
-    assert before.keys() == {RUN, MADE, README}
+    assert before.keys() == {RUN, MADE, README, SETTINGS}
     run(first)
     assert files(tmp_path) == before
     for _ in range(2):
@@ -448,7 +466,7 @@ def test_files_of_older_commits_are_refused_in_one_line(
     manifest = tmp_path / "simulate" / "manifest.json"
     value = json.loads(manifest.read_text())
     manifest.write_text(json.dumps(value | {"version": 2}))
-    with pytest.raises(UserError, match=r"version '2', expected .*version 3: .* another version"):
+    with pytest.raises(UserError, match=r"version '2', expected .*version 4: .* another version"):
         CurveStore.open(tmp_path / "simulate")
     held = read_sealed(runs["train"] / RUN, Settings, "run")
     (tmp_path / "train" / RUN).write_text(json.dumps(held.settings, indent=2))

@@ -12,8 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bezierdistill import schedules
 from bezierdistill.fields import Blend, GaussianMixture, NetworkField, evaluating
+from bezierdistill.models.teacher import Teacher
 from bezierdistill.schedules import (
-    ForeignField,
     LinearSchedule,
     Schedule,
     SigmaSchedule,
@@ -93,9 +93,9 @@ CONVENTIONS: dict[str, tuple[Prediction, Schedule, Level]] = {
 }
 
 
-def foreign(name: str, mixture: GaussianMixture, **more: Any) -> ForeignField:
+def foreign(name: str, mixture: GaussianMixture, **more: Any) -> Teacher:
     prediction, schedule, level = CONVENTIONS[name]
-    return ForeignField(Ideal(mixture, prediction, level), prediction, schedule, **more)
+    return Teacher(Ideal(mixture, prediction, level), prediction, schedule, **more)
 
 
 @pytest.mark.parametrize("name", CONVENTIONS)
@@ -136,8 +136,8 @@ def test_wrong_signs_and_directions_are_not_the_field(mixture: GaussianMixture, 
     prediction, schedule, level = CONVENTIONS["diffusers FlowMatch"]
     ideal = Ideal(mixture, prediction, level)
     for field in (
-        ForeignField(ideal, "velocity", schedule),
-        ForeignField(ideal, prediction, LinearSchedule("up", 1000)),
+        Teacher(ideal, "velocity", schedule),
+        Teacher(ideal, prediction, LinearSchedule("up", 1000)),
     ):
         assert float((field(x, t) - mixture(x, t)).abs().max()) > 0.5
 
@@ -161,7 +161,7 @@ def test_calls_conditions_and_wrapped_outputs(shape: tuple[int, ...], draw: Draw
         told.append(time)
         return (state * label.reshape(-1, *[1] * (x.ndim - 1)),)
 
-    field = ForeignField(
+    field = Teacher(
         time_first,
         "velocity",
         LinearSchedule("up"),
@@ -171,7 +171,7 @@ def test_calls_conditions_and_wrapped_outputs(shape: tuple[int, ...], draw: Draw
     torch.testing.assert_close(field(x, t, cond), x * cond.reshape(-1, *[1] * (x.ndim - 1)))
     assert torch.equal(told[0], t)
     assert field.passes == 2
-    plain = ForeignField(
+    plain = Teacher(
         lambda y, time, label: y + label.reshape(-1, *[1] * (x.ndim - 1)),
         "flow",
         LinearSchedule("down"),
@@ -192,15 +192,15 @@ def test_calls_conditions_and_wrapped_outputs(shape: tuple[int, ...], draw: Draw
         (lambda: StepSchedule(torch.tensor([0.5, 0.6])), "falling numbers"),
         (lambda: StepSchedule(torch.tensor([1.0, 0.6])), "falling numbers"),
         (
-            lambda: ForeignField(abs, "eps", LinearSchedule("up")),  # pyright: ignore[reportArgumentType]
+            lambda: Teacher(abs, "eps", LinearSchedule("up")),  # pyright: ignore[reportArgumentType]
             "prediction is 'eps', expected one of velocity",
         ),
         (
-            lambda: ForeignField(abs, "epsilon", LinearSchedule("up")),
+            lambda: Teacher(abs, "epsilon", LinearSchedule("up")),
             "predicts epsilon needs a span that ends before pure noise",
         ),
         (
-            lambda: ForeignField(abs, "sample", LinearSchedule("up", low=0.1)),
+            lambda: Teacher(abs, "sample", LinearSchedule("up", low=0.1)),
             "predicts sample needs a span that ends before pure data",
         ),
     ],
@@ -284,7 +284,7 @@ def test_a_users_module_is_called_in_evaluation_mode_and_left_as_it_was(how: str
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     x, line = torch.randn(8, 2, generator=torch.Generator().manual_seed(0)), LinearSchedule("up")
     expected = x / (1 + module.norm.eps) ** 0.5  # with the running mean 0 and variance 1
-    field = ForeignField(HOLDERS[how](module), "velocity", line)
+    field = Teacher(HOLDERS[how](module), "velocity", line)
     torch.testing.assert_close(field(x, 0.3), expected)
     torch.testing.assert_close(solve(field, x, [0.0, 0.5], "euler").state, x + 0.5 * expected)
     with evaluating(), evaluating():

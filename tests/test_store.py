@@ -478,12 +478,12 @@ def changed(store: CurveStore, **changes: Any) -> None:
     ("changes", "message"),
     [
         (
-            {"version": 4},
-            "version '4', expected format 'bezierdistill-curves', version 3: it was written by"
+            {"version": 5},
+            "version '5', expected format 'bezierdistill-curves', version 4: it was written by"
             " another version",
         ),
-        ({"version": 2}, "version '2', expected .* version 3: .* make it again"),
-        ({"format": "parquet"}, "format 'parquet', version '3', expected"),
+        ({"version": 3}, "version '3', expected .* version 4: .* make it again"),
+        ({"format": "parquet"}, "format 'parquet', version '4', expected"),
         ({"recipe": {"degree": 4}}, r"missing required field shape - at \$.recipe"),
         (
             {"recipe": {"degree": 3, "shape": [2]}},

@@ -5,8 +5,8 @@ from typing import Any
 
 from bezierdistill.data import Scaling
 from bezierdistill.models import Model
+from bezierdistill.models.teacher import Teacher
 from bezierdistill.networks.foreign import ForeignConfig, make_schedule
-from bezierdistill.schedules import ForeignField
 
 SHAPE = (3, 8, 8)
 
@@ -42,11 +42,11 @@ def save_pipeline(folder: Path, unet: Any, prediction: Any = "epsilon") -> Path:
     return folder
 
 
-def field_of(inner: Any, model: Model, **more: Any) -> ForeignField:
+def field_of(inner: Any, model: Model, **more: Any) -> Teacher:
     """The raw network of diffusers as a field, by the conversion that has tests of its own."""
     assert isinstance(model.network, ForeignConfig)
     schedule = make_schedule(model.network.schedule, model.network.numbers)
-    return ForeignField(
+    return Teacher(
         lambda y, time: inner(y, time, **more).sample[:, : y.shape[1]],
         model.network.prediction,
         schedule,

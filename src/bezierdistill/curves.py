@@ -185,6 +185,10 @@ class BezierCurve:
             shape = tuple(self.points.shape)
             raise UserError(f"control points have shape {shape}, expected (2 or more, B, ...)")
 
+    def __repr__(self) -> str:
+        batch, *shape = self.points.shape[1:]
+        return f"BezierCurve(degree {self.degree}, batch {batch}, shape {tuple(shape)})"
+
     @classmethod
     def line(cls, x0: Tensor, x1: Tensor) -> BezierCurve:
         """The straight line of rectified flow, degree 1, between states ``(B, ...)``."""

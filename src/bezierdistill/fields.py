@@ -82,17 +82,36 @@ def evaluating() -> Iterator[None]:
             part.training = True
 
 
+@contextmanager
+def as_found(net: nn.Module) -> Iterator[None]:
+    """Give the buffers of a module back what they held, at the end of a block.
+
+    Example:
+        >>> net = nn.BatchNorm1d(2)
+        >>> with as_found(net):
+        ...     _ = net(torch.ones(3, 2))
+        >>> net.running_mean
+        tensor([0., 0.])
+    """
+    before = [(buffer, buffer.clone()) for buffer in net.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, value in before:
+            if not torch.equal(buffer, value):
+                buffer.copy_(value)
+
+
 class NetworkField:
     """The field of a network ``net(x, s, t, cond)``: its diagonal ``v(x, t) = u(x, t, t)``.
 
     Args:
         net: the network, called with one time per row, in evaluation mode.
+        passes: network passes of one evaluation.
     """
 
-    passes = 1
-
-    def __init__(self, net: nn.Module) -> None:
-        self.net = net
+    def __init__(self, net: nn.Module, passes: int = 1) -> None:
+        self.net, self.passes = net, passes
 
     def __call__(self, x: Tensor, t: Time, cond: Tensor | None = None) -> Tensor:
         """Velocity ``(B, ...)``; see :class:`Field`."""

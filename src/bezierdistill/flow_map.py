@@ -42,6 +42,9 @@ def sample(
     return x
 
 
+jump = sample  # its public name; "sample" is a command's
+
+
 def fresh_noise(x: Tensor, generator: torch.Generator) -> Tensor:
     """Standard normal noise like ``x``, in its dtype and on its device."""
     return torch.randn(x.shape, generator=generator, device=generator.device).to(x)

@@ -16,7 +16,6 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from bezierdistill.errors import UserError
-from bezierdistill.files import load_function
 
 START = "python:"
 IN_FILE = re.compile(r"(?P<file>.+\.py)(:(?P<function>\w+))?")
@@ -26,7 +25,8 @@ _alive: WeakValueDictionary[str, Named] = WeakValueDictionary()
 class Named(str):
     """The name of an object given in Python, which it holds: ``python:Tensor-3f2a9c1b0d12``.
 
-    Objects of equal content have equal names.
+    Objects of equal content have equal names; of functions the code is compared, and nothing that
+    they refer to.
 
     Args:
         value: the object.
@@ -35,10 +35,12 @@ class Named(str):
     value: Any
 
     def __new__(cls, value: object) -> Named:
+        """The name of an object."""
         kind = getattr(value, "__name__", type(value).__name__)
         name = super().__new__(cls, f"{START}{kind.strip('<>')}-{fingerprint(value)[:12]}")
         name.value = value
-        return _alive.setdefault(name, name)
+        _alive[name] = name  # the last one: what cannot be told apart has equal names
+        return name
 
     def __deepcopy__(self, memo: object) -> Named:
         return self
@@ -81,17 +83,18 @@ def _add(found: Any, value: Any) -> None:
         module, name = getattr(value, "__module__", ""), getattr(value, "__qualname__", "")
         size = len(value) if hasattr(type(value), "__len__") else ""
         found.update(f"{module} {name or type(value).__qualname__} {size}".encode())
+        found.update(getattr(getattr(value, "__code__", None), "co_code", b""))
 
 
 def as_named(config: object, *names: str) -> None:
     """Call the objects in fields of settings, or in their tuples, by their names; text stays."""
     for name in names:
-        value = getattr(config, name)
-        if isinstance(value, tuple) and _is_list(config, name):
-            given: Any = tuple(map(_name, value))
+        value: Any = getattr(config, name)
+        if _is_list(config, name):
+            value = tuple(map(_name, value if isinstance(value, tuple | list) else (value,)))
         else:
-            given = _name(value)
-        object.__setattr__(config, name, given)
+            value = _name(value)
+        object.__setattr__(config, name, value)
 
 
 def _is_list(config: Any, name: str) -> bool:
@@ -102,10 +105,23 @@ def _name(value: Any) -> Any:
     return value if value is None or isinstance(value, str | Path) else Named(value)
 
 
-def is_object(name: str | Path) -> bool:
+def is_object(name: object) -> bool:
     """Whether text stands for a Python object: one that was given, or ``FILE.py:function``."""
     text = str(name)
     return text.startswith(START) or IN_FILE.fullmatch(text) is not None
+
+
+def label(name: str | Path, role: str) -> str:
+    """What people call an object: its function, or the file's name where that has its role alone.
+
+    Example:
+        >>> label("mine.py:drift", "metric"), label("mine.py:metric", "metric")
+        ('drift', 'mine')
+    """
+    match = IN_FILE.fullmatch(str(name))
+    if match is None:
+        return str(name).removeprefix(START).rpartition("-")[0]
+    return Path(match["file"]).stem if match["function"] in (None, role) else match["function"]
 
 
 def find_function(name: str | Path, role: str, does: str) -> Callable[..., Any]:
@@ -119,6 +135,8 @@ def find_function(name: str | Path, role: str, does: str) -> Callable[..., Any]:
     Raises:
         UserError: if there is no such file, function or object.
     """
+    from bezierdistill.files import load_function  # imported here: it takes torch
+
     if str(name).startswith(START):
         return _given(name, role)
     match = IN_FILE.fullmatch(str(name))

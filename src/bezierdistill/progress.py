@@ -26,10 +26,13 @@ def notice(text: str) -> None:
 
 
 @contextmanager
-def progress(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Show a bar on standard error, where it is a terminal; yields ``advance(n)``."""
+def progress(description: str, total: int | None) -> Iterator[Callable[..., None]]:
+    """Show a bar on standard error, where it is a terminal; yields ``advance(n)``, or with a
+    function that gives a text to be shown beside it, ``advance(n, note)``: it is called where there
+    is a bar alone.
+    """
     if is_follower() or not sys.stderr.isatty():
-        yield lambda _: None
+        yield lambda n, note=None: None
         return
     from rich import progress as bars  # imported here: commands that show no bar need not wait
     from rich.console import Console
@@ -41,7 +44,14 @@ def progress(description: str, total: int | None) -> Iterator[Callable[[int], No
             return Text(f"{speed:,.0f}/s" if speed else "", style="cyan")
 
     name, left = bars.TextColumn("{task.description}"), bars.TimeRemainingColumn()
-    columns = (name, bars.BarColumn(), bars.MofNCompleteColumn(), Rate(), left)
+    note = bars.TextColumn("{task.fields[note]}", markup=False)
+    columns = (name, bars.BarColumn(), bars.MofNCompleteColumn(), Rate(), left, note)
     with bars.Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(description, total=total)
-        yield lambda n: bar.advance(task, n)
+        task = bar.add_task(description, total=total, note="")
+
+        def advance(n: int, note: Callable[[], str] | None = None) -> None:
+            if note is not None:
+                bar.update(task, note=note())
+            bar.advance(task, n)
+
+        yield advance

@@ -61,13 +61,15 @@ class Conditions(Record, frozen=True):
     """What the conditions of a model or of curves are.
 
     ``size`` numbers a condition, 0 is none; ``frequencies`` of class labels in the training data,
-    None for vectors; ``names`` of the classes; ``guidance_range`` of a scale that is the last
-    number of a condition; ``guided``, the scale, or both ends of the range, that is in the curves.
+    None for vectors; ``names`` of the classes; ``rows`` of a table that the one number of a
+    condition is a row of; ``guidance_range`` of a scale that is the last number of a condition;
+    ``guided``, the scale, or both ends of the range, that is in the curves.
     """
 
     size: int = 0
     frequencies: tuple[float, ...] | None = None
     names: tuple[str, ...] = ()
+    rows: int | None = None
     guidance_range: tuple[float, float] | None = None
     guided: tuple[float, ...] = ()
 
@@ -79,6 +81,8 @@ class Conditions(Record, frozen=True):
         given = self.frequencies
         shares = given is None or (len(given) == own and min(given) >= 0 and 0 < sum(given) < 1e6)
         expect(shares, "frequencies", given, f"{own} of 0 or more")
+        table = self.rows is None or (own == 1 and given is None and 0 < self.rows < MAX_COUNT)
+        expect(table, "rows", self.rows, "1 or more of a condition of one number")
         known = not self.names or (given is not None and len(self.names) == len(given))
         expect(known, "names", self.names, "one per class")
         fits = all(math.isfinite(g) for g in self.guided) and len(self.guided) <= 2
@@ -175,9 +179,8 @@ class Merged(Record, frozen=True):
 class CurveRecipe(Record, frozen=True):
     """What made the rows of a curve store.
 
-    ``weights`` are Bernstein coefficients over time, a row per teacher; ``network`` are settings of
-    the network of the student to come, where the curves are of a field that is no model;
-    ``through`` is the flow of another domain that carries its data to noise first.
+    ``weights`` are Bernstein coefficients over time, a row per teacher; ``through`` is the flow of
+    another domain that carries its data to noise first.
     """
 
     degree: int
@@ -190,7 +193,6 @@ class CurveRecipe(Record, frozen=True):
     weights: tuple[tuple[float, ...], ...] = ((1.0,),)
     teachers: tuple[TeacherRef, ...] = ()
     teacher_passes: int = 0
-    network: dict[str, Any] | None = None
     through: TeacherRef | None = None
     domain: str | None = None
     domain_scaling: Scaling | None = None
@@ -208,7 +210,7 @@ class CurveRecipe(Record, frozen=True):
         fits = fits and (self.degree + 1) * math.prod(self.shape) <= MAX_NUMBERS
         expect(fits, "degree and shape", (self.degree, self.shape), "whole numbers of 1 or more")
         _counts(teacher_passes=self.teacher_passes)
-        named = self.network is not None or len(self.teachers) in (0, len(self.weights))
+        named = len(self.teachers) in (0, len(self.weights))
         expect(named, "weights", self.weights, f"a row for each of {len(self.teachers)} teachers")
 
     @property
@@ -258,7 +260,7 @@ class Manifest(Record, frozen=True):
     complete: bool = False
     shards: tuple[Shard, ...] = ()
     format: Literal["bezierdistill-curves"] = "bezierdistill-curves"
-    version: Literal[3] = 3
+    version: Literal[4] = 4
 
     @property
     def rows(self) -> int:

@@ -1,8 +1,9 @@
 """A folder belongs to a run: locked while it is written, claimed by its settings, and told about.
 
-    run.json     to which verb and settings it belongs (:class:`~bezierdistill.records.Settings`)
-    made.json    commands, machine, time (:class:`~bezierdistill.records.Made`)
-    README.txt   the same for people, and what each file is
+    run.json       to which verb and settings it belongs (:class:`~bezierdistill.records.Settings`)
+    settings.yaml  the settings of the last session, which ``--config`` takes
+    made.json      commands, machine, time (:class:`~bezierdistill.records.Made`)
+    README.txt     the same for people, and what each file is
 
 The command is worked out from the settings, so a run from Python has one too. ``made.json`` and
 ``README.txt`` hold times: of two runs alike they differ.
@@ -20,6 +21,7 @@ from dataclasses import Field, dataclass, field, fields, is_dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import torch
@@ -30,13 +32,16 @@ from bezierdistill.errors import UserError
 from bezierdistill.files import locked, write_text
 from bezierdistill.progress import is_follower
 from bezierdistill.records import Machine, Made, Settings, read_sealed, to_json, write_sealed
-from bezierdistill.settings import Contents, default_of
+from bezierdistill.settings import Contents, as_word, as_yaml, default_of
 
-RUN, MADE, README = "run.json", "made.json", "README.txt"
+RUN, MADE, README, SETTINGS = "run.json", "made.json", "README.txt", "settings.yaml"
 PACKAGES = ("torch", "diffusers", "numpy", "safetensors", "lightning-fabric")
-AGAIN = "The same command continues it where it was stopped, and leaves it alone once finished.\n\n"
+AGAIN = "The same command continues it where it was stopped, and leaves it alone once finished.\n"
+# What may always change from session to session: it leaves the result as it is.
+FREE = ("out", "loop.callbacks", "loop.loggers", "loop.log_every", "loop.save_every")
 TELLS = {
     RUN: "the settings; the folder belongs to a run with these",
+    SETTINGS: "the same, for --config of the same verb with another --out",
     MADE: "the command, the machine and the working time",
     "report.html": "pictures and tables, once they are asked for",
 }
@@ -54,7 +59,8 @@ class Run:
         verb: the verb that fills it.
         config: its settings.
         contents: what the folder is.
-        free: settings that may change from session to session.
+        free: further settings that may change from session to session; ``loop.clip`` is one of
+            settings within.
         identity: what stands for settings that are paths, such as the digests of models: folders
             that were moved are still the same.
         barrier: what several processes wait at.
@@ -74,6 +80,7 @@ class Run:
     barrier: Callable[[], object] = lambda: None
     asked: Any = None
     fast: bool = False
+    _grown: bool = field(default=False, init=False)
 
     def __enter__(self) -> Run:
         self._stack = ExitStack()
@@ -91,8 +98,7 @@ class Run:
         return self._stack.__exit__(*error)
 
     def _claim(self) -> None:
-        skipped = {"out", *self.free}
-        settings = {k: v for k, v in to_json(self.config).items() if k not in skipped}
+        settings = _without(to_json(self.config), (*FREE, *self.free))
         wanted = Settings(verb=self.verb, settings=settings | to_json(dict(self.identity)))
         file = self.out / RUN
         if not file.exists():
@@ -105,10 +111,27 @@ class Run:
         if held.verb != self.verb:
             raise UserError(f"{self.out} holds a run of {held.verb}: choose another --out")
         keys = held.settings.keys() | wanted.settings.keys()
-        other = sorted(k for k in keys if held.settings.get(k) != wanted.settings.get(k))
-        if other:
-            told = f"{self.out} holds another run of {self.verb}, with other {', '.join(other)}"
+        other = {k for k in keys if held.settings.get(k) != wanted.settings.get(k)}
+        more = other & self.contents.grows.keys()
+        if less := sorted(other - more):
+            told = f"{self.out} holds another run of {self.verb}, with other {', '.join(less)}"
             raise UserError(f"{told}: choose another --out, or the same settings")
+        for name in sorted(more):
+            self._check_more(name, held.settings[name], wanted.settings[name])
+        if more:
+            self._grown = True
+            write_sealed(file, wanted)
+
+    def _check_more(self, name: str, held: int, wanted: int) -> None:
+        """Refuse a run of fewer steps, or of more than a finished one that left no state."""
+        told, state = f"{self.out} holds a run of {held} {name}", self.contents.grows[name]
+        if wanted < held:
+            raise UserError(f"{told}, expected as many or more, not {wanted}: choose another --out")
+        made = None
+        with suppress(UserError):  # a damaged record
+            made = read_made(self.out)
+        if made is not None and made.finished and not (self.out / state).exists():
+            raise UserError(f"{told} and no {state} to go on from: choose another --out")
 
     @contextmanager
     def _recorded(self) -> Iterator[None]:
@@ -117,13 +140,14 @@ class Run:
             before = read_made(self.out)
         if before is not None:
             known = made.commands[0] in before.commands
-            if before.finished and (known or not self.free):
+            if before.finished and (known or not (self.free or self._grown)):
                 yield  # a finished run that is started again is left alone
                 return
             commands = before.commands if known else (*before.commands, *made.commands)
             more = {"commands": commands, "machine": made.machine, "sessions": before.sessions + 1}
             made = replace(before, finished=False, fast=self.fast, **more)
         _write(self.out, made, self.contents)
+        write_text(self.out / SETTINGS, as_yaml(self.asked or self.config))
         started = time.perf_counter()
         try:
             yield
@@ -132,6 +156,22 @@ class Run:
                 _close(self.out, made, started, finished=False)
             raise
         _close(self.out, made, started, finished=True)
+        if self.contents.shown:
+            write_text(self.out / README, _readme(self.out, made, self.contents))
+
+
+def _without(settings: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Settings without those of some names, such as ``seed`` or ``loop.loggers``."""
+    inner = {
+        key: [name.partition(".")[2] for name in names if name.startswith(f"{key}.")]
+        for key, value in settings.items()
+        if isinstance(value, dict)
+    }
+    return {
+        key: _without(value, inner[key]) if key in inner else value
+        for key, value in settings.items()
+        if key not in names
+    }
 
 
 @contextmanager
@@ -222,7 +262,7 @@ def _flags(config: Any, usual: Any, group: str) -> Iterator[str]:
 
 def _flag(flag: str, value: Any, part: Field[Any]) -> Iterator[str]:
     how, values = part.metadata.get("text"), value if isinstance(value, tuple) else (value,)
-    words = [how.show(value)] if how else [*map(_word, values)]
+    words = [how.show(value)] if how else [*map(as_word, values)]
     if not words:
         return  # an empty list has no flag
     if isinstance(value, bool):
@@ -235,24 +275,24 @@ def _flag(flag: str, value: Any, part: Field[Any]) -> Iterator[str]:
         yield from [flag, *words]
 
 
-def _word(value: object) -> str:
-    """A value as a word of a command; a path is never taken for a flag."""
-    word = str(value)
-    return f"./{word}" if isinstance(value, Path) and word.startswith("-") else word
-
-
 def _readme(out: Path, made: Made, contents: Contents) -> str:
     where, place = shlex.quote(str(out)), made.machine
     files = {name: text.format(out=where) for name, text in contents.files.items()} | TELLS
+    again = AGAIN if contents.continues else ""
+    if contents.grows:
+        flags = " or ".join(f"--{name.replace('_', '-')}" for name in contents.grows)
+        again += f"With a larger {flags} it goes on from where it ended.\n"
     lines = "\n".join(f"  {name:<20} {text}" for name, text in files.items())
     versions = ", ".join(f"{name} {number}" for name, number in place.versions.items())
     commands = "".join(f"  {line}\n" for line in made.commands)
+    shown = [out / name for name in contents.shown if (out / name).exists()]
+    code = "".join(f"\n{file.name}\n\n{indent(file.read_text(), '  ')}" for file in shown)
     return f"""This folder holds {contents.what}.
 
 Made by
 
 {commands}
-{AGAIN if contents.continues else ""}See it
+{again}{chr(10) if again else ""}See it
 
   bezierdistill report --run {where}
   bezierdistill app --run {where}
@@ -265,4 +305,4 @@ Started {made.started} (session {made.sessions}) on
 
   {place.system}, {place.processor}, cores {place.cores}, threads {place.threads}, {place.device}
   {versions}
-"""
+{code}"""

@@ -18,14 +18,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from bezierdistill.curves import Time, expand_time, match_time, widest
 from bezierdistill.errors import UserError
-from bezierdistill.fields import evaluating
 from bezierdistill.settings import Prediction, check_choice
 
 
@@ -170,7 +169,7 @@ def check_prediction(prediction: Prediction, schedule: Schedule) -> None:
 
 
 def velocity(
-    model: Callable[[Tensor, Tensor], Any],
+    model: Callable[[Tensor, Tensor], Tensor],
     prediction: Prediction,
     schedule: Schedule,
     x: Tensor,
@@ -180,7 +179,7 @@ def velocity(
 
     Args:
         model: called as ``model(y, time)``, its own state and its own time ``(B,)``.
-        prediction: what it predicts; see :class:`ForeignField`.
+        prediction: what it predicts; see :class:`~bezierdistill.Teacher`.
         schedule: its noise levels and times.
         x: states of ours.
         t: time of ours.
@@ -189,7 +188,6 @@ def velocity(
     alpha, sigma = expand_time(alpha, x), expand_time(sigma, x)
     y = (alpha + sigma) * x
     out = model(y, time)
-    out = out if isinstance(out, Tensor) else out[0]  # diffusers wraps its outputs
     if prediction == "velocity":
         return out
     if prediction == "flow":
@@ -199,56 +197,3 @@ def velocity(
     if prediction == "sample":
         return out - (y - alpha * out) / sigma
     return ((alpha - sigma) * y - (alpha + sigma) * out) / (alpha**2 + sigma**2)
-
-
-class ForeignField:
-    """The velocity field of a model that predicts something else, or in another time.
-
-    Modules are called in evaluation mode, and are left as they were.
-
-    Args:
-        model: called as ``model(y, time)``, its state and its time ``(B,)``, or by ``call``.
-        prediction: ``velocity`` (data minus noise), ``flow`` (noise minus data: diffusers' flow
-            matching), ``epsilon`` (the noise), ``sample`` (the data, a denoiser), ``v_prediction``
-            (``alpha noise - sigma data``).
-        schedule: its noise levels and times.
-        call: ``call(model, y, time, cond)`` where its arguments are others (torchcfm: time first).
-        passes: network passes of one call.
-
-    Raises:
-        UserError: if the prediction does not go with the schedule; see :func:`check_prediction`.
-
-    Example:
-        >>> from bezierdistill.fields import GaussianMixture
-        >>> exact = GaussianMixture(torch.zeros(1, 2), torch.ones(1, 2), torch.ones(1))
-        >>> denoiser = lambda y, sigma: y / (1 + sigma[:, None] ** 2)  # of standard normal data
-        >>> field = ForeignField(denoiser, "sample", SigmaSchedule())
-        >>> x, t = torch.randn(3, 2), torch.tensor([0.1, 0.5, 0.9])
-        >>> torch.allclose(field(x, t), exact(x, t), atol=1e-5)
-        True
-    """
-
-    prediction: Prediction
-
-    def __init__(
-        self,
-        model: Callable[..., Any],
-        prediction: Prediction,
-        schedule: Schedule,
-        call: Callable[[Callable[..., Any], Tensor, Tensor, Tensor | None], Any] | None = None,
-        passes: int = 1,
-    ) -> None:
-        check_prediction(prediction, schedule)
-        self.model, self.prediction, self.schedule = model, prediction, schedule
-        self.call, self.passes = call, passes
-
-    def __call__(self, x: Tensor, t: Time, cond: Tensor | None = None) -> Tensor:
-        """Velocity ``(B, ...)``; see :class:`~bezierdistill.fields.Field`."""
-
-        def predict(y: Tensor, time: Tensor) -> Any:
-            if self.call is not None:
-                return self.call(self.model, y, time, cond)
-            return self.model(y, time) if cond is None else self.model(y, time, cond)
-
-        with evaluating():
-            return velocity(predict, self.prediction, self.schedule, x, t)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, Field, dataclass, field
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -106,11 +106,16 @@ class Contents:
         what: what it is: "a teacher, trained by flow matching".
         files: what each file is; ``{out}`` stands for the folder.
         continues: whether the same command goes on where it was stopped.
+        grows: the numbers of a finished run that a command may raise, such as steps, and the file
+            from which each goes on.
+        shown: the files whose text the README repeats, once they are there.
     """
 
     what: str
     files: Mapping[str, str]
     continues: bool = True
+    grows: Mapping[str, str] = field(default_factory=dict)
+    shown: tuple[str, ...] = ()
 
 
 def as_paths(config: object, *names: str) -> None:
@@ -198,3 +203,32 @@ def check_scale(scale: tuple[float, ...]) -> None:
 def default_of(part: Field[Any]) -> Any:
     """The default of a field of a settings class; ``MISSING`` where it has none."""
     return part.default if part.default_factory is MISSING else part.default_factory()
+
+
+def as_yaml(config: Any) -> str:
+    """Settings as a file that ``--config`` takes."""
+    import yaml  # imported here: only who writes or reads such a file needs it
+
+    return yaml.safe_dump(_plain(config), sort_keys=False)
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    found = {}
+    for part in fields(config):
+        value = getattr(config, part.name)
+        if "positional" in part.metadata:
+            continue
+        if is_dataclass(value):
+            value = _plain(value)
+        elif "text" in part.metadata and value is not None:
+            value = part.metadata["text"].show(value)
+        elif isinstance(value, tuple):
+            value = [as_word(entry) for entry in value]
+        found[part.name] = as_word(value) if isinstance(value, Path | str) else value
+    return found
+
+
+def as_word(value: object) -> str:
+    """A value as a word of a command; a path is never taken for a flag."""
+    word = str(value)
+    return f"./{word}" if isinstance(value, Path) and word.startswith("-") else word

@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from bezierdistill.errors import UserError
+from bezierdistill.objects import as_named
 from bezierdistill.settings import as_paths
 
 MAX_WAITING, MAX_AT_ONCE, MAX_UPLOAD = 32, 2, "8mb"
@@ -30,6 +31,8 @@ class AppConfig:
 
     run: Path | None = None
     """Folder of a run; without it the page shows the small run that ships with the package."""
+    network: str | object | None = None
+    """Of students that are your own module: FILE.py:function that returns their teacher."""
     host: str = "127.0.0.1"
     """Address (IPv4) or name to listen on; 0.0.0.0 lets other machines in, and there is no
     password."""
@@ -39,6 +42,7 @@ class AppConfig:
     """Open the page in the browser."""
 
     def __post_init__(self) -> None:
+        as_named(self, "network")
         if self.run is not None:
             as_paths(self, "run")
         if not 1 <= self.port <= 65535:
@@ -62,7 +66,7 @@ def serve(config: AppConfig) -> None:
     for name in ("NO_PROXY", "no_proxy"):  # Gradio asks its own address once, which no proxy sees
         known = [os.environ[name]] if os.environ.get(name) else []
         os.environ[name] = ",".join([*known, config.host, "127.0.0.1", "localhost"])
-    page = build(open_run(config.run))
+    page = build(open_run(config.run, config.network))
     page.queue(max_size=MAX_WAITING, default_concurrency_limit=MAX_AT_ONCE)
     page.launch(
         server_name=config.host,

@@ -36,12 +36,12 @@ class Shown(Findings):
         return None
 
 
-def open_run(folder: Path | None) -> Shown:
+def open_run(folder: Path | None, network: object = None) -> Shown:
     """Read a run's folder, or the one that ships with the package.
 
     Raises:
         UserError: if it holds no run, or something in it is damaged.
     """
-    run = Shown.open(BUNDLED if folder is None else folder)
+    run = Shown.open(BUNDLED if folder is None else folder, network)
     students_first = sorted(run.models.items(), key=lambda entry: entry[1].card.kind != "student")
     return replace(run, models=dict(students_first))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bezierdistill.errors import UnfitError, UserError
 from bezierdistill.networks.config import NetworkConfig
+from bezierdistill.objects import as_named, find_function, is_object, label
 from bezierdistill.settings import (
     WORDS,
     Contents,
@@ -24,7 +25,7 @@ from bezierdistill.stages.sources import as_data
 from bezierdistill.training.settings import LoopConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
@@ -54,9 +55,9 @@ class ArenaConfig:
     object as well."""
     out: Path
     """Folder of the run; cells that are finished there are not run again."""
-    methods: tuple[str, ...] = written(("all",), WORDS)
-    """All, or names separated by commas; a path ending in .py enters a method of your own (its
-    function method(bench))."""
+    methods: tuple[str | object, ...] = written(("all",), WORDS)
+    """All, or names separated by commas; FILE.py:function enters a method of your own, a function
+    method(bench)."""
     budget: int = 2_000_000
     """Network passes that each method may spend: a forward counts 1, forward and backward 3, per
     row."""
@@ -86,6 +87,7 @@ class ArenaConfig:
 
     def __post_init__(self) -> None:
         as_paths(self, "out")
+        as_named(self, "methods")
         as_data(self, "data")
         check_seed(self.first_seed)
         check_counts(budget=self.budget, seeds=self.seeds, samples=self.samples, batch=self.batch)
@@ -194,29 +196,29 @@ def _run_cells(config: ArenaConfig, methods: Mapping[str, Method], data: Data) -
     return crashed
 
 
-def choose_methods(names: tuple[str, ...]) -> dict[str, Method]:
-    """Methods by name: ``all``, names, paths of Python files.
+def choose_methods(names: Sequence[Any]) -> dict[str, Method]:
+    """Methods by name: ``all``, names, functions of Python files.
 
     Raises:
-        UserError: on a name that is not known, or a file without a function ``method``.
+        UserError: on a name that is not known, or a file without such a function.
     """
     from bezierdistill.arena.methods import METHODS
-    from bezierdistill.files import load_function
 
     chosen: dict[str, Method] = {}
-    for name in METHODS if names == ("all",) else names:
+    for name in METHODS if tuple(names) == ("all",) else names:
+        own = label(name, "method")
         if name in METHODS:
             chosen[name] = METHODS[name]
-        elif not name.endswith(".py"):
+        elif not is_object(name):
             raise UserError(
-                f"no method called {name!r}: expected all, a path ending in .py, or some of"
+                f"no method called {name!r}: expected all, FILE.py:function, or some of"
                 f" {', '.join(METHODS)}"
             )
-        elif Path(name).stem in chosen or Path(name).stem in METHODS:
-            raise UserError(f"two methods are called {Path(name).stem}: rename {name}")
+        elif own in chosen or own in METHODS:
+            raise UserError(f"two methods are called {own}: rename {name}")
         else:
             does = "takes a bench, trains on it and returns {passes: sampler}"
-            chosen[Path(name).stem] = load_function(Path(name), "method", does)
+            chosen[own] = find_function(name, "method", does)
     return chosen
 
 

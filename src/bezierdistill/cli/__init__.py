@@ -20,10 +20,10 @@ from typing import Any
 
 from bezierdistill import __version__
 from bezierdistill.cli.parser import find_verb, listing, parse
-from bezierdistill.cli.settings import as_yaml
 from bezierdistill.cli.verbs import CONTINUED, VERBS
 from bezierdistill.errors import UnfitError, UserError
 from bezierdistill.progress import is_follower
+from bezierdistill.settings import as_yaml
 
 __all__ = ["VERBS", "explain", "main", "parse"]
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import partial
 from pathlib import Path
-from types import NoneType, UnionType
+from types import NoneType
 from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
 
 from bezierdistill.cli.settings import read_flags
@@ -155,7 +155,8 @@ def _option(field: Field[Any], kind: Any, start: str) -> tuple[str, dict[str, An
     """A flag, or the name of a positional argument, and how it is read."""
     parts = [part for part in get_args(kind) if part is not NoneType]
     single = kind if get_origin(kind) in (None, Literal) else parts[0]
-    single = get_args(single)[0] if isinstance(single, UnionType) else single  # of a list
+    if object in get_args(single):  # text that may stand for an object in Python
+        single = get_args(single)[0]
     if "text" in field.metadata:
         options: dict[str, Any] = {"nargs": "+", "metavar": field.metadata["text"].word}
     elif get_origin(single) is Literal:

@@ -8,7 +8,6 @@ as on the command line.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,24 +60,3 @@ def _flags(settings: dict[str, Any], start: str) -> Iterator[str]:
 def _text(value: Any) -> str:
     """A value, or a row of several, as it is written in a flag."""
     return ":".join(map(_text, value)) if isinstance(value, list) else str(value)
-
-
-def as_yaml(config: Any) -> str:
-    """Settings as such a file."""
-    return yaml.safe_dump(_plain(config), sort_keys=False)
-
-
-def _plain(config: Any) -> dict[str, Any]:
-    found = {}
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if "positional" in field.metadata:
-            continue
-        if is_dataclass(value):
-            value = _plain(value)
-        elif "text" in field.metadata and value is not None:
-            value = field.metadata["text"].show(value)
-        elif isinstance(value, tuple):
-            value = [str(path) for path in value]
-        found[field.name] = str(value) if isinstance(value, Path) else value
-    return found

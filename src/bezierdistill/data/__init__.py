@@ -5,7 +5,7 @@ a state, a reversible :class:`Scaling`, and three disjoint splits: ``train``, ``
 settings by) and ``test`` (to evaluate against).
 """
 
-from bezierdistill.data.base import ArrayData, Data, one_hot
+from bezierdistill.data.base import ArrayData, Data, one_hot, rescaled
 from bezierdistill.data.given import name_data
 from bezierdistill.data.images import check_size, from_pixels, read_images
 from bezierdistill.data.labels import parse_labels
@@ -35,4 +35,5 @@ __all__ = [
     "read_array",
     "read_images",
     "read_samples",
+    "rescaled",
 ]

@@ -10,10 +10,10 @@ that no draw of an endless data set is trained on and evaluated against.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, cast, get_args
 
 import numpy as np
 import torch
@@ -233,3 +233,40 @@ def one_hot(labels: Tensor, classes: int) -> Tensor:
         low, high = int(labels.min()), int(labels.max())
         raise UserError(f"labels run from {low} to {high}, expected 0 to {classes - 1}")
     return functional.one_hot(labels.long(), classes).float()
+
+
+def rescaled(data: Data, scaling: Scaling) -> Data:
+    """Data in the model units of somebody else, such as a user's own module."""
+    return data if data.scaling == scaling else cast(Data, _Rescaled(data, scaling))
+
+
+class _Rescaled:
+    def __init__(self, data: Any, scaling: Scaling) -> None:
+        scaling.check(data.shape)
+        self.data, self.scaling = data, scaling
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.data, name)
+
+    def _moved(self, x: Tensor) -> Tensor:
+        return self.scaling.encode(self.data.scaling.decode(x))
+
+    def batch(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """See :class:`Data`."""
+        x, cond = self.data.batch(count, generator)
+        return self._moved(x), cond
+
+    def take(self, rows: Rows, seed: int, stream: Stream) -> tuple[Tensor, Tensor | None]:
+        """See :class:`Data`."""
+        x, cond = self.data.take(rows, seed, stream)
+        return self._moved(x), cond
+
+    def real(self, count: int, seed: int, split: Split) -> Tensor:
+        """See :class:`Data`."""
+        return self._moved(self.data.real(count, seed, split))
+
+    @property
+    def epochs(self) -> Callable[..., Iterator[tuple[Tensor, Tensor | None]]]:
+        """Of data that come one by one; others have none."""
+        epochs = self.data.epochs
+        return lambda *which: ((self._moved(x), cond) for x, cond in epochs(*which))

@@ -46,7 +46,7 @@ def import_diffusers(
         folder: a local folder: a pipeline, a checkpoint of a training script, or the network alone.
         out: folder of the new model.
         prediction: what the network predicts: velocity, flow, epsilon, sample, v_prediction
-            (see :class:`~bezierdistill.schedules.ForeignField`); needed where no scheduler says it.
+            (see :class:`~bezierdistill.Teacher`); needed where no scheduler says it.
         schedule: ``linear-up`` or ``linear-down`` (its time is 0 at the noise, or at the data),
             ``sigma``, or ``steps`` (noise levels of the pipeline's scheduler); likewise.
         numbers: ``scale``, ``low``, ``high`` of a linear schedule; ``least``, ``most`` of sigma.

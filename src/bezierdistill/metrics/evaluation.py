@@ -5,6 +5,7 @@ measured by.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -66,14 +67,36 @@ class Evaluator:
             UserError: on another shape than the data's, too few samples, or numbers that are not
                 finite.
         """
+        size = self._size(x)
+        floors, values = self._floors(size), _mean(self._rows(x, self._test(size)))
+        scores: dict[str, Any] = {k: Score(value=v, floor=floors[k]) for k, v in values.items()}
+        return Scores(**scores, protocol=self._protocol(len(x), size))
+
+    def measure(self, x: Tensor, metric: Callable[[Tensor, Tensor], Any]) -> Score:
+        """A metric of your own: a function of two sets of states that gives a number, of samples
+        ``(N, ...)`` against held-out samples, and its floor, measured like the others.
+
+        Raises:
+            UserError: as above, or if the metric gives no finite number.
+        """
+        size = self._size(x)
+        test = self._test(size).states
+
+        own, real = (
+            [_number(metric, part, test) for part in _parts(rows, size)]
+            for rows in (x, self._training(size))
+        )
+        floor = sum(map(abs, real)) / len(real)
+        return Score(value=sum(own) / len(own), floor=max(floor, MIN_FLOOR))
+
+    def _size(self, x: Tensor) -> int:
+        """The size of sets by which samples are compared, once they are checked."""
         self._check(x)
         size = self.size(len(x))
         if size < MIN_ROWS:
             told = f"{len(x)} samples can be compared {size} at a time"
             raise UserError(f"{told}, expected {MIN_ROWS} or more")
-        floors, values = self._floors(size), _mean(self._rows(x, self._test(size)))
-        scores: dict[str, Any] = {k: Score(value=v, floor=floors[k]) for k, v in values.items()}
-        return Scores(**scores, protocol=self._protocol(len(x), size))
+        return size
 
     def _protocol(self, samples: int, size: int) -> Protocol:
         what = describe(self._used)
@@ -138,18 +161,20 @@ class Evaluator:
     def _set(self, x: Tensor) -> _Set:
         return _Set(x, extract(x, self._used))
 
-    def _measure_real(self, size: int) -> dict[str, float]:
-        """The floors that training samples reach against held-out samples of a size."""
+    def _training(self, size: int) -> Tensor:
+        """The training samples that the floors are measured on."""
         most = self.data.count("train")
         parts = min(REPEATS, most // size if most else REPEATS)
-        rows = self._rows(self.data.real(size * parts, self.seed, "train"), self._test(size))
+        return self.data.real(size * parts, self.seed, "train")
+
+    def _measure_real(self, size: int) -> dict[str, float]:
+        """The floors that training samples reach against held-out samples of a size."""
+        rows = self._rows(self._training(size), self._test(size))
         floors = _mean([{name: abs(value) for name, value in row.items()} for row in rows])
         return {name: max(floor, MIN_FLOOR) for name, floor in floors.items()}
 
     def _rows(self, x: Tensor, test: _Set) -> list[dict[str, float]]:
-        size = len(test.states)
-        parts = x[: size * min(REPEATS, len(x) // size)].split(size)
-        return [self._measure(self._set(part), test) for part in parts]
+        return [self._measure(self._set(part), test) for part in _parts(x, len(test.states))]
 
     def _measure(self, x: _Set, test: _Set) -> dict[str, float]:
         (a, fa), (b, fb), same = x, test, nn.Identity()
@@ -164,6 +189,23 @@ class Evaluator:
             "precision": precision,
             "recall": recall,
         }
+
+
+def _parts(x: Tensor, size: int) -> tuple[Tensor, ...]:
+    """Disjoint sets of one size."""
+    return x[: size * min(REPEATS, len(x) // size)].split(size)
+
+
+def _number(metric: Callable[[Tensor, Tensor], Any], a: Tensor, b: Tensor) -> float:
+    given = metric(a, b)
+    try:
+        value = float(given)
+    except (TypeError, ValueError, RuntimeError):
+        value = math.nan
+    if not math.isfinite(value):
+        name = getattr(metric, "__name__", type(metric).__name__)
+        raise UserError(f"metric {name} gave {str(given)[:80]}, expected a finite number")
+    return value
 
 
 def _mean(rows: list[dict[str, float]]) -> dict[str, float]:

@@ -6,23 +6,24 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from bezierdistill.data import Data
 from bezierdistill.errors import UserError
-from bezierdistill.files import load_function
 from bezierdistill.metrics.classifier import classifier_features
 from bezierdistill.metrics.features import RandomFeatures
 from bezierdistill.metrics.squeezenet import SqueezeNetFeatures
+from bezierdistill.objects import find_function, is_object
 
 
 def load_extractor(text: str, data: Data) -> nn.Module:
     """The extractor called ``random``, ``classifier`` or ``squeezenet:PATH`` for a data set, or one
     of the user's own.
 
-    A path ending in ``.py`` is a Python file whose function ``extractor(data)`` returns a module:
-    Inception or DINO, where their weights are at hand.
+    ``FILE.py:function`` is a function of a Python file (by default ``extractor``) that takes the
+    data and returns a module: Inception or DINO, where their weights are at hand.
 
     Raises:
         UserError: if there is no such extractor, or it does not suit the data.
@@ -31,9 +32,10 @@ def load_extractor(text: str, data: Data) -> nn.Module:
         return RandomFeatures(math.prod(data.shape))
     if text == "classifier":
         return classifier_features(data)
-    if text.endswith(".py"):
+    if is_object(text):
         does = "takes the data and returns a module from states to features"
-        module = load_function(Path(text), "extractor", does)(data)
+        found: Any = find_function(text, "extractor", does)
+        module = found if isinstance(found, nn.Module) else found(data)
         if not isinstance(module, nn.Module):
             told = f"{text} made a {type(module).__name__}"
             raise UserError(f"{told}, expected a torch module from states to features")
@@ -41,7 +43,7 @@ def load_extractor(text: str, data: Data) -> nn.Module:
     path = text.removeprefix("squeezenet:")
     if path in ("", text):
         told = f"no extractor called {text[:200]!r}: expected random, classifier, squeezenet:PATH"
-        raise UserError(f"{told} or a path ending in .py")
+        raise UserError(f"{told} or FILE.py:function")
     bounded = None not in (data.scaling.low, data.scaling.high)
     if len(data.shape) != 3 or data.shape[0] not in (1, 3) or not bounded:
         told = f"{data.name} holds states of shape {data.shape}"

@@ -1,7 +1,10 @@
 """A model folder: weights, and a JSON card.
 
-    model.json          :class:`~bezierdistill.records.ModelCard`
-    model.safetensors   the averaged weights, whose digest the card holds
+    model.json               :class:`~bezierdistill.records.ModelCard`
+    model.safetensors        the averaged weights, whose digest the card holds
+    second-time.safetensors  of a user's own module: what was added to it
+    sampler.py               of one: samples it with torch alone
+    lora/                    of one with adapters: these alone, in peft's format
 
 A card may come from anybody: everything in it is checked, and no network is built that the weights
 do not fill.
@@ -9,18 +12,31 @@ do not fill.
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
+from torch import Tensor, nn
 
 from bezierdistill.errors import UserError
-from bezierdistill.files import digest, read_tensors, read_text, write_tensors
+from bezierdistill.files import (
+    digest,
+    discard,
+    read_tensors,
+    read_text,
+    write_tensors,
+    write_text,
+)
 from bezierdistill.models.model import Model
-from bezierdistill.models.weights import check_weights
+from bezierdistill.models.standalone import standalone
+from bezierdistill.models.weights import check_fit, check_weights
 from bezierdistill.networks.config import NetworkConfig, read_network
+from bezierdistill.networks.lora import save_lora
+from bezierdistill.networks.own import OwnConfig, OwnNetwork
 from bezierdistill.records import (
     ModelCard,
     TeacherRef,
@@ -31,7 +47,11 @@ from bezierdistill.records import (
     write_record,
 )
 
-CARD, WEIGHTS = "model.json", "model.safetensors"
+if TYPE_CHECKING:
+    from bezierdistill.models.teacher import Student, Teacher
+
+CARD, WEIGHTS, SECOND, LORA = "model.json", "model.safetensors", "second-time.safetensors", "lora"
+SAMPLER = "sampler.py"
 # What building or trying a network of somebody's settings may raise.
 UNBUILDABLE = (LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError, ValueError)
 
@@ -48,10 +68,32 @@ def save_model(folder: Path, model: Model) -> Model:
         UserError: if what its card says does not agree with itself; nothing is written then.
     """
     from_json(to_json(model.card), ModelCard, folder / CARD)  # as it is read back
-    write_tensors(folder / WEIGHTS, dict(model.net.state_dict()))
-    card = msgspec.structs.replace(model.card, digest=digest(folder / WEIGHTS))
+    if isinstance(model.net, OwnNetwork):
+        _save_own(folder, model.net)
+        write_text(folder / SAMPLER, standalone(model))
+    else:
+        write_tensors(folder / WEIGHTS, dict(model.net.state_dict()))
+    card = msgspec.structs.replace(model.card, digest=_digest(folder))
     write_record(folder / CARD, card)
     return Model(model.net, card, folder)
+
+
+def _save_own(folder: Path, net: OwnNetwork) -> None:
+    """Weights by the module's own names, tied ones too; what was added to them lies beside."""
+    write_tensors(folder / WEIGHTS, {name: part.clone() for name, part in net.weights().items()})
+    if net.second is not None:
+        write_tensors(folder / SECOND, net.second.tensors())
+    if net.rank:
+        discard(folder / LORA)
+        save_lora(net.inner, folder / LORA)
+
+
+def _digest(folder: Path) -> str:
+    """What the weights in a folder are known by."""
+    first = digest(folder / WEIGHTS)
+    if not (folder / SECOND).exists():
+        return first
+    return hashlib.sha256(f"{first} {digest(folder / SECOND)}".encode()).hexdigest()
 
 
 def read_card(folder: Path) -> ModelCard:
@@ -66,8 +108,14 @@ def read_card(folder: Path) -> ModelCard:
     return from_json(value, ModelCard, path)
 
 
-def load_model(folder: str | Path) -> Model:
+def load_model(folder: str | Path, teacher: Teacher | Student | None = None) -> Model:
     """Read a model folder.
+
+    Args:
+        folder: the folder.
+        teacher: of a student that is a user's own module: the teacher that it was distilled from
+            (or its student), which gives the module's class and how it is called; its weights do
+            not matter.
 
     Raises:
         UserError: if it is missing, of another format, or its weights are cut off, damaged or of
@@ -76,10 +124,12 @@ def load_model(folder: str | Path) -> Model:
     folder = Path(folder)
     card = read_card(folder)
     weights = read_tensors(folder / WEIGHTS)[0]
-    if digest(folder / WEIGHTS) != card.digest:
+    if _digest(folder) != card.digest:
         raise UserError(
             f"{folder / WEIGHTS} differs from the digest in {CARD}: the file was changed or damaged"
         )
+    if card.network.get("kind") == "own" or teacher is not None:
+        return Model(_own_network(folder, card, teacher, weights), card, folder)
     try:
         network, size = read_network(card.network), card.conditions.size
         trial = not isinstance(network, NetworkConfig)
@@ -92,10 +142,38 @@ def load_model(folder: str | Path) -> Model:
     return Model(net.eval().requires_grad_(False), card, folder)
 
 
-def refer(model: Model, near: Path) -> TeacherRef:
-    """How a record in the folder ``near`` names a model: by digest, and by its path from there."""
-    where = "" if model.folder is None else os.path.relpath(model.folder.resolve(), near.resolve())
-    return TeacherRef(path=Path(where).as_posix(), digest=model.card.digest)
+def _own_network(
+    folder: Path, card: ModelCard, teacher: Teacher | Student | None, weights: Mapping[str, Tensor]
+) -> OwnNetwork:
+    """The user's module with the weights in a folder, adapters among them."""
+    network = read_network(card.network)
+    if not isinstance(network, OwnConfig):
+        raise UserError(f"{folder} holds a network of ours, expected load_model(folder) alone")
+    if teacher is None:
+        raise UserError(
+            f"{folder} holds weights of your own module {network.name}: give it, as"
+            " load_model(folder, teacher), or by --network FILE.py:function"
+        )
+    second = read_tensors(folder / SECOND)[0] if network.times else {}
+    if lacking := sorted(set(network.times) - second.keys()):
+        raise UserError(f"{folder / SECOND} has no {lacking[0]}: restore it or make it again")
+    net = teacher.net.copy({name: len(second[name]) for name in network.times})
+    module: nn.Module = net.inner
+    check_fit(module, weights)
+    module.load_state_dict(dict(weights))
+    if net.second is not None:
+        net.second.load(second)
+    return net.eval().requires_grad_(False)
+
+
+def refer(model: Model, near: Path, name: str = "") -> TeacherRef:
+    """How a record in the folder ``near`` names a model: by digest, and by its path from there, or
+    by a name if it has no folder.
+    """
+    if model.folder is None:
+        return TeacherRef(path=name, digest=model.digest)
+    where = os.path.relpath(model.folder.resolve(), near.resolve())
+    return TeacherRef(path=Path(where).as_posix(), digest=model.digest)
 
 
 def find_teacher(ref: TeacherRef, near: Path) -> Model:

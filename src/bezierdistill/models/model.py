@@ -24,10 +24,14 @@ from bezierdistill.flow_map import sample
 from bezierdistill.knots import Knots
 from bezierdistill.memory import batch_size, check_memory
 from bezierdistill.networks.config import NetworkConfig, read_network
-from bezierdistill.noise import Stream, noise
+from bezierdistill.networks.given import map_tensors
+from bezierdistill.networks.own import OwnConfig
+from bezierdistill.noise import Stream, indices
 from bezierdistill.noise import labels as draw_labels
+from bezierdistill.noise import noise as draw_noise
 from bezierdistill.records import Conditions, ModelCard
 from bezierdistill.solvers import evaluations, solve, time_grid
+from bezierdistill.words import counted
 
 if TYPE_CHECKING:
     from bezierdistill.networks.foreign import ForeignConfig
@@ -50,8 +54,15 @@ class Model:
     card: ModelCard
     folder: Path | None = None
 
+    def __repr__(self) -> str:
+        size = counted(sum(parameter.numel() for parameter in self.net.parameters()), "parameter")
+        net = f"{type(self.net).__name__} of {size}, shape {self.shape}"
+        knots = f"knots of {', '.join(map(str, self.knots))} passes, " if self.knots else ""
+        spent = counted(self.spent, "pass")
+        return f"Model({self.card.kind}, {net}, {knots}{spent} spent, {self.folder or 'not saved'})"
+
     @cached_property
-    def network(self) -> NetworkConfig | ForeignConfig:
+    def network(self) -> NetworkConfig | ForeignConfig | OwnConfig:
         """How to build the network."""
         return read_network(self.card.network)
 
@@ -91,6 +102,11 @@ class Model:
         return NetworkField(self.net)
 
     @property
+    def digest(self) -> str:
+        """What its weights are known by."""
+        return self.card.digest
+
+    @property
     def spent(self) -> int:
         """Network passes spent to make this model, its teachers and curves included."""
         return self.card.passes.total
@@ -101,7 +117,7 @@ class Model:
         return {
             "out": self.folder,
             "kind": self.card.kind,
-            "digest": self.card.digest,
+            "digest": self.digest,
             "passes": passes,
             "shape": self.shape,
             "conditions": self.condition_size,
@@ -112,7 +128,7 @@ class Model:
     @property
     def device(self) -> torch.device:
         """Where the network is."""
-        return next(self.net.parameters()).device
+        return next(self.net.parameters(), torch.empty(0)).device
 
     def knots_of(self, passes: int) -> Knots:
         """Knots of a sampler with a number of passes: those trained for, or evenly spaced.
@@ -122,6 +138,13 @@ class Model:
         """
         if not 1 <= passes <= MAX_PASSES:
             raise UserError(f"passes is {passes}, expected 1 to {MAX_PASSES:,}")
+        config = self.network
+        told = not isinstance(config, OwnConfig) or config.times or self.card.kind == "teacher"
+        if not told and self.knots and passes not in self.knots:
+            known = ", ".join(map(str, self.knots))
+            raise UserError(
+                f"passes is {passes}, the student knows the start time only and has learnt {known}"
+            )
         return self.knots.get(passes) or time_grid(passes)
 
     def teacher_scale(self, asked: float | None = None) -> float | None:
@@ -139,9 +162,9 @@ class Model:
         seed: int = 0,
         stream: Stream = Stream.SAMPLE,
         labels: Sequence[Label] | None = None,
-        vectors: np.ndarray | None = None,
+        vectors: Any = None,
         guidance_scale: float | None = None,
-    ) -> Tensor | None:
+    ) -> Any:
         """The conditions ``(len(rows), condition_size)`` of rows; None for a model without any.
 
         Args:
@@ -150,7 +173,8 @@ class Model:
             stream: what they are drawn for.
             labels: class labels, by number or name, repeated over the rows in turn; without them
                 they are drawn as often as in the training data, row by row from the seed.
-            vectors: condition vectors instead, one per row from row 0.
+            vectors: condition vectors instead, one per row from row 0; of a model whose conditions
+                are rows of a table whole numbers ``(N,)``, its rows, or values such as the table's.
             guidance_scale: for a network that takes it as an input; None: the middle of its range.
 
         Raises:
@@ -168,6 +192,8 @@ class Model:
                 )
             return None
         size = given.size - (given.guidance_range is not None)
+        if given.rows is not None:
+            return self._table_rows(given.rows, rows, seed, stream, labels, vectors)
         if vectors is not None:
             if vectors.ndim != 2 or vectors.shape[1] != size or len(vectors) < rows.stop:
                 raise UserError(
@@ -177,6 +203,33 @@ class Model:
         else:
             cond = one_hot(self.labels(rows, seed, stream, labels), size)
         return self._with_scale(cond, guidance_scale)
+
+    def _table_rows(
+        self,
+        count: int,
+        rows: range,
+        seed: int,
+        stream: Stream,
+        labels: Sequence[Label] | None,
+        values: Any,
+    ) -> Any:
+        """Numbers of rows of the table ``(len(rows), 1)``, float64, or the values given instead."""
+        if labels is not None:
+            raise UserError("labels are given, the conditions are rows of a table: expected rows")
+        if values is None:
+            drawn = torch.from_numpy(indices(seed, stream, rows, count))
+            return drawn.double()[:, None]
+        if isinstance(values, list | tuple | range):
+            values = np.asarray(values)
+        whole = isinstance(values, np.ndarray) and values.dtype.kind in "iu" and values.ndim == 1
+        if not whole:
+            return map_tensors(values, lambda part: part[rows.start : rows.stop])
+        if len(values) < rows.stop or values.min() < 0 or values.max() >= count:
+            raise UserError(
+                f"conditions are {len(values)} rows from {values.min()} to {values.max()}, expected"
+                f" {rows.stop} from 0 to {count - 1}"
+            )
+        return torch.from_numpy(values[rows.start : rows.stop].astype(np.float64))[:, None]
 
     def labels(
         self,
@@ -266,8 +319,9 @@ class Model:
         solver: str = "euler",
         batch: int | None = None,
         labels: Sequence[Label] | None = None,
-        conditions: np.ndarray | None = None,
+        conditions: Any = None,
         guidance_scale: float | None = None,
+        noise: Tensor | np.ndarray | None = None,
     ) -> np.ndarray:
         """Draw samples in original units and layout, ``(count, ...)``.
 
@@ -283,10 +337,11 @@ class Model:
             labels: class labels, repeated in turn; see :meth:`condition`.
             conditions: condition vectors ``(count, size)`` instead, for a model that takes these.
             guidance_scale: of a student distilled for a range, or of a conditional teacher.
+            noise: where samples start, standard normal ``(count, *shape)``, instead of the seed's.
 
         Raises:
-            UserError: if ``count < 1``, or the model translates; else see :meth:`generate` and
-                :meth:`condition`.
+            UserError: if ``count < 1``, the noise has another shape, or the model translates; else
+                see :meth:`generate` and :meth:`condition`.
         """
         if count < 1:
             raise UserError(f"count is {count}, expected 1 or more")
@@ -296,6 +351,11 @@ class Model:
             raise UserError(
                 "the model translates from another domain and does not start from noise: expected"
                 " translate, not sample"
+            )
+        given = None if noise is None else torch.as_tensor(noise, dtype=torch.float32)
+        if given is not None and tuple(given.shape) != (count, *self.shape):
+            raise UserError(
+                f"noise has shape {tuple(given.shape)}, expected {(count, *self.shape)}"
             )
         own, outer = guidance_scale, None
         if self.condition_size and self.conditions.guidance_range is None:
@@ -309,8 +369,11 @@ class Model:
         for start in range(0, count, batch):
             rows = range(start, min(start + batch, count))
             cond = self.condition(rows, seed, Stream.SAMPLE, labels, conditions, own)
-            x0 = noise(seed, Stream.SAMPLE, rows, self.shape).to(self.device)
-            cond = None if cond is None else cond.to(self.device)
+            if given is None:
+                x0 = draw_noise(seed, Stream.SAMPLE, rows, self.shape).to(self.device)
+            else:
+                x0 = given[rows.start : rows.stop].to(self.device)
+            cond = map_tensors(cond, lambda part: part.to(self.device))
             x = self.generate(x0, passes, solver, cond, outer)
             parts.append(self.scaling.decode(finite(x)))
         return np.concatenate(parts)

@@ -18,13 +18,14 @@ from bezierdistill.errors import UserError
 from bezierdistill.memory import check_memory
 from bezierdistill.networks.config import NetworkConfig
 from bezierdistill.networks.foreign import ForeignConfig
+from bezierdistill.networks.own import OwnConfig
 
 SMALL = 100_000  # sizes up to here are no reason to look at the weights
 LAYERS = {"depth", "layers_per_block", "num_layers"}
 
 
 def check_weights(
-    network: NetworkConfig | ForeignConfig,
+    network: NetworkConfig | ForeignConfig | OwnConfig,
     shape: tuple[int, ...],
     condition_size: int,
     weights: Mapping[str, Tensor],

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from bezierdistill.networks.foreign import ForeignConfig
+    from bezierdistill.networks.own import OwnConfig
 
 NetworkKind = Literal["mlp", "unet", "dit"]
 MAX_WIDTH, MAX_DEPTH = 4096, 256  # of a network that a file names, which may come from anybody
@@ -59,16 +60,18 @@ class NetworkConfig:
             return kind(shape, self.width, self.depth, self.patch, condition_size)
 
 
-def read_network(fields: Mapping[str, Any]) -> NetworkConfig | ForeignConfig:
+def read_network(fields: Mapping[str, Any]) -> NetworkConfig | ForeignConfig | OwnConfig:
     """The settings of a network, as a record holds them.
 
     Raises:
         UserError: if they are none, or if some are missing or unknown.
     """
-    from bezierdistill.networks.foreign import ForeignConfig  # here: it takes torch
+    from bezierdistill.networks.foreign import ForeignConfig  # here: they take torch
+    from bezierdistill.networks.own import OwnConfig
     from bezierdistill.records import from_json
 
-    kind = ForeignConfig if fields.get("kind") == "diffusers" else NetworkConfig
+    kinds = {"diffusers": ForeignConfig, "own": OwnConfig}
+    kind = kinds.get(str(fields.get("kind")), NetworkConfig)
     other = sorted(fields.keys() ^ {field.name for field in dataclasses.fields(kind)})
     if other:
         raise UserError(f"network cannot be used: {other[0][:80]!r} is missing or unknown")

@@ -82,7 +82,7 @@ class ForeignConfig:
     config: Mapping[str, Any]
     """Its settings there."""
     prediction: Prediction
-    """What it predicts; see :class:`~bezierdistill.schedules.ForeignField`."""
+    """What it predicts; see :class:`~bezierdistill.Teacher`."""
     schedule: ScheduleKind
     """Kind of its noise levels and times."""
     numbers: Mapping[str, Any]
@@ -157,7 +157,7 @@ class Foreign(nn.Module):
 
     Args:
         inner: a ``UNet2DModel`` or ``DiTTransformer2DModel``.
-        prediction: what it predicts; see :class:`~bezierdistill.schedules.ForeignField`.
+        prediction: what it predicts; see :class:`~bezierdistill.Teacher`.
         schedule: its noise levels and times.
         condition_size: numbers of a condition: one per class, or more, which start at zero.
 

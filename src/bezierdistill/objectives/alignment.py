@@ -54,6 +54,10 @@ class Alignment(SingleObjective):
         anchor: weight of the anchor, >= 0. Only the anchor reaches a component that lies beyond the
             range of the data on the wrong side.
         clamp: maps states to the range in which they are saved; the identity where there is none.
+        joint: whether states are compared with their conditions; without it the distribution over
+            all conditions is aligned (conditions that are rows of a table are no vectors).
+        features: what is compared of states ``(B, ...)``: ``(B, D)``, such as
+            :meth:`~bezierdistill.Teacher.features`; without it the states themselves.
 
     Raises:
         UserError: on knots that do not rise from 0 to 1, or a negative anchor.
@@ -63,6 +67,8 @@ class Alignment(SingleObjective):
     metric: Loss = field(default_factory=Loss)
     anchor: float = 0.03
     clamp: Callable[[Tensor], Tensor] = lambda x: x
+    joint: bool = True
+    features: Callable[[Tensor], Tensor] = lambda x: x
 
     def __post_init__(self) -> None:
         for times in self.knots:
@@ -81,14 +87,18 @@ class Alignment(SingleObjective):
             UserError: if only one of the curves and the real states have conditions.
         """
         curve, cond, real, real_cond = batch
-        if (cond is None) != (real_cond is None):
+        beside = (cond, real_cond) if self.joint else (None, None)
+        with torch.no_grad():
+            seen = self.features(real)
+        if (beside[0] is None) != (beside[1] is None):
             raise UserError("one of curves and real data has conditions, expected both or neither")
         total = torch.zeros((), device=curve.points.device)
         for times in self.knots:
             with torch.no_grad():
                 before = sample(net, curve.source, times[:-1], cond)
             x = sample(net, before, times[-2:], cond)
-            total = total + _joint_energy(self.clamp(x), cond, real, real_cond)
+            made = self.features(self.clamp(x))
+            total = total + _joint_energy(made, beside[0], seen, beside[1])
             if self.anchor:
                 total = total + self.anchor * self.metric(x, curve.data)
         return total

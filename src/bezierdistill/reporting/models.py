@@ -111,7 +111,7 @@ def _samples(models: Models) -> list[Part]:
     panels = _real(everyone, next(iter(models.values())))
     for name, model in sorted(everyone.items(), key=lambda item: item[1].card.kind != "student"):
         student = model.card.kind == "student"
-        for passes in (1, 2) if student else (2, TEACHER_PASSES):
+        for passes in _few(model) if student else (2, TEACHER_PASSES):
             scale = None if student else scales.get(model.card.digest)
             try:
                 panels.append(_drawn(name, model, passes, scale))
@@ -121,6 +121,12 @@ def _samples(models: Models) -> list[Part]:
     for panel in panels:
         groups.setdefault(tuple(panel.x.shape[1:]), []).append(panel)
     return [*map(Note, told), *(sheets(group) for group in groups.values())]
+
+
+def _few(student: Model) -> list[int]:
+    """One and two passes, as far as a student has learnt them; else the most that it has."""
+    known = student.knots or (1, 2)
+    return [passes for passes in (1, 2) if passes in known] or [max(known)]
 
 
 @torch.no_grad()

@@ -17,9 +17,13 @@ from bezierdistill.reporting.runs import Findings
 from bezierdistill.words import counted
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: Path, network: object = None) -> Path:
     """Write ``report.html`` for the folder of a demo, an arena, a recipe, a reflow, a model or a
     curve store.
+
+    Args:
+        folder: the folder.
+        network: of students that are a user's own module, their teacher.
 
     Returns:
         The page's path.
@@ -27,7 +31,7 @@ def write_report(folder: Path) -> Path:
     Raises:
         UserError: if the folder holds none of these, or a file in it is damaged.
     """
-    found = Findings.open(folder)
+    found = Findings.open(folder, network)
     parts = arenas.sections(found) if found.is_arena else rounds.sections(found)
     if found.models and not found.is_arena and not found.rounds:
         parts += models.sections(found)

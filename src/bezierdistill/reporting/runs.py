@@ -13,8 +13,9 @@ from typing import Self
 import msgspec
 
 from bezierdistill.errors import UserError
-from bezierdistill.models.folder import CARD, load_model
+from bezierdistill.models.folder import CARD, load_model, read_card
 from bezierdistill.models.model import Model
+from bezierdistill.models.teacher import Student, Teacher, find_network
 from bezierdistill.records import ROUNDS, ArenaRow, Made, Rounds, Settings, from_json, read_record
 from bezierdistill.reporting.summary import gather
 from bezierdistill.run import RUN, read_made, read_settings
@@ -52,15 +53,16 @@ class Findings:
     rounds: Mapping[str, Rounds]
 
     @classmethod
-    def open(cls, folder: Path) -> Self:
-        """Read what is there.
+    def open(cls, folder: Path, network: object = None) -> Self:
+        """Read what is there; ``network`` is the teacher of students that are a user's own module.
 
         Raises:
             UserError: if there is nothing to report, or a file is damaged.
         """
         several = Settings(verb="", settings={})
         held = read_settings(folder) if (folder / RUN).exists() else several
-        models = {name: load_model(file.parent) for name, file in _files(folder, CARD)}
+        given = find_network(network)
+        models = {name: _loaded(file.parent, given) for name, file in _files(folder, CARD)}
         stores = {name: CurveStore.open(file.parent) for name, file in _files(folder, MANIFEST)}
         figures = _files(folder, ROUNDS)
         rounds = {name: read_record(file, Rounds, "rounds") for name, file in figures}
@@ -118,9 +120,14 @@ class Findings:
         return {stage: lines for stage, lines in logs.items() if lines}
 
 
+def _loaded(folder: Path, given: Teacher | Student | None) -> Model:
+    return load_model(folder, given if read_card(folder).network.get("kind") == "own" else None)
+
+
 def generates(model: Model) -> bool:
     """Whether a model needs no more than noise, and labels."""
-    vectors = model.condition_size > 0 and not model.conditions.classes
+    asked = model.conditions
+    vectors = asked.size > 0 and not asked.classes and asked.rows is None
     return model.domain is None and not vectors
 
 

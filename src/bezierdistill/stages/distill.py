@@ -4,11 +4,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bezierdistill.errors import UserError
+from bezierdistill.objects import as_named, find_object, is_object
 from bezierdistill.settings import (
     MAX_PASSES,
     NUMBERS,
@@ -22,7 +23,9 @@ from bezierdistill.settings import (
     written,
 )
 from bezierdistill.stages.simulate import check_data
+from bezierdistill.stages.sources import as_data
 from bezierdistill.stages.train import CONTENTS as TRAINED
+from bezierdistill.stages.train import is_trained
 from bezierdistill.training.settings import LoopConfig
 
 if TYPE_CHECKING:
@@ -33,7 +36,9 @@ if TYPE_CHECKING:
     from bezierdistill.data import Data
     from bezierdistill.knots import Knots
     from bezierdistill.models.model import Model
+    from bezierdistill.models.teacher import Student, Teacher
     from bezierdistill.objectives.intervals import Intervals
+    from bezierdistill.records import CurveRecipe, TeacherRef
     from bezierdistill.store import CurveStore
     from bezierdistill.training.loop import Trainer
 
@@ -115,8 +120,11 @@ class DistillConfig(StudentSettings):
     """Folder of the new model."""
     align: int = 0
     """Steps of alignment with real data after the regression; 0 is none."""
-    data: str | None = None
+    data: str | object | None = None
     """Built-in name or path of that real data."""
+    student: str | object | None = None
+    """What is trained, where it is not the network of the best teacher: FILE.py:function that
+    returns teacher.student(...), your own module, or a NetworkConfig, one of ours from scratch."""
     steps: int = 6000
     """Optimizer steps of the regression."""
     batch: int = 512
@@ -129,6 +137,8 @@ class DistillConfig(StudentSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         as_paths(self, "curves", "out")
+        as_named(self, "student")
+        as_data(self, "data")
         check_seed(self.seed)
         check_counts(steps=self.steps, batch=self.batch)
         check_not_negative(align=self.align)
@@ -154,7 +164,26 @@ class DistillConfig(StudentSettings):
             )
 
 
-CONTENTS = Contents("a student, distilled from stored curves", TRAINED.files)
+CONTENTS = Contents(
+    "a student, distilled from stored curves",
+    TRAINED.files,
+    grows={"steps": "state-curves.safetensors", "align": "state-alignment.safetensors"},
+)
+
+
+def _contents(network: dict[str, Any]) -> Contents:
+    """What a folder holds; of a user's own module more, and how it is sampled without us."""
+    if network["kind"] != "own":
+        return CONTENTS
+    files = {
+        "model.safetensors": "its averaged weights, by the module's own names",
+        "sampler.py": "samples it with torch and safetensors alone (below)",
+    }
+    if network["times"]:
+        files["second-time.safetensors"] = "what was added to its weights, the second time"
+    if network["lora"]:
+        files["lora/"] = "the adapters alone, in peft's format; model.safetensors has them too"
+    return replace(CONTENTS, files={**CONTENTS.files, **files}, shown=("sampler.py",))
 
 
 def distill(config: DistillConfig) -> Model:
@@ -165,23 +194,17 @@ def distill(config: DistillConfig) -> Model:
         UserError: on a bad store, teachers other than those that made it, or a folder that holds
             another run.
     """
-    from bezierdistill.data import load_data
-    from bezierdistill.models.folder import find_teacher, is_model, load_model
-    from bezierdistill.models.weights import start_from
+    from bezierdistill.data import load_data, rescaled
+    from bezierdistill.models.folder import is_model, load_model
     from bezierdistill.run import Run
     from bezierdistill.store import CurveStore
     from bezierdistill.training.loop import Trainer
 
     store = CurveStore.open(config.curves)
-    recipe = store.recipe
-    teachers = [find_teacher(ref, store.folder) for ref in recipe.teachers]
-    means = [sum(row) / len(row) for row in recipe.weights]
-    best = teachers[means.index(max(means))] if teachers else None  # the one with the most weight
-    network = _network(config, store) if best is None else best.network
-    net = network.build(recipe.shape, config.seed, recipe.conditions.size)
-    if best is not None and config.init == "teacher":
-        start_from(net, best.net)
+    net, network, own = _student(config, store)
     data = None if config.data is None else load_data(config.data)
+    if data is not None and own is not None:
+        data = rescaled(data, own.scaling)
     _check_data(config, store, data)
     trainer = Trainer({"student": net}, config.loop, config.out, "curves")
     trainer.share(config.batch)  # checks, before the folder is taken and hours are spent
@@ -191,19 +214,99 @@ def distill(config: DistillConfig) -> Model:
         _check_whole(store, trainer)
     identity = {"curves": store.digest}
     barrier = trainer.fabric.barrier
-    with Run(config.out, "distill", config, CONTENTS, identity=identity, barrier=barrier):
-        if trainer.fabric.broadcast(is_model(config.out)):
-            return load_model(config.out)
-        return _distilled(config, store, trainer, teachers, asdict(network), data)
+    contents = _contents(network)
+    with Run(config.out, "distill", config, contents, identity=identity, barrier=barrier):
+        trained = is_trained(config.out, config.steps)
+        trained = trained and is_trained(config.out, config.align, "align")
+        if trainer.fabric.broadcast(trained):
+            return load_model(config.out, own)
+        return _distilled(config, store, trainer, network, data, own)
+
+
+def _student(
+    config: DistillConfig, store: CurveStore
+) -> tuple[nn.Module, dict[str, Any], Teacher | None]:
+    """The network that is trained, its settings, and the teacher whose module it is, if any."""
+    from bezierdistill.models.folder import find_teacher
+    from bezierdistill.models.teacher import Student
+    from bezierdistill.models.weights import start_from
+    from bezierdistill.networks.config import NetworkConfig
+
+    recipe = store.recipe
+    if config.student is not None:
+        does = "returns teacher.student(...) or a NetworkConfig"
+        chosen = find_object(str(config.student), "student", does)
+        if isinstance(chosen, Student):
+            _check_own(config, store, chosen)
+            return chosen.build(config.seed), asdict(chosen.network), chosen.teacher
+        if not isinstance(chosen, NetworkConfig):
+            raise UserError(
+                f"student is a {type(chosen).__name__}, expected teacher.student(...), or a"
+                " NetworkConfig for one of our networks"
+            )
+        if config.init == "teacher":
+            raise UserError(
+                f"student is a {chosen.kind} of ours with its own weights: expected --init scratch"
+            )
+        net = chosen.build(recipe.shape, config.seed, _sizes(recipe))
+        return net, asdict(chosen), None
+    if not recipe.teachers or any(is_object(ref.path) for ref in recipe.teachers):
+        raise UserError(
+            f"the curves of {store.folder} were made by a module of your own, which has no network"
+            " of ours: expected student=teacher.student(...), or a NetworkConfig with --init"
+            " scratch"
+        )
+    means = [sum(row) / len(row) for row in recipe.weights]
+    best = find_teacher(recipe.teachers[means.index(max(means))], store.folder)  # the most weight
+    net = best.network.build(recipe.shape, config.seed, recipe.conditions.size)
+    if config.init == "teacher":
+        start_from(net, best.net)
+    return net, asdict(best.network), None
+
+
+def _sizes(recipe: CurveRecipe) -> int:
+    """Numbers of a condition that one of our networks takes."""
+    if recipe.conditions.rows is not None:
+        raise UserError(
+            "the curves' conditions are rows of a table, which only your own module can read:"
+            " expected student=teacher.student(...)"
+        )
+    return recipe.conditions.size
+
+
+def _check_own(config: DistillConfig, store: CurveStore, student: Student) -> None:
+    """Whether a user's own module can learn what is asked for."""
+    recipe, given = store.recipe, student.teacher.conditions
+    taken = (recipe.conditions.size, recipe.conditions.rows)
+    if recipe.conditions.guidance_range is not None:
+        raise UserError(
+            "the curves have a range of guidance scales, which your own module takes no input for:"
+            " expected curves of one --guidance-scale"
+        )
+    if (recipe.shape, taken) != (student.teacher.shape, (given.size, given.rows)):
+        raise UserError(
+            f"the student's states have shape {student.teacher.shape} and conditions"
+            f" {given.size}, the curves {recipe.shape} and {recipe.conditions.size}: expected the"
+            " teacher that made them"
+        )
+    if config.init == "scratch":
+        raise UserError("init is scratch, a student of your own starts from its teacher's weights")
+    one = config.objective == "end" and config.passes == 1
+    if not student.widths and config.objective not in ("knots", "velocity") and not one:
+        raise UserError(
+            f"objective is {config.objective} with {config.passes} passes, a student that knows the"
+            " start time only learns one grid of knots: expected --objective knots, or"
+            " student('second-time')"
+        )
 
 
 def _distilled(
     config: DistillConfig,
     store: CurveStore,
     trainer: Trainer,
-    teachers: list[Model],
     network: dict[str, Any],
     data: Data | None,
+    own: Teacher | None,
 ) -> Model:
     from bezierdistill.knots import (
         even_knots,
@@ -212,19 +315,23 @@ def _distilled(
         search_cost,
         searched_curves,
     )
-    from bezierdistill.models.folder import refer
     from bezierdistill.models.model import Model
     from bezierdistill.records import Passes
     from bezierdistill.stages.train import card_of, saved
 
     given = inner_knots(config.knots, config.passes) if config.knots else None
     knots = {} if config.objective == "velocity" else even_knots(config.passes, given)
+    if own is not None and not network["times"]:
+        knots = {k: times for k, times in knots.items() if k == config.passes}
     net, spent = _regress(config, store, trainer, knots)
     if config.objective == "map" and given is None and config.passes > 1:
         curve, cond = store.to(trainer.device, searched_curves(len(store)))
         knots = dict(find_knots(net.to(trainer.device), curve, config.passes, cond))
         spent += search_cost(len(store))
     if data is not None:
+        if trainer.began < config.steps and trainer.rank == 0:  # an alignment before is out of date
+            (config.out / "state-alignment.safetensors").unlink(missing_ok=True)
+        trainer.fabric.barrier()
         net, more = _align(config, store, data, net, knots)
         spent += more
     recipe = store.recipe
@@ -239,32 +346,27 @@ def _distilled(
         conditions=recipe.conditions,
         domain=recipe.domain_scaling,
         domain_data=recipe.domain,
-        data=config.data or next((teacher.card.data for teacher in teachers), None),
+        data=config.data or _data_of(store),
         knots=knots,
-        teachers=tuple(refer(teacher, config.out) for teacher in teachers),
+        teachers=tuple(_moved(ref, store.folder, config.out) for ref in recipe.teachers),
         weights=recipe.weights,
     )
-    return saved(config.out, Model(net, card), trainer)
+    return saved(config.out, Model(net, card), trainer, own)
 
 
-def _network(config: DistillConfig, store: CurveStore) -> Any:
-    """The network that a store of a field, which is no model, names for the student."""
-    from bezierdistill.networks.config import MAX_DEPTH, MAX_WIDTH, NetworkConfig, read_network
+def _moved(ref: TeacherRef, near: Path, out: Path) -> TeacherRef:
+    """A reference to a teacher from another folder; one of the user's own has a name instead."""
+    from bezierdistill.models.folder import find_teacher, refer
 
-    if config.init == "teacher":
-        raise UserError(
-            f"{store.folder} was made by a field that is no model of ours and has no weights to"
-            " start from: expected --init scratch"
-        )
-    network = read_network(store.recipe.network or {})
-    if not isinstance(network, NetworkConfig):
-        raise UserError(f"{store.folder} names a network of diffusers, expected mlp, unet or dit")
-    if max(network.width, network.patch) > MAX_WIDTH or network.depth > MAX_DEPTH:
-        raise UserError(
-            f"{store.folder} names a network of {network.width} x {network.depth}, expected"
-            f" {MAX_WIDTH} x {MAX_DEPTH} or less"
-        )
-    return network
+    return ref if is_object(ref.path) else refer(find_teacher(ref, near), out)
+
+
+def _data_of(store: CurveStore) -> str | None:
+    """The data of the first teacher that lies in a folder."""
+    from bezierdistill.models.folder import find_teacher
+
+    folders = (ref for ref in store.recipe.teachers if not is_object(ref.path))
+    return next((find_teacher(ref, store.folder).card.data for ref in folders), None)
 
 
 def _check_data(config: DistillConfig, store: CurveStore, data: Data | None) -> None:
@@ -278,7 +380,7 @@ def _check_data(config: DistillConfig, store: CurveStore, data: Data | None) -> 
             "the curves are guided, their distribution is not that of the data, and alignment"
             " would undo it: expected --align 0"
         )
-    size = recipe.conditions.size
+    size = 0 if recipe.conditions.rows else recipe.conditions.size
     if size and size != data.condition_size:
         raise UserError(
             f"curves have conditions of {size} numbers, data {config.data} of"
@@ -339,7 +441,11 @@ def _align(
     rates = {"student": config.align_lr}
     trainer = Trainer({"student": net}, config.loop, config.out, "alignment", rates)
     objective = Alignment(
-        tuple(knots.values()), Loss(config.huber), config.anchor, data.scaling.clamp
+        tuple(knots.values()),
+        Loss(config.huber),
+        config.anchor,
+        data.scaling.clamp,
+        joint=store.recipe.conditions.rows is None,
     )
     curves = CurveBatches(store, trainer, size, config.seed + 1 if config.epochs else None)
     batches = AlignedBatches(curves, data, REAL_ROWS * curves.rows)

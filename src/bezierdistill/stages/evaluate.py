@@ -6,10 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bezierdistill.settings import as_paths, check_seed
+from bezierdistill.errors import UserError
+from bezierdistill.objects import as_named, find_function, is_object, label
+from bezierdistill.settings import WORDS, as_paths, check_seed, written
 from bezierdistill.stages.sources import as_data
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from bezierdistill.records import ClassScores
 
 LISTED = 20  # classes of a table in the terminal, the worst ones
@@ -34,17 +38,24 @@ class EvaluateConfig:
     """Built-in name, path, hf:OWNER/NAME or FILE.py:function; in Python an object as well."""
     seed: int = 0
     """Which real samples are drawn."""
-    extractor: str = "random"
+    extractor: str | object = "random"
     """Features to compare by: random, classifier (of the data's own classes, trained once),
-    squeezenet:PATH of its weights, or a Python file whose function extractor(data) returns a
-    module of your own."""
+    squeezenet:PATH of its weights, or FILE.py:function, which takes the data and returns a module
+    of your own."""
+    metric: tuple[str | object, ...] = written((), WORDS)
+    """Metrics of your own beside the others, as FILE.py:function, which takes two sets of states
+    and returns a number."""
     out: Path | None = None
     """A JSON file for the result as well."""
 
     def __post_init__(self) -> None:
         as_paths(self, "samples")
+        as_named(self, "extractor", "metric")
         as_data(self, "data")
         check_seed(self.seed)
+        for name in self.metric:
+            if not is_object(name):
+                raise UserError(f"metric is {name!r}, expected FILE.py:function")
 
 
 def main_evaluate(config: EvaluateConfig) -> Any:
@@ -56,22 +67,41 @@ def main_evaluate(config: EvaluateConfig) -> Any:
     from bezierdistill.records import to_json, write_record
     from bezierdistill.reporting.tables import print_rows, protocol_lines
 
+    metrics = find_metrics(config.metric)
     data = load_data(config.data)
     by_class = config.extractor == "classifier"
     x, given = read_samples(config.samples, data, by_class)
-    extractor = None if config.extractor == "random" else load_extractor(config.extractor, data)
+    name: Any = config.extractor
+    extractor = None if name == "random" else load_extractor(name, data)
     evaluate = Evaluator(data, config.seed, extractor)
     states = data.scaling.encode(x)
     scores = evaluate(states)
     if given is not None:
         scores = msgspec.structs.replace(scores, classes=evaluate.classes(states, given))
+    own = {name: evaluate.measure(states, metric) for name, metric in metrics.items()}
+    result = to_json(scores) | ({"metrics": to_json(own)} if own else {})
     if config.out is not None:
-        write_record(config.out, scores)
+        write_record(config.out, result)
     print_rows({str(config.samples): scores})
     print("\n".join(protocol_lines(scores)))
     if scores.classes is not None:
         print("\n".join(class_lines(scores.classes)))
-    return to_json(scores)
+    for name, score in own.items():
+        print(f"{name}: {score.value:.4g} ({score.ratio:.2f}x), floor {score.floor:.4g}")
+    return result
+
+
+def find_metrics(names: Sequence[Any]) -> dict[str, Callable[..., Any]]:
+    """Metrics by what they are called.
+
+    Raises:
+        UserError: if there is no such metric, or two are called alike.
+    """
+    does = "takes two sets of states and returns a number"
+    found = {label(name, "metric"): find_function(name, "metric", does) for name in names}
+    if len(found) < len(names):
+        raise UserError(f"two metrics are called alike in {', '.join(names)}: rename one of them")
+    return found
 
 
 def class_lines(classes: ClassScores) -> list[str]:

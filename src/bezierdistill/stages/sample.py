@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bezierdistill.objects import as_named
 from bezierdistill.settings import (
     WORDS,
     Solver,
@@ -55,24 +56,28 @@ class SampleConfig:
     """Device kind for Lightning Fabric: auto, cpu, cuda, mps."""
     grid: Path | None = None
     """A PNG of the first samples to write as well."""
+    network: str | object | None = None
+    """Of a student that is your own module: FILE.py:function that returns its teacher."""
 
     def __post_init__(self) -> None:
         as_paths(self, "model", "out")
+        as_named(self, "network")
         check_seed(self.seed)
         check_counts(passes=self.passes, count=self.count)
         check_choice("solver", self.solver, Solver)
 
 
-def load_on(folder: Path, accelerator: str) -> Model:
+def load_on(folder: Path, accelerator: str, network: object = None) -> Model:
     """A model on a device; Fabric, which takes seconds to import, is only asked where there is a
     choice.
     """
     import torch
 
     from bezierdistill.models.folder import load_model
+    from bezierdistill.models.teacher import find_network
     from bezierdistill.training.ranks import open_fabric
 
-    model = load_model(folder)
+    model = load_model(folder, find_network(network))
     there = torch.cuda.is_available() or torch.backends.mps.is_available()
     if accelerator != "cpu" and (accelerator != "auto" or there):
         model.net.to(open_fabric(accelerator).device)
@@ -85,7 +90,7 @@ def main_sample(config: SampleConfig) -> dict[str, Any]:
     from bezierdistill.files import write_array
     from bezierdistill.reporting.plots import save_grid
 
-    model = load_on(config.model, config.accelerator)
+    model = load_on(config.model, config.accelerator, config.network)
     labels = list(config.labels) or None
     vectors = None if config.conditions is None else read_array(config.conditions)
     x = model.sample(

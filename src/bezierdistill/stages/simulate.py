@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bezierdistill.errors import UserError
+from bezierdistill.objects import as_named, is_object
 from bezierdistill.settings import (
     NUMBERS,
     WEIGHTS,
@@ -23,6 +25,7 @@ from bezierdistill.settings import (
     check_seed,
     written,
 )
+from bezierdistill.stages.sources import as_data
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +35,6 @@ if TYPE_CHECKING:
     from bezierdistill.data import Data, Scaling
     from bezierdistill.fields import Field
     from bezierdistill.models.model import Model
-    from bezierdistill.networks.config import NetworkConfig
     from bezierdistill.records import Conditions, CurveRecipe
     from bezierdistill.simulation import Simulation
     from bezierdistill.store import CurveStore
@@ -77,8 +79,9 @@ class SimulateConfig(CurveSettings):
         bezierdistill simulate --teachers strong --points uint8 --out small
     """
 
-    teachers: tuple[Path, ...]
-    """One or more model folders; the best one first."""
+    teachers: tuple[Path | object, ...]
+    """One or more model folders, or FILE.py:function that returns a Teacher (your own module); the
+    best one first."""
     out: Path
     """Folder of the new curve store."""
     weights: tuple[tuple[float, ...], ...] = written(((1.0,),), WEIGHTS)
@@ -86,9 +89,9 @@ class SimulateConfig(CurveSettings):
     Columns sum to one."""
     count: int = 60_000
     """Number of curves."""
-    invert_from: str | None = None
+    invert_from: str | object | None = None
     """Real data to start from, backwards; without it sources are noise."""
-    domain: str | None = None
+    domain: str | object | None = None
     """Data of another domain to start from, forwards: curves that translate."""
     through: Path | None = None
     """A model of that domain that carries its data back to noise first; without it the teachers
@@ -108,7 +111,11 @@ class SimulateConfig(CurveSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        as_paths(self, "teachers", "out")
+        as_paths(self, "out")
+        as_named(self, "teachers")
+        as_data(self, "invert_from", "domain")
+        teachers = (t if is_object(t) else Path(str(t)) for t in self.teachers)
+        object.__setattr__(self, "teachers", tuple(teachers))
         rows = (row if isinstance(row, tuple | list) else (row,) for row in self.weights)
         object.__setattr__(self, "weights", tuple(tuple(map(float, row)) for row in rows))
         check_seed(self.seed)
@@ -144,30 +151,28 @@ CONTENTS = Contents(
 )
 
 
-OF_A_FIELD = replace(
-    CONTENTS,
-    what="a store of Bezier curves, simulated in Python (bezierdistill.simulate_field, with the"
-    " settings below) by a field that is no model",
-)
-
-
 def simulate(config: SimulateConfig) -> CurveStore:
     """Simulate a blend of teachers and store the paths as curves.
+
+    A user's own modules (:class:`~bezierdistill.Teacher`) are tried first, and where their data are
+    known their direction is checked (:func:`~bezierdistill.check_direction`); that costs 4,096
+    passes or so, which are not counted.
 
     Raises:
         UserError: on teachers that do not fit together, weights that do not sum to one, a degree
             that the guides cannot have, or a folder that holds another store.
     """
     from bezierdistill.data import load_data
-    from bezierdistill.fields import Blend, NetworkField
+    from bezierdistill.fields import Blend, NetworkField, as_found
     from bezierdistill.models.folder import load_model
+    from bezierdistill.models.teacher import find_model
     from bezierdistill.simulation import Simulation
     from bezierdistill.stages.starts import Starts
     from bezierdistill.training.ranks import open_fabric
 
     if not config.teachers:
         raise UserError("teachers is empty, expected one or more model folders")
-    teachers = [load_model(folder) for folder in config.teachers]
+    teachers = [find_model(teacher) for teacher in config.teachers]
     first = teachers[0]
     through = None if config.through is None else load_model(config.through)
     inverted, domain = (
@@ -192,96 +197,28 @@ def simulate(config: SimulateConfig) -> CurveStore:
         back,
     )
     recipe = _recipe(config, teachers, through, domain)
+    _try_own(config, teachers)
     starts = Starts(first, config.seed, inverted or domain, recipe.conditions.guidance_range)
     batch = min(teacher.batch for teacher in teachers)
-    return _stored(config, simulation, starts, recipe, fabric, batch)
-
-
-def simulate_field(
-    field: Field,
-    shape: tuple[int, ...],
-    config: SimulateConfig,
-    scaling: Scaling | None = None,
-    network: NetworkConfig | None = None,
-) -> CurveStore:
-    """Simulate any velocity field and store its paths as curves, for a student that starts from
-    scratch (``DistillConfig.init``).
-
-    The field starts from standard normal noise and takes no condition; a torch module becomes one
-    by :class:`~bezierdistill.schedules.ForeignField`, several by
-    :class:`~bezierdistill.fields.Blend`. It has to be on the device that ``config.accelerator``
-    chooses; modules in it are in evaluation mode for the time of the call, and left as they were
-    found. That a store is continued with the same field is not checked.
-
-    Args:
-        field: the field.
-        shape: shape of a state, ``(D,)`` or ``(C, H, W)``.
-        config: with no teachers; settings that are for teachers stay as they are by default.
-        scaling: the way from the field's states to original units, ``load_data(...).scaling`` of
-            the data it was trained on; else none.
-        network: the network of the student to come.
-
-    Raises:
-        UserError: on settings for teachers, or of guides or steps that do not fit, or a folder that
-            holds another store.
-    """
-    from bezierdistill.data import Scaling
-    from bezierdistill.fields import evaluating
-    from bezierdistill.memory import batch_size
-    from bezierdistill.networks.config import NetworkConfig
-    from bezierdistill.records import CurveRecipe
-    from bezierdistill.simulation import Simulation
-    from bezierdistill.stages.starts import Starts
-    from bezierdistill.training.ranks import open_fabric
-
-    usual = SimulateConfig((), config.out)
-    names = ("teachers", "weights", "invert_from", "domain", "through", "guidance_scale")
-    other = [name for name in names if getattr(config, name) != getattr(usual, name)]
-    if other:
-        raise UserError(
-            f"a field is simulated and {', '.join(other)} given, expected teachers=() and what is"
-            " for teachers left as it is"
-        )
-    fabric, shape = open_fabric(config.accelerator), tuple(shape)
-    network = network or NetworkConfig()
-    scaling = scaling or Scaling(layout="flat" if len(shape) == 1 else "chw")
-    with evaluating():
-        _check_field(field, shape, scaling, network, fabric.device)
-        simulation = Simulation(
-            field, config.degree, config.guides, [field], config.steps, config.solver
-        )
-        recipe = CurveRecipe(shape=shape, scaling=scaling, network=asdict(network), **_kept(config))
-        starts, batch = Starts(shape, config.seed), batch_size(shape, fabric.device.type)
+    with ExitStack() as left:
+        for teacher in teachers:
+            left.enter_context(as_found(teacher.net))
         return _stored(config, simulation, starts, recipe, fabric, batch)
 
 
-def _check_field(
-    field: Field, shape: tuple[int, ...], scaling: Scaling, network: NetworkConfig, device: Any
-) -> None:
-    """Whether a field, and the student to come, fit the states, before anything is written."""
-    import torch
+def _try_own(config: SimulateConfig, teachers: list[Model]) -> None:
+    """Try modules of the user's own, before the first simulation."""
+    from bezierdistill.models.teacher import Teacher
+    from bezierdistill.stages.direction import check_direction
+    from bezierdistill.store import held_recipe
 
-    if not callable(field):
-        raise UserError(
-            f"field is a {type(field).__name__}, expected a velocity field field(x, t, cond):"
-            " ForeignField makes one of a module"
-        )
-    if len(shape) not in (1, 3) or min(shape) < 1:
-        raise UserError(f"shape is {shape}, expected (D,) or (C, H, W)")
-    scaling.check(shape)
-    with torch.device("meta"):
-        network.build(shape, 0)
-    x = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)).to(device)
-    try:
-        with torch.no_grad():
-            v = field(x, 0.5)
-    except RuntimeError as error:
-        raise UserError(f"the field cannot be asked at states of shape {shape}: {error}") from error
-    if v.shape != x.shape or not bool(v.isfinite().all()):
-        raise UserError(
-            f"the field gives {tuple(v.shape)} for states {tuple(x.shape)}, or NaN: expected"
-            " finite velocities of their shape"
-        )
+    if held_recipe(config.out) is not None:
+        return
+    for teacher in teachers:
+        if isinstance(teacher, Teacher):
+            teacher.check(guided=bool(config.guidance_scale))
+            if teacher.data is not None:
+                check_direction(teacher, teacher.data)
 
 
 def _stored(
@@ -311,7 +248,7 @@ def _stored(
         config.out,
         "simulate",
         replace(config, repair=False),
-        CONTENTS if recipe.teachers else OF_A_FIELD,
+        CONTENTS,
         identity=identity,
         barrier=fabric.barrier,
     )
@@ -335,15 +272,16 @@ def _stored(
 
 
 def _field(teacher: Model, device: Any, scale: Sequence[float]) -> Field:
-    from bezierdistill.fields import Guided, NetworkField
+    from bezierdistill.fields import Guided
 
-    field = NetworkField(teacher.net.to(device))
+    teacher.net.to(device)  # a user's own module stays where it is
+    field = teacher.field
     if not scale:
         return field
     if not teacher.condition_size:
         raise UserError(
-            f"teacher {teacher.folder} takes no condition and cannot be guided: train it with"
-            " --conditional, or give no --guidance-scale"
+            f"teacher {teacher.folder or 'given'} takes no condition and cannot be guided: train it"
+            " with --conditional, or give no --guidance-scale"
         )
     if teacher.card.drop == 0:
         raise UserError(
@@ -428,12 +366,15 @@ def _recipe(
     from bezierdistill.records import CurveRecipe
 
     everyone = [*teachers, *([] if through is None else [through])]
-    spent = {model.card.digest: model.spent for model in everyone}
+    spent = {model.digest: model.spent for model in everyone}
     return CurveRecipe(
         shape=teachers[0].shape,
         scaling=teachers[0].scaling,
         conditions=_conditions(teachers[0].conditions, config.guidance_scale),
-        teachers=tuple(refer(teacher, config.out) for teacher in teachers),
+        teachers=tuple(
+            refer(teacher, config.out, str(name))
+            for teacher, name in zip(teachers, config.teachers, strict=True)
+        ),
         teacher_passes=sum(spent.values()),
         through=None if through is None else refer(through, config.out),
         domain_scaling=None if domain is None else domain.scaling,

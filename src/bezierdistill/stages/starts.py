@@ -24,7 +24,7 @@ class Starts:
 
     Args:
         teacher: whose conditions are drawn: class labels as often as in its training data, or
-            vectors of its training data; for a field without a model, the shape of a state.
+            rows of its table, or vectors of its training data.
         seed: seed of everything.
         data: real data to start from, with their own conditions; without it states are noise.
         guidance_range: from which every row draws a guidance scale, the last number of its
@@ -36,19 +36,18 @@ class Starts:
 
     def __init__(
         self,
-        teacher: Model | tuple[int, ...],
+        teacher: Model,
         seed: int,
         data: Data | None = None,
         guidance_range: tuple[float, float] | None = None,
     ) -> None:
-        self.teacher = teacher if isinstance(teacher, Model) else None
-        self.shape = teacher.shape if isinstance(teacher, Model) else teacher
-        self.seed, self.data, self.range = seed, data, guidance_range
+        self.teacher, self.seed, self.data, self.range = teacher, seed, data, guidance_range
         self.given = data
-        size = 0 if self.teacher is None else self.teacher.condition_size
-        if self.teacher and size and data is None and not self.teacher.conditions.classes:
-            self.given = _training_data(self.teacher)
-        if self.given is not None and size and self.given.condition_size != size:
+        asked = teacher.conditions
+        size = 0 if asked.rows else asked.size  # rows of a table are drawn from the table
+        if size and data is None and not asked.classes:
+            self.given = _training_data(teacher)
+        if size and self.given is not None and self.given.condition_size != size:
             raise UserError(
                 f"{self.given.name} has conditions of {self.given.condition_size} numbers, the"
                 f" teachers take {size}: expected their data"
@@ -61,18 +60,18 @@ class Starts:
         if self.data is not None and drawn is not None:
             states = drawn[0]
         else:
-            states = noise(self.seed, Stream.SIMULATE, where, self.shape)
-        if self.teacher is None or not self.teacher.condition_size:
+            states = noise(self.seed, Stream.SIMULATE, where, self.teacher.shape)
+        if not self.teacher.condition_size:
             return states, None
-        if drawn is None:
+        if drawn is None or self.teacher.conditions.rows:
             cond = self.teacher.condition(where, self.seed, Stream.SIMULATE)
         else:
             cond = drawn[1]
         assert cond is not None  # its size was checked
         if self.range is None:
             return states, cond
-        scale = uniform(self.seed, Stream.SIMULATE, where, *self.range).float()
-        return states, torch.cat([cond, scale[:, None]], 1)
+        scale = uniform(self.seed, Stream.SIMULATE, where, *self.range)
+        return states, torch.cat([cond, scale.to(cond)[:, None]], 1)
 
     def on(self, device: torch.device) -> Draw:
         """The same on a device."""

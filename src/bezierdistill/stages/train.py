@@ -23,6 +23,7 @@ from bezierdistill.training.settings import LoopConfig
 if TYPE_CHECKING:
     from bezierdistill.data import Data
     from bezierdistill.models.model import Model
+    from bezierdistill.models.teacher import Teacher
     from bezierdistill.records import Conditions, ModelCard
     from bezierdistill.training.loop import Trainer
 
@@ -89,6 +90,7 @@ CONTENTS = Contents(
         "log.jsonl": "losses and steps per second, a line every so many steps",
         "tensorboard/": "the same for: tensorboard --logdir {out}",
     },
+    grows={"steps": "state-teacher.safetensors"},
 )
 
 
@@ -100,7 +102,7 @@ def train(config: TrainConfig) -> Model:
     """
     from bezierdistill.couplings import Independent, MinibatchOT
     from bezierdistill.data import load_data
-    from bezierdistill.models.folder import is_model, load_model
+    from bezierdistill.models.folder import load_model
     from bezierdistill.models.model import Model
     from bezierdistill.objectives import FlowMatching
     from bezierdistill.records import Conditions, Passes
@@ -135,10 +137,19 @@ def train(config: TrainConfig) -> Model:
         drop=drop,
     )
     with Run(config.out, "train", config, CONTENTS, barrier=trainer.fabric.barrier):
-        if trainer.fabric.broadcast(is_model(config.out)):
+        if trainer.fabric.broadcast(is_trained(config.out, config.steps)):
             return load_model(config.out)
         net = trainer.fit(objective, batches, config.steps, config.seed)
         return saved(config.out, Model(net, card), trainer)
+
+
+def is_trained(out: Path, steps: int, setting: str = "steps") -> bool:
+    """Whether a folder holds a model that has had its steps, by the setting that counts them; one
+    that has had fewer is trained on.
+    """
+    from bezierdistill.models.folder import is_model, read_card
+
+    return is_model(out) and read_card(out).settings.get(setting, steps) >= steps
 
 
 def conditions_of(data: Data) -> Conditions:
@@ -174,14 +185,16 @@ def card_of(config: Any, kind: str, **more: Any) -> ModelCard:
     )
 
 
-def saved(out: Path, model: Model, trainer: Trainer) -> Model:
-    """The model, written by the first process and read by all."""
+def saved(out: Path, model: Model, trainer: Trainer, own: Teacher | None = None) -> Model:
+    """The model, written by the first process and read by all; ``own`` is the teacher whose module
+    it is.
+    """
     from bezierdistill.models.folder import load_model, save_model
 
     if trainer.rank == 0:
         save_model(out, model)
     trainer.fabric.barrier()
-    return load_model(out)
+    return load_model(out, own)
 
 
 def main_train(config: TrainConfig) -> dict[str, Any]:

@@ -70,7 +70,9 @@ def pack(points: Tensor, kept: Points, cond: Tensor | None = None) -> Packed:
                 raise UserError(f"{told}: expected --points float32")
             error = max(error, off)
         parts.append(tensors)
-    given = {} if cond is None else {"cond": cond.float()}
+    # Numbers of rows of a table come in double precision, which holds all of them exactly.
+    kind = torch.float64 if cond is not None and cond.dtype == torch.float64 else torch.float32
+    given = {} if cond is None else {"cond": cond.to(kind)}
     tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     return Packed(tensors | given, error)
 
@@ -87,8 +89,13 @@ def layout(recipe: CurveRecipe) -> dict[str, tuple[torch.dtype, tuple[int, ...]]
     found = {"points": (getattr(torch, recipe.points), (points, *recipe.shape))}
     if recipe.points == "uint8":
         found |= {"low": (torch.float32, (points,)), "step": (torch.float32, (points,))}
-    size = recipe.conditions.size
-    return found | ({"cond": (torch.float32, (size,))} if size else {})
+    size, kind = recipe.conditions.size, cond_dtype(recipe)
+    return found | ({"cond": (kind, (size,))} if size else {})
+
+
+def cond_dtype(recipe: CurveRecipe) -> torch.dtype:
+    """Number type of conditions: double precision for rows of a table, which it holds exactly."""
+    return torch.float32 if recipe.conditions.rows is None else torch.float64
 
 
 def row_bytes(recipe: CurveRecipe) -> int:

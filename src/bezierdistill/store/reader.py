@@ -22,8 +22,9 @@ from bezierdistill.files import read_tensors
 from bezierdistill.noise import Stream, noise
 from bezierdistill.records import CurveRecipe, Manifest, Shard, to_json
 from bezierdistill.run import MADE, RUN, read_made, read_settings
-from bezierdistill.store.codec import decode, layout
+from bezierdistill.store.codec import cond_dtype, decode, layout
 from bezierdistill.store.manifest import COPY, MANIFEST, REPAIR, cut_off, damaged, read_manifest
+from bezierdistill.words import counted
 
 SMALL, READERS = 2**27, 2  # bytes; threads that read ahead
 MAX_MAPPED = 2**13  # shards mapped at once: systems allow some tens of thousands of maps
@@ -68,6 +69,12 @@ class CurveStore:
             if problem := cut_off(folder, shard):
                 raise UserError(f"{problem}: {REPAIR}")
         return store
+
+    def __repr__(self) -> str:
+        recipe = self.recipe
+        what = f"{counted(len(self), 'curve')} of degree {recipe.degree}, shape {recipe.shape}"
+        made = f"guides {recipe.guides}, {counted(len(recipe.teachers), 'teacher')}"
+        return f"CurveStore({what}, {made}, {self.folder})"
 
     def __len__(self) -> int:
         return int(self.ends[-1])
@@ -141,7 +148,9 @@ class CurveStore:
     def _gathered(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
         """Points ``(len(rows), degree + 1, *shape)`` and conditions of rows of any shards."""
         points = torch.empty(len(rows), self.recipe.degree + 1, *self.recipe.shape)
-        cond = torch.empty(len(rows), self.condition_size) if self.condition_size else None
+        cond = None
+        if self.condition_size:
+            cond = torch.empty(len(rows), self.condition_size, dtype=cond_dtype(self.recipe))
         where = np.searchsorted(self.ends, rows.numpy(), side="right")
         order = np.argsort(where, kind="stable")
         used, starts = np.unique(where[order], return_index=True)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bezierdistill.errors import UserError
 from bezierdistill.files import read_tensors, write_tensors
@@ -67,25 +67,35 @@ def _kind(tensor: Tensor | None) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
 
 
-def live_tensors(nets: Nets, optimizers: Optimizers, ema: EMA) -> dict[str, Tensor]:
-    """Every tensor of a training but its generator; what is copied into them is restored."""
+def trained_parameters(net: nn.Module) -> list[nn.Parameter]:
+    """The parameters of a network that are not frozen."""
+    return [parameter for parameter in net.parameters() if parameter.requires_grad]
+
+
+def live_tensors(nets: Nets, adams: Optimizers, ema: EMA) -> dict[str, Tensor]:
+    """Every tensor of a training but its generator, and but what is frozen and what given
+    optimizers keep; what is copied into them is restored.
+    """
     found = {f"ema/{name}": tensor for name, tensor in ema.state().items()}
     for name, net in nets.items():
-        found |= {f"net/{name}/{key}": value for key, value in net.state_dict().items()}
-        for index, parameter in enumerate(net.parameters()):
-            moments = optimizers[name].state.get(parameter, {})
+        pairs = net.named_parameters(remove_duplicate=False)
+        frozen = {key for key, parameter in pairs if not parameter.requires_grad}
+        state = net.state_dict()
+        found |= {f"net/{name}/{key}": state[key] for key in state if key not in frozen}
+        for index, parameter in enumerate(trained_parameters(net)) if name in adams else ():
+            moments = adams[name].state.get(parameter, {})
             found |= {f"adam/{name}/{index}/{key}": value for key, value in moments.items()}
     return found
 
 
-def add_moments(nets: Nets, optimizers: Optimizers, given: Mapping[str, Tensor]) -> None:
-    """Have optimizers keep the moments that a state has, in memory as their parameters lie."""
-    for name, net in nets.items():
-        for index, parameter in enumerate(net.parameters()):
+def add_moments(nets: Nets, adams: Optimizers, given: Mapping[str, Tensor]) -> None:
+    """Have AdamW keep the moments that a state has, in memory as their parameters lie."""
+    for name, optimizer in adams.items():
+        for index, parameter in enumerate(trained_parameters(nets[name])):
             if f"adam/{name}/{index}/step" in given:
                 step = torch.zeros((), dtype=torch.float32, device=parameter.device)
                 moments = {key: torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
-                optimizers[name].state[parameter] = {"step": step, **moments}
+                optimizer.state[parameter] = {"step": step, **moments}
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

@@ -19,7 +19,8 @@ class EMA:
     """Average of the parameters of ``net``.
 
     Args:
-        net: the network whose parameters are followed; buffers are not averaged.
+        net: the network whose parameters are followed; buffers are not averaged, nor what is
+            frozen.
         decay: limit of the decay per step, in [0, 1).
     """
 
@@ -27,7 +28,7 @@ class EMA:
         if not 0 <= decay < 1:
             raise UserError(f"ema decay is {decay}, expected a number in [0, 1)")
         self.decay = decay
-        self._live = dict(net.named_parameters())
+        self._live = {name: p for name, p in net.named_parameters() if p.requires_grad}
         self._mean = {name: p.detach().clone() for name, p in self._live.items()}
 
     @torch.no_grad()

@@ -23,9 +23,11 @@ from torch import Tensor, nn
 from bezierdistill.errors import UserError
 from bezierdistill.objectives.base import Losses, Nets, Objective
 from bezierdistill.progress import progress
-from bezierdistill.training import checkpoint, ranks
+from bezierdistill.training import checkpoint, optimizers, ranks
+from bezierdistill.training.activations import keep_fewer
+from bezierdistill.training.callbacks import Callbacks
 from bezierdistill.training.ema import EMA
-from bezierdistill.training.journal import Write, journal
+from bezierdistill.training.journal import Write, check_loggers, journal
 from bezierdistill.training.settings import LoopConfig
 from bezierdistill.training.stopping import Stop, leave
 
@@ -41,11 +43,13 @@ class Trainer:
     averaged; the first rank writes.
 
     Args:
-        nets: networks by name; the averaged weights of the first are the result.
+        nets: networks by name; the averaged weights of the first are the result. The parameters
+            that a network names by an attribute ``frozen`` are left as they are, and not saved.
         config: how weights are updated.
         folder: where ``state-STAGE.safetensors``, ``log.jsonl`` and TensorBoard's files go.
         stage: name of this stage in files and logs.
-        rates: peak learning rates that differ from ``config.lr``, by name.
+        rates: peak learning rates that differ from ``config.lr``, by name; the rates of a given
+            optimizer are scaled as they differ.
 
     Raises:
         UserError: if options do not go together.
@@ -66,6 +70,8 @@ class Trainer:
         self.rates = dict.fromkeys(nets, config.lr) | dict(rates or {})
         if self.rates.keys() != nets.keys():
             raise UserError(f"rates are of {', '.join(self.rates)}, networks {', '.join(nets)}")
+        check_loggers(config.loggers)
+        self.callbacks = Callbacks(config.callbacks)
         self.result = next(iter(nets))
         sharded = self.ranks > 1 and config.strategy == "fsdp"
         if sharded and (config.compile or config.checkpoint or config.channels_last):
@@ -74,28 +80,29 @@ class Trainer:
         self.nets: dict[str, Any] = {}
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.steppers: dict[str, Any] = {}
+        self.peaks: dict[str, list[float]] = {}
         for name, net in nets.items():
             self._set_up(name, net)
         self.ema = EMA(self.plain[self.result], config.ema)
         self.generator = torch.Generator()
-        self.done = self.kept = 0
+        self.done = self.kept = self.began = 0
 
     def _set_up(self, name: str, net: nn.Module) -> None:
         net.train().requires_grad_(True)
+        for parameter in getattr(net, "frozen", ()):
+            parameter.requires_grad_(False)
         if self.config.channels_last:
             net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         if self.config.checkpoint:
-            switch = getattr(getattr(net, "inner", None), "enable_gradient_checkpointing", None)
-            if switch is None:
-                given = f"checkpoint is on and a {type(net).__name__} keeps all activations"
-                raise UserError(f"{given}: expected a network of diffusers, or off")
-            switch()
+            keep_fewer(net)
         used: Any = torch.compile(net) if self.config.compile else net
         wrapped = self.fabric.setup_module(used)
-        self.optimizers[name] = torch.optim.AdamW(
-            net.parameters(), self.rates[name], (0.9, 0.99), weight_decay=0.0, fused=True
-        )
-        self.steppers[name] = self.fabric.setup_optimizers(self.optimizers[name])
+        parameters, given = checkpoint.trained_parameters(net), self.config.optimizer
+        optimizer = optimizers.make_optimizer(given, parameters, self.rates[name])
+        scale = 1.0 if given is None else self.rates[name] / self.config.lr
+        self.peaks[name] = [scale * float(group["lr"]) for group in optimizer.param_groups]
+        self.optimizers[name] = optimizer
+        self.steppers[name] = self.fabric.setup_optimizers(optimizer)
         # The wrapper converts precision and synchronises ranks; without either it only costs time.
         plain = self.ranks == 1 and self.config.precision == "32-true"
         self.nets[name] = used if plain else wrapped
@@ -145,9 +152,10 @@ class Trainer:
         """
         self.generator = ranks.rank_generator(seed, self.rank, self.ranks)
         self.done = self.kept = self._restore(steps, seed) if self.state_file.exists() else 0
+        self.began = self.done
         show, log = progress(self.stage, steps), nullcontext(lambda *entry: None)
         if self.rank == 0:
-            log = journal(self.folder, self.stage, self.done)
+            log = journal(self.folder, self.stage, self.done, self.config.loggers)
         with show as advance, log as write, Stop(patient=self.ranks > 1) as stop:
             advance(self.done)
             self._run(objective, batches, steps, advance, write, stop)
@@ -157,29 +165,39 @@ class Trainer:
         net = self.whole
         mean = {name: ranks.gather_full(tensor) for name, tensor in self.ema.state().items()}
         net.load_state_dict(mean, strict=False)
-        return net.cpu().float().eval().requires_grad_(False)
+        net.cpu().float().eval().requires_grad_(False)
+        self.callbacks.call("at_end", self, net)
+        return net
 
     def _run(
         self,
         objective: Objective,
         batches: Batches,
         steps: int,
-        advance: Callable[[int], None],
+        advance: Callable[..., None],
         write: Write,
         stop: Stop,
     ) -> None:
         mark, since = time.perf_counter(), self.done
         sums: dict[str, Any] = defaultdict(float)
         counts = Counter[str]()
+        watched = self.callbacks.has("after_step")
         for k in range(self.done, steps):
+            step: dict[str, list[Tensor]] = defaultdict(list)
             for name, loss in self._step(objective, batches, k, steps):
                 sums[name] += loss
                 counts[name] += 1
+                step[name].append(loss)
             self.done = k + 1
             last, shows = self.done == steps, self.done % SHOW_EVERY == 0
             self.ema.update(k, last)
             if shows or last:
-                advance(self.done - k // SHOW_EVERY * SHOW_EVERY)
+                advance(
+                    self.done - k // SHOW_EVERY * SHOW_EVERY, lambda losses=step: _shown(losses)
+                )
+            if watched:
+                means = {name: sum(own) / len(own) for name, own in step.items()}
+                self.callbacks.call("after_step", self, self.done, means)
             stops = (shows or self.ranks == 1) and bool(self._agreed(stop.asked))
             logs = last or self.done % self.config.log_every == 0
             saves = last or stops or self.done % self.config.save_every == 0
@@ -228,8 +246,8 @@ class Trainer:
             print(f"{self.stage}: {text}", file=sys.stderr)
 
     def _update(self, name: str, k: int, steps: int) -> None:
-        for group in self.optimizers[name].param_groups:
-            group["lr"] = self.rates[name] * self._rate(k, steps)
+        for group, peak in zip(self.optimizers[name].param_groups, self.peaks[name], strict=True):
+            group["lr"] = peak * self._rate(k, steps)
         net, stepper = self.nets[name], self.steppers[name]
         if self.config.clip:
             self.fabric.clip_gradients(net, stepper, max_norm=self.config.clip)
@@ -259,39 +277,63 @@ class Trainer:
                 " with a lower --loop.lr, or with --loop.clip 1"
             )
 
+    @property
+    def _adams(self) -> checkpoint.Optimizers:
+        """The optimizers of ours, whose state is checked by name and shape."""
+        return self.optimizers if self.config.optimizer is None else {}
+
     def _save(self) -> None:
         tensors: dict[str, Tensor] = {}
         wrong = []
-        for name, part in checkpoint.live_tensors(self.plain, self.optimizers, self.ema).items():
+        for name, part in checkpoint.live_tensors(self.plain, self._adams, self.ema).items():
             value = ranks.gather_full(part)  # one by one: all may not fit beside the training
             wrong += [name] if value.is_floating_point() and not value.isfinite().all() else []
             if self.rank == 0:
                 tensors[name] = value.cpu()
         self._refuse("tensor", wrong)
+        for name, optimizer in self.optimizers.items() if not self._adams else ():
+            for key, part in optimizers.pack(optimizer).items():
+                value = ranks.gather_full(part)
+                if self.rank == 0:
+                    tensors[f"optimizer/{name}/{key}"] = value.cpu()
         tensors["generator"] = ranks.all_gather(self.generator.get_state(), self.ranks, self.device)
         if self.rank == 0:
             checkpoint.save_state(self.state_file, tensors, self.done)
         self.fabric.barrier()
         self.kept = self.done
+        self.callbacks.call("after_save", self, self.state_file)
 
     @torch.no_grad()
     def _restore(self, steps: int, seed: int) -> int:
         saved, step = checkpoint.load_state(self.state_file, steps)
-        checkpoint.add_moments(self.plain, self.optimizers, saved)
-        live = checkpoint.live_tensors(self.plain, self.optimizers, self.ema)
+        given = {name: f"optimizer/{name}/" for name in self.optimizers if not self._adams}
+        packed = {
+            name: {k.removeprefix(start): saved.pop(k) for k in [*saved] if k.startswith(start)}
+            for name, start in given.items()
+        }
+        checkpoint.add_moments(self.plain, self._adams, saved)
+        live = checkpoint.live_tensors(self.plain, self._adams, self.ema)
         own = self.generator.get_state()
         generators = saved.get("generator", own[None])
         drawn = own.new_empty(*generators.shape[:1], len(own))  # of any number of ranks
         checkpoint.check_alike(self.state_file, saved, live | {"generator": drawn})
+        try:
+            found = {name: optimizers.unpack(self.optimizers[name], packed[name]) for name in given}
+            if len(generators) == self.ranks:
+                self.generator.set_state(generators[self.rank].clone())
+            for name, state in found.items():
+                optimizers.restore(self.optimizers[name], state)
+        except (RuntimeError, ValueError) as error:
+            told = f"{self.state_file} is not a state of this run ({error})"
+            raise UserError(f"{told}: remove it to start again") from None
         if len(generators) != self.ranks:
             self.generator = ranks.rank_generator(seed, self.rank, self.ranks, step)
             self._tell(f"{self.ranks} ranks go on where {len(generators)} stopped, with new draws")
-        else:
-            try:
-                self.generator.set_state(generators[self.rank].clone())
-            except RuntimeError as error:
-                given = f"{self.state_file} is not a state of this run ({error})"
-                raise UserError(f"{given}: remove it to start again") from None
         for name, tensor in live.items():
             tensor.copy_(ranks.part_of(saved[name], tensor))
         return step
+
+
+def _shown(losses: Mapping[str, list[Tensor]]) -> str:
+    """Losses of a step beside the bar."""
+    return ", ".join(f"{name} {float(own[-1]):.4g}" for name, own in losses.items())

@@ -1,4 +1,4 @@
-"""Any velocity field as a teacher: the same curves as a teacher's own, and a student from scratch
+"""Any velocity field as a teacher: the same curves as a model's own, and a student from scratch
 that follows them."""
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import torch
 
 import bezierdistill as bd
 from bezierdistill.files import digest, load_function
-from bezierdistill.records import Manifest, read_sealed, to_json, write_sealed
 from bezierdistill.reporting import write_report
 from conftest import close, gaussian
 
@@ -20,10 +19,16 @@ NET, LOOP = bd.NetworkConfig(width=32, depth=2), bd.LoopConfig(accelerator="cpu"
 FIELD, STD = gaussian([1.0, -2.0], [0.5, 1.5]), torch.tensor([0.5, 1.5])
 
 
+LINE = bd.LinearSchedule("up")
+
+
+def teacher_of(field: Any = FIELD, shape: Any = (2,), **more: Any) -> bd.Teacher:
+    return bd.Teacher(field, "velocity", LINE, shape=shape, **more)
+
+
 def simulated(out: Path, **more: Any) -> bd.CurveStore:
-    return bd.simulate_field(
-        FIELD, (2,), bd.SimulateConfig((), out, count=2000, accelerator="cpu"), network=NET, **more
-    )
+    config = bd.SimulateConfig((teacher_of(**more),), out, count=2000, accelerator="cpu")
+    return bd.simulate(config)
 
 
 def shards(store: bd.CurveStore) -> list[Path]:
@@ -44,13 +49,8 @@ def test_a_teachers_own_field_gives_the_teachers_own_shards(
         (tmp_path / "teacher",), tmp_path / "its", count=300, accelerator="cpu", **settings
     )
     own = bd.simulate(config)
-    other = bd.simulate_field(
-        teacher.field,
-        (2,),
-        replace(config, teachers=(), out=tmp_path / "field"),
-        teacher.scaling,
-        NET,
-    )
+    field = teacher_of(teacher.field, scaling=teacher.scaling)
+    other = bd.simulate(replace(config, teachers=(field,), out=tmp_path / "field"))
     assert [digest(file) for file in shards(own)] == [digest(file) for file in shards(other)]
     assert own.manifest.passes == other.manifest.passes
 
@@ -60,7 +60,13 @@ def test_a_student_from_scratch_learns_the_exact_map(tmp_path: Path) -> None:
     scaling = bd.load_data("moons").scaling
     simulated(tmp_path / "curves", scaling=scaling)
     config = bd.DistillConfig(
-        tmp_path / "curves", tmp_path / "student", steps=300, batch=256, init="scratch", loop=LOOP
+        tmp_path / "curves",
+        tmp_path / "student",
+        steps=300,
+        batch=256,
+        init="scratch",
+        student=NET,
+        loop=LOOP,
     )
     student = bd.distill(config)
     assert (student.network, student.shape, student.scaling) == (NET, (2,), scaling)
@@ -81,6 +87,7 @@ def test_alignment_needs_the_fields_own_units(tmp_path: Path) -> None:
         tmp_path / "curves",
         tmp_path / "student",
         init="scratch",
+        student=NET,
         align=2,
         data="moons",
         steps=2,
@@ -100,104 +107,55 @@ def test_the_curves_end_where_the_field_does(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("field", "shape", "message"),
     [
-        ({"teachers": (Path("a"),)}, "teachers given"),
-        ({"weights": (1, 0), "invert_from": "moons"}, "weights, invert_from given"),
-        ({"guidance_scale": (2.0,)}, "guidance_scale given"),
-        ({"guides": "hermite", "degree": 2}, "expected 3 or more"),
-    ],
-)
-def test_what_is_for_teachers_is_refused(
-    tmp_path: Path, settings: dict[str, Any], message: str
-) -> None:
-    config = bd.SimulateConfig(**({"teachers": (), "out": tmp_path / "curves"} | settings))
-    with pytest.raises(ValueError, match=message):
-        bd.simulate_field(FIELD, (2,), config)
-    assert not (tmp_path / "curves").exists()
-
-
-@pytest.mark.parametrize(
-    ("field", "shape", "network", "message"),
-    [
-        (FIELD, (3,), NET, "cannot be asked at states of shape"),
-        (FIELD, (2, 2), NET, r"expected \(D,\)"),
-        (FIELD, (2,), bd.NetworkConfig("unet", 32), "shape"),
-        (
-            bd.ForeignField(lambda y, t: y[:, :1], "velocity", bd.LinearSchedule("up")),
-            (2,),
-            NET,
-            "expected finite velocities",
-        ),
-        (
-            bd.ForeignField(lambda y, t: y / 0, "velocity", bd.LinearSchedule("up")),
-            (2,),
-            NET,
-            "expected finite velocities",
-        ),
-        ("a name", (2,), NET, "expected a velocity field"),
+        (FIELD, (3,), "cannot be asked without a condition at states of shape"),
+        (FIELD, (2, 2), r"expected \(D,\)"),
+        (FIELD, None, "have no shape: give data="),
+        (lambda y, t: y[:, :1], (2,), r"returns shape \(4, 1\) for states of shape \(4, 2\)"),
+        (lambda y, t: (y, y), (2,), "returns 2 values .Tensor, Tensor.*choose it by call="),
+        (lambda y, t: y / 0 * 0, (2,), "gives NaN or infinite numbers"),
+        (lambda y, t: torch.randn_like(y), (2,), "different velocities for the same state"),
+        (lambda y, t, label: y, (2,), "label.*give call=, and conditions= if it needs one"),
+        ("a name", (2,), "cannot be asked"),
     ],
 )
 def test_a_misfit_is_found_before_anything_is_written(
-    tmp_path: Path, field: Any, shape: Any, network: Any, message: str
+    tmp_path: Path, field: Any, shape: Any, message: str
 ) -> None:
-    with pytest.raises(ValueError, match=message):
-        bd.simulate_field(
-            field,
-            shape,
-            bd.SimulateConfig((), tmp_path / "curves", count=10, accelerator="cpu"),
-            network=network,
+    with pytest.raises(ValueError, match=message) as error:
+        bd.simulate(
+            bd.SimulateConfig(
+                (teacher_of(field, shape),), tmp_path / "curves", count=10, accelerator="cpu"
+            )
         )
+    assert "\n" not in str(error.value)
     assert not (tmp_path / "curves").exists()
 
 
 def test_a_plain_function_is_a_field_of_one_pass(tmp_path: Path) -> None:
-    config = bd.SimulateConfig((), tmp_path / "curves", count=20, steps=4, accelerator="cpu")
-    field: Any = lambda x, t, cond=None: -x  # noqa: E731
-    store = bd.simulate_field(field, (2,), config, network=NET)
+    config = bd.SimulateConfig(
+        (teacher_of(lambda x, t: -x),), tmp_path / "curves", count=20, steps=4, accelerator="cpu"
+    )
+    store = bd.simulate(config)
     assert store.manifest.passes == 20 * 2 * 4
     curve = store.curves(torch.arange(20))
     close(curve.data, curve.source * (1 - 0.25 + 0.25**2 / 2) ** 4, 1e-5)  # Heun's steps
-    told = (tmp_path / "curves" / "README.txt").read_text()
-    assert "simulated in Python (bezierdistill.simulate_field" in told
 
 
-def test_without_teachers_there_are_no_weights_to_start_from(tmp_path: Path) -> None:
+def test_a_field_has_no_network_for_the_student(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="teachers is empty"):
         bd.simulate(bd.SimulateConfig((), tmp_path / "none"))
     simulated(tmp_path / "curves")
+    config = bd.DistillConfig(tmp_path / "curves", tmp_path / "student")
+    with pytest.raises(ValueError, match=r"expected student=teacher.student"):
+        bd.distill(config)
     with pytest.raises(ValueError, match="expected --init scratch"):
-        bd.distill(bd.DistillConfig(tmp_path / "curves", tmp_path / "student"))
-
-
-@pytest.mark.parametrize(
-    "network",
-    [
-        [],
-        {},
-        {"width": 2**20},
-        {"depth": 10**9},
-        {"kind": 3},
-        {"width": "wide"},
-        {"width": True},
-        {"kind": "mlq"},
-        {"kind": "diffusers"},
-    ],
-)
-def test_a_network_that_nobody_has_is_refused(tmp_path: Path, network: Any) -> None:
-    store = simulated(tmp_path / "curves")
-    held = read_sealed(store.folder / "manifest.json", Manifest, "curve store")
-    manifest = to_json(held)
-    own = manifest["recipe"]["network"]
-    manifest["recipe"]["network"] = own | network if network else network
-    for name in ("manifest.json", "manifest.copy.json"):
-        write_sealed(store.folder / name, manifest)
-    with pytest.raises(ValueError, match=r"network|depth|width|kind"):
-        bd.distill(
-            bd.DistillConfig(
-                store.folder, tmp_path / "student", init="scratch", steps=1, batch=8, loop=LOOP
-            )
-        )
+        bd.distill(replace(config, student=NET))
+    with pytest.raises(ValueError, match="expected a torch module, which alone can be trained"):
+        teacher_of().student()
+    with pytest.raises(ValueError, match="student is a int"):
+        bd.distill(replace(config, student=3))
 
 
 def test_a_users_file_may_have_dataclasses(tmp_path: Path) -> None:

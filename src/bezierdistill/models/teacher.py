@@ -1,0 +1,359 @@
+"""A user's own module as a teacher, and as the student that starts from it.
+
+A :class:`Teacher` is a model like any other: it can be sampled, simulated and blended. Its module
+is left as it is found. :meth:`Teacher.student` copies it into a :class:`Student`, which ``distill``
+trains; the weights that come out have the module's own names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bezierdistill.curves import Time
+from bezierdistill.data import Data, Scaling, load_data
+from bezierdistill.errors import UserError
+from bezierdistill.fields import NetworkField, as_found, evaluating
+from bezierdistill.models.folder import load_model
+from bezierdistill.models.model import Model
+from bezierdistill.networks.given import Classes, Table, as_given
+from bezierdistill.networks.own import Call, Convention, OwnConfig, OwnNetwork
+from bezierdistill.networks.second import Probe
+from bezierdistill.noise import Stream, noise
+from bezierdistill.objects import find_object, fingerprint, is_object
+from bezierdistill.records import Conditions, ModelCard, Passes
+from bezierdistill.schedules import Schedule
+from bezierdistill.settings import Prediction, check_choice, check_not_negative
+
+Way = Literal["start-time", "second-time"]
+ROWS = 4  # of the states that a teacher is tried on
+NONDETERMINISM = 1e-3  # of the size of a velocity: what kernels of GPUs may differ by
+
+
+class Teacher(Model):
+    """A module, or any callable, that knows the velocity, the noise or the data in a noisy state.
+
+    Modules are called in evaluation mode and are left as they were found: mode, device, number
+    type, weights. What a module predicts and how it counts time is never guessed;
+    :func:`~bezierdistill.check_direction` tells a wrong one.
+
+    Args:
+        module: called as ``module(y, time)``, its own state ``(B, ...)`` and its own time ``(B,)``;
+            with a condition as ``module(y, time, cond)``, or ``module(y, time, **cond)`` of a
+            dictionary; else by ``call``.
+        prediction: ``velocity`` (data minus noise), ``flow`` (noise minus data: diffusers' flow
+            matching), ``epsilon`` (the noise), ``sample`` (the data, a denoiser), ``v_prediction``
+            (``alpha noise - sigma data``).
+        schedule: its noise levels and times.
+        call: ``call(module, y, time, cond)`` where its arguments are others (torchcfm: time first).
+        data: what it was trained on, in any form of :func:`~bezierdistill.load_data`: gives shape,
+            scaling and frequencies of labels, and its direction is checked by it.
+        shape: shape of one state, ``(D,)`` or ``(C, H, W)``, where there are no data.
+        scaling: the way from its states to original units. That of the data, if there are any, is
+            bytes to [-1, 1], and other numbers to mean 0 and deviation 1; a module that was trained
+            on numbers as they are has ``Scaling()`` (``Scaling(layout="chw")`` of images).
+        conditions: of a conditional module: the number of classes or their names (it is given
+            indices ``(B,)``), or conditions by row: an array or tensor ``(N, ...)``, a dictionary
+            of these, or a :class:`~bezierdistill.Table`. Stores keep the number of the row.
+        none: what it is given for no condition, for guidance: a class index, one row of such
+            values; None is what it gets without conditions.
+        passes: network passes of one call.
+
+    Raises:
+        UserError: if the prediction does not go with the schedule, or shapes do not fit.
+
+    Example:
+        >>> net = nn.Linear(2, 2)
+        >>> teacher = Teacher(net, "velocity", LinearSchedule("up"), lambda net, y, time, cond:
+        ...                   net(y), shape=(2,))
+        >>> teacher(torch.zeros(3, 2), 0.5).shape
+        torch.Size([3, 2])
+    """
+
+    def __init__(
+        self,
+        module: Any,
+        prediction: Prediction,
+        schedule: Schedule,
+        call: Call | None = None,
+        *,
+        data: Any = None,
+        shape: tuple[int, ...] | None = None,
+        scaling: Scaling | None = None,
+        conditions: Any = None,
+        none: Any = None,
+        passes: int = 1,
+    ) -> None:
+        given = as_given(conditions, none)
+        net = OwnNetwork(module, Convention(prediction, schedule, call, given))
+        known: Data | None = None if data is None else load_data(data)
+        if known is not None and shape not in (None, known.shape):
+            raise UserError(f"shape is {shape}, the data's states have {known.shape}: leave it out")
+        values = {
+            "net": net,
+            "folder": None,
+            "data": known,
+            "_shape": shape if known is None else known.shape,
+            "_scaling": scaling if known is None or scaling is not None else known.scaling,
+            "_names": tuple(map(str, conditions)) if isinstance(conditions, list | tuple) else (),
+            "_passes": passes,
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    data: Data | None
+    net: OwnNetwork
+    _shape: tuple[int, ...] | None
+    _scaling: Scaling | None
+    _names: tuple[str, ...]
+    _passes: int
+
+    @cached_property
+    def card(self) -> ModelCard:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """What it is; its weights are told by :attr:`digest`."""
+        shape = self._shape
+        if shape is None:
+            raise UserError("the teacher's states have no shape: give data=, or shape=(D,)")
+        if len(shape) not in (1, 3) or min(shape) < 1:
+            raise UserError(f"shape is {shape}, expected (D,) or (C, H, W)")
+        scaling = self._scaling or Scaling(layout="flat" if len(shape) == 1 else "chw")
+        scaling.check(shape)
+        return ModelCard(
+            kind="teacher",
+            network=asdict(self.own_config({}, 0)),
+            shape=tuple(shape),
+            scaling=scaling,
+            seed=0,
+            steps=0,
+            passes=Passes(training=0),
+            conditions=self._conditions(),
+            data=None if self.data is None else self.data.name,
+        )
+
+    def own_config(self, widths: Mapping[str, int], rank: int) -> OwnConfig:
+        """What a card says of its module."""
+        made, kind = self.net.convention, type(self.net.module)
+        name = f"{kind.__module__}.{kind.__qualname__}"
+        return OwnConfig(name, made.prediction, str(made.schedule), tuple(widths), rank)
+
+    def _conditions(self) -> Conditions:
+        given = self.net.convention.given
+        if isinstance(given, Table):
+            return Conditions(size=1, rows=given.count)
+        if not isinstance(given, Classes):
+            return Conditions()
+        names = self._names
+        labelled = self.data is not None and self.data.classes == given.count
+        shares = self.data.frequencies if self.data is not None and labelled else None
+        if labelled and not names:
+            names = self.data.class_names if self.data is not None else ()
+        return Conditions(
+            size=given.count,
+            frequencies=shares or (1 / given.count,) * given.count,
+            names=names,
+        )
+
+    @property
+    def field(self) -> NetworkField:
+        """Its velocity field ``v(x, t)``."""
+        return NetworkField(self.net, self._passes)
+
+    @property
+    def passes(self) -> int:
+        """Network passes of one evaluation of the field."""
+        return self._passes
+
+    def __call__(self, x: Tensor, t: Time, cond: Any = None) -> Tensor:
+        """Velocity ``(B, ...)``; see :class:`~bezierdistill.fields.Field`."""
+        return self.field(x, t, cond)
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of its weights, as they are now, and of how it is called."""
+        made = self.net.convention
+        module = self.net.module
+        weights = dict(module.state_dict()) if isinstance(module, nn.Module) else module
+        given = made.given if isinstance(made.given, Table) else str(made.given)
+        levels = {part.name: getattr(made.schedule, part.name) for part in fields(made.schedule)}  # pyright: ignore
+        return fingerprint([weights, made.prediction, levels, made.call, given])
+
+    @property
+    def digest(self) -> str:
+        """What it is known by."""
+        return self.fingerprint
+
+    def student(
+        self,
+        way: Way = "second-time",
+        time: str | tuple[str, ...] | None = None,
+        lora: int = 0,
+        targets: tuple[str, ...] = (),
+    ) -> Student:
+        """The module as a student, which starts exactly as the teacher.
+
+        Args:
+            way: ``start-time``: nothing is changed, and every pass is an Euler step of your own
+                sampler; it learns one number of passes. ``second-time``: where a step ends is added
+                to what embeds the time, from zero; it learns any number of passes.
+            time: the submodules that embed the time, by path; found by a probe where one does.
+            lora: rank of low-rank adapters that are trained in the place of all weights; 0 is none.
+            targets: the layers that get adapters; without them all linear ones and convolutions.
+
+        Raises:
+            UserError: if the module is none that can be trained, or no part that embeds the time is
+                found or named.
+        """
+        check_choice("way", way, Way)
+        check_not_negative(lora=lora)
+        paths = (time,) if isinstance(time, str) else tuple(time or ())
+        if way == "start-time" and paths:
+            raise UserError(f"time is {paths[0]!r} with the start time only, expected none")
+        if not isinstance(self.net.module, nn.Module):
+            raise UserError(
+                f"the teacher is a {type(self.net.module).__name__}, expected a torch module, which"
+                " alone can be trained as a student"
+            )
+        self.check()
+        widths = {}
+        if way == "second-time":
+            with as_found(self.net):
+                probe = self._probe()
+                widths = dict(probe.widths(paths) if paths else probe.find())
+        return Student(self, widths, lora, tuple(targets))
+
+    def _tried(self, seed: int = 0) -> tuple[Tensor, Any]:
+        """A few states and conditions to try it on; nothing else draws them."""
+        rows = range(ROWS)
+        x = noise(seed, Stream.SEARCH, rows, self.shape)
+        return x, self.condition(rows, seed, Stream.SEARCH)
+
+    def _probe(self) -> Probe:
+        (first, cond), (second, _) = self._tried(), self._tried(1)
+        low, high = self.net.convention.schedule.span
+        times = [low + share * (high - low) for share in (0.3, 0.7)]
+        moments = tuple(torch.full((ROWS,), t) for t in times)
+
+        def ask(x: Tensor, t: Tensor) -> Tensor:
+            return self.net(x, t, t, cond)
+
+        return Probe(self.net.module, ask, (first, second), (moments[0], moments[1]))
+
+    def check(self, guided: bool = False) -> None:
+        """Try it on a few states.
+
+        Args:
+            guided: whether it is also asked without its condition.
+
+        Raises:
+            UserError: if it cannot be called so, returns another shape, several tensors, or numbers
+                that are not finite, or draws at random.
+        """
+        x, cond = self._tried()
+        with as_found(self.net):
+            self._try(x, cond)
+            if guided:
+                self._try(x, None)
+
+    def sample(self, *given: Any, **named: Any) -> np.ndarray:
+        """See :meth:`Model.sample`."""
+        with as_found(self.net):
+            return super().sample(*given, **named)
+
+    @torch.no_grad()
+    def _try(self, x: Tensor, cond: Any) -> None:
+        told = "with a condition" if cond is not None else "without a condition"
+        try:
+            with evaluating():
+                first, again = self(x, 0.5, cond), self(x, 0.5, cond)
+        except UserError:
+            raise
+        except Exception as error:
+            why = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"the module cannot be asked {told} at states of shape {self.shape}"
+                f" ({type(error).__name__}: {why}): give call=, and conditions= if it needs one"
+            ) from error
+        if not bool(first.isfinite().all()):
+            raise UserError(
+                f"the module gives NaN or infinite numbers {told}: check its weights, prediction"
+                " and schedule"
+            )
+        apart = float((first - again).abs().max())
+        if apart > NONDETERMINISM * float(first.abs().max()):
+            raise UserError(
+                "the module gives different velocities for the same state, time and condition:"
+                " expected nothing drawn inside the call, conditions= where it needs one"
+            )
+
+
+@dataclass(frozen=True)
+class Student:
+    """A user's module to be trained: see :meth:`Teacher.student`.
+
+    Args:
+        teacher: whose module it is.
+        widths: the submodules to which the second time is added, and their widths.
+        lora: rank of low-rank adapters; 0 is none.
+        targets: the layers that get them.
+    """
+
+    teacher: Teacher
+    widths: Mapping[str, int]
+    lora: int = 0
+    targets: tuple[str, ...] = ()
+
+    @property
+    def net(self) -> OwnNetwork:
+        """The teacher's network."""
+        return self.teacher.net
+
+    @property
+    def network(self) -> OwnConfig:
+        """What the card of the trained model says of it."""
+        return self.teacher.own_config(self.widths, self.lora)
+
+    @property
+    def fingerprint(self) -> str:
+        """What it is known by."""
+        return fingerprint([self.teacher, dict(self.widths), self.lora, list(self.targets)])
+
+    def build(self, seed: int) -> OwnNetwork:
+        """A network with a copy of the teacher's weights; ``seed`` is that of the adapters."""
+        return self.teacher.net.copy(self.widths).add_lora(self.lora, self.targets, seed)
+
+
+def find_model(name: Any) -> Model:
+    """The model in a folder, or the one that ``FILE.py:function`` returns or that was given.
+
+    Raises:
+        UserError: if there is none, or it is no model.
+    """
+    if not is_object(name):
+        return load_model(name)
+    found = find_object(name, "teacher", "returns a bezierdistill.Teacher")
+    if not isinstance(found, Model):
+        raise UserError(
+            f"{name} is a {type(found).__name__}, expected a model folder or a Teacher: wrap it, as"
+            ' Teacher(module, "velocity", LinearSchedule("up"))'
+        )
+    return found
+
+
+def find_network(name: Any) -> Teacher | Student | None:
+    """The teacher, or student, of a user's own module that a setting names; None if it names none.
+
+    Raises:
+        UserError: if it is neither.
+    """
+    if name is None:
+        return None
+    found = find_object(str(name), "teacher", "returns a bezierdistill.Teacher")
+    if not isinstance(found, Teacher | Student):
+        raise UserError(f"{name} is a {type(found).__name__}, expected a Teacher or its student")
+    return found

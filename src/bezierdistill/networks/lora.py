@@ -1,0 +1,108 @@
+r"""Low-rank adapters (LoRA): of a weight W only a product is trained, :math:`W + B A`, with B zero
+at first, so that a student starts as its teacher.
+
+Source: Hu et al. 2021 (arXiv 2106.09685); the library peft. The scale is 1 (alpha is the rank).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bezierdistill.errors import UserError
+
+KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d)
+
+
+def add_lora(module: nn.Module, rank: int, targets: Sequence[str], seed: int) -> None:
+    """Put adapters into a module, whose own parameters are frozen.
+
+    Args:
+        module: the module, which is changed.
+        rank: rank of the adapters.
+        targets: which layers, by their names or the ends of these; none: all that are linear or
+            convolutions.
+        seed: seed of the first A.
+
+    Raises:
+        UserError: without peft, or if there are no such layers.
+    """
+    peft = _peft()
+    names = list(targets) or _layers(module)
+    config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=names)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            peft.inject_adapter_in_model(config, module)
+        except ValueError as error:
+            told = " ".join(str(error).split())[:200]
+            raise UserError(f"targets are {', '.join(names)[:200]}: {told}") from None
+
+
+def merged(module: nn.Module) -> dict[str, Tensor]:
+    """The weights of a module with its adapters added to them, by the module's own names."""
+    found = {
+        name.replace(".base_layer.", "."): tensor
+        for name, tensor in module.state_dict().items()
+        if ".lora_" not in name
+    }
+    for path, layer in module.named_modules():
+        if make := getattr(layer, "get_delta_weight", None):
+            name, delta = f"{path}.weight", make("default")
+            found[name] = found[name] + delta
+    return found
+
+
+def save_lora(module: nn.Module, folder: Path) -> None:
+    """Write the adapters alone, in peft's own format: ``PeftModel.from_pretrained(module, folder)``
+    reads them.
+    """
+    from bezierdistill.files import whole_folder, write_json, write_tensors
+
+    config = module.peft_config["default"].to_dict()  # pyright: ignore
+    state = _peft().get_peft_model_state_dict(module)
+    start = "base_model.model."
+    named: dict[str, Any] = {
+        name if name.startswith(start) else start + name: tensor for name, tensor in state.items()
+    }
+    with whole_folder(folder) as temporary:
+        write_tensors(temporary / "adapter_model.safetensors", named, {"format": "pt"})
+        write_json(temporary / "adapter_config.json", _plain(config))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [_plain(part) for part in (sorted(value) if isinstance(value, set) else value)]
+    value = getattr(value, "value", value)  # of an enumeration
+    return value if value is None or isinstance(value, bool | int | float) else str(value)
+
+
+def _layers(module: nn.Module) -> list[str]:
+    """The linear layers and convolutions that adapters can be put into."""
+    inside = [
+        f"{name}." for name, part in module.named_modules() if type(part) is nn.MultiheadAttention
+    ]
+    found = [
+        name
+        for name, part in module.named_modules()
+        if isinstance(part, KINDS)
+        and getattr(part, "groups", 1) == 1
+        and not name.startswith(tuple(inside))
+    ]
+    if not found or found == [""]:
+        raise UserError("the module has no linear layer or convolution below it, expected lora=0")
+    return found
+
+
+def _peft() -> Any:
+    try:
+        import peft  # imported here: it takes seconds, and few need it
+    except ImportError:
+        raise UserError("lora needs peft: pip install 'bezierdistill[lora]'") from None
+    return peft
