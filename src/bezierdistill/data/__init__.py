@@ -5,7 +5,7 @@ a state, a reversible :class:`Scaling`, and three disjoint splits: ``train``, ``
 settings by) and ``test`` (to evaluate against).
 """
 
-from bezierdistill.data.base import ArrayData, Data, EndlessData, one_hot, rescaled
+from bezierdistill.data.base import ArrayData, Data, one_hot, rescaled
 from bezierdistill.data.given import name_data
 from bezierdistill.data.images import check_size, from_pixels, read_images
 from bezierdistill.data.labels import parse_labels
@@ -15,6 +15,7 @@ from bezierdistill.data.reading import read_array
 from bezierdistill.data.samples import check_range, read_samples
 from bezierdistill.data.scaling import Scaling
 from bezierdistill.data.stream import StreamData
+from bezierdistill.data.toys import EndlessData
 
 __all__ = [
     "BUILT_IN",

@@ -10,7 +10,7 @@ that no draw of an endless data set is trained on and evaluated against.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, Protocol, cast, get_args
@@ -26,8 +26,7 @@ from bezierdistill.noise import Rows, Stream, generator, indices
 
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
-BLOCK = 256  # rows of an endless data set that are drawn together
-REAL, TABLE = 1001, 1002  # what a generator of a stream is for
+REAL = 1001  # what a generator of a stream is for
 
 
 def real_generator(seed: int, split: Split) -> torch.Generator:
@@ -224,55 +223,6 @@ class ArrayData:
         return own.float() if own.ndim == 2 else one_hot(own.long(), self.classes)
 
 
-@dataclass(frozen=True)
-class EndlessData:
-    """A distribution with endless fresh samples and no conditions; all splits are fresh draws.
-
-    Args:
-        name: what the user called it.
-        shape: shape of one state.
-        scaling: the way to original units.
-        draw: ``draw(count, generator)`` gives states in original units.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    scaling: Scaling
-    draw: Callable[[int, torch.Generator], Tensor]
-    class_names: tuple[str, ...] = ()
-    classes: int = 0
-    frequencies: tuple[float, ...] | None = None
-    condition_size: int = 0
-
-    @property
-    def fingerprint(self) -> str:
-        """For :class:`~bezierdistill.objects.Named`: data of a name are the same."""
-        return f"{self.name} {self.shape} {self.scaling}"
-
-    def count(self, split: Split) -> None:
-        """None: there is no end of them."""
-
-    def batch(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """See :class:`Data`."""
-        return self.scaling.encode(self.draw(count, generator)), None
-
-    def take(self, rows: Rows, seed: int, stream: Stream) -> tuple[Tensor, Tensor | None]:
-        """See :class:`Data`."""
-        index = np.asarray(rows, np.int64)
-        blocks, places = np.unique(index // BLOCK, return_inverse=True)
-        drawn = [self.draw(BLOCK, generator(seed, stream, TABLE, k)) for k in blocks.tolist()]
-        chosen = torch.from_numpy(places * BLOCK + index % BLOCK)
-        own = torch.cat(drawn)[chosen] if drawn else torch.empty(0, *self.shape)
-        return self.scaling.encode(own), None
-
-    def real(self, count: int, seed: int, split: Split) -> Tensor:
-        """See :class:`Data`."""
-        return self.batch(count, real_generator(seed, split))[0]
-
-    def conditions(self, count: int, seed: int, split: Split) -> None:
-        """None: there are none."""
-
-
 def one_hot(labels: Tensor, classes: int) -> Tensor:
     """Labels ``(N,)`` as float32 vectors ``(N, classes)``.
 
@@ -291,7 +241,7 @@ def rescaled(data: Data, scaling: Scaling) -> Data:
 
 
 class _Rescaled:
-    def __init__(self, data: Data, scaling: Scaling) -> None:
+    def __init__(self, data: Any, scaling: Scaling) -> None:
         scaling.check(data.shape)
         self.data, self.scaling = data, scaling
 
@@ -314,3 +264,9 @@ class _Rescaled:
     def real(self, count: int, seed: int, split: Split) -> Tensor:
         """See :class:`Data`."""
         return self._moved(self.data.real(count, seed, split))
+
+    @property
+    def epochs(self) -> Callable[..., Iterator[tuple[Tensor, Tensor | None]]]:
+        """Of data that come one by one; others have none."""
+        epochs = self.data.epochs
+        return lambda *which: ((self._moved(x), cond) for x, cond in epochs(*which))

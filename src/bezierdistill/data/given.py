@@ -10,10 +10,9 @@ are read when they are asked for (:class:`~bezierdistill.data.lazy.LazyData`), o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
-from itertools import islice
 from operator import length_hint
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,16 +22,16 @@ from torch import Tensor
 from torch.utils import data as torch_data
 
 from bezierdistill import objects
-from bezierdistill.data.base import ArrayData, Data, EndlessData, Split
+from bezierdistill.data.base import ArrayData, Data, Split
 from bezierdistill.data.hub import find_columns, is_table, read_table
-from bezierdistill.data.images import given_pixels
-from bezierdistill.data.items import Draws, Reader, as_array, parts_of
+from bezierdistill.data.items import Reader, as_array, parts_of
 from bezierdistill.data.labels import number_classes
-from bezierdistill.data.lazy import ITEM, LazyData, Part
+from bezierdistill.data.lazy import LazyData, Part
 from bezierdistill.data.loaders import (
     Collated,
     Unbatched,
     Zipped,
+    few_items,
     of_loader,
     told_labels,
     told_names,
@@ -40,12 +39,11 @@ from bezierdistill.data.loaders import (
 from bezierdistill.data.reading import WORDS, checked, with_conditions
 from bezierdistill.data.splits import MIN_SAMPLES, array_data, hold_out
 from bezierdistill.data.stream import StreamData
+from bezierdistill.data.toys import EndlessData
 from bezierdistill.errors import UserError
-from bezierdistill.noise import Stream, generator
 from bezierdistill.objects import Named
 
 DATA = (ArrayData, EndlessData, LazyData, StreamData)
-FEW = 8  # items that tell one data set from another
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ class Given:
         if not isinstance(value, DATA) and not _in_memory(value):
             size = length_hint(value)
             found.update(f"{type(value).__module__} {type(value).__qualname__} {size} ".encode())
-            items = [[_few_items(own) for own in _by_split(value).values()] for _ in range(2)]
+            items = [[few_items(own) for own in _by_split(value).values()] for _ in range(2)]
             first, second = map(objects.fingerprint, items)
             value = first if first == second else ""
         found.update(objects.fingerprint(value).encode())
@@ -189,6 +187,7 @@ def _opened(name: str, value: Any, given: Given) -> Arrays | Stored | StreamData
         if not hasattr(value, "__len__"):
             return StreamData(name, value, reader, columns.names)
         items, found = read_table(value, columns)
+        reader = reader if found is None else replace(reader, labels=None)  # that column is read
         return Stored(items, reader, found, columns.names, columns.problem(name), True)
     sized = hasattr(value, "__len__") and not isinstance(value, torch_data.IterableDataset)
     if sized and hasattr(value, "__getitem__") and not isinstance(value, str):
@@ -232,25 +231,3 @@ def _lazy(name: str, sources: dict[Split, Stored]) -> LazyData:
         stored = sources[source]
         parts[split] = Part(stored.items, own, labels.get(source), stored.fixed)
     return LazyData(name, first.reader, parts, names, problem)
-
-
-def _few_items(value: Any) -> list[Any]:
-    """A few items of data that are not in memory, images as their pixels."""
-    if isinstance(value, torch_data.DataLoader):
-        value = value.dataset
-    if isinstance(value, tuple):
-        return [_few_items(own) for own in value]
-    with Draws(generator(0, Stream.TRAIN, ITEM)):
-        if hasattr(value, "__len__") and hasattr(value, "__getitem__"):
-            places = dict.fromkeys(np.linspace(0, len(value) - 1, FEW).astype(int).tolist())
-            return [_plain(value[place]) for place in places if len(value)]
-        return [_plain(item) for item in islice(value, FEW)] if hasattr(value, "__iter__") else []
-
-
-def _plain(item: Any) -> Any:
-    if isinstance(item, Mapping):
-        return {key: _plain(own) for key, own in item.items()}
-    if isinstance(item, tuple | list):
-        return [_plain(own) for own in item]
-    pixels = given_pixels(item, False)
-    return item if pixels is None else pixels

@@ -113,5 +113,5 @@ def read_table(data: Any, columns: Columns) -> tuple[Any, np.ndarray | None]:
         if isinstance(column, np.ndarray) and column.ndim == 1 and column.dtype.kind in "uibU":
             labels = column
     vectors = [columns.labels] if columns.labels is not None and labels is None else []
-    items = data.select_columns([columns.key, *vectors])
+    items = data.select_columns(list({columns.key: None, **dict.fromkeys(vectors)}))
     return items if columns.dtype is None else items.with_format("numpy"), labels

@@ -17,7 +17,8 @@ import sys
 import warnings
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,37 @@ def stack_images(
             raise UserError(f"{told}: resize them to one size")
         array[k], grey = pixels, grey and is_grey
     return array[..., 0].copy() if grey else array
+
+
+def unpack_images(
+    path: Path, loaded: Mapping[str, np.ndarray], key: str, place: str | None
+) -> np.ndarray:
+    """The images of files that lie end to end in an array.
+
+    Args:
+        path: of the archive, for messages.
+        loaded: its arrays.
+        key: that of bytes.
+        place: that of where each file starts and the last one ends.
+
+    Raises:
+        UserError: if an array is no such, or an image cannot be read.
+    """
+    if place is None:
+        told = f"{path} has {key} and no offsets"
+        raise UserError(f"{told}, expected where each file starts and the last one ends")
+    packed, offsets = loaded[key], loaded[place]
+    if packed.dtype != np.uint8 or packed.ndim != 1:
+        raise UserError(f"{path} has {key} of type {packed.dtype}, expected bytes (N,)")
+    if offsets.ndim != 1 or len(offsets) < 2 or offsets.dtype.kind not in "ui":
+        told = f"{path} has {place} of shape {offsets.shape}"
+        raise UserError(f"{told}, expected two whole numbers or more")
+    offsets = offsets.astype(np.int64)
+    if offsets[0] < 0 or offsets[-1] > len(packed) or not (offsets[1:] > offsets[:-1]).all():
+        told = f"do not rise within the {len(packed)} bytes of {key}"
+        raise UserError(f"{path} has {place} that {told}")
+    names = [f"{path} ({key}, file {k})" for k in range(len(offsets) - 1)]
+    return stack_images(names, [packed[a:b].tobytes() for a, b in pairwise(offsets)])
 
 
 def _pixels(name: str, source: Source, alpha: bool) -> tuple[np.ndarray, bool]:

@@ -4,7 +4,6 @@ dictionaries; of arrays, tensors, numbers or PIL images; read one by one.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,41 +21,6 @@ from bezierdistill.errors import UserError
 X_KEYS = ("x", "image", "img", "pixel_values", "latent", "latents", *SAMPLES)
 LABEL_KEYS = (*LABELS, "class", "cls", *VECTORS)
 Change = Callable[[np.ndarray], np.ndarray]
-
-
-class Draws:
-    """A context in which what is drawn from the global generators of torch, numpy and Python, as
-    augmentations do, goes on from a state of its own; outside nothing has changed.
-
-    Args:
-        start: the generator that it starts from.
-    """
-
-    def __init__(self, start: torch.Generator) -> None:
-        self.start, self.bits = start, np.random.MT19937(0)
-        self.inside: tuple[Tensor, Any] | None = None
-
-    def __enter__(self) -> Draws:
-        self.outside = torch.get_rng_state(), np.random.get_bit_generator(), random.getstate()
-        np.random.set_bit_generator(self.bits)
-        if self.inside is None:
-            self.begin(self.start)
-        else:
-            torch.set_rng_state(self.inside[0])
-            random.setstate(self.inside[1])
-        return self
-
-    def begin(self, start: torch.Generator) -> None:
-        """Start again, within the context, from another generator."""
-        torch.set_rng_state(start.get_state())
-        np.random.seed(start.initial_seed() % 2**32)
-        random.seed(start.initial_seed())
-
-    def __exit__(self, *_: object) -> None:
-        self.inside = torch.get_rng_state(), random.getstate()
-        torch.set_rng_state(self.outside[0])
-        np.random.set_bit_generator(self.outside[1])
-        random.setstate(self.outside[2])
 
 
 def find_key(keys: Sequence[str], usual: Sequence[str], asked: str | None, what: str) -> str | None:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from bezierdistill.data.base import Split, one_hot, real_rows
-from bezierdistill.data.items import Change, Draws, Reader, condition_vectors, measured_labels
+from bezierdistill.data.draws import Draws
+from bezierdistill.data.items import Change, Reader, condition_vectors, measured_labels
 from bezierdistill.data.scaling import Scaling
 from bezierdistill.errors import UserError
 from bezierdistill.noise import Rows, Stream, indices
@@ -71,6 +72,7 @@ class LazyData:
         parts: the items of every split.
         names: of the classes, in the order of their numbers, where they are known.
         problem: why labels that are there cannot be used.
+        labelled: whether labels that are there are conditions.
     """
 
     name: str
@@ -78,6 +80,7 @@ class LazyData:
     parts: Mapping[Split, Part]
     names: tuple[str, ...] = ()
     problem: str = ""
+    labelled: bool = True
 
     def changed(self, name: str, change: Change) -> LazyData:
         """A view: every sample changed as it is read."""
@@ -99,8 +102,7 @@ class LazyData:
             if not len(parts[split].rows):
                 raise UserError(f"{name} has no {split} samples, expected some of each split")
         parts = {split: part._replace(labels=None) for split, part in parts.items()}
-        told = f"{name} is of one class"
-        return replace(self, name=name, parts=parts, names=(), problem=told)
+        return replace(self, name=name, parts=parts, names=(), labelled=False)
 
     @cached_property
     def _measured(self) -> Measured:
@@ -109,14 +111,14 @@ class LazyData:
         rows = np.sort(order[:FEW])
         with Draws(_draws(0, Stream.TRAIN, ITEM)):
             reader, x, labels = self.reader.fitted(part.get(rows), part.rows[rows].tolist())
-            known = part.labels is not None or self.names or labels[0] is None
+            known = part.labels is not None or self.names or labels[0] is None or not self.labelled
             if x.dtype != np.uint8 or not known:
                 rows = np.sort(order[: max(FEW, MAX_BYTES // x[0].nbytes)])
                 x, labels = reader.read(part.get(rows), part.rows[rows].tolist())
         scaling, problem = Scaling.measure(x), self.problem
         if part.labels is not None:
             return Measured(reader, scaling, part.labels[part.rows], self.names)
-        if problem:
+        if problem or not self.labelled:
             return Measured(reader, scaling, None, (), problem)
         found = measured_labels(self.name, labels, part.rows[rows].tolist(), self.names)
         return Measured(reader, scaling, *found)

@@ -1,19 +1,25 @@
-"""Data sets of torch: what they tell of their labels without being read, and loaders of them."""
+"""Data sets of torch, and loaders of them: what they tell of their labels without being read, and
+what tells one from another.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from torch.utils import data as torch_data
 
-from bezierdistill.data.items import Draws, as_array, parts_of, rows_of
+from bezierdistill.data.draws import Draws
+from bezierdistill.data.images import given_pixels
+from bezierdistill.data.items import as_array, parts_of, rows_of
 from bezierdistill.errors import UserError
 from bezierdistill.noise import Stream, generator
 
 PLAIN = (torch_data.SequentialSampler, torch_data.RandomSampler)
+FEW = 8  # items that tell one data set from another
 CHECKED = 4  # items whose labels are compared with those that a data set tells
 
 
@@ -54,6 +60,28 @@ def _told(data: Any) -> np.ndarray | None:
         return None
     found = as_array(told)
     return found if found.shape == (len(data),) and found.dtype.kind in "uibU" else None
+
+
+def few_items(value: Any) -> list[Any]:
+    """A few items of data that are not in memory, images as their pixels."""
+    if isinstance(value, torch_data.DataLoader):
+        value = value.dataset
+    if isinstance(value, tuple):
+        return [few_items(own) for own in value]
+    with Draws(generator(0, Stream.TRAIN)):
+        if hasattr(value, "__len__") and hasattr(value, "__getitem__"):
+            places = dict.fromkeys(np.linspace(0, len(value) - 1, FEW).astype(int).tolist())
+            return [_plain(value[place]) for place in places if len(value)]
+        return [_plain(item) for item in islice(value, FEW)] if hasattr(value, "__iter__") else []
+
+
+def _plain(item: Any) -> Any:
+    if isinstance(item, Mapping):
+        return {key: _plain(own) for key, own in item.items()}
+    if isinstance(item, tuple | list):
+        return [_plain(own) for own in item]
+    pixels = given_pixels(item, False)
+    return item if pixels is None else pixels
 
 
 def of_loader(

@@ -49,7 +49,7 @@ from bezierdistill.objects import START, Named, find_object, is_object
 BUILT_IN = ("digits", "manifold", *TOYS)
 VIEW = re.compile(r"pca([1-9]\d{0,3})|class(.+)|(rgb)|(crop)?([1-9]\d{0,3})x([1-9]\d{0,3})")
 SOURCE = re.compile(r"(?:@key=([^@]+))?(?:@labels=([^@]+))?|@(rgba)")
-PLACE = re.compile(r"hf:([^:]+)(?::.+)?|(.+\.py)(?::\w+)?")  # of what is not a path itself
+PLACE = re.compile(r"hf:([^:]+)(?::[^@]+)?|(.+\.py)(?::\w+)?")  # of what is not a path itself
 
 
 def load_data(source: str | object, key: str | None = None, labels: str | None = None) -> Data:

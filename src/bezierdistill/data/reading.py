@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import get_args
 
@@ -26,7 +25,7 @@ import numpy as np
 
 from bezierdistill.data.arrays import read_arrays
 from bezierdistill.data.base import Split
-from bezierdistill.data.images import find_images, stack_images
+from bezierdistill.data.images import find_images, stack_images, unpack_images
 from bezierdistill.data.labels import check_vectors, natural_order, number_classes
 from bezierdistill.errors import UserError
 from bezierdistill.progress import notice
@@ -109,7 +108,9 @@ def _read_archive(path: Path, loaded: Mapping[str, np.ndarray]) -> Samples:
         key, offsets = keys[style.format(word)], keys.get(style.format("offsets"))
         packed = word == "jpeg"
         used |= {key, offsets if packed else None}
-        x[split] = _unpacked(path, loaded, key, offsets) if packed else checked(path, loaded[key])
+        x[split] = (
+            unpack_images(path, loaded, key, offsets) if packed else checked(path, loaded[key])
+        )
     names = tuple(map(str, loaded[keys[NAMES]].ravel())) if NAMES in keys else ()
     samples = Samples(x)
     for words in (LABELS, VECTORS):
@@ -212,26 +213,6 @@ def checked(path: Path | str, array: np.ndarray) -> np.ndarray:
         told = f"{path} has numbers beyond {MAX_NUMBER:.3g}, the largest of single precision"
         raise UserError(f"{told}: scale or remove them")
     return array
-
-
-def _unpacked(
-    path: Path, loaded: Mapping[str, np.ndarray], key: str, place: str | None
-) -> np.ndarray:
-    if place is None:
-        told = f"{path} has {key} and no offsets"
-        raise UserError(f"{told}, expected where each file starts and the last one ends")
-    packed, offsets = loaded[key], loaded[place]
-    if packed.dtype != np.uint8 or packed.ndim != 1:
-        raise UserError(f"{path} has {key} of type {packed.dtype}, expected bytes (N,)")
-    if offsets.ndim != 1 or len(offsets) < 2 or offsets.dtype.kind not in "ui":
-        told = f"{path} has {place} of shape {offsets.shape}"
-        raise UserError(f"{told}, expected two whole numbers or more")
-    offsets = offsets.astype(np.int64)
-    if offsets[0] < 0 or offsets[-1] > len(packed) or not (offsets[1:] > offsets[:-1]).all():
-        told = f"do not rise within the {len(packed)} bytes of {key}"
-        raise UserError(f"{path} has {place} that {told}")
-    names = [f"{path} ({key}, file {k})" for k in range(len(offsets) - 1)]
-    return stack_images(names, [packed[a:b].tobytes() for a, b in pairwise(offsets)])
 
 
 def _read_folder(path: Path, alpha: bool) -> Samples:

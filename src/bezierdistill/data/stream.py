@@ -19,7 +19,8 @@ import numpy as np
 from torch import Tensor
 
 from bezierdistill.data.base import ArrayData, Split
-from bezierdistill.data.items import Change, Draws, Reader, condition_vectors, measured_labels
+from bezierdistill.data.draws import Draws
+from bezierdistill.data.items import Change, Reader, condition_vectors, measured_labels
 from bezierdistill.data.lazy import BLOCK, FEW, ITEM, MAX_BYTES
 from bezierdistill.data.reading import Samples
 from bezierdistill.data.splits import MIN_SAMPLES, array_data

@@ -10,14 +10,68 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from bezierdistill.data.base import Data, EndlessData
+from bezierdistill.data.base import Data, Split, real_generator
 from bezierdistill.data.scaling import Scaling
+from bezierdistill.noise import Rows, Stream, generator
 
 Draw = Callable[[int, torch.Generator], Tensor]
+BLOCK = 256  # rows that are drawn together
+TABLE = 1002  # what a generator of a stream is for
+
+
+@dataclass(frozen=True)
+class EndlessData:
+    """A distribution with endless fresh samples and no conditions; all splits are fresh draws.
+
+    Args:
+        name: what the user called it.
+        shape: shape of one state.
+        scaling: the way to original units.
+        draw: ``draw(count, generator)`` gives states in original units.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    scaling: Scaling
+    draw: Draw
+    class_names: tuple[str, ...] = ()
+    classes: int = 0
+    frequencies: tuple[float, ...] | None = None
+    condition_size: int = 0
+
+    @property
+    def fingerprint(self) -> str:
+        """For :class:`~bezierdistill.objects.Named`: data of a name are the same."""
+        return f"{self.name} {self.shape} {self.scaling}"
+
+    def count(self, split: Split) -> None:
+        """None: there is no end of them."""
+
+    def batch(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """See :class:`Data`."""
+        return self.scaling.encode(self.draw(count, generator)), None
+
+    def take(self, rows: Rows, seed: int, stream: Stream) -> tuple[Tensor, Tensor | None]:
+        """See :class:`Data`."""
+        index = np.asarray(rows, np.int64)
+        blocks, places = np.unique(index // BLOCK, return_inverse=True)
+        drawn = [self.draw(BLOCK, generator(seed, stream, TABLE, k)) for k in blocks.tolist()]
+        chosen = torch.from_numpy(places * BLOCK + index % BLOCK)
+        own = torch.cat(drawn)[chosen] if drawn else torch.empty(0, *self.shape)
+        return self.scaling.encode(own), None
+
+    def real(self, count: int, seed: int, split: Split) -> Tensor:
+        """See :class:`Data`."""
+        return self.batch(count, real_generator(seed, split))[0]
+
+    def conditions(self, count: int, seed: int, split: Split) -> None:
+        """None: there are none."""
 
 
 def checkerboard(count: int, generator: torch.Generator) -> Tensor:

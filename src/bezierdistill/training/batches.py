@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bezierdistill.curves import BezierCurve
-from bezierdistill.data import Data, StreamData
+from bezierdistill.data import Data
 from bezierdistill.objectives.base import Aligned, Curves, Pairs
 from bezierdistill.store import CurveStore
 from bezierdistill.training.loop import Trainer
@@ -27,11 +27,12 @@ def real_batches(data: Data, rows: int, trainer: Trainer | None) -> Real:
         rows: rows of a batch.
         trainer: whose share of each batch they are, if there is one.
     """
-    if trainer is None or not isinstance(data, StreamData):
+    epochs = getattr(data, "epochs", None)
+    if trainer is None or epochs is None:
         return lambda generator: data.batch(rows, generator)
     part = slice(trainer.rank * rows, (trainer.rank + 1) * rows)
     first = trainer.done * trainer.config.accumulate
-    ahead = data.epochs(rows * trainer.ranks, first, part)
+    ahead = epochs(rows * trainer.ranks, first, part)
     return lambda _: next(ahead)
 
 
