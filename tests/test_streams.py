@@ -25,7 +25,7 @@ T, S, M, J, F = Stream.TRAIN, Stream.SIMULATE, Stream.SAMPLE, Stream.JUDGE, Stre
 # Seeds that are fixed on purpose: a definition of features or of a data set, a probe of a shape.
 FIXED = {
     *("noise", "metrics.features", "metrics.classifier", "data.toys", "networks.config"),
-    *("networks.foreign", "stages.simulate", "interop.writing"),
+    *("networks.foreign", "networks.lora", "interop.writing"),
 }
 Drawn = Callable[[], set[Stream]]
 
