@@ -89,12 +89,7 @@ def name_data(source: object, key: str | None = None, labels: str | None = None)
         labels: likewise, ``@labels=NAME``.
     """
     if not isinstance(source, str | Path):
-        given = Given(source, key, labels)
-        named = Named(given)
-        if named.value.value is not source:  # another object, which a few items do not tell apart
-            named = str.__new__(Named, named)
-            named.value = given
-        return named
+        return Named(Given(source, key, labels))
     name = source if isinstance(source, Named) else str(source)
     more = {"key": key, "labels": labels}
     found = "".join(f"@{word}={place}" for word, place in more.items() if place is not None)
