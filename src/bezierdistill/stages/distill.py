@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bezierdistill.errors import UserError
-from bezierdistill.objects import as_named, find_object, is_object
+from bezierdistill.objects import as_named, find_object, fingerprint, is_object
 from bezierdistill.settings import (
     MAX_PASSES,
     NUMBERS,
@@ -219,6 +219,8 @@ def distill(config: DistillConfig) -> Model:
     if not is_model(config.out):  # else there is nothing left to train
         _check_whole(store, trainer)
     identity = {"curves": store.digest}
+    if own is not None:
+        identity["student"] = fingerprint([own, network])  # a state may hold its adapters alone
     barrier = trainer.fabric.barrier
     contents = _contents(network)
     with Run(config.out, "distill", config, contents, identity=identity, barrier=barrier):
@@ -329,15 +331,15 @@ def _distilled(
     knots = {} if config.objective == "velocity" else even_knots(config.passes, given)
     if own is not None and not network["times"]:
         knots = {k: times for k, times in knots.items() if k == config.passes}
+    aligned = config.out / "state-alignment.safetensors"
+    if trainer.rank == 0 and aligned.exists() and trainer.left(config.steps):
+        aligned.unlink()  # of an older regression: before this one, so that no kill falls between
     net, spent = _regress(config, store, trainer, knots)
     if config.objective == "map" and given is None and config.passes > 1:
         curve, cond = store.to(trainer.device, searched_curves(len(store)))
         knots = dict(find_knots(net.to(trainer.device), curve, config.passes, cond))
         spent += search_cost(len(store))
     if data is not None:
-        if trainer.began < config.steps and trainer.rank == 0:  # an alignment before is out of date
-            (config.out / "state-alignment.safetensors").unlink(missing_ok=True)
-        trainer.fabric.barrier()
         net, more = _align(config, store, data, net, knots, own)
         spent += more
     recipe = store.recipe

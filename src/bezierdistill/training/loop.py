@@ -89,7 +89,7 @@ class Trainer:
             self._set_up(name, net)
         self.ema = EMA(self.plain[self.result], config.ema)
         self.generator = torch.Generator()
-        self.done = self.kept = self.began = 0
+        self.done = self.kept = 0
 
     def _set_up(self, name: str, net: nn.Module) -> None:
         net.train().requires_grad_(True)
@@ -120,6 +120,16 @@ class Trainer:
     def state_file(self) -> Path:
         """The saved state of this stage."""
         return self.folder / f"state-{self.stage}.safetensors"
+
+    def left(self, steps: int) -> int:
+        """How many of ``steps`` steps are left after the last saved state.
+
+        Raises:
+            UserError: if it is damaged, or beyond them.
+        """
+        if not self.state_file.exists():
+            return steps
+        return steps - checkpoint.load_state(self.state_file, steps)[1]
 
     def cost(self, objective: Objective, steps: int, batch: int) -> int:
         """Network passes of so many steps with batches of ``batch`` rows on all ranks."""
@@ -156,7 +166,6 @@ class Trainer:
         """
         self.generator = ranks.rank_generator(seed, self.rank, self.ranks)
         self.done = self.kept = self._restore(steps, seed) if self.state_file.exists() else 0
-        self.began = self.done
         show, log = progress(self.stage, steps), nullcontext(lambda *entry: None)
         if self.rank == 0:
             log = journal(self.folder, self.stage, self.done, self.config.loggers)
