@@ -182,7 +182,8 @@ def digest(path: Path) -> str:
 
 
 def load_function(path: Path, name: str, does: str) -> Callable[..., Any]:
-    """The function ``name`` of a user's own Python file, which is run.
+    """The function ``name`` of a user's own Python file, which is run; it can import what lies
+    beside it.
 
     What the file or the function raises has a note that names the file.
 
@@ -212,7 +213,12 @@ def load_function(path: Path, name: str, does: str) -> Callable[..., Any]:
 
 @contextmanager
 def _noted(path: Path) -> Iterator[None]:
-    """Name a user's file in the errors of its code, which are told with their traceback."""
+    """Run a user's file as Python would, with its folder among those that modules come from; name
+    it in the errors of its code, which are told with their traceback.
+    """
+    beside = str(path.resolve().parent)
+    if beside not in sys.path:
+        sys.path.insert(0, beside)
     try:
         yield
     except Exception as error:

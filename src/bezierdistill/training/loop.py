@@ -59,11 +59,11 @@ class Trainer:
         self,
         nets: Nets,
         config: LoopConfig,
-        folder: Path,
+        folder: str | Path,
         stage: str,
         rates: Mapping[str, float] | None = None,
     ) -> None:
-        self.config, self.folder, self.stage = config, folder, stage
+        self.config, self.folder, self.stage = config, Path(folder), stage
         self.fabric = ranks.open_fabric(config.accelerator, config.precision, config.strategy)
         self.rank, self.ranks = self.fabric.global_rank, self.fabric.world_size
         self.plain = dict(nets)
