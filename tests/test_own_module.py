@@ -619,3 +619,13 @@ def test_plain_code_has_no_word_of_ours(tmp_path: Path) -> None:
     assert (tmp_path / "student" / SAMPLER).read_text() == code
     assert "import bezierdistill" not in code
     compile(code, "sampler", "exec")
+
+
+def test_a_teacher_says_what_it_is() -> None:
+    manner = MANNERS["Meta"]
+    module = manner.kind()
+    size = sum(part.numel() for part in module.parameters())
+    told = f"Teacher(Meta of {size:,} parameters, velocity, LinearSchedule(time='up'"
+    for teacher in (manner.teacher(module), manner.teacher(module, shape=None)):
+        assert repr(teacher).startswith(told)
+    assert manner.teacher(module).size == size

@@ -31,6 +31,7 @@ from bezierdistill.objects import find_object, fingerprint, is_object
 from bezierdistill.records import Conditions, ModelCard, Passes
 from bezierdistill.schedules import Schedule
 from bezierdistill.settings import Prediction, check_choice, check_not_negative
+from bezierdistill.words import counted
 
 Way = Literal["start-time", "second-time"]
 ROWS = 4  # of the states that a teacher is tried on
@@ -114,6 +115,12 @@ class Teacher(Model):
     _scaling: Scaling | None
     _names: tuple[str, ...]
     _passes: int
+
+    def __repr__(self) -> str:
+        made, kind = self.net.convention, type(self.net.module).__name__
+        size = counted(self.size, "parameter")
+        shape = "unknown" if self._shape is None else self._shape
+        return f"Teacher({kind} of {size}, {made.prediction}, {made.schedule}, shape {shape})"
 
     @cached_property
     def card(self) -> ModelCard:  # pyright: ignore[reportIncompatibleVariableOverride]
