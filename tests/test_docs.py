@@ -22,6 +22,7 @@ from PIL import Image
 from bezierdistill import metrics, records
 from bezierdistill.cli import VERBS, main, parse
 from bezierdistill.data import load_data
+from bezierdistill.flow_map import jump
 from bezierdistill.metrics import classifier, frechet_distance
 from bezierdistill.models.folder import load_model, read_card
 from bezierdistill.models.model import Model
@@ -381,3 +382,24 @@ def test_the_site_builds_without_a_warning_and_asks_nothing_of_the_network(tmp_p
     fetched = r"<(?:script|img|link rel=\"stylesheet\")[^>]*(?:src|href)=\"https?:"
     for page in (tmp_path / "site").rglob("*.html"):
         assert not re.findall(fetched, page.read_text()), page.name
+
+
+def test_from_a_module_to_a_student_in_eight_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first code of the page on one's own module, as it is written there but for numbers."""
+    monkeypatch.chdir(tmp_path)
+    code = [text for kind, text in blocks(PAGES["own-model"]) if kind == "python"]
+    module, student, plain, _, conditional = code[:5]
+    assert len(list(filter(str.strip, student.splitlines()))) <= 8
+    assert len(list(filter(str.strip, conditional.splitlines()))) <= 12
+    names: dict[str, Any] = {}
+    for text in (module, student, plain):
+        exec(compile(python(text), "own-model.md", "exec", dont_inherit=True), names)
+    assert type(names["fast"]) is type(names["module"])
+    x0 = noise(0, Stream.SAMPLE, range(200), (2,))
+    net = names["student"].net
+    torch.testing.assert_close(net.module.state_dict(), dict(names["fast"].state_dict()))
+    with torch.no_grad():
+        end = jump(net, x0, (0.0, 1.0))
+    torch.testing.assert_close(torch.from_numpy(names["samples"]), end, rtol=1e-5, atol=1e-5)
