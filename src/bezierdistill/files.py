@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -149,8 +150,12 @@ def write_array(path: Path, x: np.ndarray, **more: Any) -> None:
 def write_tensors(
     path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None
 ) -> None:
-    """Write tensors atomically as safetensors."""
+    """Write tensors atomically as safetensors; of those that share memory each is written."""
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    shared = Counter(tensor.untyped_storage().data_ptr() for tensor in whole.values())
+    for name, tensor in whole.items():
+        if shared[tensor.untyped_storage().data_ptr()] > 1:
+            whole[name] = tensor.clone()
     write_atomically(path, lambda temporary: save_file(whole, temporary, metadata))
 
 

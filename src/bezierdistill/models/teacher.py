@@ -24,7 +24,7 @@ from bezierdistill.models.features import HiddenStates
 from bezierdistill.models.folder import load_model
 from bezierdistill.models.model import Model
 from bezierdistill.networks.given import Classes, Table, as_given
-from bezierdistill.networks.own import Call, Convention, OwnConfig, OwnNetwork
+from bezierdistill.networks.own import Call, Convention, OwnConfig, OwnNetwork, check_trainable
 from bezierdistill.networks.second import Probe
 from bezierdistill.noise import Stream, noise
 from bezierdistill.objects import find_object, fingerprint, is_object
@@ -222,11 +222,7 @@ class Teacher(Model):
         paths = (time,) if isinstance(time, str) else tuple(time or ())
         if way == "start-time" and paths:
             raise UserError(f"time is {paths[0]!r} with the start time only, expected none")
-        if not isinstance(self.net.module, nn.Module):
-            raise UserError(
-                f"the teacher is a {type(self.net.module).__name__}, expected a torch module, which"
-                " alone can be trained as a student"
-            )
+        check_trainable(self.net.module)
         self.check()
         widths = {}
         if way == "second-time":
