@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from dataclasses import dataclass
 from functools import partialmethod
 from pathlib import Path
 from typing import Any, get_args
@@ -13,7 +14,9 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
+from bezierdistill.data import Scaling
 from bezierdistill.files import write_tensors
+from bezierdistill.models.teacher import Student
 from bezierdistill.networks.config import NetworkConfig
 from bezierdistill.networks.foreign import ForeignConfig
 from bezierdistill.objectives import SingleObjective
@@ -24,6 +27,7 @@ from bezierdistill.stages.train import TrainConfig, train
 from bezierdistill.store import CurveWriter
 from bezierdistill.training.loop import Trainer
 from bezierdistill.training.settings import LoopConfig
+from foreign_networks import CLASSES, MANNERS, mixtures, trained
 
 ROWS, STEPS = 16, 12
 IMAGE = (3, 8, 8)
@@ -45,7 +49,36 @@ DIT = {
     "patch_size": 2,
     "num_embeds_ada_norm": 4,
 }
-NETWORKS: dict[str, tuple[NetworkConfig | ForeignConfig, tuple[int, ...], int]] = {
+
+
+@dataclass(frozen=True)
+class Own:
+    """A student that is a module of somebody else's, in one of three ways; in ``manner``."""
+
+    way: Any
+    lora: int = 0
+    manner: str = "Meta"
+
+    def student(self, conditions: int = 0) -> Student:
+        """It, of a teacher that was trained for a few steps."""
+        manner = MANNERS[self.manner]
+        module = trained(manner, 3, conditions > 0)
+        teacher = manner.teacher(module, conditions > 0, scaling=Scaling())
+        return teacher.student(self.way, lora=self.lora)
+
+    def build(self, shape: tuple[int, ...], seed: int, conditions: int = 0) -> nn.Module:
+        """Its network; the second time is not zero, so that it has a gradient in every part."""
+        net = self.student(conditions).build(seed)
+        if net.second is not None:
+            for weight in net.second.weights:
+                nn.init.normal_(weight, std=0.1, generator=table(0))
+        return net
+
+
+Networks = dict[str, tuple[NetworkConfig | ForeignConfig | Own, tuple[int, ...], int]]
+# Without conditions the embedding of its labels gets no gradient.
+OWN: Networks = {"student": (Own("second-time", manner="EDM"), (2,), 0)}
+NETWORKS: Networks = OWN | {
     "mlp": (NetworkConfig(width=9, depth=3), (4,), 0),
     "unet": (NetworkConfig("unet", 8, 2, 1), IMAGE, 0),
     "dit": (NetworkConfig("dit", 32, 3, 2), IMAGE, 0),
@@ -55,6 +88,11 @@ NETWORKS: dict[str, tuple[NetworkConfig | ForeignConfig, tuple[int, ...], int]] 
         IMAGE,
         5,
     ),
+}
+OWN |= {
+    "student-start": (Own("start-time"), (2,), 0),
+    "student-classes": (Own("second-time", manner="lucidrains"), (2,), CLASSES),
+    "student-lora": (Own("second-time", lora=2), (2,), 0),
 }
 SMALL: dict[str, Any] = {"steps": 8, "batch": 32}
 plan = partialmethod(CurveWriter.plan, shard_bytes=1)  # shards of one batch
@@ -112,10 +150,10 @@ class Rows:
         if self.trainer.done == self.stop:
             raise KeyboardInterrupt
         rows = self.trainer.share(ROWS)
-        if self.own:
-            return torch.randn(rows, *self.shape, generator=generator), None
         part = slice(self.trainer.rank * rows, (self.trainer.rank + 1) * rows)
         x = torch.randn(ROWS, *self.shape, generator=table(self.trainer.done))[part]
+        if self.own:
+            x = torch.randn(rows, *self.shape, generator=generator)
         labels = torch.arange(ROWS)[part] % max(1, self.conditions)
         return x, torch.eye(self.conditions)[labels] if self.conditions else None
 
@@ -136,7 +174,7 @@ def fitted(
 ) -> None:
     """Train a small network, perhaps killed by an interrupt before a step, and write its
     weights."""
-    config, shape, conditions = NETWORKS[network]
+    config, shape, conditions = (NETWORKS | OWN)[network]
     trainer = Trainer(
         {"net": config.build(shape, 0, conditions)}, loop(**settings), folder / name, "stage"
     )
@@ -207,6 +245,20 @@ def losses(folder: Path) -> None:
     fitted(folder, "fewer", stop=7, strategy="fsdp")
 
 
+def students(folder: Path) -> None:
+    """Students that are modules of somebody else's: together, stopped, in mixed precision."""
+    half: Any = {"steps": 2, "precision": "bf16-mixed", "accumulate": 2}
+    for strategy in get_args(Strategy):
+        for network in OWN:
+            name = f"{strategy}-{network}"
+            fitted(folder, name, network=network, steps=2, strategy=strategy)
+            fitted(folder, f"{name}-half", network=network, strategy=strategy, **half)
+            fitted(folder, f"{name}-own", own=True, network=network, strategy=strategy)
+            fitted(folder, f"{name}-parts", 7, own=True, network=network, strategy=strategy)
+            fitted(folder, f"{name}-parts", own=True, network=network, strategy=strategy)
+            fitted(folder, f"{name}-fewer", 7, network=network, strategy=strategy)
+
+
 def chain(folder: Path) -> None:
     """Data to a student; curves in shards of one batch."""
     CurveWriter.plan = plan  # pyright: ignore[reportAttributeAccessIssue]
@@ -233,7 +285,23 @@ def chain(folder: Path) -> None:
         )
     )
     distill(DistillConfig(folder / "curves", folder / "epochs", epochs=True, loop=loop(), **SMALL))
+    student = Own("second-time", lora=2).student()
+    made = simulate(
+        SimulateConfig(
+            (student.teacher,),
+            folder / "own-curves",
+            count=100,
+            batch=25,
+            steps=4,
+            accelerator="cpu",
+        )
+    )
+    for strategy in get_args(Strategy):
+        settings = loop(strategy=strategy)
+        out = folder / f"own-{strategy}"
+        real = mixtures()[1].sample(200, table(0)).float()
+        distill(DistillConfig(made.folder, out, 4, real, student=student, loop=settings, **SMALL))
 
 
 if __name__ == "__main__":
-    {"losses": losses, "chain": chain}[sys.argv[1]](Path(sys.argv[2]))
+    {"losses": losses, "students": students, "chain": chain}[sys.argv[1]](Path(sys.argv[2]))

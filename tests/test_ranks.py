@@ -47,8 +47,17 @@ def torchrun(*arguments: object, ranks: int = 2) -> subprocess.CompletedProcess[
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("ranks")
-    done = torchrun(ranks_child.__file__, "losses", folder)
+    return run("losses", tmp_path_factory.mktemp("ranks"))
+
+
+@pytest.fixture(scope="module")
+def students(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run("students", tmp_path_factory.mktemp("students"))
+
+
+def run(what: str, folder: Path) -> Path:
+    """What two ranks do of the child's, in a folder."""
+    done = torchrun(ranks_child.__file__, what, folder)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
@@ -82,19 +91,32 @@ def test_two_ranks_take_the_steps_of_one(
 def test_gradients_of_every_network_are_those_of_one_rank(
     network: str, strategy: str, trained: Path, tmp_path: Path
 ) -> None:
-    ranks_child.fitted(tmp_path, "alone", network=network, steps=2)
+    assert_gradients_alike(trained, tmp_path, network, strategy)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("network", ranks_child.OWN)
+def test_gradients_of_own_students_are_those_of_one_rank(
+    network: str, strategy: str, students: Path, tmp_path: Path
+) -> None:
+    assert_gradients_alike(students, tmp_path, network, strategy)
+
+
+def assert_gradients_alike(together: Path, alone: Path, network: str, strategy: str) -> None:
+    ranks_child.fitted(alone, "alone", network=network, steps=2)
     states = [
         load_state(folder / "state-stage.safetensors", 2)[0]
-        for folder in (trained / f"{strategy}-{network}", tmp_path / "alone")
+        for folder in (together / f"{strategy}-{network}", alone / "alone")
     ]
     # Means of gradients, not weights: where a gradient is all rounding, Adam makes whole steps of
     # it.
-    together, alone = (
+    shared, single = (
         {name: moment for name, moment in state.items() if name.endswith("/exp_avg")}
         for state in states
     )
-    assert max(float(moment.abs().max()) for moment in alone.values()) > 1e-3
-    assert_close(together, alone, 1e-5)
+    assert max(float(moment.abs().max()) for moment in single.values()) > 1e-3
+    assert_close(shared, single, 1e-5)
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
@@ -107,6 +129,50 @@ def test_a_stopped_run_of_two_ranks_ends_as_if_it_had_not_been(
     assert not torch.equal(
         next(iter(weights(tmp_path, "alone").values())), next(iter(whole.values()))
     )  # ranks draw their own
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("network", ranks_child.OWN)
+def test_own_students_are_stopped_and_moved_between_ranks(
+    network: str, strategy: str, students: Path, tmp_path: Path
+) -> None:
+    """The same bits on the same ranks; on one rank what one rank does, up to rounding."""
+    name = f"{strategy}-{network}"
+    whole, parts = weights(students, f"{name}-own"), weights(students, f"{name}-parts")
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+    ranks_child.fitted(tmp_path, "alone", network=network)
+    alone = weights(tmp_path, "alone")
+    assert load_state(students / f"{name}-fewer" / "state-stage.safetensors", STEPS)[1] == 4
+    ranks_child.fitted(students, f"{name}-fewer", network=network)
+    assert_close(weights(students, f"{name}-fewer"), alone, 1e-5)
+    config, shape, conditions = ranks_child.OWN[network]
+    before = config.build(shape, 0, conditions).state_dict()
+    changed = [key for key in alone if float((alone[key] - before[key]).abs().max()) > 1e-3]
+    assert any("middle" in key for key in changed)
+    if "start" not in network:
+        assert "second.weights.0" in changed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("network", ranks_child.OWN)
+def test_own_students_in_mixed_precision_on_two_ranks(
+    network: str, strategy: str, students: Path, tmp_path: Path
+) -> None:
+    """Mean gradients are those of one rank, up to the digits of bfloat16, which are not those of
+    single precision."""
+    ranks_child.fitted(tmp_path, "half", network=network, steps=2, precision="bf16-mixed")
+    ranks_child.fitted(tmp_path, "full", network=network, steps=2)
+    found = []
+    for folder in (students / f"{strategy}-{network}-half", tmp_path / "half", tmp_path / "full"):
+        state = load_state(folder / "state-stage.safetensors", 2)[0]
+        moments = [state[key].flatten() for key in sorted(state) if key.endswith("/exp_avg")]
+        found.append(torch.cat(moments))
+    together, half, full = found
+    assert not torch.equal(half, full)
+    for other in (half, full):
+        assert float((together - other).norm()) < 0.03 * float(full.norm())
 
 
 def test_a_state_goes_on_with_another_strategy_and_number_of_ranks(
@@ -171,8 +237,7 @@ def test_ranks_draw_differently_and_as_the_stream_of_training_does() -> None:
 @pytest.mark.slow
 def test_the_chain_on_two_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CurveWriter, "plan", ranks_child.plan)
-    done = torchrun(ranks_child.__file__, "chain", tmp_path / "two")
-    assert done.returncode == 0, done.stderr[-3000:]
+    run("chain", tmp_path / "two")
     store = CurveStore.open(tmp_path / "two" / "curves")
     assert len(store) == 700
     threads = torch.get_num_threads()
@@ -197,6 +262,12 @@ def test_the_chain_on_two_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         student = load_model(tmp_path / "two" / name)
         assert student.sample(5, 2).shape == (5, 16)
         assert student.card.passes.curves == store.manifest.passes
+    own = ranks_child.Own("second-time", lora=2).student()
+    for strategy in ("ddp", "fsdp"):
+        student = load_model(tmp_path / "two" / f"own-{strategy}", own.teacher)
+        assert set(student.knots) == {1, 2}
+        changed = student.generate(torch.zeros(1, 2), 1) - own.teacher(torch.zeros(1, 2), 0.0)
+        assert float(changed.abs().max()) > 1e-3
     again = torchrun(
         "-m",
         "bezierdistill.cli",

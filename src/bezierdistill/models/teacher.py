@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -57,9 +58,9 @@ class Teacher(Model):
         data: what it was trained on, in any form of :func:`~bezierdistill.load_data`: gives shape,
             scaling and frequencies of labels, and its direction is checked by it.
         shape: shape of one state, ``(D,)`` or ``(C, H, W)``, where there are no data.
-        scaling: the way from its states to original units. That of the data, if there are any, is
-            bytes to [-1, 1], and other numbers to mean 0 and deviation 1; a module that was trained
-            on numbers as they are has ``Scaling()`` (``Scaling(layout="chw")`` of images).
+        scaling: the way from its states to original units, where it is another than this: bytes
+            are [-1, 1]; other numbers of an object (arrays, tensors, a Dataset) are as they are;
+            data by a name or path have the scaling of ``load_data``, mean 0 and deviation 1.
         conditions: of a conditional module: the number of classes or their names (it is given
             indices ``(B,)``), or conditions by row: an array or tensor ``(N, ...)``, a dictionary
             of these, or a :class:`~bezierdistill.Table`. Stores keep the number of the row.
@@ -102,7 +103,7 @@ class Teacher(Model):
             "folder": None,
             "data": known,
             "_shape": shape if known is None else known.shape,
-            "_scaling": scaling if known is None or scaling is not None else known.scaling,
+            "_scaling": scaling or _units(data, known),
             "_names": tuple(map(str, conditions)) if isinstance(conditions, list | tuple) else (),
             "_passes": passes,
         }
@@ -312,6 +313,15 @@ class Teacher(Model):
                 "the module gives different velocities for the same state, time and condition:"
                 " expected nothing drawn inside the call, conditions= where it needs one"
             )
+
+
+def _units(source: Any, data: Data | None) -> Scaling | None:
+    """The units of a module that was trained on data, as far as they are not told."""
+    if data is None:
+        return None
+    told = isinstance(source, str | Path) or source is data
+    as_it_is = not told and not data.scaling.integer
+    return Scaling(layout=data.scaling.layout) if as_it_is else data.scaling
 
 
 @dataclass(frozen=True)

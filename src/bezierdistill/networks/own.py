@@ -104,6 +104,8 @@ class OwnNetwork(nn.Module):
             left as it is, and states go to its device.
     """
 
+    skips = True  # e.g. a label's embedding of a module that is trained without labels
+
     def __init__(
         self, module: Any, convention: Convention, widths: Widths | None = None, owned: bool = False
     ) -> None:

@@ -44,7 +44,8 @@ class Trainer:
 
     Args:
         nets: networks by name; the averaged weights of the first are the result. The parameters
-            that a network names by an attribute ``frozen`` are left as they are, and not saved.
+            that a network names by an attribute ``frozen`` are left as they are, and not saved; one
+            whose attribute ``skips`` is true may have others that get no gradient.
         config: how weights are updated.
         folder: where ``state-STAGE.safetensors``, ``log.jsonl`` and TensorBoard's files go.
         stage: name of this stage in files and logs.
@@ -64,7 +65,10 @@ class Trainer:
         rates: Mapping[str, float] | None = None,
     ) -> None:
         self.config, self.folder, self.stage = config, Path(folder), stage
-        self.fabric = ranks.open_fabric(config.accelerator, config.precision, config.strategy)
+        skips = any(getattr(net, "skips", False) for net in nets.values())
+        self.fabric = ranks.open_fabric(
+            config.accelerator, config.precision, config.strategy, skips
+        )
         self.rank, self.ranks = self.fabric.global_rank, self.fabric.world_size
         self.plain = dict(nets)
         self.rates = dict.fromkeys(nets, config.lr) | dict(rates or {})

@@ -26,9 +26,18 @@ TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR
 
 
 def open_fabric(
-    accelerator: str, precision: Precision = "32-true", strategy: Strategy = "ddp"
+    accelerator: str,
+    precision: Precision = "32-true",
+    strategy: Strategy = "ddp",
+    skips: bool = False,
 ) -> Fabric:
     """Lightning Fabric on one device, or on one device per rank under torchrun.
+
+    Args:
+        accelerator: the kind of device.
+        precision: the format of numbers.
+        strategy: how ranks share the work.
+        skips: whether parameters may have no gradient; DDP must look for them in every step.
 
     Raises:
         UserError: if there is no such accelerator on this machine, or the ranks cannot meet.
@@ -45,7 +54,9 @@ def open_fabric(
             accelerator=accelerator,
             devices=here,
             num_nodes=ranks // here,
-            strategy=_sharding(ranks) if strategy == "fsdp" else DDPStrategy(timeout=PATIENCE),
+            strategy=_sharding(ranks)
+            if strategy == "fsdp"
+            else DDPStrategy(timeout=PATIENCE, find_unused_parameters=skips),
             precision=precision,
         )
         fabric.launch()
