@@ -10,7 +10,7 @@ TEST := $(BIN)/python -m pytest -m "not slow and not browser"
 WORKERS ?= 2
 OUT ?= runs/demo
 
-.PHONY: setup demo app test test-portable test-all test-browser test-wheel check docs wheel bench faults store scale search arena images translation bundled clean
+.PHONY: setup demo app test test-portable test-all test-browser test-wheel check docs wheel bench faults store scale search arena own images translation bundled clean
 
 setup: $(READY)
 
@@ -82,6 +82,9 @@ search: setup
 
 arena: setup
 	$(BIN)/python benchmarks/arena.py --out runs/arena
+
+own: setup
+	$(BIN)/python benchmarks/own_module.py --out runs/own
 
 images: setup
 	$(BIN)/python benchmarks/images.py --out runs/images

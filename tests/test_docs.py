@@ -22,8 +22,9 @@ from PIL import Image
 from bezierdistill import metrics, records
 from bezierdistill.cli import VERBS, main, parse
 from bezierdistill.data import load_data
+from bezierdistill.flow_map import jump
 from bezierdistill.metrics import classifier, frechet_distance
-from bezierdistill.models.folder import load_model
+from bezierdistill.models.folder import load_model, read_card
 from bezierdistill.models.model import Model
 from bezierdistill.networks.config import NetworkConfig
 from bezierdistill.noise import Stream, noise
@@ -36,6 +37,28 @@ PUBLIC = {*importlib.import_module("bezierdistill").__all__}
 TARGETS = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 SLOW = ("choose", "commands", "own-model", "results", "scale")
 PAST = ("log", "changelog")  # these tell of the past
+NO_MODELS = (
+    "choose",
+    "concepts",
+    "use-in-code",
+)  # an arena keeps none, nor does a loop of one's own
+MINE = """import torch
+import bezierdistill as bd
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.time, self.state = torch.nn.Linear(1, 2), torch.nn.Linear(2, 2)
+
+    def forward(self, x, t):
+        return self.state(x) + self.time(t[:, None])
+
+def teacher():
+    return bd.Teacher(Net(), "velocity", bd.LinearSchedule("up"), shape=(2,))
+
+def student():
+    return teacher().student()
+"""
 # How code and commands are made small: networks and numbers with which models still learn.
 MLP = ["--network.kind", "mlp", "--network.width", "32", "--network.depth", "2"]
 SHORT = ["--steps", "150", "--batch", "64"]
@@ -159,6 +182,7 @@ def readers_folder(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         if folder.partition("/")[0] in PAGES[page]:
             save_images(Path(folder), x[labels == k][:96])
     np.save("threes.npy", x[labels == 3][:4])
+    Path("mine.py").write_text(MINE)
     np.savez("usps.npz", x=x[:200].astype(np.uint8), labels=labels[:200])
 
 
@@ -185,6 +209,8 @@ def trained_models(folder: Path) -> Iterator[Model]:
     """The models of our own networks below a folder that name the data they learned from; not the
     weak teachers of recipes, which have a dozen steps."""
     for card in sorted(folder.rglob("model.json")):
+        if read_card(card.parent).network["kind"] == "own":  # its code is not at hand
+            continue
         model = load_model(card.parent)
         ours = model.card.data is not None and isinstance(model.network, NetworkConfig)
         if ours and model.card.steps > 50:
@@ -196,8 +222,11 @@ def trained_models(folder: Path) -> Iterator[Model]:
 )
 @pytest.mark.usefixtures("readers_folder")
 @pytest.mark.filterwarnings("ignore")
-def test_code_runs_in_order_and_trains(page: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_code_runs_in_order_and_trains(
+    page: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     names: dict[str, object] = {}
+    monkeypatch.syspath_prepend(Path.cwd())
     for kind, text in blocks(PAGES[page]):
         if kind == "python":
             code = python(text)
@@ -212,7 +241,7 @@ def test_code_runs_in_order_and_trains(page: str, capsys: pytest.CaptureFixture[
                 told = shlex.join(command)
                 assert main(smaller(command)) == 0, f"{told}: {capsys.readouterr().err}"
     models = list(trained_models(Path()))
-    assert models or page in ("choose", "concepts")  # an arena keeps no models
+    assert models or page in NO_MODELS
     for model in models:
         assert far_from_data(model) < 0.7 * far_from_data(untrained(model)), model.folder
 
@@ -312,7 +341,7 @@ def test_the_reference_lists_what_is_public() -> None:
     assert kept - set(listed) <= {"Record", "Imported", "Merged"}
 
 
-@pytest.mark.parametrize("page", ["extend", "own-model"])
+@pytest.mark.parametrize("page", ["extend", "own-model", "use-in-code"])
 def test_pages_for_ones_own_code_use_public_names_alone(page: str) -> None:
     code = [ast.parse(text) for kind, text in blocks(PAGES[page]) if kind == "python"]
     nodes = [node for tree in code for node in ast.walk(tree)]
@@ -353,3 +382,24 @@ def test_the_site_builds_without_a_warning_and_asks_nothing_of_the_network(tmp_p
     fetched = r"<(?:script|img|link rel=\"stylesheet\")[^>]*(?:src|href)=\"https?:"
     for page in (tmp_path / "site").rglob("*.html"):
         assert not re.findall(fetched, page.read_text()), page.name
+
+
+def test_from_a_module_to_a_student_in_eight_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first code of the page on one's own module, as it is written there but for numbers."""
+    monkeypatch.chdir(tmp_path)
+    code = [text for kind, text in blocks(PAGES["own-model"]) if kind == "python"]
+    module, student, plain, _, conditional = code[:5]
+    assert len(list(filter(str.strip, student.splitlines()))) <= 8
+    assert len(list(filter(str.strip, conditional.splitlines()))) <= 12
+    names: dict[str, Any] = {}
+    for text in (module, student, plain):
+        exec(compile(python(text), "own-model.md", "exec", dont_inherit=True), names)
+    assert type(names["fast"]) is type(names["module"])
+    x0 = noise(0, Stream.SAMPLE, range(200), (2,))
+    net = names["student"].net
+    torch.testing.assert_close(net.module.state_dict(), dict(names["fast"].state_dict()))
+    with torch.no_grad():
+        end = jump(net, x0, (0.0, 1.0))
+    torch.testing.assert_close(torch.from_numpy(names["samples"]), end, rtol=1e-5, atol=1e-5)

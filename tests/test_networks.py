@@ -1,6 +1,7 @@
 """Networks: what the zero interval weight promises, that rows do not see each other, and what a
 condition does."""
 
+import copy
 import dataclasses
 from collections.abc import Callable
 from functools import partial
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bezierdistill.errors import UserError
+from bezierdistill.fields import NetworkField
 from bezierdistill.networks.config import NetworkConfig, read_network
 from bezierdistill.networks.dit import DiT
 from bezierdistill.networks.embeddings import TimeEmbedding
@@ -263,3 +265,22 @@ def test_dit_rejects_shapes_that_patches_do_not_tile(size: tuple[int, ...]) -> N
 def test_mistakes(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(("size", "make"), NETWORKS)
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_halves_are_fields_too(
+    size: tuple[int, ...], make: Callable[[], nn.Module], kind: torch.dtype, draw: Draw
+) -> None:
+    """Close to the field in single precision, whether states or weights are halves."""
+    net = make()
+    for part in net.parameters():
+        nn.init.normal_(part, std=0.1)
+    x = draw(3, *size).float()
+    with torch.no_grad():
+        exact = NetworkField(net)(x, 0.123)
+        halved = NetworkField(copy.deepcopy(net).to(kind))
+        for field, given in ((NetworkField(net), x.to(kind)), (halved, x), (halved, x.to(kind))):
+            made = field(given, 0.123)
+            assert made.dtype == given.dtype
+            assert (made.float() - exact).norm() < 0.05 * exact.norm()

@@ -29,7 +29,7 @@ from foreign_networks import CLASSES, MANNERS, Body, Ideal, Manner, mixtures, tr
 
 LOOP = bd.LoopConfig(accelerator="cpu", ema=0.9)
 REAL = mixtures()[1].sample(3000, torch.Generator().manual_seed(5)).float()
-KNOWN: dict[str, Any] = {"data": REAL, "scaling": bd.Scaling()}  # in the units they were made in
+KNOWN: dict[str, Any] = {"data": REAL}  # in the units they were made in
 F64 = torch.float64
 WAYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "start-time": ({"way": "start-time"}, {"objective": "knots", "passes": 2}),
@@ -454,6 +454,34 @@ def test_the_mean_velocity_at_the_source_is_that_of_the_data() -> None:
     assert bd.check_direction(off, real).mean_error > 1
 
 
+def test_units_are_those_of_the_data_as_they_are_or_told() -> None:
+    """Of an object the numbers as they are, of bytes [-1, 1], of a name those of load_data; wrong
+    ones are told."""
+    _, everything = mixtures()
+    far = 5 + 4 * REAL
+    moved = replace(everything, means=5 + 4 * everything.means, stds=4 * everything.stds)
+    line = bd.LinearSchedule("up")
+    teacher = bd.Teacher(moved, "velocity", line, data=far)
+    assert teacher.scaling == bd.Scaling()
+    assert bd.check_direction(teacher, far).left < 0.1
+    standard = bd.load_data(far).scaling
+    shift, scale = torch.tensor(standard.shift), torch.tensor(standard.scale)
+    own = replace(moved, means=(moved.means - shift) / scale, stds=moved.stds / scale)
+    assert bd.check_direction(bd.Teacher(own, "velocity", line, data=far, scaling=standard), far)
+    for field, scaling, told in (
+        (moved, standard, "the numbers as they are, Scaling"),
+        (own, None, "those of load_data leaves"),
+    ):
+        wrong = bd.Teacher(field, "velocity", line, data=far, scaling=scaling)
+        with pytest.raises(ValueError, match=told):
+            bd.check_direction(wrong, far)
+    pixels = np.random.default_rng(0).integers(0, 255, (100, 4, 4), np.uint8)
+    teacher = bd.Teacher(lambda x, t: x, "velocity", line, data=pixels)
+    assert teacher.scaling == bd.load_data(pixels).scaling
+    moons = bd.Teacher(lambda x, t: x, "velocity", line, data="moons")
+    assert moons.scaling == bd.load_data("moons").scaling
+
+
 def test_a_weak_teacher_is_not_refused() -> None:
     manner = MANNERS["Meta"]
     teacher = manner.teacher(trained(manner, 8), **KNOWN)
@@ -619,3 +647,13 @@ def test_plain_code_has_no_word_of_ours(tmp_path: Path) -> None:
     assert (tmp_path / "student" / SAMPLER).read_text() == code
     assert "import bezierdistill" not in code
     compile(code, "sampler", "exec")
+
+
+def test_a_teacher_says_what_it_is() -> None:
+    manner = MANNERS["Meta"]
+    module = manner.kind()
+    size = sum(part.numel() for part in module.parameters())
+    told = f"Teacher(Meta of {size:,} parameters, velocity, LinearSchedule(time='up'"
+    for teacher in (manner.teacher(module), manner.teacher(module, shape=None)):
+        assert repr(teacher).startswith(told)
+    assert manner.teacher(module).size == size

@@ -26,6 +26,8 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from bezierdistill.curves import Time, bernstein, expand_time, match_time
 from bezierdistill.errors import UserError
 
+HALVES = (torch.float16, torch.bfloat16)
+
 
 @runtime_checkable
 class Field(Protocol):
@@ -105,6 +107,9 @@ def as_found(net: nn.Module) -> Iterator[None]:
 class NetworkField:
     """The field of a network ``net(x, s, t, cond)``: its diagonal ``v(x, t) = u(x, t, t)``.
 
+    States of another number type than the network's are converted, and velocities back; times keep
+    single precision beside states in half precision.
+
     Args:
         net: the network, called with one time per row, in evaluation mode.
         passes: network passes of one evaluation.
@@ -115,9 +120,12 @@ class NetworkField:
 
     def __call__(self, x: Tensor, t: Time, cond: Tensor | None = None) -> Tensor:
         """Velocity ``(B, ...)``; see :class:`Field`."""
-        time = match_time(t, x)
+        floats = (part.dtype for part in self.net.parameters() if part.is_floating_point())
+        kind = next(floats, x.dtype)
+        y = x if x.dtype == kind else x.to(kind)
+        time = match_time(t, y.float() if kind in HALVES else y)
         with evaluating():
-            return self.net(x, time, time, cond)
+            return self.net(y, time, time, cond).to(x)
 
 
 class Blend:

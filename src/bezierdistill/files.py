@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -149,8 +150,12 @@ def write_array(path: Path, x: np.ndarray, **more: Any) -> None:
 def write_tensors(
     path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None
 ) -> None:
-    """Write tensors atomically as safetensors."""
+    """Write tensors atomically as safetensors; of those that share memory each is written."""
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    shared = Counter(tensor.untyped_storage().data_ptr() for tensor in whole.values())
+    for name, tensor in whole.items():
+        if shared[tensor.untyped_storage().data_ptr()] > 1:
+            whole[name] = tensor.clone()
     write_atomically(path, lambda temporary: save_file(whole, temporary, metadata))
 
 
@@ -182,7 +187,8 @@ def digest(path: Path) -> str:
 
 
 def load_function(path: Path, name: str, does: str) -> Callable[..., Any]:
-    """The function ``name`` of a user's own Python file, which is run.
+    """The function ``name`` of a user's own Python file, which is run; it can import what lies
+    beside it.
 
     What the file or the function raises has a note that names the file.
 
@@ -212,7 +218,12 @@ def load_function(path: Path, name: str, does: str) -> Callable[..., Any]:
 
 @contextmanager
 def _noted(path: Path) -> Iterator[None]:
-    """Name a user's file in the errors of its code, which are told with their traceback."""
+    """Run a user's file as Python would, with its folder among those that modules come from; name
+    it in the errors of its code, which are told with their traceback.
+    """
+    beside = str(path.resolve().parent)
+    if beside not in sys.path:
+        sys.path.insert(0, beside)
     try:
         yield
     except Exception as error:

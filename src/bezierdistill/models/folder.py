@@ -80,7 +80,7 @@ def save_model(folder: Path, model: Model) -> Model:
 
 def _save_own(folder: Path, net: OwnNetwork) -> None:
     """Weights by the module's own names, tied ones too; what was added to them lies beside."""
-    write_tensors(folder / WEIGHTS, {name: part.clone() for name, part in net.weights().items()})
+    write_tensors(folder / WEIGHTS, net.weights())
     if net.second is not None:
         write_tensors(folder / SECOND, net.second.tensors())
     if net.rank:

@@ -55,11 +55,18 @@ class Model:
     folder: Path | None = None
 
     def __repr__(self) -> str:
-        size = counted(sum(parameter.numel() for parameter in self.net.parameters()), "parameter")
-        net = f"{type(self.net).__name__} of {size}, shape {self.shape}"
+        module = getattr(self.net, "module", self.net)
+        net = f"{type(module).__name__} of {counted(self.size, 'parameter')}, shape {self.shape}"
         knots = f"knots of {', '.join(map(str, self.knots))} passes, " if self.knots else ""
         spent = counted(self.spent, "pass")
         return f"Model({self.card.kind}, {net}, {knots}{spent} spent, {self.folder or 'not saved'})"
+
+    @property
+    def size(self) -> int:
+        """Number of its parameters."""
+        module = getattr(self.net, "module", self.net)  # a user's own, which is not part of net
+        found = module.parameters() if isinstance(module, nn.Module) else ()
+        return sum(parameter.numel() for parameter in found)
 
     @cached_property
     def network(self) -> NetworkConfig | ForeignConfig | OwnConfig:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -24,13 +25,14 @@ from bezierdistill.models.features import HiddenStates
 from bezierdistill.models.folder import load_model
 from bezierdistill.models.model import Model
 from bezierdistill.networks.given import Classes, Table, as_given
-from bezierdistill.networks.own import Call, Convention, OwnConfig, OwnNetwork
+from bezierdistill.networks.own import Call, Convention, OwnConfig, OwnNetwork, check_trainable
 from bezierdistill.networks.second import Probe
 from bezierdistill.noise import Stream, noise
 from bezierdistill.objects import find_object, fingerprint, is_object
 from bezierdistill.records import Conditions, ModelCard, Passes
 from bezierdistill.schedules import Schedule
 from bezierdistill.settings import Prediction, check_choice, check_not_negative
+from bezierdistill.words import counted
 
 Way = Literal["start-time", "second-time"]
 ROWS = 4  # of the states that a teacher is tried on
@@ -56,9 +58,9 @@ class Teacher(Model):
         data: what it was trained on, in any form of :func:`~bezierdistill.load_data`: gives shape,
             scaling and frequencies of labels, and its direction is checked by it.
         shape: shape of one state, ``(D,)`` or ``(C, H, W)``, where there are no data.
-        scaling: the way from its states to original units. That of the data, if there are any, is
-            bytes to [-1, 1], and other numbers to mean 0 and deviation 1; a module that was trained
-            on numbers as they are has ``Scaling()`` (``Scaling(layout="chw")`` of images).
+        scaling: the way from its states to original units, where it is another than this: bytes
+            are [-1, 1]; other numbers of an object (arrays, tensors, a Dataset) are as they are;
+            data by a name or path have the scaling of ``load_data``, mean 0 and deviation 1.
         conditions: of a conditional module: the number of classes or their names (it is given
             indices ``(B,)``), or conditions by row: an array or tensor ``(N, ...)``, a dictionary
             of these, or a :class:`~bezierdistill.Table`. Stores keep the number of the row.
@@ -101,7 +103,7 @@ class Teacher(Model):
             "folder": None,
             "data": known,
             "_shape": shape if known is None else known.shape,
-            "_scaling": scaling if known is None or scaling is not None else known.scaling,
+            "_scaling": scaling or _units(data, known),
             "_names": tuple(map(str, conditions)) if isinstance(conditions, list | tuple) else (),
             "_passes": passes,
         }
@@ -114,6 +116,12 @@ class Teacher(Model):
     _scaling: Scaling | None
     _names: tuple[str, ...]
     _passes: int
+
+    def __repr__(self) -> str:
+        made, kind = self.net.convention, type(self.net.module).__name__
+        size = counted(self.size, "parameter")
+        shape = "unknown" if self._shape is None else self._shape
+        return f"Teacher({kind} of {size}, {made.prediction}, {made.schedule}, shape {shape})"
 
     @cached_property
     def card(self) -> ModelCard:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -215,11 +223,7 @@ class Teacher(Model):
         paths = (time,) if isinstance(time, str) else tuple(time or ())
         if way == "start-time" and paths:
             raise UserError(f"time is {paths[0]!r} with the start time only, expected none")
-        if not isinstance(self.net.module, nn.Module):
-            raise UserError(
-                f"the teacher is a {type(self.net.module).__name__}, expected a torch module, which"
-                " alone can be trained as a student"
-            )
+        check_trainable(self.net.module)
         self.check()
         widths = {}
         if way == "second-time":
@@ -309,6 +313,15 @@ class Teacher(Model):
                 "the module gives different velocities for the same state, time and condition:"
                 " expected nothing drawn inside the call, conditions= where it needs one"
             )
+
+
+def _units(source: Any, data: Data | None) -> Scaling | None:
+    """The units of a module that was trained on data, as far as they are not told."""
+    if data is None:
+        return None
+    told = isinstance(source, str | Path) or source is data
+    as_it_is = not told and not data.scaling.integer
+    return Scaling(layout=data.scaling.layout) if as_it_is else data.scaling
 
 
 @dataclass(frozen=True)

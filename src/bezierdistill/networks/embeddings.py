@@ -55,11 +55,11 @@ class TimeEmbedding(nn.Module):
         Raises:
             UserError: if a condition has another size than the network was made for.
         """
-        gap = (t - s)[:, None]
-        embedding = self.interval(torch.cat([gap, (gap * self.omega).sin()], 1))
+        gap, weight = (t - s)[:, None], self.interval.weight
+        embedding = self.interval(torch.cat([gap, (gap * self.omega).sin()], 1).to(weight))
         if self.at is not None:
             phase = s[:, None] * self.omega
-            embedding = self.at(torch.cat([phase.cos(), phase.sin()], 1)) + embedding
+            embedding = self.at(torch.cat([phase.cos(), phase.sin()], 1).to(weight)) + embedding
         if cond is None:
             return embedding
         if self.condition is None or cond.shape[1:] != (self.condition.in_features,):

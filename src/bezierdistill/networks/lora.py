@@ -6,6 +6,8 @@ Source: Hu et al. 2021 (arXiv 2106.09685); the library peft. The scale is 1 (alp
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,15 +34,14 @@ def add_lora(module: nn.Module, rank: int, targets: Sequence[str], seed: int) ->
         UserError: without peft, or if there are no such layers.
     """
     peft = _peft()
-    names = list(targets) or _layers(module)
+    if taken := [name for name, _ in module.named_modules() if "lora_" in name]:
+        raise UserError(f"the module has adapters already ({taken[0]}): merge them, or lora=0")
+    # A pattern, as peft takes a plain name for every layer whose name ends with it.
+    names = "|".join(map(re.escape, _layers(module, targets)))
     config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=names)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        try:
-            peft.inject_adapter_in_model(config, module)
-        except ValueError as error:
-            told = " ".join(str(error).split())[:200]
-            raise UserError(f"targets are {', '.join(names)[:200]}: {told}") from None
+        peft.inject_adapter_in_model(config, module)
 
 
 def merged(module: nn.Module) -> dict[str, Tensor]:
@@ -83,21 +84,32 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | float) else str(value)
 
 
-def _layers(module: nn.Module) -> list[str]:
-    """The linear layers and convolutions that adapters can be put into."""
-    inside = [
-        f"{name}." for name, part in module.named_modules() if type(part) is nn.MultiheadAttention
-    ]
-    found = [
+def _layers(module: nn.Module, targets: Sequence[str]) -> list[str]:
+    """The layers that adapters are put into: those that targets name, or all whose weight is a
+    parameter of their own, used by nothing else, so that adapters can be added to it.
+    """
+    used = Counter(id(p) for _, p in module.named_parameters(remove_duplicate=False))
+    parts = {name: part for name, part in module.named_modules() if name}
+    heads = tuple(f"{name}." for name in parts if type(parts[name]) is nn.MultiheadAttention)
+    fit = [
         name
-        for name, part in module.named_modules()
+        for name, part in parts.items()
         if isinstance(part, KINDS)
         and getattr(part, "groups", 1) == 1
-        and not name.startswith(tuple(inside))
+        and not name.startswith(heads)
+        and used[id(part._parameters.get("weight"))] == 1
     ]
-    if not found or found == [""]:
+    if not fit:
         raise UserError("the module has no linear layer or convolution below it, expected lora=0")
-    return found
+    asked = [name for name in parts for end in targets if f".{name}".endswith(f".{end}")]
+    missing = [end for end in targets if not any(f".{name}".endswith(f".{end}") for name in asked)]
+    if wrong := missing or sorted({*asked} - {*fit}):
+        raise UserError(
+            f"targets are {', '.join(targets)[:200]}, and {wrong[0]} is no layer whose weights an"
+            " adapter can be added to: expected linear layers or convolutions without groups,"
+            " shared weights or weight norm, outside of nn.MultiheadAttention"
+        )
+    return asked or fit
 
 
 def _peft() -> Any:

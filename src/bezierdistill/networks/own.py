@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -110,6 +111,8 @@ class OwnNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.convention = convention
+        self.still: frozenset[str] = frozenset()
+        module = plain(module)
         self._held = () if owned else (module,)
         if owned:
             self.inner = module
@@ -124,11 +127,13 @@ class OwnNetwork(nn.Module):
 
     @property
     def frozen(self) -> list[nn.Parameter]:
-        """The parameters that are not trained: with adapters, all others of the module."""
-        if not self.rank:
-            return []
+        """The parameters that are not trained: those that its owner froze; with adapters, all
+        others of the module.
+        """
         own = self.inner.named_parameters()
-        return [parameter for name, parameter in own if ".lora_" not in name]
+        if self.rank:
+            return [parameter for name, parameter in own if ".lora_" not in name]
+        return [parameter for name, parameter in own if name in self.still]
 
     def buffers(self, recurse: bool = True) -> Iterator[Tensor]:
         """Those of the module too, where it is not part of this network."""
@@ -139,16 +144,25 @@ class OwnNetwork(nn.Module):
     def copy(self, widths: Widths | None = None) -> OwnNetwork:
         """A network of its own, in single precision, on the CPU; its module starts as this one.
 
+        Parameters that do not require gradients stay as they are, unless none does.
+
         Raises:
-            UserError: if it is no torch module.
+            UserError: if it is no torch module that can be trained, copied and saved.
         """
-        if not isinstance(self.module, nn.Module):
+        check_trainable(self.module)
+        try:
+            inner = copy.deepcopy(self.module).cpu().float()
+        except Exception as error:  # of whatever else a module may hold
+            told = " ".join(str(error).split())[:200]
             raise UserError(
-                f"the teacher is a {type(self.module).__name__}, expected a torch module, which"
-                " alone can be trained as a student"
-            )
-        inner = copy.deepcopy(self.module).cpu().float().requires_grad_(True)
-        return OwnNetwork(inner, self.convention, widths, owned=True)
+                f"the module cannot be copied ({type(error).__name__}: {told}): expected nothing in"
+                " it that copy.deepcopy refuses, such as a lock or a result of an earlier pass"
+            ) from error
+        named = dict(inner.named_parameters())
+        still = {name for name, parameter in named.items() if not parameter.requires_grad}
+        net = OwnNetwork(inner.requires_grad_(True), self.convention, widths, owned=True)
+        net.still = frozenset(still) if len(still) < len(named) else frozenset()
+        return net
 
     def add_lora(self, rank: int, targets: tuple[str, ...], seed: int) -> OwnNetwork:
         """Train low-rank adapters, and the second time, in the place of the module's weights."""
@@ -195,14 +209,66 @@ class OwnNetwork(nn.Module):
         given = map_tensors(given, lambda part: _moved(part, device, kind))
         half = kind in (torch.float16, torch.bfloat16)
         moment = time.to(device, kind if self._casts_time or not half else torch.float32)
-        try:
-            out = self.convention.ask(self.module, state, moment, given)
-        except RuntimeError:
-            if moment.dtype == kind:
-                raise
-            out = self.convention.ask(self.module, state, moment.to(kind), given)
-            self._casts_time = True
+        with slow_path(bool(self.rank)):
+            try:
+                out = self.convention.ask(self.module, state, moment, given)
+            except RuntimeError:
+                if moment.dtype == kind:
+                    raise
+                out = self.convention.ask(self.module, state, moment.to(kind), given)
+                self._casts_time = True
         return out.to(y)
+
+
+def plain(module: Any) -> Any:
+    """A module without what compiles it or runs it on several devices, whose names it has not."""
+    wrapped = nn.DataParallel | nn.parallel.DistributedDataParallel
+    while True:
+        if isinstance(module, wrapped):
+            module = module.module
+        elif isinstance(module, nn.Module) and hasattr(module, "_orig_mod"):
+            module = module._orig_mod
+        else:
+            return module
+
+
+def check_trainable(module: Any) -> None:
+    """Whether a module can be trained as a student, and its state be kept as tensors.
+
+    Raises:
+        UserError: if it is no torch module, a script, or has parameters that are no real numbers or
+            a state that is no tensor.
+    """
+    if not isinstance(module, nn.Module) or isinstance(module, torch.jit.ScriptModule):
+        raise UserError(
+            f"the teacher is a {type(module).__name__}, expected a torch module, which alone can be"
+            " trained as a student"
+        )
+    for name, parameter in module.named_parameters():
+        if not parameter.is_floating_point():
+            raise UserError(
+                f"the module's {name} is {parameter.dtype}, expected real numbers, which alone can"
+                " be trained (of complex ones: torch.view_as_real)"
+            )
+    for name, part in module.state_dict().items():
+        if not isinstance(part, Tensor):
+            raise UserError(
+                f"the module's state has a {type(part).__name__} ({name}), expected tensors, which"
+                " alone can be saved"
+            )
+
+
+@contextmanager
+def slow_path(asked: bool) -> Iterator[None]:
+    """In the block torch's own transformer layers run layer by layer; the fused path that they take
+    where no gradient is asked reads weights and knows no adapters.
+    """
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(before and not asked)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _place(module: Any, x: Tensor) -> tuple[torch.device, torch.dtype]:

@@ -49,7 +49,7 @@ def opening(found: Findings) -> Opening:
         "Data": data,
         "Seed": card.seed,
         "Network": built,
-        "Parameters": f"{sum(parameter.numel() for parameter in model.net.parameters()):,}",
+        "Parameters": f"{model.size:,}",
         "Passes per sample": ", ".join(jumps),
         "Classes": model.conditions.classes or None,
         "Network passes spent": f"{model.spent:,}",

@@ -95,6 +95,7 @@ def _checked(teacher: Teacher, data: Data) -> Direction:
         )
         if direction.left <= NEAR:
             return direction
+        _check_units(teacher, data, x0, cond, direction.left)
         others = {_told(other): left(other) for other in _others(teacher.net.convention)}
     best = min(others, key=lambda name: others[name])
     given = _told(teacher.net.convention)
@@ -110,6 +111,29 @@ def _checked(teacher: Teacher, data: Data) -> Direction:
             " and call="
         )
     return direction
+
+
+def _check_units(teacher: Teacher, data: Data, x0: Tensor, cond: Any, left: float) -> None:
+    """Whether the teacher's ends are the data, but in other units than were told."""
+    from bezierdistill.data import Scaling, rescaled
+    from bezierdistill.metrics.distances import energy_distance
+
+    end = _end(teacher, teacher.net.convention, x0, cond)
+    plain = Scaling(layout=data.scaling.layout)
+    others = {
+        f"the numbers as they are, Scaling(layout={plain.layout!r})": plain,
+        "those of load_data": data.scaling,
+    }
+    for told, scaling in others.items():
+        if end is None or scaling == teacher.scaling:
+            continue
+        real = rescaled(data, scaling).real(len(x0), 0, "valid")
+        other = energy_distance(end, real) / max(energy_distance(x0, real), 1e-6)
+        if other < BETTER * min(left, 1.0) and other <= NEAR:
+            raise UserError(
+                f"the teacher runs to the data in other units ({told} leaves {other:.2f} of the way"
+                f" from noise, the units given {left:.2f}): give Teacher(..., scaling=)"
+            )
 
 
 def _end(teacher: Teacher, convention: Convention, x0: Tensor, cond: Any) -> Tensor | None:

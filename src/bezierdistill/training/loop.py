@@ -60,11 +60,11 @@ class Trainer:
         self,
         nets: Nets,
         config: LoopConfig,
-        folder: Path,
+        folder: str | Path,
         stage: str,
         rates: Mapping[str, float] | None = None,
     ) -> None:
-        self.config, self.folder, self.stage = config, folder, stage
+        self.config, self.folder, self.stage = config, Path(folder), stage
         skips = any(getattr(net, "skips", False) for net in nets.values())
         self.fabric = ranks.open_fabric(
             config.accelerator, config.precision, config.strategy, skips
@@ -297,10 +297,16 @@ class Trainer:
 
     def _save(self) -> None:
         tensors: dict[str, Tensor] = {}
-        wrong = []
+        wrong: list[str] = []
+        tables = {  # such as a mask of -inf: they are no result of the training
+            f"net/{name}/{key}"
+            for name, net in self.plain.items()
+            for key, _ in net.named_buffers(remove_duplicate=False)
+        }
         for name, part in checkpoint.live_tensors(self.plain, self._adams, self.ema).items():
             value = ranks.gather_full(part)  # one by one: all may not fit beside the training
-            wrong += [name] if value.is_floating_point() and not value.isfinite().all() else []
+            checked = value.is_floating_point() and name not in tables
+            wrong += [name] if checked and not value.isfinite().all() else []
             if self.rank == 0:
                 tensors[name] = value.cpu()
         self._refuse("tensor", wrong)
