@@ -152,6 +152,40 @@ def test_a_compiled_student_learns_what_it_learns_without(
     assert names[0] == names[1]
 
 
+class Broken(nn.Module):
+    """A module that no compiler takes as a whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.time, self.state = nn.Linear(1, 2), nn.Linear(2, 2)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        torch._dynamo.graph_break()
+        return self.run(x, t)
+
+    def run(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.state(x) * self.time(t[:, None])
+
+
+@pytest.mark.slow
+def test_compiled_students_of_one_class_keep_what_was_added_to_each(tmp_path: Path) -> None:
+    """Also where their owner has compiled the class before, and where it is compiled in parts."""
+    module = Broken()
+    x, s, t = states(4, 2), torch.full((4,), 0.3), torch.full((4,), 0.9)
+    torch.compile(module.run)(x, s)
+    torch.compile(module)(x, s)
+    teacher = bd.Teacher(module, "velocity", bd.LinearSchedule("up"), shape=(2,))
+    for seed, way in enumerate(("start-time", "second-time", "second-time", "start-time")):
+        net = teacher.student(way).build(0)  # pyright: ignore[reportArgumentType]
+        for weight in () if net.second is None else net.second.weights:
+            nn.init.normal_(weight, generator=torch.Generator().manual_seed(seed))
+        trainer = bd.Trainer({"student": net}, replace(LOOP, compile=True), tmp_path, "stage")
+        with torch.no_grad():
+            torch.testing.assert_close(trainer.nets["student"](x, s, t), net(x, s, t))
+            moved = not torch.allclose(net(x, s, t), net(x, s, s))
+        assert moved == (way == "second-time")
+
+
 class Block(nn.Module):
     """A convolution with the time added to what it makes."""
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -209,7 +209,7 @@ class OwnNetwork(nn.Module):
         given = map_tensors(given, lambda part: _moved(part, device, kind))
         half = kind in (torch.float16, torch.bfloat16)
         moment = time.to(device, kind if self._casts_time or not half else torch.float32)
-        with slow_path(bool(self.rank)):
+        with slow_path() if self.rank else nullcontext():  # which no compiler can look through
             try:
                 out = self.convention.ask(self.module, state, moment, given)
             except RuntimeError:
@@ -259,12 +259,12 @@ def check_trainable(module: Any) -> None:
 
 
 @contextmanager
-def slow_path(asked: bool) -> Iterator[None]:
+def slow_path() -> Iterator[None]:
     """In the block torch's own transformer layers run layer by layer; the fused path that they take
     where no gradient is asked reads weights and knows no adapters.
     """
     before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(before and not asked)
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
         yield
     finally:

@@ -99,7 +99,7 @@ class Trainer:
             net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         if self.config.checkpoint:
             keep_fewer(net)
-        used: Any = torch.compile(net) if self.config.compile else net
+        used: Any = _compiled(net) if self.config.compile else net
         wrapped = self.fabric.setup_module(used)
         parameters, given = checkpoint.trained_parameters(net), self.config.optimizer
         optimizer = optimizers.make_optimizer(given, parameters, self.rates[name])
@@ -351,6 +351,19 @@ class Trainer:
         for name, tensor in live.items():
             tensor.copy_(ranks.part_of(saved[name], tensor))
         return step
+
+
+def _compiled(net: nn.Module) -> Any:
+    """A network compiled, its hooks included.
+
+    Torch takes the code that it has of a module's class for every module of the class, whether it
+    has hooks or not; a second time is a hook.
+    """
+    guards: Any = torch._dynamo.config
+    if guards.skip_nnmodule_hook_guards:
+        guards.skip_nnmodule_hook_guards = False
+        torch.compiler.reset()  # what was compiled before looks at no hooks
+    return torch.compile(net)
 
 
 def _shown(losses: Mapping[str, list[Tensor]]) -> str:
