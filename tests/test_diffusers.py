@@ -111,7 +111,7 @@ def test_from_a_foreign_teacher_to_a_pipeline(name: str, tmp_path: Path) -> None
     unet.save_pretrained(tmp_path / "unet")
     teacher = import_diffusers(folder, tmp_path / "teacher", prediction, schedule, **numbers)
     raw, x = field_of(unet, teacher), torch.randn(5, *SHAPE)
-    low, high = raw.schedule.span
+    low, high = raw.net.convention.schedule.span
     s, t = torch.linspace(low, high, 5), torch.tensor([1.0, 0.8, 0.6, 0.9, 1.0])
     with torch.no_grad():
         torch.testing.assert_close(teacher.field(x, s), raw(x, s), rtol=1e-6, atol=1e-6)

@@ -282,7 +282,8 @@ def _readme(out: Path, made: Made, contents: Contents) -> str:
     if contents.grows:
         flags = " or ".join(f"--{name.replace('_', '-')}" for name in contents.grows)
         again += f"With a larger {flags} it goes on from where it ended.\n"
-    lines = "\n".join(f"  {name:<20} {text}" for name, text in files.items())
+    width = max(map(len, files))
+    lines = "\n".join(f"  {name:<{width}} {text}" for name, text in files.items())
     versions = ", ".join(f"{name} {number}" for name, number in place.versions.items())
     commands = "".join(f"  {line}\n" for line in made.commands)
     shown = [out / name for name in contents.shown if (out / name).exists()]

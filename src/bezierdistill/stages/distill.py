@@ -182,7 +182,8 @@ def _contents(network: dict[str, Any]) -> Contents:
     if network["kind"] != "own":
         return CONTENTS
     files = {
-        "model.safetensors": "its averaged weights, by the module's own names",
+        "model.safetensors": "its averaged weights, by the module's own names; commands that read"
+        " them take --network FILE.py:function as well, which returns the teacher",
         "sampler.py": "samples it with torch and safetensors alone (below)",
     }
     if network["times"]:
