@@ -283,7 +283,7 @@ def _readme(out: Path, made: Made, contents: Contents) -> str:
         flags = " or ".join(f"--{name.replace('_', '-')}" for name in contents.grows)
         again += f"With a larger {flags} it goes on from where it ended.\n"
     width = max(map(len, files))
-    lines = "\n".join(f"  {name:<{width}} {text}" for name, text in files.items())
+    lines = "\n".join(f"  {name:<{width}}  {text}" for name, text in files.items())
     versions = ", ".join(f"{name} {number}" for name, number in place.versions.items())
     commands = "".join(f"  {line}\n" for line in made.commands)
     shown = [out / name for name in contents.shown if (out / name).exists()]
