@@ -292,6 +292,8 @@ def _single(out: Any, y: Tensor) -> Tensor:
                 " choose it by call=lambda module, x, t, cond: module(x, t)[0]"
             )
         out = parts[0]
+    if not out.is_floating_point():
+        raise UserError(f"the module returns {out.dtype}, expected real numbers: choose by call=")
     if out.shape != y.shape:
         raise UserError(
             f"the module returns shape {tuple(out.shape)} for states of shape {tuple(y.shape)},"

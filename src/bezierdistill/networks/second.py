@@ -92,6 +92,11 @@ class SecondTime(nn.Module):
             )
         weight = self.weights[index]
         more = features(self._gap.to(weight), self.omega.to(weight)) @ weight.T
+        if more.numel() != out.numel():
+            raise UserError(
+                f"the second time of {self.times[index]} is {tuple(more.shape)}, the output of that"
+                f" part {tuple(out.shape)}: expected as many numbers"
+            )
         return out + more.reshape(out.shape).to(out)
 
 
@@ -147,7 +152,10 @@ class Probe:
 
         def note(path: str) -> Callable[..., Any]:
             def hook(module: nn.Module, inputs: object, out: Any) -> Any:
-                out = out + 1.0 if path == moved else out
+                if path == moved:  # by different numbers: a norm would undo equal ones
+                    out = out + torch.linspace(0.5, 1.5, out[0].numel()).reshape(out[0].shape).to(
+                        out
+                    )
                 found.setdefault(path, []).append(out)
                 return out
 

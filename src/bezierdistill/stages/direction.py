@@ -91,7 +91,7 @@ def _checked(teacher: Teacher, data: Data) -> Direction:
         mean = teacher(x0, 0.0, cond).mean(0)
         spread = float(real.std(0).square().mean().sqrt()) * mean.numel() ** 0.5
         direction = Direction(
-            left(teacher.net.convention), float((mean - real.mean(0)).norm()) / spread
+            left(teacher.net.convention), float((mean - real.mean(0)).norm()) / max(spread, 1e-6)
         )
         if direction.left <= NEAR:
             return direction
