@@ -121,7 +121,8 @@ def submodule(module: nn.Module, path: str) -> nn.Module:
     except AttributeError:
         near = ", ".join(name for name, _ in module.named_children())
         raise UserError(
-            f"time is {path!r}, the module has no such part: expected a path below {near[:200]}"
+            f"time is {path[:60]!r}, the module has no such part: expected a path below"
+            f" {near[:200]}"
         ) from None
 
 

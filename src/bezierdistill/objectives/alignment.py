@@ -80,9 +80,8 @@ class Alignment(SingleObjective):
         """Network passes per row of a step: every sampler with the gradient of its last jump, and
         features of its states and of the real ones.
         """
-        made = 3 * getattr(self.features, "passes", 0)
-        real = REAL_ROWS * getattr(self.features, "passes", 0)
-        return real + sum(len(times) - 1 + 2 + made for times in self.knots)
+        calls = getattr(self.features, "calls", 0)
+        return REAL_ROWS * calls + sum(len(times) - 1 + 2 + 3 * calls for times in self.knots)
 
     def loss(self, net: nn.Module, batch: Aligned, generator: torch.Generator) -> Tensor:
         """Loss of two curves or more against real states; nothing is drawn.
