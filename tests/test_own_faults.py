@@ -103,7 +103,8 @@ def normed() -> Net:
 
 
 def teacher_of(module: Any, *given: Any, **more: Any) -> bd.Teacher:
-    return bd.Teacher(module, "velocity", LINE, *given, **{"shape": (2,), **more})
+    settings: dict[str, Any] = {"shape": (2,)} | more
+    return bd.Teacher(module, "velocity", LINE, *given, **settings)
 
 
 def simulated(teachers: Any, out: Path, **more: Any) -> bd.CurveStore:
@@ -342,16 +343,17 @@ def test_a_student_is_read_as_it_was_distilled(tmp_path: Path) -> None:
     distilled(teacher, tmp_path)
     bd.load_model(tmp_path / "student", bd.Teacher(module, "velocity", LINE, conditions=VALUES))
     more: dict[str, Any] = {"shape": (2,), "conditions": VALUES}
-    for other, message in (
+    misfits: list[tuple[Any, str]] = [
         (bd.Teacher(module, "flow", LINE, **more), "prediction velocity, the one given has flow"),
         (bd.Teacher(module, "velocity", wide, **more), "schedule LinearSchedule"),
-        (bd.Teacher(module, "velocity", LINE, **more | {"shape": (3,)}), "shape"),
-        (bd.Teacher(module, "velocity", LINE, **more | {"conditions": 3}), "of a condition 1"),
-        (bd.Teacher(module, "velocity", LINE, **more | {"conditions": VALUES[:5]}), "rows of a"),
+        (bd.Teacher(module, "velocity", LINE, shape=(3,), conditions=VALUES), "shape"),
+        (teacher_of(module, conditions=3), "of a condition 1"),
+        (teacher_of(module, conditions=VALUES[:5]), "rows of a"),
         (module, "with a Net, expected the Teacher that wraps"),
-    ):
+    ]
+    for other, message in misfits:
         with pytest.raises(ValueError, match=message):
-            bd.load_model(tmp_path / "student", other)  # pyright: ignore[reportArgumentType]
+            bd.load_model(tmp_path / "student", other)
 
 
 def test_schedules_are_told_with_all_their_numbers() -> None:
@@ -494,20 +496,6 @@ def test_features_leave_no_gradient_in_the_module() -> None:
     assert all(part.grad is None and part.requires_grad for part in module.parameters())
 
 
-def test_an_embedding_before_a_norm_is_one_place() -> None:
-    """A norm undoes equal numbers in all places, so the probe moves it by different ones."""
-
-    class Normed(Net):
-        def __init__(self) -> None:
-            super().__init__()
-            self.norm = nn.LayerNorm(8)
-
-        def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
-            return self.leave((self.enter(x) + self.norm(self.time(t[:, None]))).tanh())
-
-    assert dict(teacher_of(Normed()).student().widths) == {"norm": 8}
-
-
 @pytest.mark.parametrize(
     ("tensor", "message"),
     [
@@ -540,3 +528,20 @@ def test_data_that_are_noise_have_no_direction() -> None:
     same = torch.randn(400, 2, generator=torch.Generator().manual_seed(0))
     weak = teacher_of(lambda x, t: 0.4 * x.sin(), scaling=bd.Scaling())
     assert abs(bd.check_direction(weak, same).left) > 1
+
+
+def test_a_buffer_that_is_replaced_is_given_back() -> None:
+    class Counting(Net):
+        calls: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(()))
+
+        def middle(self, h: Tensor) -> Tensor:
+            self.calls = self.calls + 1
+            return self.mid(h)
+
+    module = Counting()
+    teacher_of(module).sample(3, 4)
+    assert float(module.calls) == 0

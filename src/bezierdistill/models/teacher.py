@@ -216,6 +216,8 @@ class Teacher(Model):
     ) -> Student:
         """The module as a student, which starts exactly as the teacher.
 
+        Parameters that do not require gradients are not trained, unless none does.
+
         Args:
             way: ``start-time``: nothing is changed, and every pass is an Euler step of your own
                 sampler; it learns one number of passes. ``second-time``: where a step ends is added

@@ -133,12 +133,6 @@ class OwnNetwork(nn.Module):
             return [parameter for name, parameter in own if ".lora_" not in name]
         return [parameter for name, parameter in own if name in self.still]
 
-    def buffers(self, recurse: bool = True) -> Iterator[Tensor]:
-        """Those of the module too, where it is not part of this network."""
-        yield from super().buffers(recurse)
-        if self._held and isinstance(self.module, nn.Module):
-            yield from self.module.buffers(recurse)
-
     def copy(self, widths: Widths | None = None) -> OwnNetwork:
         """A network of its own, in single precision, on the CPU; its module starts as this one.
 

@@ -153,10 +153,7 @@ class Probe:
 
         def note(path: str) -> Callable[..., Any]:
             def hook(module: nn.Module, inputs: object, out: Any) -> Any:
-                if path == moved:  # by different numbers: a norm would undo equal ones
-                    out = out + torch.linspace(0.5, 1.5, out[0].numel()).reshape(out[0].shape).to(
-                        out
-                    )
+                out = out + 1.0 if path == moved else out
                 found.setdefault(path, []).append(out)
                 return out
 
