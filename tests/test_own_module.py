@@ -207,6 +207,29 @@ def test_hidden_states_are_a_place_for_features(tmp_path: Path) -> None:
     assert model.card.digest != other.card.digest
 
 
+def test_rows_without_a_class_are_none() -> None:
+    """As training with dropped conditions has them: rows of zeros."""
+    single, everything = mixtures()
+    x, t = states(9, dtype=F64), torch.full((9,), 0.4, dtype=F64)
+    cond = nn.functional.one_hot(torch.arange(9) % CLASSES, CLASSES).float()
+    cond[::2] = 0
+    manner = MANNERS["Meta"]
+
+    class Indexed(Ideal):
+        def forward(self, x: Tensor, t: Tensor, label: Tensor) -> Tensor:
+            return self.velocity(x, t, label)  # CLASSES is none of them: everything
+
+    ideal = Indexed("Meta", single, everything)
+    line = bd.LinearSchedule("up")
+    teacher = bd.Teacher(ideal, "velocity", line, shape=(2,), conditions=CLASSES, none=CLASSES)
+    made = teacher(x, t, cond)
+    exact = torch.stack([m(x, t) for m in (*single, everything)])
+    rows = torch.tensor([3, 1, 3, 0, 3, 2, 3, 1, 3])
+    torch.testing.assert_close(made, exact[rows, torch.arange(9)])
+    with pytest.raises(ValueError, match="some rows have no class"):
+        replace(manner, none=None).teacher(ideal, conditional=True)(x, t, cond)
+
+
 class Text(nn.Module):
     """A network that wants a dictionary: a vector and a number per row."""
 

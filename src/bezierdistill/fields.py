@@ -86,7 +86,8 @@ def evaluating() -> Iterator[None]:
 
 @contextmanager
 def as_found(net: nn.Module) -> Iterator[None]:
-    """Give the buffers of a module back what they held, at the end of a block.
+    """Give a module, and what its attribute ``module`` is, the buffers back that it had, with what
+    they held, at the end of a block.
 
     Example:
         >>> net = nn.BatchNorm1d(2)
@@ -95,11 +96,19 @@ def as_found(net: nn.Module) -> Iterator[None]:
         >>> net.running_mean
         tensor([0., 0.])
     """
-    before = [(buffer, buffer.clone()) for buffer in net.buffers()]
+    inner = getattr(net, "module", None)
+    parts = [*net.modules(), *(inner.modules() if isinstance(inner, nn.Module) else ())]
+    before = [
+        (part, name, buffer, buffer.clone())
+        for part in parts
+        for name, buffer in part.named_buffers(recurse=False)
+    ]
     try:
         yield
     finally:
-        for buffer, value in before:
+        for part, name, buffer, value in before:
+            if getattr(part, name) is not buffer:  # another tensor was put in its place
+                setattr(part, name, buffer)
             if not torch.equal(buffer, value):
                 buffer.copy_(value)
 

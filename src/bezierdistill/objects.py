@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import is_dataclass
 from pathlib import Path
+from types import CodeType
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -25,8 +27,8 @@ _alive: WeakValueDictionary[str, Named] = WeakValueDictionary()
 class Named(str):
     """The name of an object given in Python, which it holds: ``python:Tensor-3f2a9c1b0d12``.
 
-    Objects of equal content have equal names; of functions the code is compared, and nothing that
-    they refer to.
+    Objects of equal content have equal names; of functions the code, its constants and the numbers
+    and text that it refers to are compared.
 
     Args:
         value: the object.
@@ -51,7 +53,7 @@ class Named(str):
 
 def fingerprint(value: object) -> str:
     """A digest of an object's content, as far as it tells: its own ``fingerprint``, the numbers of
-    an array or tensor, the fields of settings, the name of a function; of anything else its type
+    an array or tensor, the fields of settings, the code of a function; of anything else its type
     and length.
     """
     found = hashlib.sha256()
@@ -83,7 +85,36 @@ def _add(found: Any, value: Any) -> None:
         module, name = getattr(value, "__module__", ""), getattr(value, "__qualname__", "")
         size = len(value) if hasattr(type(value), "__len__") else ""
         found.update(f"{module} {name or type(value).__qualname__} {size}".encode())
-        found.update(getattr(getattr(value, "__code__", None), "co_code", b""))
+        if (code := getattr(value, "__code__", None)) is not None:
+            _add_code(found, code)
+            plain = str | int | float | bool | None
+            found.update(repr([part for part in held(value) if isinstance(part, plain)]).encode())
+
+
+def _add_code(found: Any, code: CodeType) -> None:
+    found.update(code.co_code + repr(code.co_names).encode())
+    for part in code.co_consts:
+        if isinstance(part, CodeType):
+            _add_code(found, part)
+        else:  # of a set the order varies from process to process
+            ordered = sorted(map(repr, part)) if isinstance(part, frozenset) else part
+            found.update(repr(ordered).encode())
+
+
+def held(value: Any) -> list[Any]:
+    """What a callable refers to, one step deep: closed over, by default, by name in its file, the
+    object of a method, the parts of a ``functools.partial``, the attributes of an object.
+    """
+    found = [getattr(value, name, None) for name in ("__self__", "func")]
+    found += [*getattr(value, "args", ()), *(getattr(value, "keywords", None) or {}).values()]
+    if (code := getattr(value, "__code__", None)) is None:
+        return [*found, *getattr(value, "__dict__", {}).values()]
+    for cell in getattr(value, "__closure__", None) or ():
+        with suppress(ValueError):  # a cell that is empty yet
+            found.append(cell.cell_contents)
+    found += [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+    known = getattr(value, "__globals__", {})
+    return [*found, *(known[name] for name in code.co_names if name in known)]
 
 
 def as_named(config: object, *names: str) -> None:

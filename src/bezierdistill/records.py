@@ -62,14 +62,16 @@ class Conditions(Record, frozen=True):
 
     ``size`` numbers a condition, 0 is none; ``frequencies`` of class labels in the training data,
     None for vectors; ``names`` of the classes; ``rows`` of a table that the one number of a
-    condition is a row of; ``guidance_range`` of a scale that is the last number of a condition;
-    ``guided``, the scale, or both ends of the range, that is in the curves.
+    condition is a row of, and ``table``, what that is known by; ``guidance_range`` of a scale
+    that is the last number of a condition; ``guided``, the scale, or both ends of the range, that
+    is in the curves.
     """
 
     size: int = 0
     frequencies: tuple[float, ...] | None = None
     names: tuple[str, ...] = ()
     rows: int | None = None
+    table: str | None = None
     guidance_range: tuple[float, float] | None = None
     guided: tuple[float, ...] = ()
 

@@ -58,6 +58,8 @@ class HiddenStates:
                     )
                 self.scales[name] = 1 / apart
 
+    calls = 1  # of the module, whose passes are counted by its owner
+
     def __call__(self, x: Tensor) -> Tensor:
         """Features of states; gradients go through to them."""
         groups = self._groups(x, self.names)
@@ -72,11 +74,16 @@ class HiddenStates:
 
         module = self.teacher.net.module
         hooks = [submodule(module, name).register_forward_hook(note(name)) for name in names]
+        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
         try:
+            for parameter in trained:  # gradients are of the states alone, and none are left in it
+                parameter.requires_grad_(False)
             self.teacher(x, self.time)
         finally:
             for hook in hooks:
                 hook.remove()
+            for parameter in trained:
+                parameter.requires_grad_(True)
         return found
 
     def _groups(self, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
+import torch
 from torch import Tensor, nn
 
 from bezierdistill.errors import UserError
@@ -154,9 +155,12 @@ def _own_network(
             f"{folder} holds weights of your own module {network.name}: give it, as"
             " load_model(folder, teacher), or by --network FILE.py:function"
         )
+    _check_called(folder, card, network, teacher)
     second = read_tensors(folder / SECOND)[0] if network.times else {}
-    if lacking := sorted(set(network.times) - second.keys()):
-        raise UserError(f"{folder / SECOND} has no {lacking[0]}: restore it or make it again")
+    if lacking := sorted({n for n in network.times if second.get(n, torch.empty(0)).ndim != 2}):
+        raise UserError(
+            f"{folder / SECOND} has no matrix {lacking[0][:80]}: restore it or make it again"
+        )
     net = teacher.net.copy({name: len(second[name]) for name in network.times})
     module: nn.Module = net.inner
     check_fit(module, weights)
@@ -166,14 +170,53 @@ def _own_network(
     return net.eval().requires_grad_(False)
 
 
+def _check_called(
+    folder: Path, card: ModelCard, network: OwnConfig, given: Teacher | Student
+) -> None:
+    """Whether a teacher calls its module as that of a student was: else samples would be wrong."""
+    from bezierdistill.models.teacher import Student, Teacher  # they use this file
+
+    teacher = given.teacher if isinstance(given, Student) else given
+    if not isinstance(teacher, Teacher):
+        raise UserError(
+            f"{folder} is to be read with a {type(given).__name__}, expected the Teacher that wraps"
+            " your module, or its student"
+        )
+    its = {
+        "prediction": network.prediction,
+        "schedule": network.schedule,
+        "shape": card.shape,
+        "numbers of a condition": card.conditions.size,
+        "rows of a table": card.conditions.rows,
+    }
+    for name, other in teacher.called().items():
+        if its[name] != other and (name != "shape" or other is not None):
+            raise UserError(
+                f"{folder} was distilled from a teacher with {name} {str(its[name])[:100]}, the one"
+                f" given has {str(other)[:100]}: expected the same"
+            )
+
+
 def refer(model: Model, near: Path, name: str = "") -> TeacherRef:
     """How a record in the folder ``near`` names a model: by digest, and by its path from there, or
     by a name if it has no folder.
     """
     if model.folder is None:
         return TeacherRef(path=name, digest=model.digest)
-    where = os.path.relpath(model.folder.resolve(), near.resolve())
-    return TeacherRef(path=Path(where).as_posix(), digest=model.digest)
+    return TeacherRef(path=_relative(model.folder, near), digest=model.digest)
+
+
+def refer_again(ref: TeacherRef, near: Path, other: Path) -> TeacherRef:
+    """How a record in the folder ``other`` names the model that one in ``near`` does.
+
+    Raises:
+        UserError: if it is not there any more.
+    """
+    return TeacherRef(path=_relative(find_folder(ref, near), other), digest=ref.digest)
+
+
+def _relative(folder: Path, near: Path) -> str:
+    return Path(os.path.relpath(folder.resolve(), near.resolve())).as_posix()
 
 
 def find_teacher(ref: TeacherRef, near: Path) -> Model:
@@ -185,10 +228,19 @@ def find_teacher(ref: TeacherRef, near: Path) -> Model:
     Raises:
         UserError: if it is not there any more, or another is in its place.
     """
+    return load_model(find_folder(ref, near))
+
+
+def find_folder(ref: TeacherRef, near: Path) -> Path:
+    """The folder of :func:`find_teacher`, which may hold weights of a user's own module.
+
+    Raises:
+        UserError: if it is not there any more, or another is in its place.
+    """
     for folder in _places(ref, near):
         with suppress(UserError, OSError):
             if read_card(folder).digest == ref.digest:
-                return load_model(folder)
+                return folder
     raise UserError(
         f"{near} needs the teacher {ref.path} (digest {ref.digest[:8]}), which is not there, nor"
         f" beside {near}: move it there, or name its folder by --teachers where the command has it"

@@ -24,7 +24,7 @@ from bezierdistill.flow_map import sample
 from bezierdistill.knots import Knots
 from bezierdistill.memory import batch_size, check_memory
 from bezierdistill.networks.config import NetworkConfig, read_network
-from bezierdistill.networks.given import map_tensors
+from bezierdistill.networks.given import as_tensors, leaves, map_tensors
 from bezierdistill.networks.own import OwnConfig
 from bezierdistill.noise import Stream, indices
 from bezierdistill.noise import labels as draw_labels
@@ -105,8 +105,24 @@ class Model:
 
     @property
     def field(self) -> NetworkField:
-        """The velocity field ``v(x, t) = u(x, t, t)``."""
+        """The velocity field ``v(x, t) = u(x, t, t)``.
+
+        Raises:
+            UserError: of a student that has learnt the jumps of one grid of knots, and no velocity.
+        """
+        if self._jumps_alone:
+            known = ", ".join(map(str, self.knots))
+            raise UserError(
+                f"the student knows the start time only and has learnt the jumps of {known} passes,"
+                " not a velocity: expected the solver euler, and another teacher"
+            )
         return NetworkField(self.net)
+
+    @property
+    def _jumps_alone(self) -> bool:
+        """Whether it is a module that is not told where a step ends, and has learnt given steps."""
+        own = isinstance(self.network, OwnConfig) and not self.network.times
+        return own and self.card.kind == "student" and bool(self.knots)
 
     @property
     def digest(self) -> str:
@@ -145,9 +161,7 @@ class Model:
         """
         if not 1 <= passes <= MAX_PASSES:
             raise UserError(f"passes is {passes}, expected 1 to {MAX_PASSES:,}")
-        config = self.network
-        told = not isinstance(config, OwnConfig) or config.times or self.card.kind == "teacher"
-        if not told and self.knots and passes not in self.knots:
+        if passes not in self.knots and self._jumps_alone:
             known = ", ".join(map(str, self.knots))
             raise UserError(
                 f"passes is {passes}, the student knows the start time only and has learnt {known}"
@@ -220,23 +234,32 @@ class Model:
         labels: Sequence[Label] | None,
         values: Any,
     ) -> Any:
-        """Numbers of rows of the table ``(len(rows), 1)``, float64, or the values given instead."""
+        """Numbers of rows of the table ``(len(rows), 1)``, float64, or the values given instead.
+
+        A single number per row has the form of a row number, so that it cannot be given instead.
+        """
         if labels is not None:
             raise UserError("labels are given, the conditions are rows of a table: expected rows")
         if values is None:
             drawn = torch.from_numpy(indices(seed, stream, rows, count))
             return drawn.double()[:, None]
-        if isinstance(values, list | tuple | range):
-            values = np.asarray(values)
-        whole = isinstance(values, np.ndarray) and values.dtype.kind in "iu" and values.ndim == 1
-        if not whole:
+        values = as_tensors(values)
+        one = isinstance(values, Tensor)
+        if not one or values.ndim != 1 or values.is_floating_point() or values.dtype == torch.bool:
+            sizes = [len(part) if part.ndim else 0 for part in leaves(values).values()]
+            if min(sizes) < rows.stop or (one and values.shape[1:] == (1,)):
+                told = f"shape {tuple(values.shape)}" if one else f"{min(sizes)} rows"
+                raise UserError(
+                    f"conditions have {told}, expected row numbers ({rows.stop},), whole, or"
+                    f" {rows.stop} rows of values of more than one number each"
+                )
             return map_tensors(values, lambda part: part[rows.start : rows.stop])
         if len(values) < rows.stop or values.min() < 0 or values.max() >= count:
             raise UserError(
                 f"conditions are {len(values)} rows from {values.min()} to {values.max()}, expected"
                 f" {rows.stop} from 0 to {count - 1}"
             )
-        return torch.from_numpy(values[rows.start : rows.stop].astype(np.float64))[:, None]
+        return values[rows.start : rows.stop].double()[:, None]
 
     def labels(
         self,

@@ -9,15 +9,19 @@ with numbers that depend on the knots alone, so that no schedule and no conversi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 
 import torch
 
 from bezierdistill.knots import Knots
 from bezierdistill.models.model import Model
+from bezierdistill.networks.given import Table
 from bezierdistill.networks.own import Convention, OwnConfig, OwnNetwork
 from bezierdistill.schedules import velocity
+from bezierdistill.solvers import time_grid
 
+EVEN = (1, 2, 4, 8, 16, 32)
 SECOND = """
 second, gap = load_file("second-time.safetensors"), [0.0]
 omega = math.pi / 4 * 64 ** torch.linspace(0, 1, 16)
@@ -55,12 +59,13 @@ def standalone(model: Model) -> str:
     assert isinstance(net, OwnNetwork)
     assert isinstance(config, OwnConfig)
     made = net.convention
-    lines = [
-        f"    {passes}: {_steps(made, times)}," for passes, times in sorted(model.knots.items())
-    ]
+    knots = model.knots or {passes: time_grid(passes) for passes in EVEN}  # of a flow: Euler steps
+    lines = [f"    {passes}: {_steps(made, times)}," for passes, times in sorted(knots.items())]
     ask = "call(module, scale * x, time, cond)"
     if made.call is None:
-        ask = "module(scale * x, time) if cond is None else module(scale * x, time, cond)"
+        dictionary = isinstance(made.given, Table) and isinstance(made.given.values, Mapping)
+        given = "**cond" if dictionary else "cond"
+        ask = f"module(scale * x, time) if cond is None else module(scale * x, time, {given})"
     told = "        gap[0] = length\n" if config.times else ""
     second = SECOND if config.times else ""
     return f"""import math
@@ -80,8 +85,9 @@ STEPS = {{  # by the number of passes: scale of the state, time, p, q, length
 @torch.no_grad()
 def sample(x, passes, cond=None):  # x: standard normal noise (B, ...)
     for scale, time, p, q, length in STEPS[passes]:
-        time = torch.full((len(x),), time, dtype=x.dtype)
+        time = x.new_full((len(x),), time)
 {told}        out = {ask}
+        out = out[0] if isinstance(out, tuple) else getattr(out, "sample", out)
         x = p * x + q * out
     return x  # original units: x * scale + shift of "scaling" in model.json
 """

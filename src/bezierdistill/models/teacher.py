@@ -8,9 +8,10 @@ trains; the weights that come out have the module's own names.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
@@ -24,11 +25,11 @@ from bezierdistill.fields import NetworkField, as_found, evaluating
 from bezierdistill.models.features import HiddenStates
 from bezierdistill.models.folder import load_model
 from bezierdistill.models.model import Model
-from bezierdistill.networks.given import Classes, Table, as_given
+from bezierdistill.networks.given import Classes, Table, as_given, map_tensors
 from bezierdistill.networks.own import Call, Convention, OwnConfig, OwnNetwork, check_trainable
 from bezierdistill.networks.second import Probe
 from bezierdistill.noise import Stream, noise
-from bezierdistill.objects import find_object, fingerprint, is_object
+from bezierdistill.objects import find_object, fingerprint, held, is_object
 from bezierdistill.records import Conditions, ModelCard, Passes
 from bezierdistill.schedules import Schedule
 from bezierdistill.settings import Prediction, check_choice, check_not_negative
@@ -36,6 +37,8 @@ from bezierdistill.words import counted
 
 Way = Literal["start-time", "second-time"]
 ROWS = 4  # of the states that a teacher is tried on
+TIMES = (0.1, 0.9, 0.4, 0.6)  # of these: where it is trained every row has a time of its own
+WITHIN, HALF = 5e-3, 5e-2  # likewise: what another batch may change, and in half precision
 NONDETERMINISM = 1e-3  # of the size of a velocity: what kernels of GPUs may differ by
 
 
@@ -53,7 +56,8 @@ class Teacher(Model):
         prediction: ``velocity`` (data minus noise), ``flow`` (noise minus data: diffusers' flow
             matching), ``epsilon`` (the noise), ``sample`` (the data, a denoiser), ``v_prediction``
             (``alpha noise - sigma data``).
-        schedule: its noise levels and times.
+        schedule: its noise levels and times. Times between the steps of a ``StepSchedule`` are
+            fractions: a module that takes whole steps alone rounds them (not down) in ``call``.
         call: ``call(module, y, time, cond)`` where its arguments are others (torchcfm: time first).
         data: what it was trained on, in any form of :func:`~bezierdistill.load_data`: gives shape,
             scaling and frequencies of labels, and its direction is checked by it.
@@ -95,6 +99,8 @@ class Teacher(Model):
     ) -> None:
         given = as_given(conditions, none)
         net = OwnNetwork(module, Convention(prediction, schedule, call, given))
+        if any(part.is_meta for found in modules_in(net.module) for part in found.parameters()):
+            raise UserError("the module is on the meta device, without weights: load them first")
         known: Data | None = None if data is None else load_data(data)
         if known is not None and shape not in (None, known.shape):
             raise UserError(f"shape is {shape}, the data's states have {known.shape}: leave it out")
@@ -149,12 +155,23 @@ class Teacher(Model):
         """What a card says of its module."""
         made, kind = self.net.convention, type(self.net.module)
         name = f"{kind.__module__}.{kind.__qualname__}"
-        return OwnConfig(name, made.prediction, str(made.schedule), tuple(widths), rank)
+        return OwnConfig(name, made.prediction, told_schedule(made.schedule), tuple(widths), rank)
+
+    def called(self) -> dict[str, Any]:
+        """How its module is called, which the card of a student must agree with."""
+        made, given = self.own_config({}, 0), self._conditions()
+        return {
+            "prediction": made.prediction,
+            "schedule": made.schedule,
+            "shape": self._shape and tuple(self._shape),
+            "numbers of a condition": given.size,
+            "rows of a table": given.rows,
+        }
 
     def _conditions(self) -> Conditions:
         given = self.net.convention.given
         if isinstance(given, Table):
-            return Conditions(size=1, rows=given.count)
+            return Conditions(size=1, rows=given.count, table=given.fingerprint[:16])
         if not isinstance(given, Classes):
             return Conditions()
         names = self._names
@@ -185,12 +202,13 @@ class Teacher(Model):
     @property
     def fingerprint(self) -> str:
         """A digest of its weights, as they are now, and of how it is called."""
-        made = self.net.convention
-        module = self.net.module
-        weights = dict(module.state_dict()) if isinstance(module, nn.Module) else module
+        made, found = self.net.convention, self.net.module
+        inside = [*modules_in(found), *modules_in(made.call)]
+        weights = [dict(module.state_dict()) for module in inside]
+        module = type(found).__qualname__ if isinstance(found, nn.Module) else found
         given = made.given if isinstance(made.given, Table) else str(made.given)
-        levels = {part.name: getattr(made.schedule, part.name) for part in fields(made.schedule)}  # pyright: ignore
-        return fingerprint([weights, made.prediction, levels, made.call, given])
+        told = [made.prediction, told_schedule(made.schedule), made.call, given, self._names]
+        return fingerprint([weights, module, *told])
 
     @property
     def digest(self) -> str:
@@ -205,6 +223,8 @@ class Teacher(Model):
         targets: tuple[str, ...] = (),
     ) -> Student:
         """The module as a student, which starts exactly as the teacher.
+
+        Parameters that do not require gradients are not trained, unless none does.
 
         Args:
             way: ``start-time``: nothing is changed, and every pass is an Euler step of your own
@@ -224,7 +244,7 @@ class Teacher(Model):
         if way == "start-time" and paths:
             raise UserError(f"time is {paths[0]!r} with the start time only, expected none")
         check_trainable(self.net.module)
-        self.check()
+        self.check(times=TIMES)
         widths = {}
         if way == "second-time":
             with as_found(self.net):
@@ -267,21 +287,22 @@ class Teacher(Model):
 
         return Probe(self.net.module, ask, (first, second), (moments[0], moments[1]))
 
-    def check(self, guided: bool = False) -> None:
+    def check(self, guided: bool = False, times: Sequence[float] = (0.5,) * ROWS) -> None:
         """Try it on a few states.
 
         Args:
             guided: whether it is also asked without its condition.
+            times: of these states.
 
         Raises:
             UserError: if it cannot be called so, returns another shape, several tensors, or numbers
-                that are not finite, or draws at random.
+                that are not finite, draws at random, or mixes rows.
         """
         x, cond = self._tried()
         with as_found(self.net):
-            self._try(x, cond)
+            self._try(x, torch.tensor(times), cond)
             if guided:
-                self._try(x, None)
+                self._try(x, torch.tensor(times), None)
 
     def sample(self, *given: Any, **named: Any) -> np.ndarray:
         """See :meth:`Model.sample`."""
@@ -289,18 +310,24 @@ class Teacher(Model):
             return super().sample(*given, **named)
 
     @torch.no_grad()
-    def _try(self, x: Tensor, cond: Any) -> None:
+    def _try(self, x: Tensor, times: Tensor, cond: Any) -> None:
         told = "with a condition" if cond is not None else "without a condition"
         try:
             with evaluating():
-                first, again = self(x, 0.5, cond), self(x, 0.5, cond)
+                first, again = self(x, times, cond), self(x, times, cond)
+                fewer = map_tensors(cond, lambda part: part[1:])
+                alone = self(x[1:], times[1:], fewer)
         except UserError:
             raise
         except Exception as error:
             why = " ".join(str(error).split())[:200]
+            whole = (
+                ", and whole steps as call=lambda module, x, t, cond: module(x, t.round().long())"
+            )
             raise UserError(
                 f"the module cannot be asked {told} at states of shape {self.shape}"
                 f" ({type(error).__name__}: {why}): give call=, and conditions= if it needs one"
+                f"{whole if 'Long' in why else ''}"
             ) from error
         if not bool(first.isfinite().all()):
             raise UserError(
@@ -312,6 +339,13 @@ class Teacher(Model):
             raise UserError(
                 "the module gives different velocities for the same state, time and condition:"
                 " expected nothing drawn inside the call, conditions= where it needs one"
+            )
+        parts = (part for module in modules_in(self.net.module) for part in module.parameters())
+        most = HALF if any(part.element_size() == 2 for part in parts) else WITHIN
+        if float((first[1:] - alone).abs().max()) > most * float(first.abs().max()):
+            raise UserError(
+                "the module gives a state another velocity beside other states or times: expected"
+                " rows that do not mix, each with its own time: (B,), or (B, 1) by call="
             )
 
 
@@ -358,6 +392,35 @@ class Student:
     def build(self, seed: int) -> OwnNetwork:
         """A network with a copy of the teacher's weights; ``seed`` is that of the adapters."""
         return self.teacher.net.copy(self.widths).add_lora(self.lora, self.targets, seed)
+
+
+def told_schedule(schedule: Schedule) -> str:
+    """A schedule with all its numbers; of tensors a digest."""
+    names = [part.name for part in fields(schedule)] if is_dataclass(schedule) else vars(schedule)
+    values = {name: getattr(schedule, name) for name in names if not name.startswith("_")}
+
+    def told(value: Any) -> str:
+        if isinstance(value, Tensor | np.ndarray):
+            return fingerprint(value)[:16]
+        return repr(float(value) if isinstance(value, int | float) else value)
+
+    parts = ", ".join(f"{name}={told(value)}" for name, value in values.items())
+    return f"{type(schedule).__name__}({parts})"
+
+
+def modules_in(value: Any, deep: int = 3, seen: set[int] | None = None) -> list[nn.Module]:
+    """A module, or those that a callable refers to, a few steps deep."""
+    seen = set() if seen is None else seen
+    if id(value) in seen or deep < 0 or isinstance(value, type | ModuleType | Tensor):
+        return []
+    seen.add(id(value))
+    if isinstance(value, nn.Module):
+        return [value]
+    if isinstance(value, list | tuple | Mapping):
+        parts = list(value.values()) if isinstance(value, Mapping) else list(value)
+    else:
+        parts = held(value)
+    return [found for part in parts for found in modules_in(part, deep - 1, seen)]
 
 
 def find_model(name: Any) -> Model:

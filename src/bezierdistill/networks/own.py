@@ -135,12 +135,6 @@ class OwnNetwork(nn.Module):
             return [parameter for name, parameter in own if ".lora_" not in name]
         return [parameter for name, parameter in own if name in self.still]
 
-    def buffers(self, recurse: bool = True) -> Iterator[Tensor]:
-        """Those of the module too, where it is not part of this network."""
-        yield from super().buffers(recurse)
-        if self._held and isinstance(self.module, nn.Module):
-            yield from self.module.buffers(recurse)
-
     def copy(self, widths: Widths | None = None) -> OwnNetwork:
         """A network of its own, in single precision, on the CPU; its module starts as this one.
 
@@ -294,6 +288,8 @@ def _single(out: Any, y: Tensor) -> Tensor:
                 " choose it by call=lambda module, x, t, cond: module(x, t)[0]"
             )
         out = parts[0]
+    if not out.is_floating_point():
+        raise UserError(f"the module returns {out.dtype}, expected real numbers: choose by call=")
     if out.shape != y.shape:
         raise UserError(
             f"the module returns shape {tuple(out.shape)} for states of shape {tuple(y.shape)},"

@@ -92,6 +92,11 @@ class SecondTime(nn.Module):
             )
         weight = self.weights[index]
         more = features(self._gap.to(weight), self.omega.to(weight)) @ weight.T
+        if more.numel() != out.numel():
+            raise UserError(
+                f"the second time of {self.times[index]} is {tuple(more.shape)}, the output of that"
+                f" part {tuple(out.shape)}: expected as many numbers"
+            )
         return out + more.reshape(out.shape).to(out)
 
 
@@ -116,7 +121,8 @@ def submodule(module: nn.Module, path: str) -> nn.Module:
     except AttributeError:
         near = ", ".join(name for name, _ in module.named_children())
         raise UserError(
-            f"time is {path!r}, the module has no such part: expected a path below {near[:200]}"
+            f"time is {path[:60]!r}, the module has no such part: expected a path below"
+            f" {near[:200]}"
         ) from None
 
 

@@ -77,8 +77,11 @@ class Alignment(SingleObjective):
 
     @property
     def cost(self) -> int:
-        """Network passes per row of a step: every sampler with the gradient of its last jump."""
-        return sum(len(times) - 1 + 2 for times in self.knots)
+        """Network passes per row of a step: every sampler with the gradient of its last jump, and
+        features of its states and of the real ones.
+        """
+        calls = getattr(self.features, "calls", 0)
+        return REAL_ROWS * calls + sum(len(times) - 1 + 2 + 3 * calls for times in self.knots)
 
     def loss(self, net: nn.Module, batch: Aligned, generator: torch.Generator) -> Tensor:
         """Loss of two curves or more against real states; nothing is drawn.

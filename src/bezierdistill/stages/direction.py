@@ -82,6 +82,7 @@ def _checked(teacher: Teacher, data: Data) -> Direction:
     x0 = noise(0, Stream.SEARCH, rows, teacher.shape)
     cond = teacher.condition(rows, 0, Stream.SEARCH)
     apart = energy_distance(x0, real)
+    chance = 2 * (2 * x0[0].numel()) ** 0.5 / len(rows)  # of two draws of noise, at the most
 
     def left(convention: Convention) -> float:
         end = _end(teacher, convention, x0, cond)
@@ -91,9 +92,9 @@ def _checked(teacher: Teacher, data: Data) -> Direction:
         mean = teacher(x0, 0.0, cond).mean(0)
         spread = float(real.std(0).square().mean().sqrt()) * mean.numel() ** 0.5
         direction = Direction(
-            left(teacher.net.convention), float((mean - real.mean(0)).norm()) / spread
+            left(teacher.net.convention), float((mean - real.mean(0)).norm()) / max(spread, 1e-6)
         )
-        if direction.left <= NEAR:
+        if direction.left <= NEAR or apart < chance:
             return direction
         _check_units(teacher, data, x0, cond, direction.left)
         others = {_told(other): left(other) for other in _others(teacher.net.convention)}
@@ -104,7 +105,7 @@ def _checked(teacher: Teacher, data: Data) -> Direction:
             f"the teacher as {given} does not run to the data (its ends are {direction.left:.2f}"
             f" times as far as noise): {best} fits ({others[best]:.2f}), expected that"
         )
-    if direction.left > 1 + BETTER and apart > 0.01:
+    if direction.left > 1 + BETTER:
         raise UserError(
             f"the teacher as {given} runs away from the data (its ends are {direction.left:.2f}"
             " times as far as noise), and so does every other convention: check its weights, units"

@@ -236,7 +236,6 @@ def _student(
     config: DistillConfig, store: CurveStore
 ) -> tuple[nn.Module, dict[str, Any], Teacher | None]:
     """The network that is trained, its settings, and the teacher whose module it is, if any."""
-    from bezierdistill.models.folder import find_teacher
     from bezierdistill.models.teacher import Student
     from bezierdistill.models.weights import start_from
     from bezierdistill.networks.config import NetworkConfig
@@ -259,18 +258,32 @@ def _student(
             )
         net = chosen.build(recipe.shape, config.seed, _sizes(recipe))
         return net, asdict(chosen), None
-    if not recipe.teachers or any(is_object(ref.path) for ref in recipe.teachers):
+    best = _best(store)
+    if best is None:
         raise UserError(
             f"the curves of {store.folder} were made by a module of your own, which has no network"
             " of ours: expected student=teacher.student(...), or a NetworkConfig with --init"
             " scratch"
         )
-    means = [sum(row) / len(row) for row in recipe.weights]
-    best = find_teacher(recipe.teachers[means.index(max(means))], store.folder)  # the most weight
     net = best.network.build(recipe.shape, config.seed, recipe.conditions.size)
     if config.init == "teacher":
         start_from(net, best.net)
     return net, asdict(best.network), None
+
+
+def _best(store: CurveStore) -> Model | None:
+    """The teacher of the most weight; None if it is a module of the user's own."""
+    from bezierdistill.models.folder import find_folder, load_model, read_card
+
+    recipe = store.recipe
+    if not recipe.teachers:
+        return None
+    means = [sum(row) / len(row) for row in recipe.weights]
+    best = recipe.teachers[means.index(max(means))]
+    if is_object(best.path):
+        return None
+    folder = find_folder(best, store.folder)
+    return None if read_card(folder).network.get("kind") == "own" else load_model(folder)
 
 
 def _sizes(recipe: CurveRecipe) -> int:
@@ -297,6 +310,16 @@ def _check_own(config: DistillConfig, store: CurveStore, student: Student) -> No
             f"the student's states have shape {student.teacher.shape} and conditions"
             f" {given.size}, the curves {recipe.shape} and {recipe.conditions.size}: expected the"
             " teacher that made them"
+        )
+    if recipe.scaling != student.teacher.scaling:
+        raise UserError(
+            "the student's states are in other units than the curves: expected one scaling= or"
+            " data= of both teachers"
+        )
+    if recipe.conditions.table != given.table:
+        raise UserError(
+            "the curves' conditions are rows of another table than the student's: expected the"
+            " same rows in the same order"
         )
     if config.init == "scratch":
         raise UserError("init is scratch, a student of your own starts from its teacher's weights")
@@ -343,8 +366,10 @@ def _distilled(
     if data is not None:
         net, more = _align(config, store, data, net, knots, own)
         spent += more
-    recipe = store.recipe
-    passes = Passes(training=spent, curves=store.manifest.passes, teachers=recipe.teacher_passes)
+    recipe, each = store.recipe, 1 if own is None else own.passes  # of one call of its module
+    passes = Passes(
+        training=spent * each, curves=store.manifest.passes, teachers=recipe.teacher_passes
+    )
     card = card_of(
         config,
         "student",
@@ -365,17 +390,17 @@ def _distilled(
 
 def _moved(ref: TeacherRef, near: Path, out: Path) -> TeacherRef:
     """A reference to a teacher from another folder; one of the user's own has a name instead."""
-    from bezierdistill.models.folder import find_teacher, refer
+    from bezierdistill.models.folder import refer_again
 
-    return ref if is_object(ref.path) else refer(find_teacher(ref, near), out)
+    return ref if is_object(ref.path) else refer_again(ref, near, out)
 
 
 def _data_of(store: CurveStore) -> str | None:
     """The data of the first teacher that lies in a folder."""
-    from bezierdistill.models.folder import find_teacher
+    from bezierdistill.models.folder import find_folder, read_card
 
     folders = (ref for ref in store.recipe.teachers if not is_object(ref.path))
-    return next((find_teacher(ref, store.folder).card.data for ref in folders), None)
+    return next((read_card(find_folder(ref, store.folder)).data for ref in folders), None)
 
 
 def _check_data(config: DistillConfig, store: CurveStore, data: Data | None) -> None:

@@ -337,11 +337,26 @@ def _check_alike(config: SimulateConfig, teachers: list[Model]) -> None:
                 " numbers, or start from different domains: expected teachers that take and start"
                 " from the same"
             )
+        names, others = teacher.conditions.names, first.conditions.names
+        if teacher.conditions.rows != first.conditions.rows or (
+            names and others and names != others
+        ):
+            raise UserError(
+                f"{pair} take {_told(teacher)} and {_told(first)}: expected conditions of one"
+                " meaning, in one order"
+            )
         if teacher.shape != first.shape or teacher.scaling != first.scaling:
             raise UserError(
                 f"{pair} make states of shapes {teacher.shape} and {first.shape}, or in other"
                 " units: expected one shape, and training on the same data"
             )
+
+
+def _told(teacher: Model) -> str:
+    given = teacher.conditions
+    if given.rows is not None:
+        return f"rows of a table of {given.rows:,}"
+    return f"classes {', '.join(given.names)[:80]}" if given.names else "numbers"
 
 
 def check_data(data: Data, shape: tuple[int, ...], scaling: Scaling) -> None:
