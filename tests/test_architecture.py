@@ -46,7 +46,8 @@ LINE = (
 SETTINGS = [
     name
     for name in FILES
-    if name.startswith("stages.") and name not in ("stages.starts", "stages.exchange")
+    if name.startswith("stages.")
+    and name not in ("stages.starts", "stages.exchange", "stages.students")
 ] + [
     *("arena.demo", "arena.runner", "app.__init__", "networks.config", "training.settings"),
 ]

@@ -648,6 +648,8 @@ def second():
     main(["report", "--run", out, "--network", f"{file}:second"])
     assert (Path(out) / "report.html").stat().st_size > 10_000
     assert main(["report", "--run", out]) == 2
+    with pytest.raises(ValueError, match="expected FILE.py:function that returns load_model"):
+        bd.simulate(bd.SimulateConfig((out,), tmp_path / "again", count=10))
     told = (Path(out) / "README.txt").read_text()
     assert "def sample(x, passes, cond=None)" in told
 

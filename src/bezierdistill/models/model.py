@@ -17,17 +17,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bezierdistill.data import Scaling, one_hot, parse_labels
+from bezierdistill.data import Scaling
 from bezierdistill.errors import UserError
 from bezierdistill.fields import Field, Guided, NetworkField
 from bezierdistill.flow_map import sample
 from bezierdistill.knots import Knots
 from bezierdistill.memory import batch_size, check_memory
+from bezierdistill.models.conditions import Label, draw_condition, draw_labels
 from bezierdistill.networks.config import NetworkConfig, read_network
-from bezierdistill.networks.given import as_tensors, leaves, map_tensors
+from bezierdistill.networks.given import map_tensors
 from bezierdistill.networks.own import OwnConfig
-from bezierdistill.noise import Stream, indices
-from bezierdistill.noise import labels as draw_labels
+from bezierdistill.noise import Stream
 from bezierdistill.noise import noise as draw_noise
 from bezierdistill.records import Conditions, ModelCard
 from bezierdistill.solvers import evaluations, solve, time_grid
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from bezierdistill.networks.foreign import ForeignConfig
 
 MAX_PASSES = 1_000_000
-Label = int | str
 
 
 @dataclass(frozen=True)
@@ -202,64 +201,7 @@ class Model:
             UserError: on labels out of range, labels or vectors that the model does not take, or a
                 guidance scale out of its range.
         """
-        given = self.conditions
-        if labels is not None and vectors is not None:
-            raise UserError("labels and conditions are both given, expected one of them")
-        if not given.size:
-            if labels is not None or vectors is not None or guidance_scale is not None:
-                raise UserError(
-                    "labels, conditions or a guidance scale are given, the model was trained"
-                    " without conditions: expected none"
-                )
-            return None
-        size = given.size - (given.guidance_range is not None)
-        if given.rows is not None:
-            return self._table_rows(given.rows, rows, seed, stream, labels, vectors)
-        if vectors is not None:
-            if vectors.ndim != 2 or vectors.shape[1] != size or len(vectors) < rows.stop:
-                raise UserError(
-                    f"conditions have shape {vectors.shape}, expected ({rows.stop}, {size})"
-                )
-            cond = torch.as_tensor(vectors[rows.start : rows.stop], dtype=torch.float32)
-        else:
-            cond = one_hot(self.labels(rows, seed, stream, labels), size)
-        return self._with_scale(cond, guidance_scale)
-
-    def _table_rows(
-        self,
-        count: int,
-        rows: range,
-        seed: int,
-        stream: Stream,
-        labels: Sequence[Label] | None,
-        values: Any,
-    ) -> Any:
-        """Numbers of rows of the table ``(len(rows), 1)``, float64, or the values given instead.
-
-        A single number per row has the form of a row number, so that it cannot be given instead.
-        """
-        if labels is not None:
-            raise UserError("labels are given, the conditions are rows of a table: expected rows")
-        if values is None:
-            drawn = torch.from_numpy(indices(seed, stream, rows, count))
-            return drawn.double()[:, None]
-        values = as_tensors(values)
-        one = isinstance(values, Tensor)
-        if not one or values.ndim != 1 or values.is_floating_point() or values.dtype == torch.bool:
-            sizes = [len(part) if part.ndim else 0 for part in leaves(values).values()]
-            if min(sizes) < rows.stop or (one and values.shape[1:] == (1,)):
-                told = f"shape {tuple(values.shape)}" if one else f"{min(sizes)} rows"
-                raise UserError(
-                    f"conditions have {told}, expected row numbers ({rows.stop},), whole, or"
-                    f" {rows.stop} rows of values of more than one number each"
-                )
-            return map_tensors(values, lambda part: part[rows.start : rows.stop])
-        if len(values) < rows.stop or values.min() < 0 or values.max() >= count:
-            raise UserError(
-                f"conditions are {len(values)} rows from {values.min()} to {values.max()}, expected"
-                f" {rows.stop} from 0 to {count - 1}"
-            )
-        return values[rows.start : rows.stop].double()[:, None]
+        return draw_condition(self.conditions, rows, seed, stream, labels, vectors, guidance_scale)
 
     def labels(
         self,
@@ -273,34 +215,7 @@ class Model:
         Raises:
             UserError: if the model takes vectors, or there are no such labels.
         """
-        frequencies = self.conditions.frequencies
-        if frequencies is None:
-            raise UserError(
-                "this model needs condition vectors and has no class labels: pass --conditions"
-            )
-        if labels is None:
-            return draw_labels(seed, stream, rows, frequencies)
-        if not len(labels):
-            raise UserError("labels are empty, expected one or more, or none given at all")
-        known = self.conditions.names or tuple(map(str, range(len(frequencies))))
-        numbers = torch.tensor(parse_labels(labels, known))
-        return numbers[torch.arange(rows.start, rows.stop) % len(numbers)]
-
-    def _with_scale(self, cond: Tensor, guidance_scale: float | None) -> Tensor:
-        if self.conditions.guidance_range is None:
-            if guidance_scale is not None:
-                raise UserError(
-                    f"guidance scale is {guidance_scale:g}, the model takes none as an input:"
-                    " expected none"
-                )
-            return cond
-        low, high = self.conditions.guidance_range
-        scale = (low + high) / 2 if guidance_scale is None else guidance_scale
-        if not low <= scale <= high:
-            raise UserError(
-                f"guidance scale is {scale:g}, the student was distilled for {low:g} to {high:g}"
-            )
-        return torch.cat([cond, torch.full((len(cond), 1), scale)], 1)
+        return draw_labels(self.conditions, rows, seed, stream, labels)
 
     @torch.no_grad()
     def generate(

@@ -23,7 +23,7 @@ from bezierdistill.data import Data, Scaling, load_data, rescaled
 from bezierdistill.errors import UserError
 from bezierdistill.fields import NetworkField, as_found, evaluating
 from bezierdistill.models.features import HiddenStates
-from bezierdistill.models.folder import load_model
+from bezierdistill.models.folder import load_model, read_card
 from bezierdistill.models.model import Model
 from bezierdistill.networks.given import Classes, Table, as_given, map_tensors
 from bezierdistill.networks.own import Call, Convention, OwnConfig, OwnNetwork, check_trainable
@@ -430,6 +430,11 @@ def find_model(name: Any) -> Model:
         UserError: if there is none, or it is no model.
     """
     if not is_object(name):
+        if read_card(Path(name)).network.get("kind") == "own":
+            raise UserError(
+                f"{name} holds weights of your own module: expected FILE.py:function that returns"
+                f" load_model({str(name)!r}, teacher)"
+            )
         return load_model(name)
     found = find_object(name, "teacher", "returns a bezierdistill.Teacher")
     if not isinstance(found, Model):

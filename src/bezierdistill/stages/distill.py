@@ -4,12 +4,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bezierdistill.errors import UserError
-from bezierdistill.objects import as_named, find_object, fingerprint, is_object
+from bezierdistill.objects import as_named, fingerprint, is_object
 from bezierdistill.settings import (
     MAX_PASSES,
     NUMBERS,
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     from bezierdistill.data import Data
     from bezierdistill.knots import Knots
     from bezierdistill.models.model import Model
-    from bezierdistill.models.teacher import Student, Teacher
+    from bezierdistill.models.teacher import Teacher
     from bezierdistill.objectives.intervals import Intervals
-    from bezierdistill.records import CurveRecipe, TeacherRef
+    from bezierdistill.records import TeacherRef
     from bezierdistill.store import CurveStore
     from bezierdistill.training.loop import Trainer
 
@@ -177,22 +177,6 @@ CONTENTS = Contents(
 )
 
 
-def _contents(network: dict[str, Any]) -> Contents:
-    """What a folder holds; of a user's own module more, and how it is sampled without us."""
-    if network["kind"] != "own":
-        return CONTENTS
-    files = {
-        "model.safetensors": "its averaged weights, by the module's own names; commands that read"
-        " them take --network FILE.py:function as well, which returns the teacher",
-        "sampler.py": "samples it with torch and safetensors alone (below)",
-    }
-    if network["times"]:
-        files["second-time.safetensors"] = "what was added to its weights, the second time"
-    if network["lora"]:
-        files["lora/"] = "the adapters alone, in peft's format; model.safetensors has them too"
-    return replace(CONTENTS, files={**CONTENTS.files, **files}, shown=("sampler.py",))
-
-
 def distill(config: DistillConfig) -> Model:
     """Distil stored curves into a student: regression along the curves, then alignment with real
     data if asked for.
@@ -204,11 +188,12 @@ def distill(config: DistillConfig) -> Model:
     from bezierdistill.data import load_data, rescaled
     from bezierdistill.models.folder import is_model, load_model
     from bezierdistill.run import Run
+    from bezierdistill.stages.students import choose_student, contents_of
     from bezierdistill.store import CurveStore
     from bezierdistill.training.loop import Trainer
 
     store = CurveStore.open(config.curves)
-    net, network, own = _student(config, store)
+    net, network, own = choose_student(config, store)
     data = None if config.data is None else load_data(config.data)
     if data is not None and own is not None:
         data = rescaled(data, own.scaling)
@@ -223,113 +208,13 @@ def distill(config: DistillConfig) -> Model:
     if own is not None:
         identity["student"] = fingerprint([own, network])  # a state may hold its adapters alone
     barrier = trainer.fabric.barrier
-    contents = _contents(network)
+    contents = contents_of(CONTENTS, network)
     with Run(config.out, "distill", config, contents, identity=identity, barrier=barrier):
         trained = is_trained(config.out, config.steps)
         trained = trained and is_trained(config.out, config.align, "align")
         if trainer.fabric.broadcast(trained):
             return load_model(config.out, own)
         return _distilled(config, store, trainer, network, data, own)
-
-
-def _student(
-    config: DistillConfig, store: CurveStore
-) -> tuple[nn.Module, dict[str, Any], Teacher | None]:
-    """The network that is trained, its settings, and the teacher whose module it is, if any."""
-    from bezierdistill.models.teacher import Student
-    from bezierdistill.models.weights import start_from
-    from bezierdistill.networks.config import NetworkConfig
-
-    recipe = store.recipe
-    if config.student is not None:
-        does = "returns teacher.student(...) or a NetworkConfig"
-        chosen = find_object(str(config.student), "student", does)
-        if isinstance(chosen, Student):
-            _check_own(config, store, chosen)
-            return chosen.build(config.seed), asdict(chosen.network), chosen.teacher
-        if not isinstance(chosen, NetworkConfig):
-            raise UserError(
-                f"student is a {type(chosen).__name__}, expected teacher.student(...), or a"
-                " NetworkConfig for one of our networks"
-            )
-        if config.init == "teacher":
-            raise UserError(
-                f"student is a {chosen.kind} of ours with its own weights: expected --init scratch"
-            )
-        net = chosen.build(recipe.shape, config.seed, _sizes(recipe))
-        return net, asdict(chosen), None
-    best = _best(store)
-    if best is None:
-        raise UserError(
-            f"the curves of {store.folder} were made by a module of your own, which has no network"
-            " of ours: expected student=teacher.student(...), or a NetworkConfig with --init"
-            " scratch"
-        )
-    net = best.network.build(recipe.shape, config.seed, recipe.conditions.size)
-    if config.init == "teacher":
-        start_from(net, best.net)
-    return net, asdict(best.network), None
-
-
-def _best(store: CurveStore) -> Model | None:
-    """The teacher of the most weight; None if it is a module of the user's own."""
-    from bezierdistill.models.folder import find_folder, load_model, read_card
-
-    recipe = store.recipe
-    if not recipe.teachers:
-        return None
-    means = [sum(row) / len(row) for row in recipe.weights]
-    best = recipe.teachers[means.index(max(means))]
-    if is_object(best.path):
-        return None
-    folder = find_folder(best, store.folder)
-    return None if read_card(folder).network.get("kind") == "own" else load_model(folder)
-
-
-def _sizes(recipe: CurveRecipe) -> int:
-    """Numbers of a condition that one of our networks takes."""
-    if recipe.conditions.rows is not None:
-        raise UserError(
-            "the curves' conditions are rows of a table, which only your own module can read:"
-            " expected student=teacher.student(...)"
-        )
-    return recipe.conditions.size
-
-
-def _check_own(config: DistillConfig, store: CurveStore, student: Student) -> None:
-    """Whether a user's own module can learn what is asked for."""
-    recipe, given = store.recipe, student.teacher.conditions
-    taken = (recipe.conditions.size, recipe.conditions.rows)
-    if recipe.conditions.guidance_range is not None:
-        raise UserError(
-            "the curves have a range of guidance scales, which your own module takes no input for:"
-            " expected curves of one --guidance-scale"
-        )
-    if (recipe.shape, taken) != (student.teacher.shape, (given.size, given.rows)):
-        raise UserError(
-            f"the student's states have shape {student.teacher.shape} and conditions"
-            f" {given.size}, the curves {recipe.shape} and {recipe.conditions.size}: expected the"
-            " teacher that made them"
-        )
-    if recipe.scaling != student.teacher.scaling:
-        raise UserError(
-            "the student's states are in other units than the curves: expected one scaling= or"
-            " data= of both teachers"
-        )
-    if recipe.conditions.table != given.table:
-        raise UserError(
-            "the curves' conditions are rows of another table than the student's: expected the"
-            " same rows in the same order"
-        )
-    if config.init == "scratch":
-        raise UserError("init is scratch, a student of your own starts from its teacher's weights")
-    one = config.objective == "end" and config.passes == 1
-    if not student.widths and config.objective not in ("knots", "velocity") and not one:
-        raise UserError(
-            f"objective is {config.objective} with {config.passes} passes, a student that knows the"
-            " start time only learns one grid of knots: expected --objective knots, or"
-            " student('second-time')"
-        )
 
 
 def _distilled(

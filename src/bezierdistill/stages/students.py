@@ -1,0 +1,144 @@
+"""What ``distill`` trains: the network of the best teacher, one of ours from scratch, or a user's
+own module.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torch import nn
+
+from bezierdistill.errors import UserError
+from bezierdistill.models.folder import find_folder, load_model, read_card
+from bezierdistill.models.model import Model
+from bezierdistill.models.teacher import Student, Teacher
+from bezierdistill.models.weights import start_from
+from bezierdistill.networks.config import NetworkConfig
+from bezierdistill.objects import find_object, is_object
+from bezierdistill.records import CurveRecipe
+from bezierdistill.settings import Contents
+from bezierdistill.store import CurveStore
+
+if TYPE_CHECKING:
+    from bezierdistill.stages.distill import DistillConfig
+
+
+class Chosen(NamedTuple):
+    """The network that is trained, its settings, and the teacher whose module it is, if any."""
+
+    net: nn.Module
+    network: dict[str, Any]
+    own: Teacher | None
+
+
+def choose_student(config: DistillConfig, store: CurveStore) -> Chosen:
+    """What is trained on a store: the network of the best teacher, or what the settings name.
+
+    Raises:
+        UserError: if there is no such network, or it cannot learn these curves.
+    """
+    recipe = store.recipe
+    if config.student is not None:
+        does = "returns teacher.student(...) or a NetworkConfig"
+        chosen = find_object(str(config.student), "student", does)
+        if isinstance(chosen, Student):
+            _check_own(config, store, chosen)
+            return Chosen(chosen.build(config.seed), asdict(chosen.network), chosen.teacher)
+        if not isinstance(chosen, NetworkConfig):
+            raise UserError(
+                f"student is a {type(chosen).__name__}, expected teacher.student(...), or a"
+                " NetworkConfig for one of our networks"
+            )
+        if config.init == "teacher":
+            raise UserError(
+                f"student is a {chosen.kind} of ours with its own weights: expected --init scratch"
+            )
+        net = chosen.build(recipe.shape, config.seed, _sizes(recipe))
+        return Chosen(net, asdict(chosen), None)
+    best = _best(store)
+    if best is None:
+        raise UserError(
+            f"the curves of {store.folder} were made by a module of your own, which has no network"
+            " of ours: expected student=teacher.student(...), or a NetworkConfig with --init"
+            " scratch"
+        )
+    net = best.network.build(recipe.shape, config.seed, recipe.conditions.size)
+    if config.init == "teacher":
+        start_from(net, best.net)
+    return Chosen(net, asdict(best.network), None)
+
+
+def _best(store: CurveStore) -> Model | None:
+    """The teacher of the most weight; None if it is a module of the user's own."""
+    recipe = store.recipe
+    if not recipe.teachers:
+        return None
+    means = [sum(row) / len(row) for row in recipe.weights]
+    best = recipe.teachers[means.index(max(means))]
+    if is_object(best.path):
+        return None
+    folder = find_folder(best, store.folder)
+    return None if read_card(folder).network.get("kind") == "own" else load_model(folder)
+
+
+def _sizes(recipe: CurveRecipe) -> int:
+    """Numbers of a condition that one of our networks takes."""
+    if recipe.conditions.rows is not None:
+        raise UserError(
+            "the curves' conditions are rows of a table, which only your own module can read:"
+            " expected student=teacher.student(...)"
+        )
+    return recipe.conditions.size
+
+
+def _check_own(config: DistillConfig, store: CurveStore, student: Student) -> None:
+    """Whether a user's own module can learn what is asked for."""
+    recipe, given = store.recipe, student.teacher.conditions
+    taken = (recipe.conditions.size, recipe.conditions.rows)
+    if recipe.conditions.guidance_range is not None:
+        raise UserError(
+            "the curves have a range of guidance scales, which your own module takes no input for:"
+            " expected curves of one --guidance-scale"
+        )
+    if (recipe.shape, taken) != (student.teacher.shape, (given.size, given.rows)):
+        raise UserError(
+            f"the student's states have shape {student.teacher.shape} and conditions"
+            f" {given.size}, the curves {recipe.shape} and {recipe.conditions.size}: expected the"
+            " teacher that made them"
+        )
+    if recipe.scaling != student.teacher.scaling:
+        raise UserError(
+            "the student's states are in other units than the curves: expected one scaling= or"
+            " data= of both teachers"
+        )
+    if recipe.conditions.table != given.table:
+        raise UserError(
+            "the curves' conditions are rows of another table than the student's: expected the"
+            " same rows in the same order"
+        )
+    if config.init == "scratch":
+        raise UserError("init is scratch, a student of your own starts from its teacher's weights")
+    one = config.objective == "end" and config.passes == 1
+    if not student.widths and config.objective not in ("knots", "velocity") and not one:
+        raise UserError(
+            f"objective is {config.objective} with {config.passes} passes, a student that knows the"
+            " start time only learns one grid of knots: expected --objective knots, or"
+            " student('second-time')"
+        )
+
+
+def contents_of(usual: Contents, network: dict[str, Any]) -> Contents:
+    """What a folder holds; of a user's own module more, and how it is sampled without us."""
+    if network["kind"] != "own":
+        return usual
+    files = {
+        "model.safetensors": "its averaged weights, by the module's own names; commands that read"
+        " them take --network FILE.py:function as well, which returns the teacher",
+        "sampler.py": "samples it with torch and safetensors alone (below)",
+    }
+    if network["times"]:
+        files["second-time.safetensors"] = "what was added to its weights, the second time"
+    if network["lora"]:
+        files["lora/"] = "the adapters alone, in peft's format; model.safetensors has them too"
+    return replace(usual, files={**usual.files, **files}, shown=("sampler.py",))
