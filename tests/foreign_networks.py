@@ -13,6 +13,25 @@ import bezierdistill as bd
 from bezierdistill.fields import GaussianMixture
 
 WIDTH, CLASSES = 24, 3
+# A user's file, for settings that name functions of it.
+MINE = """import torch
+import bezierdistill as bd
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.time, self.state = torch.nn.Linear(1, 2), torch.nn.Linear(2, 2)
+
+    def forward(self, x, t):
+        return self.state(x) + self.time(t[:, None])
+
+def teacher():
+    torch.manual_seed(0)
+    return bd.Teacher(Net(), "velocity", bd.LinearSchedule("up"), shape=(2,))
+
+def student():
+    return teacher().student()
+"""
 
 
 class Body(nn.Module):

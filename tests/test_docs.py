@@ -28,6 +28,7 @@ from bezierdistill.models.folder import load_model, read_card
 from bezierdistill.models.model import Model
 from bezierdistill.networks.config import NetworkConfig
 from bezierdistill.noise import Stream, noise
+from foreign_networks import MINE
 
 ROOT = Path(__file__).parents[1]
 DOCS, SOURCE = ROOT / "docs", ROOT / "src" / "bezierdistill"
@@ -42,23 +43,6 @@ NO_MODELS = (
     "concepts",
     "use-in-code",
 )  # an arena keeps none, nor does a loop of one's own
-MINE = """import torch
-import bezierdistill as bd
-
-class Net(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.time, self.state = torch.nn.Linear(1, 2), torch.nn.Linear(2, 2)
-
-    def forward(self, x, t):
-        return self.state(x) + self.time(t[:, None])
-
-def teacher():
-    return bd.Teacher(Net(), "velocity", bd.LinearSchedule("up"), shape=(2,))
-
-def student():
-    return teacher().student()
-"""
 # How code and commands are made small: networks and numbers with which models still learn.
 MLP = ["--network.kind", "mlp", "--network.width", "32", "--network.depth", "2"]
 SHORT = ["--steps", "150", "--batch", "64"]

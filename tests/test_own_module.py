@@ -25,7 +25,7 @@ from bezierdistill.models.standalone import standalone
 from bezierdistill.networks.own import OwnNetwork
 from bezierdistill.networks.second import SecondTime
 from bezierdistill.noise import Stream, noise
-from foreign_networks import CLASSES, MANNERS, Body, Ideal, Manner, mixtures, trained
+from foreign_networks import CLASSES, MANNERS, MINE, Body, Ideal, Manner, mixtures, trained
 
 LOOP = bd.LoopConfig(accelerator="cpu", ema=0.9)
 REAL = mixtures()[1].sample(3000, torch.Generator().manual_seed(5)).float()
@@ -612,43 +612,24 @@ def test_every_objective_trains_an_own_student(name: str) -> None:
 
 def test_a_files_function_is_a_teacher_and_a_student(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
-    file.write_text(
-        """import torch
-import bezierdistill as bd
-
-class Net(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.time, self.state = torch.nn.Linear(1, 2), torch.nn.Linear(2, 2)
-
-    def forward(self, x, t):
-        return self.state(x) + self.time(t[:, None])
-
-def teacher():
-    torch.manual_seed(0)
-    return bd.Teacher(Net(), "velocity", bd.LinearSchedule("up"), shape=(2,))
-
-def second():
-    return teacher().student()
-"""
-    )
+    file.write_text(MINE)
     from bezierdistill.cli import main
 
     curves, out, made = (str(tmp_path / name) for name in ("curves", "student", "x.npz"))
     loop = ["--loop.accelerator", "cpu"]
     main(["simulate", "--teachers", f"{file}", "--count", "40", "--out", curves])
     asked = ["distill", "--curves", curves, "--out", out, "--steps", "3", "--batch", "8", *loop]
-    main([*asked, "--student", f"{file}:second"])
+    main([*asked, "--student", f"{file}:student"])
     main(["sample", "--model", out, "--network", f"{file}", "--count", "5", "--out", made])
     assert np.load(made)["x"].shape == (5, 2)
     with pytest.raises(ValueError, match=r"your own module .*Net: give it, as load_model"):
         bd.load_model(out)
     model = bd.load_model(out, bd.Teacher(*_parts(file)))
     np.testing.assert_allclose(model.sample(5), np.load(made)["x"], atol=1e-6)
-    main(["report", "--run", out, "--network", f"{file}:second"])
+    main(["report", "--run", out, "--network", f"{file}:student"])
     assert (Path(out) / "report.html").stat().st_size > 10_000
     assert main(["report", "--run", out]) == 2
-    with pytest.raises(ValueError, match="expected FILE.py:function that returns load_model"):
+    with pytest.raises(ValueError, match=r"expected FILE\.py:function that returns load_model"):
         bd.simulate(bd.SimulateConfig((out,), tmp_path / "again", count=10))
     told = (Path(out) / "README.txt").read_text()
     assert "def sample(x, passes, cond=None)" in told
