@@ -76,6 +76,7 @@ class Teacher(Model):
         UserError: if the prediction does not go with the schedule, or shapes do not fit.
 
     Example:
+        >>> from bezierdistill.schedules import LinearSchedule
         >>> net = nn.Linear(2, 2)
         >>> teacher = Teacher(net, "velocity", LinearSchedule("up"), lambda net, y, time, cond:
         ...                   net(y), shape=(2,))
