@@ -152,6 +152,11 @@ class ModelCard(Record, frozen=True):
     format: Literal["bezierdistill-model"] = "bezierdistill-model"
     version: Literal[2] = 2
 
+    @property
+    def is_own(self) -> bool:
+        """Whether the network is a user's own module, which no file can build."""
+        return self.network.get("kind") == "own"
+
     def __post_init__(self) -> None:
         shape = self.shape
         fits = len(shape) in (1, 3) and min(shape) > 0 and math.prod(shape) <= MAX_STATE

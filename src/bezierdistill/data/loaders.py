@@ -90,10 +90,8 @@ def of_loader(
     """The data set of a loader, with its ``collate_fn``; or its rows as they come, where the loader
     has an order of its own.
     """
-    single, batches = (
-        loader.batch_size is None and loader.batch_sampler is None,
-        loader.batch_sampler,
-    )
+    batches = loader.batch_sampler
+    single = loader.batch_size is None and batches is None
     sampler = loader.sampler if single else getattr(batches, "sampler", None)
     if (
         type(sampler) not in PLAIN

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from bezierdistill.errors import UserError
 from bezierdistill.fields import as_found
-from bezierdistill.networks.second import submodule
+from bezierdistill.networks.second import outputs_of
 from bezierdistill.noise import Stream, noise
 
 if TYPE_CHECKING:
@@ -67,24 +67,15 @@ class HiddenStates:
 
     def _outputs(self, x: Tensor, names: Sequence[str]) -> dict[str, list[Any]]:
         """What submodules make of states, in the order in which they run."""
-        found: dict[str, list[Any]] = {}
-
-        def note(name: str) -> Any:
-            return lambda part, inputs, out: found.setdefault(name, []).append(out)
-
         module = self.teacher.net.module
-        hooks = [submodule(module, name).register_forward_hook(note(name)) for name in names]
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
         try:
             for parameter in trained:  # gradients are of the states alone, and none are left in it
                 parameter.requires_grad_(False)
-            self.teacher(x, self.time)
+            return outputs_of(module, names, lambda: self.teacher(x, self.time))
         finally:
-            for hook in hooks:
-                hook.remove()
             for parameter in trained:
                 parameter.requires_grad_(True)
-        return found
 
     def _groups(self, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         found = self._outputs(x, names)

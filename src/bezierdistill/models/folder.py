@@ -129,7 +129,7 @@ def load_model(folder: str | Path, teacher: Teacher | Student | None = None) -> 
         raise UserError(
             f"{folder / WEIGHTS} differs from the digest in {CARD}: the file was changed or damaged"
         )
-    if card.network.get("kind") == "own" or teacher is not None:
+    if card.is_own or teacher is not None:
         return Model(_own_network(folder, card, teacher, weights), card, folder)
     try:
         network, size = read_network(card.network), card.conditions.size

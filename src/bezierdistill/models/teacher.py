@@ -431,7 +431,7 @@ def find_model(name: Any) -> Model:
         UserError: if there is none, or it is no model.
     """
     if not is_object(name):
-        if read_card(Path(name)).network.get("kind") == "own":
+        if read_card(Path(name)).is_own:
             raise UserError(
                 f"{name} holds weights of your own module: expected FILE.py:function that returns"
                 f" load_model({str(name)!r}, teacher)"

@@ -24,6 +24,17 @@ from torch import Tensor, nn
 from bezierdistill.errors import UserError
 
 
+def log_spaced(count: int) -> Tensor:
+    """Frequencies omega from pi/4 to 16 pi, ``(count,)``."""
+    return math.pi / 4 * 64 ** torch.linspace(0, 1, count)
+
+
+def interval_features(gap: Tensor, omega: Tensor) -> Tensor:
+    """What is embedded of intervals ``t - s`` ``(B,)``, zero where they are: ``(B, 1 + count)``."""
+    gap = gap[:, None]
+    return torch.cat([gap, (gap * omega).sin()], 1)
+
+
 class TimeEmbedding(nn.Module):
     """Embed ``s`` and ``t``, each ``(B,)``, and a condition ``(B, C)``, as ``(B, width)``.
 
@@ -40,7 +51,7 @@ class TimeEmbedding(nn.Module):
         self, width: int, condition_size: int = 0, frequencies: int = 16, start: bool = True
     ) -> None:
         super().__init__()
-        self.register_buffer("omega", math.pi / 4 * 64 ** torch.linspace(0, 1, frequencies))
+        self.register_buffer("omega", log_spaced(frequencies))
         self.at = None
         if start:
             first, second = nn.Linear(2 * frequencies, width), nn.Linear(width, width)
@@ -55,8 +66,8 @@ class TimeEmbedding(nn.Module):
         Raises:
             UserError: if a condition has another size than the network was made for.
         """
-        gap, weight = (t - s)[:, None], self.interval.weight
-        embedding = self.interval(torch.cat([gap, (gap * self.omega).sin()], 1).to(weight))
+        weight = self.interval.weight
+        embedding = self.interval(interval_features(t - s, self.omega).to(weight))
         if self.at is not None:
             phase = s[:, None] * self.omega
             embedding = self.at(torch.cat([phase.cos(), phase.sin()], 1).to(weight)) + embedding

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from bezierdistill.errors import UserError
+from bezierdistill.fields import HALVES
 from bezierdistill.networks.given import AsIs, Given, map_tensors
 from bezierdistill.networks.lora import add_lora, merged
 from bezierdistill.networks.second import SecondTime, Widths
@@ -180,7 +181,7 @@ class OwnNetwork(nn.Module):
 
     def forward(self, x: Tensor, s: Tensor, t: Tensor, cond: Any = None) -> Tensor:
         """Average velocity ``(B, ...)`` of states between times ``s`` and ``t``, ``(B,)``."""
-        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        wide = x.float() if x.dtype in HALVES else x
         given = self.convention.given(cond, len(x))
 
         def predict(y: Tensor, time: Tensor) -> Tensor:
@@ -201,7 +202,7 @@ class OwnNetwork(nn.Module):
         device, kind = _place(self.module, y)
         state = y.to(device, kind)
         given = map_tensors(given, lambda part: _moved(part, device, kind))
-        half = kind in (torch.float16, torch.bfloat16)
+        half = kind in HALVES
         moment = time.to(device, kind if self._casts_time or not half else torch.float32)
         with slow_path() if self.rank else nullcontext():  # which no compiler can look through
             try:

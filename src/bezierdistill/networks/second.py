@@ -21,16 +21,11 @@ from torch import Tensor, nn
 
 from bezierdistill.errors import UserError
 from bezierdistill.fields import evaluating
+from bezierdistill.networks.embeddings import interval_features, log_spaced
 
 FREQUENCIES = 16
 Ask = Callable[[Tensor, Tensor], object]  # runs a network on states and times of its own
 Widths = Mapping[str, int]  # of the outputs of submodules, by path
-
-
-def features(gap: Tensor, omega: Tensor) -> Tensor:
-    """What is embedded of intervals ``(B,)``: ``(B, 1 + FREQUENCIES)``, zero where they are."""
-    gap = gap[:, None]
-    return torch.cat([gap, (gap * omega).sin()], 1)
 
 
 class SecondTime(nn.Module):
@@ -48,8 +43,7 @@ class SecondTime(nn.Module):
 
     def __init__(self, module: nn.Module, widths: Widths) -> None:
         super().__init__()
-        omega = math.pi / 4 * 64 ** torch.linspace(0, 1, FREQUENCIES)
-        self.register_buffer("omega", omega, persistent=False)
+        self.register_buffer("omega", log_spaced(FREQUENCIES), persistent=False)
         self.times = tuple(widths)
         self.weights = nn.ParameterList()
         self._gap: Tensor | None = None
@@ -91,7 +85,7 @@ class SecondTime(nn.Module):
                 " expected --loop.checkpoint false, or another time="
             )
         weight = self.weights[index]
-        more = features(self._gap.to(weight), self.omega.to(weight)) @ weight.T
+        more = interval_features(self._gap.to(weight), self.omega.to(weight)) @ weight.T
         if more.numel() != out.numel():
             raise UserError(
                 f"the second time of {self.times[index]} is {tuple(more.shape)}, the output of that"
@@ -126,6 +120,31 @@ def submodule(module: nn.Module, path: str) -> nn.Module:
         ) from None
 
 
+def outputs_of(
+    module: nn.Module, paths: Iterable[str], run: Callable[[], object], moved: str = ""
+) -> dict[str, list[Any]]:
+    """The outputs of parts of a module in a run, in the order in which they came, with that of one
+    part ``moved`` away from what it is.
+    """
+    found: dict[str, list[Any]] = {}
+
+    def note(path: str) -> Callable[..., Any]:
+        def hook(part: nn.Module, inputs: object, out: Any) -> Any:
+            out = out + 1.0 if path == moved else out
+            found.setdefault(path, []).append(out)
+            return out
+
+        return hook
+
+    hooks = [submodule(module, path).register_forward_hook(note(path)) for path in paths]
+    try:
+        run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
 @dataclass(frozen=True)
 class Probe:
     """Runs of a network that tell which of its parts depend on what.
@@ -146,27 +165,10 @@ class Probe:
     def outputs(
         self, paths: Iterable[str], state: int, moment: int, moved: str = ""
     ) -> dict[str, list[Any]]:
-        """The outputs of parts in a run, in the order in which they came, with that of one part
-        ``moved`` away from what it is.
-        """
-        found: dict[str, list[Any]] = {}
-
-        def note(path: str) -> Callable[..., Any]:
-            def hook(module: nn.Module, inputs: object, out: Any) -> Any:
-                out = out + 1.0 if path == moved else out
-                found.setdefault(path, []).append(out)
-                return out
-
-            return hook
-
-        hooks = [submodule(self.module, p).register_forward_hook(note(p)) for p in paths]
-        try:
-            with evaluating():
-                self.ask(self.states[state], self.moments[moment])
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return found
+        """See :func:`outputs_of`; one of the states at one of the times."""
+        with evaluating():
+            x, t = self.states[state], self.moments[moment]
+            return outputs_of(self.module, paths, lambda: self.ask(x, t), moved)
 
     def width(self, outputs: list[Any]) -> int | None:
         """Width of the one output of a part, a vector per row; None if it is anything else."""

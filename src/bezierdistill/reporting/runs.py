@@ -121,7 +121,7 @@ class Findings:
 
 
 def _loaded(folder: Path, given: Teacher | Student | None) -> Model:
-    return load_model(folder, given if read_card(folder).network.get("kind") == "own" else None)
+    return load_model(folder, given if read_card(folder).is_own else None)
 
 
 def generates(model: Model) -> bool:

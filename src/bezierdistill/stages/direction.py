@@ -84,20 +84,21 @@ def _checked(teacher: Teacher, data: Data) -> Direction:
     apart = energy_distance(x0, real)
     chance = 2 * (2 * x0[0].numel()) ** 0.5 / len(rows)  # of two draws of noise, at the most
 
-    def left(convention: Convention) -> float:
-        end = _end(teacher, convention, x0, cond)
+    def left(end: Tensor | None) -> float:
         return energy_distance(end, real) / max(apart, 1e-6) if end is not None else float("inf")
 
     with torch.no_grad():
         mean = teacher(x0, 0.0, cond).mean(0)
         spread = float(real.std(0).square().mean().sqrt()) * mean.numel() ** 0.5
-        direction = Direction(
-            left(teacher.net.convention), float((mean - real.mean(0)).norm()) / max(spread, 1e-6)
-        )
+        end = _end(teacher, teacher.net.convention, x0, cond)
+        direction = Direction(left(end), float((mean - real.mean(0)).norm()) / max(spread, 1e-6))
         if direction.left <= NEAR or apart < chance:
             return direction
-        _check_units(teacher, data, x0, cond, direction.left)
-        others = {_told(other): left(other) for other in _others(teacher.net.convention)}
+        _check_units(teacher, data, x0, end, direction.left)
+        others = {
+            _told(other): left(_end(teacher, other, x0, cond))
+            for other in _others(teacher.net.convention)
+        }
     best = min(others, key=lambda name: others[name])
     given = _told(teacher.net.convention)
     if others[best] < BETTER * min(direction.left, 1.0):
@@ -114,12 +115,11 @@ def _checked(teacher: Teacher, data: Data) -> Direction:
     return direction
 
 
-def _check_units(teacher: Teacher, data: Data, x0: Tensor, cond: Any, left: float) -> None:
+def _check_units(teacher: Teacher, data: Data, x0: Tensor, end: Tensor | None, left: float) -> None:
     """Whether the teacher's ends are the data, but in other units than were told."""
     from bezierdistill.data import Scaling, rescaled
     from bezierdistill.metrics.distances import energy_distance
 
-    end = _end(teacher, teacher.net.convention, x0, cond)
     plain = Scaling(layout=data.scaling.layout)
     others = {
         f"the numbers as they are, Scaling(layout={plain.layout!r})": plain,

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from bezierdistill.knots import Knots
     from bezierdistill.models.model import Model
     from bezierdistill.models.teacher import Teacher
+    from bezierdistill.networks.config import NetworkConfig
+    from bezierdistill.networks.foreign import ForeignConfig
+    from bezierdistill.networks.own import OwnConfig
     from bezierdistill.objectives.intervals import Intervals
     from bezierdistill.records import TeacherRef
     from bezierdistill.store import CurveStore
@@ -206,7 +209,8 @@ def distill(config: DistillConfig) -> Model:
         _check_whole(store, trainer)
     identity = {"curves": store.digest}
     if own is not None:
-        identity["student"] = fingerprint([own, network])  # a state may hold its adapters alone
+        # a state may hold its adapters alone
+        identity["student"] = fingerprint([own, asdict(network)])
     barrier = trainer.fabric.barrier
     contents = contents_of(CONTENTS, network)
     with Run(config.out, "distill", config, contents, identity=identity, barrier=barrier):
@@ -221,7 +225,7 @@ def _distilled(
     config: DistillConfig,
     store: CurveStore,
     trainer: Trainer,
-    network: dict[str, Any],
+    network: NetworkConfig | ForeignConfig | OwnConfig,
     data: Data | None,
     own: Teacher | None,
 ) -> Model:
@@ -233,12 +237,13 @@ def _distilled(
         searched_curves,
     )
     from bezierdistill.models.model import Model
+    from bezierdistill.networks.own import OwnConfig
     from bezierdistill.records import Passes
     from bezierdistill.stages.train import card_of, saved
 
     given = inner_knots(config.knots, config.passes) if config.knots else None
     knots = {} if config.objective == "velocity" else even_knots(config.passes, given)
-    if own is not None and not network["times"]:
+    if isinstance(network, OwnConfig) and not network.times:
         knots = {k: times for k, times in knots.items() if k == config.passes}
     aligned = config.out / "state-alignment.safetensors"
     if trainer.rank == 0 and aligned.exists() and trainer.left(config.steps):
@@ -258,7 +263,7 @@ def _distilled(
     card = card_of(
         config,
         "student",
-        network=network,
+        network=asdict(network),
         shape=recipe.shape,
         scaling=recipe.scaling,
         passes=passes,

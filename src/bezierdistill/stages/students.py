@@ -4,8 +4,8 @@ own module.
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
 from torch import nn
 
@@ -15,6 +15,8 @@ from bezierdistill.models.model import Model
 from bezierdistill.models.teacher import Student, Teacher
 from bezierdistill.models.weights import start_from
 from bezierdistill.networks.config import NetworkConfig
+from bezierdistill.networks.foreign import ForeignConfig
+from bezierdistill.networks.own import OwnConfig
 from bezierdistill.objects import find_object, is_object
 from bezierdistill.records import CurveRecipe
 from bezierdistill.settings import Contents
@@ -28,7 +30,7 @@ class Chosen(NamedTuple):
     """The network that is trained, its settings, and the teacher whose module it is, if any."""
 
     net: nn.Module
-    network: dict[str, Any]
+    network: NetworkConfig | ForeignConfig | OwnConfig
     own: Teacher | None
 
 
@@ -44,7 +46,7 @@ def choose_student(config: DistillConfig, store: CurveStore) -> Chosen:
         chosen = find_object(str(config.student), "student", does)
         if isinstance(chosen, Student):
             _check_own(config, store, chosen)
-            return Chosen(chosen.build(config.seed), asdict(chosen.network), chosen.teacher)
+            return Chosen(chosen.build(config.seed), chosen.network, chosen.teacher)
         if not isinstance(chosen, NetworkConfig):
             raise UserError(
                 f"student is a {type(chosen).__name__}, expected teacher.student(...), or a"
@@ -55,7 +57,7 @@ def choose_student(config: DistillConfig, store: CurveStore) -> Chosen:
                 f"student is a {chosen.kind} of ours with its own weights: expected --init scratch"
             )
         net = chosen.build(recipe.shape, config.seed, _sizes(recipe))
-        return Chosen(net, asdict(chosen), None)
+        return Chosen(net, chosen, None)
     best = _best(store)
     if best is None:
         raise UserError(
@@ -66,7 +68,7 @@ def choose_student(config: DistillConfig, store: CurveStore) -> Chosen:
     net = best.network.build(recipe.shape, config.seed, recipe.conditions.size)
     if config.init == "teacher":
         start_from(net, best.net)
-    return Chosen(net, asdict(best.network), None)
+    return Chosen(net, best.network, None)
 
 
 def _best(store: CurveStore) -> Model | None:
@@ -79,7 +81,7 @@ def _best(store: CurveStore) -> Model | None:
     if is_object(best.path):
         return None
     folder = find_folder(best, store.folder)
-    return None if read_card(folder).network.get("kind") == "own" else load_model(folder)
+    return None if read_card(folder).is_own else load_model(folder)
 
 
 def _sizes(recipe: CurveRecipe) -> int:
@@ -128,17 +130,17 @@ def _check_own(config: DistillConfig, store: CurveStore, student: Student) -> No
         )
 
 
-def contents_of(usual: Contents, network: dict[str, Any]) -> Contents:
+def contents_of(usual: Contents, network: object) -> Contents:
     """What a folder holds; of a user's own module more, and how it is sampled without us."""
-    if network["kind"] != "own":
+    if not isinstance(network, OwnConfig):
         return usual
     files = {
         "model.safetensors": "its averaged weights, by the module's own names; commands that read"
         " them take --network FILE.py:function as well, which returns the teacher",
         "sampler.py": "samples it with torch and safetensors alone (below)",
     }
-    if network["times"]:
+    if network.times:
         files["second-time.safetensors"] = "what was added to its weights, the second time"
-    if network["lora"]:
+    if network.lora:
         files["lora/"] = "the adapters alone, in peft's format; model.safetensors has them too"
     return replace(usual, files={**usual.files, **files}, shown=("sampler.py",))
