@@ -30,10 +30,14 @@ def real_batches(data: Data, rows: int, trainer: Trainer | None) -> Real:
     epochs = getattr(data, "epochs", None)
     if trainer is None or epochs is None:
         return lambda generator: data.batch(rows, generator)
-    part = slice(trainer.rank * rows, (trainer.rank + 1) * rows)
-    first = trainer.done * trainer.config.accumulate
-    ahead = epochs(rows * trainer.ranks, first, part)
+    ahead = epochs(rows * trainer.ranks, *_place(trainer, rows))
     return lambda _: next(ahead)
+
+
+def _place(trainer: Trainer, rows: int) -> tuple[int, slice]:
+    """Of batches in a fixed order the one that comes next, and the rows of it of this rank."""
+    part = slice(trainer.rank * rows, (trainer.rank + 1) * rows)
+    return trainer.done * trainer.config.accumulate, part
 
 
 @dataclass(frozen=True)
@@ -109,10 +113,7 @@ class CurveBatches:
     def _ahead(self) -> Iterator[tuple[BezierCurve, Tensor | None]]:
         """Opened at the first batch, when the trainer knows where it goes on."""
         assert self.seed is not None
-        trainer = self.trainer
-        first = trainer.done * trainer.config.accumulate
-        part = slice(trainer.rank * self.rows, (trainer.rank + 1) * self.rows)
-        return self.store.epochs(self.batch, self.seed, first, part)
+        return self.store.epochs(self.batch, self.seed, *_place(self.trainer, self.rows))
 
 
 @dataclass(frozen=True)
