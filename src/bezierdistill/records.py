@@ -403,7 +403,11 @@ class Scores(Record, frozen=True):
 
 
 class ArenaRow(Record, frozen=True):
-    """A cell of the arena: ``spent`` passes of everything, ``memory`` peak MB, or its ``error``."""
+    """A cell of the arena: ``spent`` passes of everything, ``memory`` peak MB, or its ``error``.
+
+    ``judges`` are its scores by further extractors, ``trained_on`` the metrics that its method
+    trains on, ``teachers`` the digests of those that it was given.
+    """
 
     method: str
     seed: int
@@ -413,6 +417,9 @@ class ArenaRow(Record, frozen=True):
     seconds: float = 0.0
     memory: float = 0.0
     scores: Scores | None = None
+    judges: dict[str, Scores] = {}
+    trained_on: tuple[str, ...] = ()
+    teachers: tuple[str, ...] = ()
     error: str | None = None
 
     def __post_init__(self) -> None:

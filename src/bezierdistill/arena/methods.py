@@ -78,7 +78,7 @@ def bezier(bench: Bench, total: float = 1.0, **changes: Any) -> Mapping[int, Sam
     weak = bench.teacher(config.shares.weak, weak=True).folder if config.shares.weak else None
     student = run_recipe(replace(config, strong=strong, weak=weak))
     bench.budget.charge(student.spent - bench.budget.spent)
-    return _jumps(student, 1, 2)
+    return _jumps(bench.placed(student), 1, 2)
 
 
 def teacher(
@@ -98,7 +98,8 @@ def teacher_knots(bench: Bench, share: float = 0.95) -> Mapping[int, Sampler]:
     curves = min(bench.budget.left // cost, 2048)
     rows = range(curves)
     cond = model.condition(rows, bench.seed, Stream.SIMULATE)
-    x0 = noise(bench.seed, Stream.SIMULATE, rows, bench.data.shape)
+    cond = None if cond is None else cond.to(bench.device)
+    x0 = noise(bench.seed, Stream.SIMULATE, rows, bench.data.shape).to(bench.device)
     line, _ = Simulation(model.field, steps=PAIR_STEPS).curves(x0, cond)
     costs = interval_errors(model.net, line, grid, cond)
     bench.budget.charge(curves * cost)
@@ -260,7 +261,8 @@ def moment_matching(
         x0, x1, cond = bench.draws(draws)
         real, real_cond = bench.data.batch(REAL_ROWS * bench.batch, draws)
         real_cond = real_cond if bench.conditional else None
-        return Aligned(BezierCurve.line(x0, x1), cond, real, real_cond)
+        real_cond = None if real_cond is None else real_cond.to(bench.device)
+        return Aligned(BezierCurve.line(x0, x1), cond, real.to(bench.device), real_cond)
 
     return _steps(bench.fit(net, objective, batches, rates={"student": lr or bench.loop.lr}), 1)
 
@@ -347,6 +349,7 @@ METHODS: dict[str, Method] = {
     "bezier-teacher": partial(teacher, share=Shares.strong, solver="heun", passes=(20,)),
     "teacher-euler": teacher,
     "teacher-heun": partial(teacher, solver="heun", passes=(2, 4)),
+    "teacher-20": partial(teacher, solver="heun", passes=(20,)),
     "teacher-knots": teacher_knots,
     "rf-2": partial(rectified_flow, rounds=2),
     "rf-3": partial(rectified_flow, rounds=3),
@@ -373,4 +376,16 @@ METHODS: dict[str, Method] = {
     "moments": moment_matching,
     "dmd": distribution_matching,
     "dmd-two": partial(distribution_matching, knots=(0.0, MIDDLE, 1.0), lr=5e-4, critic_steps=5),
+}
+# Methods without a teacher, which are not entered where one is given.
+SCRATCH = frozenset(
+    {"consistency-training", "consistency-training-two", "shortcut", "mean-flow"}
+    | {"flow-map-self", "moments"}
+)
+# Metrics that a method trains on, which tables mark.
+TRAINED_ON: dict[str, frozenset[str]] = {
+    name: frozenset({"energy"})
+    for name in METHODS
+    if name == "moments"
+    or (name.startswith(OURS) and name not in ("bezier-unaligned", "bezier-teacher"))
 }
