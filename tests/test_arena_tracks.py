@@ -31,7 +31,7 @@ from bezierdistill.models import load_model
 from bezierdistill.networks.config import NetworkConfig
 from bezierdistill.objectives import FlowMatching
 from bezierdistill.records import ArenaRow, ClassScores, read_record
-from bezierdistill.reporting import export
+from bezierdistill.reporting import export, print_arena
 from bezierdistill.reporting.summary import gather
 from bezierdistill.run import read_settings
 from bezierdistill.stages.train import TrainConfig, train
@@ -390,6 +390,15 @@ def test_the_table_as_latex(tmp_path: Path) -> None:
     assert "sliced W2" in lines[0]
     assert f"$^{{*}}$ {export.NOTE}" in text
     assert export.escaped("~^\\{#") == r"\textasciitilde{}\textasciicircum{}\textbackslash{}\{\#"
+
+
+def test_tables_mark_what_a_method_trains_on(capsys: pytest.CaptureFixture[str]) -> None:
+    print_arena(TABLE)
+    text = capsys.readouterr().out
+    assert text.count("1.00 ± 0.50 (1) *") == 1  # of three distances, energy alone
+    assert " ".join(text.split()).count(f"* {export.NOTE}") == 1
+    print_arena([changed(row, trained_on=()) for row in TABLE])
+    assert "*" not in capsys.readouterr().out
 
 
 def test_the_command_writes_the_tables(data: str, teacher: Path, tmp_path: Path) -> None:

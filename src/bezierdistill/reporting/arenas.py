@@ -55,7 +55,8 @@ def sections(found: Findings) -> list[Section]:
     if len(failed) == len(found.rows):
         return [Section("Results", notes)]
     words = Words(["excess", "floor", "pass", "rank"])
-    results = [_table(found.rows), words, *_judges(found.rows), *notes]
+    marks = [Note(f"{MARK} {NOTE}.")] if any(row.trained_on for row in found.rows) else []
+    results = [_table(found.rows), *marks, words, *_judges(found.rows), *notes]
     quality = _quality(summarise(found.rows))
     return [Section("Results", results), *quality, *_samples(found)]
 
@@ -99,14 +100,13 @@ def _judge_table(judge: str, table: Sequence[Line]) -> Table:
         for name in known:
             own = means.get(name)
             error = f" ± {own.error:.3g}" if own and entry.seeds > 1 else ""
-            mark = MARK if own and own.marked else ""
+            mark = f" {MARK}" if own and own.marked else ""
             cells.append(f"{own.mean:.3g}{error}{mark}" if own else "-")
         rows.append([str(entry.passes), entry.label, *cells])
     passes = [entry.passes for entry, _ in table]
-    marked = any(mean.marked for line in table for mean in line.figures.values())
     return Table(
         f"The same samples in the features of {judge}: Frechet (FD) and kernel distance (KD)"
-        f" themselves, and shares.{f' {MARK}: {NOTE}.' if marked else ''}",
+        " themselves, and shares.",
         ["passes", "method", *(name.removeprefix(start) for name in known)],
         rows,
         left=(1,),

@@ -52,7 +52,7 @@ def figures(row: ArenaRow) -> dict[str, float]:
     known = {name: getattr(scores, name, None) for name in OWN}
     found = {name: score.excess for name, score in known.items() if isinstance(score, Score)}
     if "fidelity" in found:
-        found["fidelity"] += 1
+        found["fidelity"] += 1  # over its floor
     found |= {name: scores[name].value for name in SHARES}
     for judge, own in row.judges.items():
         found |= {f"{judge} {name}": value for name, value in _judged(own).items()}
@@ -87,10 +87,10 @@ def lines(rows: Sequence[ArenaRow]) -> list[Line]:
         group = groups[entry.passes, entry.method]
         told = [figures(row) for row in group]
         names = [name for name in told[0] if all(name in own for own in told)]
-        trained_on, means = {name for row in group for name in row.trained_on}, {}
+        means = {}
         for name in names:
             values = [own[name] for own in told]
-            marked = is_marked(name, trained_on)
+            marked = is_marked(name, entry.trained_on)
             means[name] = Mean(statistics.mean(values), standard_error(values), marked)
         found.append(Line(entry, means))
     return found

@@ -39,6 +39,7 @@ class Entry:
         seconds: mean wall time of training.
         spent: mean network passes spent.
         memory: greatest peak memory in MB.
+        trained_on: metrics that it trains on, whose figures are no evidence for it.
     """
 
     method: str
@@ -51,6 +52,7 @@ class Entry:
     seconds: float
     spent: float
     memory: float
+    trained_on: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -90,6 +92,7 @@ def summarise(rows: Sequence[ArenaRow], metric: str = "frechet") -> list[Entry]:
             seconds=statistics.mean(row.seconds for row in group),
             spent=statistics.mean(row.spent for row in group),
             memory=max(row.memory for row in group),
+            trained_on=tuple(sorted({name for row in group for name in row.trained_on})),
         )
         entries.append(entry)
     return entries

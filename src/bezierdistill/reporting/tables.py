@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bezierdistill.records import ArenaRow, Scores
+from bezierdistill.reporting.export import MARK, NOTE, is_marked
 from bezierdistill.reporting.summary import Entry, summarise
 
 METRICS = {
@@ -80,7 +81,15 @@ def arena_lines(rows: Sequence[ArenaRow]) -> list[tuple[Entry, list[str]]]:
         costs = [f"{entry.spent:,.0f}", f"{entry.seconds:.0f}", f"{entry.memory:.0f}"]
         line = [str(entry.passes), str(entry.rank), entry.method, *distances, *costs]
         lines.append((entry, line))
-    return lines
+    return [(entry, _marked(line, entry.trained_on)) for entry, line in lines]
+
+
+def _marked(line: Sequence[str], trained_on: Sequence[str]) -> list[str]:
+    """A line with a mark on each figure that the method trains on."""
+    names = {heading: name for name, heading in METRICS.items()} | {"excess": "frechet"}
+    figures = [names.get(heading, heading) for heading in ARENA_HEADINGS]
+    pairs = zip(figures, line, strict=True)
+    return [f"{cell} {MARK}" if is_marked(name, trained_on) else cell for name, cell in pairs]
 
 
 def _with_error(entry: Entry) -> str:
@@ -100,6 +109,8 @@ def print_arena(rows: Sequence[ArenaRow]) -> None:
         for entry, line in group:
             table.add_row(*line, style="bold" if entry.ours else None)
         table.add_section()
+    if any(row.trained_on for row in rows):
+        table.caption = f"{table.caption}; {MARK} {NOTE}"
     _print(table)
 
 
