@@ -180,7 +180,7 @@ class Cells:
         for judge, extractor in self.judges.items():
             evaluate = self.evaluator(seed, judge)
             scores = evaluate(x)
-            if labels is not None and hasattr(extractor, "logits"):
+            if labels is not None and extractor is not None:
                 scores = replace(scores, classes=evaluate.classes(x, labels))
             if not scores.finite:
                 raise UserError(

@@ -65,9 +65,10 @@ def _table(rows: Sequence[ArenaRow]) -> Table:
     pairs = arena_lines(rows)
     entries = [entry for entry, _ in pairs]
     caption = (
-        "Excess of the Frechet distance, and of sliced Wasserstein and energy distance with ranks"
-        " in brackets; mean ± standard error over seeds; network passes, seconds of training and"
-        " peak memory (MB) that each method has spent."
+        "Excess of the Frechet distance, and, with ranks in brackets, of those at finer scales, of"
+        " sliced Wasserstein and energy distance; mean ± standard error over seeds; fidelity is the"
+        " distance of a sample to the nearest real one over that of real data; network passes,"
+        " seconds of training and peak memory (MB) that each method has spent."
     )
     return Table(
         caption,

@@ -71,10 +71,12 @@ def standard_error(values: Sequence[float]) -> float:
 
 
 def summarise(rows: Sequence[ArenaRow], metric: str = "frechet") -> list[Entry]:
-    """Means over seeds, by passes and then by rank; rows of failed cells are left out."""
+    """Means over seeds, by passes and then by rank; rows of failed cells, and of before the metric
+    was measured, are left out.
+    """
     groups: dict[tuple[int, str], list[ArenaRow]] = {}
     for row in rows:
-        if row.error is None:
+        if row.scores is not None and getattr(row.scores, metric) is not None:
             groups.setdefault((row.passes, row.method), []).append(row)
     own = {key: [excess(row, metric) for row in group] for key, group in groups.items()}
     means = {key: statistics.mean(values) for key, values in own.items()}
