@@ -20,6 +20,7 @@ from bezierdistill.objectives.curve_regression import CurveRegression as CurveRe
 from bezierdistill.objectives.distribution_matching import (
     DistributionMatching as DistributionMatching,
 )
+from bezierdistill.objectives.drifting import Drifted as Drifted
 from bezierdistill.objectives.drifting import Drifting as Drifting
 from bezierdistill.objectives.eulerian_map import EulerianMap as EulerianMap
 from bezierdistill.objectives.fake_score_free import FakeScoreFree as FakeScoreFree

@@ -27,18 +27,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from bezierdistill.errors import UserError
 from bezierdistill.flow_map import flow_map
-from bezierdistill.objectives.alignment import LEAST, REAL_ROWS
-from bezierdistill.objectives.base import Aligned, SingleObjective, check_positive
+from bezierdistill.objectives.base import SingleObjective, check_positive
 from bezierdistill.settings import check_counts
 
 Features = Callable[[Tensor, Tensor | None], tuple[Tensor, ...]]
 WIDTHS = (0.02, 0.05, 0.2)
+LEAST = 1e-12  # of what is divided by
+
+
+class Drifted(NamedTuple):
+    """B sources ``(B, ...)`` beside N real states ``(N, ...)``, and the conditions of both."""
+
+    x0: Tensor
+    real: Tensor
+    cond: Tensor | None = None
+    real_cond: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +71,7 @@ class Drifting(SingleObjective):
     features: Features | None = None
     normalised: bool = True
     clamp: Callable[[Tensor], Tensor] = lambda x: x
-    real_rows: int = REAL_ROWS
+    real_rows: int = 4
 
     def __post_init__(self) -> None:
         check_counts(widths=len(self.widths), real_rows=self.real_rows)
@@ -76,12 +86,12 @@ class Drifting(SingleObjective):
         calls = 0 if self.features is None else getattr(self.features, "calls", 1)
         return 3 + calls * (3 + self.real_rows)
 
-    def loss(self, net: nn.Module, batch: Aligned, generator: torch.Generator) -> Tensor:
+    def loss(self, net: nn.Module, batch: Drifted, generator: torch.Generator) -> Tensor:
         """Loss of two samples or more against real states; nothing is drawn."""
         cond, real_cond = batch.cond, batch.real_cond
         if (cond is None) != (real_cond is None):
             raise UserError("one of sources and real data has conditions, expected both or neither")
-        x = self.clamp(flow_map(net, batch.curve.source, 0.0, 1.0, cond))
+        x = self.clamp(flow_map(net, batch.x0, 0.0, 1.0, cond))
         with torch.no_grad():
             seen = self._groups(batch.real, real_cond)
         total = torch.zeros((), device=x.device)

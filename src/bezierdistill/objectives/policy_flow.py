@@ -8,8 +8,9 @@ From :math:`x_s` the network gives K velocities :math:`u_k`, which stand for dat
           x_r = \frac{1-r}{1-s}\, x_s + (1 - r) \int_s^r \frac{d(q)}{(1-q)^2}\, dq,
 
 a weighted mean of :math:`x_s` and the :math:`d_k`, known in closed form: what the authors approach
-by 128 substeps. At M uniform times of a segment the loss is :math:`|\pi(x_r, r) - v(x_r, r)|^2`
-with the teacher's v at the policy's own :math:`x_r`; no gradient enters either, only d.
+by 128 substeps. At M times, one in each of as many even parts of a segment, the loss is
+:math:`|\pi(x_r, r) - v(x_r, r)|^2` with the teacher's v at the policy's own :math:`x_r`; no
+gradient enters either, only d.
 
 This is the authors' DX policy (a grid of denoised states); their mixture policy, their dropout of
 policies and their mean velocities of short segments are left out, and every state that a segment
@@ -49,7 +50,7 @@ class PolicyFlow(SingleObjective):
     Args:
         teacher: the field to distil: a teacher or a blend.
         intervals: the segments; by default the whole one.
-        points: times of a segment at which the teacher is asked, 1 or more.
+        points: times M of a segment at which the teacher is asked, 1 or more.
         last: no time is later, in (0, 1).
         metric: distance; the authors' squared error.
 
@@ -79,8 +80,9 @@ class PolicyFlow(SingleObjective):
         x = batch.point(s)
         data = policy_data(net, x, s, t, batch.cond)
         total = torch.zeros((), device=x.device)
-        for _ in range(self.points):
-            r = torch.lerp(s, torch.minimum(t, s.clamp_min(self.last)), uniform(x, generator))
+        for k in range(self.points):
+            part = (k + uniform(x, generator)) / self.points
+            r = torch.lerp(s, torch.minimum(t, s.clamp_min(self.last)), part)
             with torch.no_grad():
                 here = policy_state(x, data, s, t, r)
                 velocity = self.teacher(here, r, batch.cond)
