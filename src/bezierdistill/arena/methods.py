@@ -1,5 +1,5 @@
 """Every method of the arena by name: how its budget is spent, and how it is sampled. The objectives
-are in ``objectives/``, one a file.
+are in ``objectives/``, one a file; newer rivals' functions in :mod:`bezierdistill.arena.rivals`.
 
 Settings are keyword arguments; their defaults came out of a search of four trials or more for every
 method (``benchmarks/search.py``).
@@ -14,14 +14,15 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
 
+from bezierdistill.arena import rivals
 from bezierdistill.arena.bench import PAIR_STEPS, Bench, Method, Sampler
+from bezierdistill.arena.samplers import MIDDLE, TEACHER, even_jumps, renoised, renoising
 from bezierdistill.curves import BezierCurve
-from bezierdistill.flow_map import renoised_sample, sample
+from bezierdistill.flow_map import sample
 from bezierdistill.knots import cheapest_knots, interval_errors
 from bezierdistill.models import Model
-from bezierdistill.noise import Stream, generator, noise
+from bezierdistill.noise import Stream, noise
 from bezierdistill.objectives import (
     Aligned,
     Alignment,
@@ -42,7 +43,7 @@ from bezierdistill.objectives import (
     Shortcut,
 )
 from bezierdistill.objectives.alignment import REAL_ROWS
-from bezierdistill.objectives.consistency import karras_times, noise_time
+from bezierdistill.objectives.consistency import karras_times
 from bezierdistill.objectives.constant_acceleration import sample as acceleration_sample
 from bezierdistill.objectives.progressive import halvings
 from bezierdistill.simulation import Simulation
@@ -52,9 +53,6 @@ from bezierdistill.stages.train import FlowSettings
 
 OURS = "bezier"
 LINES, ONE_TEACHER = {"degree": 1}, {"weak": 0.0}
-# Where the second pass of a consistency model starts (Geng et al. 2024; EDM's scale).
-MIDDLE = noise_time(0.821)
-TEACHER = 0.4  # share of the budget that a rival's teacher gets, unless its search said otherwise
 
 
 def bezier(bench: Bench, total: float = 1.0, **changes: Any) -> Mapping[int, Sampler]:
@@ -154,7 +152,7 @@ def rectified_flow_pp(
     """
     model = bench.teacher(share)
     store, objective = bench.pairs(model), RectifiedFlowPP(huber=huber, **settings)
-    return _steps(bench.fit(copy.deepcopy(model.net), objective, bench.lines(store)), 1, 2)
+    return even_jumps(bench.fit(copy.deepcopy(model.net), objective, bench.lines(store)), 1, 2)
 
 
 def conic(
@@ -174,7 +172,7 @@ def conic(
     for half, weight in enumerate((real, 0.0)):
         spend = bench.budget.left // (2 - half)
         net = bench.fit(net, Conic(weight, zeta), batches, f"half-{half + 1}", spend)
-    return _steps(net, 1, 2)
+    return even_jumps(net, 1, 2)
 
 
 def progressive(bench: Bench, share: float = TEACHER, steps: int = 64) -> Mapping[int, Sampler]:
@@ -189,7 +187,7 @@ def progressive(bench: Bench, share: float = TEACHER, steps: int = 64) -> Mappin
             bench.budget.left // (len(rounds) - k),
         )
         net = bench.fit(copy.deepcopy(net), objective, name=f"steps-{number}", spend=spend)
-        samplers |= _steps(net, number)
+        samplers |= even_jumps(net, number)
     return {k: samplers[k] for k in (1, 2)}
 
 
@@ -206,7 +204,7 @@ def consistency_distillation(
     model = bench.teacher(share)
     times = time_grid(17) if even else karras_times()
     objective = ConsistencyDistillation(model.field, times, metric=Loss(huber))
-    return _renoised(bench, bench.fit(copy.deepcopy(model.net), objective), middle)
+    return renoised(bench, bench.fit(copy.deepcopy(model.net), objective), middle)
 
 
 def consistency_training(
@@ -223,7 +221,7 @@ def consistency_training(
     net = copy.deepcopy(bench.teacher(share).net) if share else bench.build()
     objective = ConsistencyTraining(metric=Loss(huber), **settings)  # pyright: ignore[reportArgumentType]
     net = bench.fit(net, objective, rates={"student": lr or bench.loop.lr})
-    return _renoised(bench, net, middle)
+    return renoised(bench, net, middle)
 
 
 def piecewise(
@@ -232,7 +230,7 @@ def piecewise(
     """Piecewise rectified flow (Yan et al. 2024): one Euler step per window."""
     model = bench.teacher(share)
     objective = Piecewise(model.field, windows, steps, solver)
-    return _steps(bench.fit(copy.deepcopy(model.net), objective), windows)
+    return even_jumps(bench.fit(copy.deepcopy(model.net), objective), windows)
 
 
 def constant_acceleration(
@@ -264,7 +262,7 @@ def moment_matching(
         real_cond = None if real_cond is None else real_cond.to(bench.device)
         return Aligned(BezierCurve.line(x0, x1), cond, real.to(bench.device), real_cond)
 
-    return _steps(bench.fit(net, objective, batches, rates={"student": lr or bench.loop.lr}), 1)
+    return even_jumps(bench.fit(net, objective, batches, rates={"student": lr or bench.loop.lr}), 1)
 
 
 def distribution_matching(
@@ -280,12 +278,12 @@ def distribution_matching(
     objective = DistributionMatching(model.field, knots, times, critic_steps)
     nets = {"student": copy.deepcopy(model.net), "critic": copy.deepcopy(model.net)}
     net = bench.fit(nets, objective, rates={"student": lr})
-    return {len(knots) - 1: _renoising(bench, net, *knots[1:-1])}
+    return {len(knots) - 1: renoising(bench, net, *knots[1:-1])}
 
 
 def shortcut(bench: Bench, share: float = 0.75) -> Mapping[int, Sampler]:
     """Shortcut model (Frans et al. 2024), from scratch."""
-    return _steps(bench.fit(bench.build(), Shortcut(share)), 1, 2, 4)
+    return even_jumps(bench.fit(bench.build(), Shortcut(share)), 1, 2, 4)
 
 
 def mean_flow(
@@ -296,38 +294,20 @@ def mean_flow(
     logit_std: float = 2.0,
 ) -> Mapping[int, Sampler]:
     """Mean flow (Geng et al. 2025), from scratch."""
-    return _steps(bench.fit(bench.build(), MeanFlow(share, power, logit_mean, logit_std)), 1, 2)
+    return even_jumps(bench.fit(bench.build(), MeanFlow(share, power, logit_mean, logit_std)), 1, 2)
 
 
 def flow_map_matching(bench: Bench, share: float = TEACHER) -> Mapping[int, Sampler]:
     """Lagrangian map distillation of a teacher (Boffi et al. 2024)."""
     model = bench.teacher(share)
-    return _steps(bench.fit(copy.deepcopy(model.net), LagrangianMap(model.field)), 1, 2)
+    return even_jumps(bench.fit(copy.deepcopy(model.net), LagrangianMap(model.field)), 1, 2)
 
 
 def flow_map_self_distillation(bench: Bench, share: float = 0.5) -> Mapping[int, Sampler]:
     """Lagrangian self-distillation (Boffi et al. 2025), from scratch; ``share`` is that of the rows
     that learn the map.
     """
-    return _steps(bench.fit(bench.build(), LagrangianSelfDistillation(share)), 1, 2)
-
-
-def _renoised(bench: Bench, net: nn.Module, middle: float) -> dict[int, Sampler]:
-    """Samplers of a consistency model: the second pass starts from the first one's end, noised
-    again to the time ``middle``.
-    """
-    return {1: _renoising(bench, net), 2: _renoising(bench, net, middle)}
-
-
-def _renoising(bench: Bench, net: nn.Module, *times: float) -> Sampler:
-    """A sampler that draws noise beyond its source."""
-    fresh = generator(bench.seed, Stream.JUDGE)
-    return partial(renoised_sample, net, times=times, generator=fresh)
-
-
-def _steps(net: nn.Module, *passes: int) -> dict[int, Sampler]:
-    """Samplers of a network that jump over even knots."""
-    return {k: partial(sample, net, knots=time_grid(k)) for k in passes}
+    return even_jumps(bench.fit(bench.build(), LagrangianSelfDistillation(share)), 1, 2)
 
 
 def _jumps(model: Model, *passes: int) -> dict[int, Sampler]:
@@ -376,16 +356,26 @@ METHODS: dict[str, Method] = {
     "moments": moment_matching,
     "dmd": distribution_matching,
     "dmd-two": partial(distribution_matching, knots=(0.0, MIDDLE, 1.0), lr=5e-4, critic_steps=5),
+    "dmd-gan": rivals.adversarial_matching,
+    "fsf": rivals.fake_score_free,
+    "drifting": rivals.drifting,
+    "drifting-teacher": rivals.teacher_drifting,
+    "pi-flow": rivals.policy_flow,
+    "freeflow": rivals.free_flow,
+    "cmt": rivals.mid_training,
+    "ayf": rivals.align_your_flow,
+    "soflow": rivals.solution_flow,
+    "terminal-velocity": rivals.terminal_velocity,
+    "re-meanflow": rivals.rectified_mean_flow,
 }
-# Methods without a teacher, which are not entered where one is given.
-SCRATCH = frozenset(
-    {"consistency-training", "consistency-training-two", "shortcut", "mean-flow"}
-    | {"flow-map-self", "moments"}
+
+# Those that have no teacher.
+SCRATCH: frozenset[str] = frozenset(
+    {"consistency-training", "consistency-training-two", "shortcut", "mean-flow", "flow-map-self"}
+    | {"moments", "drifting", "soflow", "terminal-velocity"}
 )
-# Metrics that a method trains on, which tables mark.
-TRAINED_ON: dict[str, frozenset[str]] = {
-    name: frozenset({"energy"})
-    for name in METHODS
-    if name == "moments"
-    or (name.startswith(OURS) and name not in ("bezier-unaligned", "bezier-teacher"))
-}
+# By method the metrics of a table that it trains on, which judge nothing there.
+TRAINED_ON: dict[str, frozenset[str]] = dict.fromkeys(
+    ("moments", OURS, *(f"{OURS}-{name}" for name in ("half", "lines", "one-teacher", "plain"))),
+    frozenset({"energy"}),
+) | {f"{OURS}-squared": frozenset({"energy"})}

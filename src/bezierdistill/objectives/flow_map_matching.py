@@ -55,7 +55,8 @@ class LagrangianMap(SingleObjective):
 
     def loss(self, net: nn.Module, batch: Pairs, generator: torch.Generator) -> Tensor:
         """Loss of independent draws at uniform pairs of times."""
-        return _lagrangian_error(net, self.teacher, batch, generator).square().mean()
+        s, t = MapIntervals(0.0).rows(batch.x1, generator)
+        return lagrangian_error(net, self.teacher, batch, s, t).square().mean()
 
 
 @dataclass(frozen=True)
@@ -83,16 +84,19 @@ class LagrangianSelfDistillation(SingleObjective):
         """Loss of independent draws at uniform times."""
         count = count_rows(len(batch.x1), self.share, generator)
         mapped, others = batch.split(count)
-        errors = [_lagrangian_error(net, NetworkField(net), mapped, generator)] if count else []
+        errors = []
+        if count:
+            s, t = MapIntervals(0.0).rows(mapped.x1, generator)
+            errors.append(lagrangian_error(net, NetworkField(net), mapped, s, t))
         if len(others.x1):
             errors.append(velocity_error(net, others, uniform(others.x1, generator)))
         return torch.cat(errors).square().mean()
 
 
-def _lagrangian_error(
-    net: nn.Module, field: Field, batch: Pairs, generator: torch.Generator
-) -> Tensor:
-    s, t = MapIntervals(0.0).rows(batch.x1, generator)
+def lagrangian_error(net: nn.Module, field: Field, batch: Pairs, s: Tensor, t: Tensor) -> Tensor:
+    """Error ``(B, ...)`` of the velocity of the paths from the times s ``(B,)`` on the lines, at
+    the times t.
+    """
     x, gap, cond = batch.point(s), expand_time(t - s, batch.x1), batch.cond
     u, slope = forward_derivative(lambda time: net(x, s, time, cond), (t,), (torch.ones_like(t),))
     with torch.no_grad():

@@ -32,7 +32,7 @@ from bezierdistill.objectives.base import (
     count_rows,
     velocity_error,
 )
-from bezierdistill.objectives.intervals import LogitNormalIntervals
+from bezierdistill.objectives.intervals import Intervals, LogitNormalIntervals
 from bezierdistill.objectives.jvp import forward_derivative
 from bezierdistill.settings import check_not_negative
 
@@ -73,7 +73,7 @@ class MeanFlow(SingleObjective):
         return 3 + self.share
 
     @property
-    def intervals(self) -> LogitNormalIntervals:
+    def intervals(self) -> Intervals:
         """Where s < t; the others are at their s, as in the authors' code."""
         return LogitNormalIntervals(self.logit_mean, self.logit_std)
 

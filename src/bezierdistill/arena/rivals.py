@@ -1,0 +1,303 @@
+"""Methods of the years 2025 and 2026, which :mod:`bezierdistill.arena.methods` enters by name; each
+names its paper, its objective says what is left out.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bezierdistill.arena.bench import Bench, Sampler
+from bezierdistill.arena.samplers import MIDDLE, TEACHER, even_jumps, renoised
+from bezierdistill.fields import Blend
+from bezierdistill.flow_map import sample
+from bezierdistill.models.weights import start_from
+from bezierdistill.networks.mlp import MLP
+from bezierdistill.networks.second import outputs_of
+from bezierdistill.noise import Stream, noise
+from bezierdistill.objectives import (
+    AdversarialMatching,
+    ConsistencyTraining,
+    Curves,
+    Discriminating,
+    Drifted,
+    Drifting,
+    EulerianMap,
+    FakeScoreFree,
+    FreeFlow,
+    KnotIntervals,
+    LagrangianMap,
+    Loss,
+    MapIntervals,
+    MidTraining,
+    Pairs,
+    PolicyFlow,
+    RectifiedMeanFlow,
+    SolutionFlow,
+    TerminalVelocity,
+    policy_sample,
+)
+from bezierdistill.objectives.drifting import WIDTHS
+from bezierdistill.objectives.rectified_mean_flow import nearest
+from bezierdistill.solvers import time_grid
+
+GROUPS, PLACES = 4, 4  # of hidden features: groups, and places of a map in each direction
+
+
+def drifting(
+    bench: Bench,
+    share: float = 0.0,
+    widths: Sequence[float] = WIDTHS,
+    normalised: bool = True,
+    real_rows: int = 4,
+    lr: float | None = None,
+) -> Mapping[int, Sampler]:
+    """Drifting of states (Deng et al. 2026), from scratch or a teacher's weights."""
+    net = copy.deepcopy(bench.teacher(share).net) if share else bench.build()
+    clamp = bench.data.scaling.clamp
+    return _drift(bench, net, Drifting(widths, None, normalised, clamp, real_rows), lr)
+
+
+def teacher_drifting(
+    bench: Bench,
+    share: float = TEACHER,
+    widths: Sequence[float] = WIDTHS,
+    normalised: bool = True,
+    real_rows: int = 1,
+    time: float = 0.95,
+    lr: float | None = None,
+) -> Mapping[int, Sampler]:
+    """Drifting in a teacher's hidden states (Zhang et al. 2026), from its weights."""
+    net = bench.teacher(share).net
+    clamp = bench.data.scaling.clamp
+    objective = Drifting(widths, Hidden(bench, net, time), normalised, clamp, real_rows)
+    return _drift(bench, copy.deepcopy(net), objective, lr)
+
+
+def _drift(
+    bench: Bench, net: nn.Module, objective: Drifting, lr: float | None
+) -> Mapping[int, Sampler]:
+    rates = {"student": lr or bench.loop.lr}
+    batches = beside_real(bench, objective.real_rows)
+    return even_jumps(bench.fit(net, objective, batches, rates=rates), 1)
+
+
+def policy_flow(
+    bench: Bench,
+    share: float = TEACHER,
+    outputs: int = 10,
+    points: int = 2,
+    passes: Sequence[int] = (1, 2),
+    huber: float = 0.0,
+) -> Mapping[int, Sampler]:
+    """pi-Flow (Chen et al. 2025) with its DX policy, for all numbers of passes together."""
+    model = bench.teacher(share)
+    size = bench.data.condition_size if bench.conditional else 0
+    net = bench.network.build(bench.data.shape, bench.seed, size, outputs=outputs)
+    start_from(net, model.net)
+    intervals = KnotIntervals([time_grid(k) for k in passes])
+    objective = PolicyFlow(model.field, intervals, points, metric=Loss(huber))
+    net = bench.fit(net, objective)
+    return {k: partial(policy_sample, net, knots=time_grid(k)) for k in passes}
+
+
+def free_flow(
+    bench: Bench,
+    share: float = TEACHER,
+    corrected: float = 0.5,
+    weight: float = 1.0,
+    huber: float = 0.0,
+) -> Mapping[int, Sampler]:
+    """FreeFlow (Tong et al. 2025): predictor and corrector, from noise alone."""
+    model = bench.teacher(share)
+    nets = {name: copy.deepcopy(model.net) for name in ("student", "critic")}
+    objective = FreeFlow(model.field, corrected, weight, Loss(huber))
+    return even_jumps(bench.fit(nets, objective), 1)
+
+
+def mid_training(
+    bench: Bench,
+    share: float = TEACHER,
+    mid: float = 0.5,
+    huber: float = 0.001,
+    middle: float = MIDDLE,
+    lr: float | None = None,
+) -> Mapping[int, Sampler]:
+    """CMT (Hu et al. 2025): mid-training with a part of what the teacher leaves, then easy
+    consistency tuning.
+    """
+    model = bench.teacher(share)
+    spend = int(mid * bench.budget.left)
+    net = copy.deepcopy(model.net)
+    net = bench.fit(net, MidTraining(model.field, metric=Loss(huber)), name="mid", spend=spend)
+    rates = {"student": lr or bench.loop.lr}
+    net = bench.fit(net, ConsistencyTraining(metric=Loss(huber)), rates=rates)
+    return renoised(bench, net, middle)
+
+
+def align_your_flow(
+    bench: Bench,
+    share: float = TEACHER,
+    weak: float = 0.05,
+    strength: float = 1.5,
+    whole: float = 0.0,
+    offset: float | None = 0.1,
+    lagrangian: bool = False,
+) -> Mapping[int, Sampler]:
+    """Align your flow (Sabour et al. 2025) without its adversarial end: map distillation of a
+    strong teacher guided away from a weak one.
+    """
+    strong = bench.teacher(share)
+    fields = [strong.field, bench.teacher(weak, weak=True).field]
+    field = Blend(fields, torch.tensor([strength, 1 - strength]))
+    eulerian = EulerianMap(field, MapIntervals(whole), offset=offset)
+    objective = LagrangianMap(field) if lagrangian else eulerian
+    return even_jumps(bench.fit(copy.deepcopy(strong.net), objective), 1, 2)
+
+
+def adversarial_matching(
+    bench: Bench,
+    share: float = TEACHER,
+    times: tuple[float, float] = (0.02, 0.98),
+    lr: float = 1e-4,
+    critic_steps: int = 2,
+    generator_weight: float = 3e-3,
+    critic_weight: float = 1e-2,
+) -> Mapping[int, Sampler]:
+    """DMD2 with its GAN (Yin et al. 2024) from one teacher."""
+    model = bench.teacher(share)
+    hidden = Hidden(bench, model.net)
+    critic = Discriminating(copy.deepcopy(model.net), hidden.middle, hidden.widths[hidden.middle])
+    objective = AdversarialMatching(
+        model.field,
+        times=times,
+        critic_steps=critic_steps,
+        generator_weight=generator_weight,
+        critic_weight=critic_weight,
+    )
+    nets = {"student": copy.deepcopy(model.net), "critic": critic}
+    net = bench.fit(nets, objective, rates={"student": lr})
+    return even_jumps(net, 1)
+
+
+def solution_flow(
+    bench: Bench,
+    share: float = 0.25,
+    power: float = 1.0,
+    logit_std: float = 1.0,
+    first: float = 0.1,
+    last: float = 0.002,
+) -> Mapping[int, Sampler]:
+    """SoFlow (Luo et al. 2025), with other shares alpha-Flow (Zhang et al. 2025), from scratch."""
+    objective = SolutionFlow(share, first, last, power, logit_std=logit_std)
+    return even_jumps(bench.fit(bench.build(), objective), 1, 2)
+
+
+def terminal_velocity(bench: Bench, **settings: float) -> Mapping[int, Sampler]:
+    """Terminal velocity matching (Zhou et al. 2025), from scratch."""
+    return even_jumps(bench.fit(bench.build(), TerminalVelocity(**settings)), 1, 2)
+
+
+def rectified_mean_flow(
+    bench: Bench, share: float = TEACHER, dropped: float = 0.1, **settings: float
+) -> Mapping[int, Sampler]:
+    """Re-MeanFlow (Zhang et al. 2025): mean flow on the nearer pairs of a teacher, from its
+    weights.
+    """
+    model = bench.teacher(share)
+    store, rows = bench.pairs(model), math.ceil(bench.batch / (1 - dropped))
+
+    def batches(draws: torch.Generator) -> Pairs:
+        pairs = nearest(Curves(*store.batch(rows, draws)), bench.batch)
+        parts = (None if part is None else part.to(bench.draws.device) for part in pairs)
+        return Pairs(*parts)  # pyright: ignore[reportArgumentType]
+
+    objective = RectifiedMeanFlow(**settings)
+    return even_jumps(bench.fit(copy.deepcopy(model.net), objective, batches), 1, 2)
+
+
+def fake_score_free(
+    bench: Bench,
+    share: float = TEACHER,
+    knots: tuple[float, ...] = (0.0, 0.5, 1.0),
+    lr: float = 1e-4,
+    track: float = 1.0,
+) -> Mapping[int, Sampler]:
+    """FSF-DMD (Kim et al. 2026): distribution matching whose critic is the student's diagonal."""
+    model = bench.teacher(share)
+    objective = FakeScoreFree(model.field, knots, track=track)
+    net = bench.fit(copy.deepcopy(model.net), objective, rates={"student": lr})
+    return {k: partial(sample, net, knots=(*knots[:k], 1.0)) for k in range(1, len(knots))}
+
+
+class Hidden:
+    """Hidden outputs of one of our networks for states at a time close to 1, as groups.
+
+    Maps are averaged over 4×4 places, sequences over their tokens.
+
+    Args:
+        bench: pays for the pass that finds widths.
+        net: the network.
+        time: at which states are taken to be.
+    """
+
+    calls = 1
+
+    def __init__(self, bench: Bench, net: nn.Module, time: float = 0.95) -> None:
+        self.net, self.time = copy.deepcopy(net).requires_grad_(False), time
+        bench.budget.charge(1)
+        x = noise(0, Stream.SEARCH, range(1), bench.data.shape)
+        self.names = self._found(x.to(bench.draws.device))
+        self.middle = self.names[len(self.names) // 2]
+
+    def __call__(self, x: Tensor, cond: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Groups ``(B, D)`` of states ``(B, ...)``; gradients go through to them."""
+        outs = self._outputs(x, cond, self.names)
+        return tuple(_pooled(outs[name]) for name in self.names)
+
+    def _outputs(self, x: Tensor, cond: Tensor | None, names: Sequence[str]) -> dict[str, Tensor]:
+        t = torch.full((len(x),), self.time).to(x)
+        found = outputs_of(self.net, names, lambda: self.net(x, t, t, cond))
+        return {name: outs[0] for name, outs in found.items() if isinstance(outs[0], Tensor)}
+
+    def _found(self, x: Tensor) -> tuple[str, ...]:
+        """The hidden layers of an MLP; of other networks the middle and the parts of lists, the
+        last of each shape, the widest of them.
+        """
+        lists = [name for name, part in self.net.named_modules() if isinstance(part, nn.ModuleList)]
+        parts = [f"{name}.{k}" for name in lists for k in range(len(self.net.get_submodule(name)))]
+        names = [name for name, _ in self.net.named_modules()]
+        parts = [n for n in names if n in parts or n.endswith("mid_block")] or ["enter"]
+        with torch.no_grad():
+            outs = self._outputs(x, None, parts)
+        self.widths = {n: out.shape[2 if out.ndim == 3 else 1] for n, out in outs.items()}
+        if isinstance(self.net, MLP):
+            return tuple(outs)
+        last = {out.shape[1:]: name for name, out in outs.items()}
+        widest = sorted(last.values(), key=lambda name: self.widths[name])[-GROUPS:]
+        return tuple(name for name in outs if name in widest)
+
+
+def _pooled(out: Tensor) -> Tensor:
+    if out.ndim == 4:
+        places = (min(PLACES, out.shape[2]), min(PLACES, out.shape[3]))
+        return functional.adaptive_avg_pool2d(out, places).flatten(1)
+    return out.mean(1) if out.ndim == 3 else out
+
+
+def beside_real(bench: Bench, real_rows: int) -> Callable[[torch.Generator], Drifted]:
+    """Batches of noise beside ``real_rows`` real states for each."""
+
+    def batches(draws: torch.Generator) -> Drifted:
+        x0, _, cond = bench.draws(draws)
+        real, real_cond = bench.data.batch(real_rows * bench.batch, draws)
+        real_cond = real_cond.to(x0.device) if real_cond is not None and bench.conditional else None
+        return Drifted(x0, real.to(x0.device), cond, real_cond)
+
+    return batches
