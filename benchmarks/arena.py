@@ -221,8 +221,8 @@ def standing(results: Results, passes: int) -> list[str]:
         good = {name: place(results, passes, name, task)[1] for name in results.judges}
         missed = [METRICS[name] for name, own in good.items() if not own]
         everywhere = everywhere and not missed
-        told = f" [not by {', '.join(missed)}]" if missed else ""
-        parts.append(f"{task}: {text}{told}")
+        but = f" [not by {', '.join(missed)}]" if missed else ""
+        parts.append(f"{task}: {text}{but}")
     lines.append(
         f"{count}, task by task: {'; '.join(parts)}. On every task: {verdict(everywhere)}."
     )

@@ -18,7 +18,7 @@ import pytest
 import torch
 from msgspec.structs import replace as changed
 
-from arena_rows import a_row, timeless
+from arena_rows import a_row, benchmark, scored, timeless
 from bezierdistill.arena import crew as crew_module
 from bezierdistill.arena import given as given_module
 from bezierdistill.arena.bench import Bench
@@ -30,7 +30,7 @@ from bezierdistill.errors import UserError
 from bezierdistill.models import load_model
 from bezierdistill.networks.config import NetworkConfig
 from bezierdistill.objectives import FlowMatching
-from bezierdistill.records import ArenaRow, ClassScores, read_record
+from bezierdistill.records import ArenaRow, ClassScores, Score, read_record
 from bezierdistill.reporting import export, print_arena
 from bezierdistill.reporting.summary import gather
 from bezierdistill.run import read_settings
@@ -160,6 +160,7 @@ def test_methods_from_scratch_are_not_entered_where_a_teacher_is_given() -> None
         choose_methods(("rfd-1", "mean-flow"), "given-teacher")
     assert [*choose_methods(("rfd-1",), "given-teacher")] == ["rfd-1", GIVEN]
     assert METHODS.keys() >= TRAINED_ON.keys()
+    assert [*choose_methods(("rfd-1", "all"))][:2] == ["rfd-1", next(iter(METHODS))]
 
 
 def test_a_teacher_that_does_not_fit_is_refused_before_anything(
@@ -390,6 +391,41 @@ def test_the_table_as_latex(tmp_path: Path) -> None:
     assert "sliced W2" in lines[0]
     assert f"$^{{*}}$ {export.NOTE}" in text
     assert export.escaped("~^\\{#") == r"\textasciitilde{}\textasciicircum{}\textbackslash{}\{\#"
+
+
+def test_a_method_of_ones_own_says_what_it_trains_on(data: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from bezierdistill.arena.bench import trains_on\n"
+        "@trains_on('mmd')\ndef method(bench):\n    return {1: lambda x: x}\n"
+    )
+    silent = own(tmp_path, "silent", "return {1: lambda x: x}")
+    rows = arena(small(data, tmp_path / "a", str(tmp_path / "mine.py"), silent))
+    assert [(row.method, row.trained_on) for row in rows] == [("mine", ("mmd",)), ("silent", ())]
+
+
+def test_claims_of_images_by_hand() -> None:
+    """Ours is behind by random features, ahead by the classifier's, and trains on SqueezeNet's."""
+
+    def line(method: str, passes: int, excess: float, by_class: float, recall: float) -> ArenaRow:
+        row = a_row(method, 0, passes, 1 + excess)
+        judges = {"classifier": scored(by_class / 2), "squeezenet": scored(1.0)}
+        assert row.scores is not None
+        scores = changed(row.scores, recall=Score(value=recall, floor=1))
+        trained_on = ("squeezenet",) if method == "bezier_images" else ()
+        return changed(row, scores=scores, judges=judges, trained_on=trained_on)
+
+    images = benchmark("images")
+    rows = [line("bezier_images", 1, 2.0, 6.0, 0.9), line("rfd-1", 1, 1.5, 10.0, 0.5)]
+    rows += [line("rfd-2", 1, 3.0, 12.0, 0.5), line("bezier-teacher", 20, 1.0, 5.9, 0.9)]
+    told = images.claims(export.lines(rows), "own-teacher")
+    assert "frechet 2.00, behind (rfd-1 1.50); classifier FD 6.00, first (rfd-1 10.00)" in told[0]
+    assert "squeezenet FD 2.00*, no evidence. First by each judge: does NOT hold." in told[0]
+    assert told[1].endswith("0.60 (wanted: 0.6 or less): holds.")
+    assert told[2].endswith("recall 0.90 against 0.50 (wanted: higher): holds.")
+    assert told[3].endswith("6.00 against 5.90: does NOT hold.")
+    given = images.claims(export.lines(rows[:3]), "given-teacher")
+    assert given[1].endswith("0.60 (wanted: 0.5 or less): does NOT hold.")
+    assert "| bezier_images | 1 | 2 |" in "\n".join(images.table(export.lines(rows)))
 
 
 def test_tables_mark_what_a_method_trains_on(capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,8 +41,20 @@ from bezierdistill.training.settings import LoopConfig
 
 Sampler = Callable[..., Tensor]
 Method = Callable[["Bench"], Mapping[int, Sampler]]
-PAIR_STEPS = 8
+PAIR_STEPS, TRAINED = 8, "trained_on"
 T = TypeVar("T")
+
+
+def trains_on(*metrics: str) -> Callable[[Method], Method]:
+    """Say of a method of one's own on which metrics of the tables (``energy``), or in the features
+    of which judge (``classifier``), it trains: these figures are marked.
+    """
+
+    def said(method: Method) -> Method:
+        setattr(method, TRAINED, metrics)
+        return method
+
+    return said
 
 
 @dataclass

@@ -18,7 +18,7 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor, nn
 
-from bezierdistill.arena.bench import Bench, Method, Sampler
+from bezierdistill.arena.bench import TRAINED, Bench, Method, Sampler
 from bezierdistill.arena.given import digests, given_teachers, network_of
 from bezierdistill.arena.methods import OURS, TRAINED_ON
 from bezierdistill.arena.peak import peak_mb, reset_peak
@@ -144,6 +144,7 @@ class Cells:
                 f"{cell.method} returned {type(samplers).__name__}, expected {{passes: sampler}}"
                 " with one sampler or more"
             )
+        own = getattr(self.methods[cell.method], TRAINED, ())
         row = ArenaRow(
             method=cell.method,
             seed=cell.seed,
@@ -151,14 +152,14 @@ class Cells:
             spent=bench.budget.spent,
             seconds=round(time.perf_counter() - started + bench.seconds, 2),
             memory=round(peak_mb(bench.device), 1),
-            trained_on=tuple(sorted(TRAINED_ON.get(cell.method, ()))),
+            trained_on=tuple(sorted(TRAINED_ON.get(cell.method) or own)),
             teachers=teachers,
             error="not judged",
         )
         rows = []
         for passes, sampler in sorted(samplers.items()):
-            own, *others = self._judge(f"{cell.name}-{passes}", bench, sampler).items()
-            judged = {"scores": own[1], "judges": dict(others), "error": None}
+            first, *others = self._judge(f"{cell.name}-{passes}", bench, sampler).items()
+            judged = {"scores": first[1], "judges": dict(others), "error": None}
             rows.append(replace(row, passes=passes, **judged))
         return rows
 

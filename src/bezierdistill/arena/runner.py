@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -285,7 +286,7 @@ def choose_methods(names: Sequence[Any], track: Track = "own-teacher") -> dict[s
     given = track == "given-teacher"
     chosen: dict[str, Method] = {}
     entered = [name for name in METHODS if not (given and name in SCRATCH)]
-    for name in entered if tuple(names) == ("all",) else names:
+    for name in chain.from_iterable(entered if name == "all" else (name,) for name in names):
         own = label(name, "method")
         if name in METHODS and name not in entered:
             raise UserError(
