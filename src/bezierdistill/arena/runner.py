@@ -152,8 +152,8 @@ CONTENTS = Contents(
         "cells/": "the rows by method and seed; remove a cell's file to run it again",
         "crashed/": "cells that ended in an error of their method, which are tried again",
         "samples/": "judged samples, where they are kept",
-        "shared/": "teachers that are given to every method of a seed",
-        "models/": "models and curves of every method, where they are kept",
+        "models/, shared/": "models and curves of every method, where they are kept, and teachers"
+        " that are given to all of a seed",
     },
 )
 
