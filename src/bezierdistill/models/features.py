@@ -210,7 +210,7 @@ def hidden_parts(net: Any, path: str = "") -> tuple[tuple[str, bool], ...]:
     Raises:
         UserError: if it is another.
     """
-    inner = getattr(net, "inner", None)
+    inner: Any = getattr(net, "inner", None)
     if isinstance(net, CurveNetwork):
         return hidden_parts(inner, f"{path}inner.")
     if isinstance(net, MLP):
