@@ -194,7 +194,10 @@ def test_groups_weigh_alike_and_an_anchor_needs_an_end(draw: Draw) -> None:
     objective = Alignment(((0.0, 1.0),), anchor=0.5, features=pair)
     groups = pair(real)
     loss = objective.loss(Still(), Aligned(x, groups), table())
-    alone = [energy(a / mean_distance(b), b / mean_distance(b)) for a, b in zip(pair(x), groups)]
+    alone = [
+        energy(a / mean_distance(b), b / mean_distance(b))
+        for a, b in zip(pair(x), groups, strict=True)
+    ]
     torch.testing.assert_close(loss, torch.stack(alone).mean())
     assert objective.cost == 1 + 2 + 3 * 2
     end = draw(20, 3)
@@ -432,14 +435,13 @@ def test_a_pool_of_many_rows_is_drawn_by_seed_and_bounded(monkeypatch: pytest.Mo
     )
     monkeypatch.setattr(pool_module, "MOST_BYTES", 4 * 2 * 20)
     assert made(endless, 40).rows == 20
-    double: Any = SimpleNamespace(calls=0, __call__=None)
     double = Several([States(), States()])
     few = made(endless, 40, features=double)
     assert (few.rows, len(few.groups)) == (10, 2)
 
 
 def test_a_pool_of_data_that_come_one_by_one_has_the_first() -> None:
-    class Stream_:
+    class Arriving:
         shape, scaling, name = (1,), bd.Scaling(layout="flat"), "stream"
 
         def count(self, split: str) -> int:
@@ -451,7 +453,7 @@ def test_a_pool_of_data_that_come_one_by_one_has_the_first() -> None:
                 yield rows[part, None].float(), None
                 first += 1
 
-    stream: Any = Stream_()
+    stream: Any = Arriving()
     assert made(stream, 5000).groups[0][:, 0].tolist() == list(range(5000))
     two = [made(stream, 6, rank, 2).groups[0][:, 0].tolist() for rank in (0, 1)]
     assert two == [[0, 2, 4], [1, 3, 5]]
