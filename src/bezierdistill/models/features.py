@@ -35,7 +35,7 @@ from bezierdistill.noise import Stream, noise
 if TYPE_CHECKING:
     from bezierdistill.models.model import Model
 
-TIMES = {"images": 0.95, "vectors": 0.99}  # which the teacher is told; measured, see docs/log.md
+TIMES = {"images": 0.95, "vectors": 0.99}  # which the teacher is told
 GROUPS, PLACES = 4, 4
 ROWS = 64  # of states on which the parts of a user's own module are found
 LEAST = 1e-6
