@@ -70,6 +70,7 @@ def figures(row: ArenaRow, scores: Scores) -> dict[str, float]:
     kernel, classes = scores.kernel, scores.classes
     assert kernel is not None
     assert classes is not None
+    assert classes.accuracy is not None
     return {
         "excess": excess(row),
         "FD-classifier": scores.frechet.value,

@@ -22,6 +22,10 @@ def scored(ratio: float) -> Scores:
         mmd=distance,
         precision=precision,
         recall=recall,
+        coarse=distance,
+        middle=distance,
+        fine=distance,
+        fidelity=distance,
     )
 
 

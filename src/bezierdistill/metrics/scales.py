@@ -15,6 +15,7 @@ samples changes them.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -70,7 +71,7 @@ def scale_features(data: Data) -> nn.ModuleDict:
     return nn.ModuleDict(dict(zip(SCALES, modules, strict=True)))
 
 
-def describe_scales(features: nn.ModuleDict) -> dict[str, object]:
+def describe_scales(features: nn.ModuleDict) -> dict[str, Any]:
     """The digest of all, and the widths of the kernels, for a protocol."""
     widths = tuple(float(m.width) for m in features.values() if isinstance(m, KernelFeatures))
     return {"scales": weights_digest(features), "widths": widths}
