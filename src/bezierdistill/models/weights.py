@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from bezierdistill.errors import UserError
 from bezierdistill.memory import check_memory
 from bezierdistill.networks.config import NetworkConfig
+from bezierdistill.networks.curve import CurveNetwork
 from bezierdistill.networks.foreign import ForeignConfig
 from bezierdistill.networks.own import OwnConfig
 
@@ -89,19 +90,25 @@ def check_fit(layout: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 def start_from(net: nn.Module, teacher: nn.Module) -> None:
     """Copy a teacher's weights into a student; conditions that only the student takes start
-    without effect.
+    without effect, and every velocity of a pass starts as the teacher's.
 
     Args:
         net: the student, of the teacher's network but for more numbers of a condition, which come
-            last.
+            last, and more velocities of a pass.
         teacher: the teacher.
     """
+    net, teacher = (n.inner if isinstance(n, CurveNetwork) else n for n in (net, teacher))
     given = teacher.state_dict()
+    blocks = getattr(net, "blocks", {})  # rows of a velocity that lie together, by layer
     for name, tensor in net.state_dict().items():
-        if tensor.shape == given[name].shape:
-            tensor.copy_(given[name])
+        value = given[name]
+        if len(tensor) == len(value) and tensor.shape != value.shape:
+            tensor.zero_()[:, : value.shape[1]] = value
+        elif tensor.shape != value.shape:
+            rows = value.unflatten(0, (-1, blocks.get(name, len(value))))
+            tensor.copy_(torch.stack([rows] * (len(tensor) // len(value)), 1).flatten(0, 2))
         else:
-            tensor.zero_()[:, : given[name].shape[1]] = given[name]
+            tensor.copy_(value)
 
 
 def check_sizes(settings: Mapping[str, Any], tensors: int, numbers: int) -> None:

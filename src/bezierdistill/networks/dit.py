@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from bezierdistill.errors import UserError
-from bezierdistill.networks.embeddings import TimeEmbedding
+from bezierdistill.networks.embeddings import TimeEmbedding, stacked
 
 HEAD = 32  # width of an attention head
 
@@ -43,6 +43,7 @@ class DiT(nn.Module):
         depth: number of blocks.
         patch: side of a square patch in pixels.
         condition_size: numbers of a condition; 0 is none.
+        outputs: velocities K of a pass, ``(B, K, C, N, N)`` if more than one.
 
     Raises:
         UserError: on a shape that is no square image divisible by the patch, or another width.
@@ -55,6 +56,7 @@ class DiT(nn.Module):
         depth: int = 4,
         patch: int = 2,
         condition_size: int = 0,
+        outputs: int = 1,
     ) -> None:
         super().__init__()
         if len(shape) != 3 or shape[1] != shape[2] or shape[1] % patch:
@@ -71,6 +73,7 @@ class DiT(nn.Module):
             width // HEAD,
             HEAD,
             shape[0],
+            outputs * shape[0],
             num_layers=depth,
             sample_size=shape[1],
             patch_size=patch,
@@ -84,7 +87,9 @@ class DiT(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
         self.time = TimeEmbedding(width, condition_size)
+        # Of the last layer's rows the channels of a velocity lie together, for every pixel.
+        self.blocks = dict.fromkeys(("inner.proj_out_2.weight", "inner.proj_out_2.bias"), shape[0])
 
     def forward(self, x: Tensor, s: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
         """Average velocity ``(B, C, N, N)`` of images between times ``s`` and ``t``, ``(B,)``."""
-        return self.inner(x, self.time(s, t, cond), return_dict=False)[0]
+        return stacked(self.inner(x, self.time(s, t, cond), return_dict=False)[0], x)

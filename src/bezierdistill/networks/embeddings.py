@@ -35,6 +35,13 @@ def interval_features(gap: Tensor, omega: Tensor) -> Tensor:
     return torch.cat([gap, (gap * omega).sin()], 1)
 
 
+def stacked(out: Tensor, x: Tensor) -> Tensor:
+    """What a network puts out as one velocity like the states ``x`` ``(B, ...)``, or as several of
+    each, ``(B, K, ...)``.
+    """
+    return out.reshape(x.shape if out.numel() == x.numel() else (len(x), -1, *x.shape[1:]))
+
+
 class TimeEmbedding(nn.Module):
     """Embed ``s`` and ``t``, each ``(B,)``, and a condition ``(B, C)``, as ``(B, width)``.
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bezierdistill.networks.embeddings import TimeEmbedding
+from bezierdistill.networks.embeddings import TimeEmbedding, stacked
 
 
 class MLP(nn.Module):
@@ -24,27 +24,34 @@ class MLP(nn.Module):
         width: hidden width.
         depth: number of hidden layers, 1 or more.
         condition_size: numbers of a condition; 0 is none.
+        outputs: velocities K of a pass, ``(B, K, ...)`` if more than one.
     """
 
     def __init__(
-        self, shape: Sequence[int], width: int = 256, depth: int = 3, condition_size: int = 0
+        self,
+        shape: Sequence[int],
+        width: int = 256,
+        depth: int = 3,
+        condition_size: int = 0,
+        outputs: int = 1,
     ) -> None:
         super().__init__()
-        size = math.prod(shape)
+        size, self.outputs = math.prod(shape), outputs
         self.time = TimeEmbedding(width // 2, condition_size)
         self.enter = nn.Linear(size, width)
         self.shifts = nn.Linear(width // 2, width * depth)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
-        self.leave = nn.Linear(width, size)
-        self.skip = nn.Linear(width // 2, 1)
+        self.leave = nn.Linear(width, outputs * size)
+        self.skip = nn.Linear(width // 2, outputs)
         nn.init.zeros_(self.skip.weight)
         nn.init.zeros_(self.skip.bias)
 
     def forward(self, x: Tensor, s: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
-        """Average velocity ``(B, ...)`` of states between times ``s`` and ``t``, each ``(B,)``."""
+        """Average velocity ``(B, ...)`` (or K, ``(B, K, ...)``) of states between times ``s`` and ``t``, each ``(B,)``."""
         time, flat = functional.silu(self.time(s, t, cond)), x.flatten(1)
         shifts = self.shifts(time).chunk(len(self.hidden) + 1, 1)
         h = functional.silu(self.enter(flat) + shifts[0])
         for layer, shift in zip(self.hidden, shifts[1:], strict=True):
             h = h + functional.silu(layer(h) + shift)
-        return (self.leave(h) + self.skip(time) * flat).reshape(x.shape)
+        skips = self.skip(time)[:, :, None] * flat[:, None]
+        return stacked(self.leave(h).reshape(skips.shape) + skips, x)

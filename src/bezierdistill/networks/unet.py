@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bezierdistill.errors import UserError
-from bezierdistill.networks.embeddings import TimeEmbedding
+from bezierdistill.networks.embeddings import TimeEmbedding, stacked
 
 MIN_SIDE, MAX_SIDE = 4, 16  # of the lowest level, which attends
 
@@ -34,6 +34,7 @@ class UNet(nn.Module):
         depth: residual layers per block.
         patch: side of a square patch in pixels; 1 is none.
         condition_size: numbers of a condition; 0 is none.
+        outputs: velocities K of a pass, ``(B, K, C, H, W)`` if more than one.
 
     Raises:
         UserError: on a shape that is no image or does not halve, or another width.
@@ -46,6 +47,7 @@ class UNet(nn.Module):
         depth: int = 1,
         patch: int = 1,
         condition_size: int = 0,
+        outputs: int = 1,
     ) -> None:
         super().__init__()
         if width % 8:
@@ -65,7 +67,7 @@ class UNet(nn.Module):
         self.inner = UNet2DModel(
             sides,
             channels,
-            channels,
+            outputs * channels,
             block_out_channels=(width, *[2 * width] * below),
             down_block_types=(*["DownBlock2D"] * below, "AttnDownBlock2D"),
             up_block_types=("AttnUpBlock2D", *["UpBlock2D"] * below),
@@ -82,7 +84,8 @@ class UNet(nn.Module):
         """Average velocity ``(B, C, H, W)`` of images between times ``s`` and ``t``, ``(B,)``."""
         patches = functional.pixel_unshuffle(x, self.patch)
         out = self.inner(patches, 1000 * s, self.time(s, t, cond), return_dict=False)[0]
-        return functional.pixel_shuffle(out, self.patch)
+        out = out.unflatten(1, (-1, patches.shape[1]))  # velocities before patches of pixels
+        return stacked(functional.pixel_shuffle(out, self.patch), x)
 
 
 def count_levels(height: int, width: int) -> int:
