@@ -671,7 +671,7 @@ def test_an_extractor_is_used_in_evaluation_mode_and_left_as_it_was() -> None:
     evaluate = Evaluator(data, extractor=module)
     assert evaluate(x) == Evaluator(data, extractor=module)(x)  # no dropout
     evaluate.classes(x, torch.arange(60) % 3)
-    assert frechet_distance(x, x, module) == pytest.approx(0, abs=1e-6)
+    assert frechet_distance(x, x, module) == pytest.approx(0, abs=1e-4)  # of features around 50
     assert [part.training for part in module.modules()] == modes
     assert [parameter.requires_grad for parameter in module.parameters()] == wanted
     for key, tensor in module.state_dict().items():

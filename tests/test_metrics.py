@@ -276,7 +276,7 @@ def test_nearest_distances_and_fidelity_in_closed_form(draw: Draw) -> None:
 def test_kernel_features_and_their_widths_in_closed_form() -> None:
     places = torch.tensor([[0.0, 0.0], [3.0, 4.0]])
     own = KernelFeatures(places, 5.0)
-    expected = torch.tensor([[1.0, math.exp(-0.5)], [math.exp(-0.5), 1.0]])
+    expected = torch.tensor([[1.0, 0.5**0.5], [0.5**0.5, 1.0]])
     torch.testing.assert_close(own(places), expected)
     line = torch.arange(101.0)[:, None] * 0.25
     median, neighbour = median_distances(line)
@@ -305,10 +305,12 @@ def test_scales_are_the_data_s_alone_and_the_fine_one_sees_a_blur() -> None:
         floor = sum(frechet_distance(part, test, judge) for part in draws[1:]) / 4
         return frechet_distance(x, test, judge) / floor
 
-    blurred = draws[0] + 3 * fine * noise
-    coarse, _, seen = (ratio(judge, blurred) - 1 for judge in judges.values())
-    assert seen > 2
-    assert seen > 10 * abs(coarse)
+    blurs = [draws[0] + k * fine * noise for k in (0, 3, 6, 12)]
+    coarse, _, seen = ([ratio(judge, x) for x in blurs] for judge in judges.values())
+    blurred = blurs[1]
+    assert seen[1] - seen[0] > 1
+    assert seen[1] - seen[0] > 10 * abs(coarse[1] - coarse[0])
+    assert seen[3] > 1.3 * seen[2] > 1.6 * seen[1]  # it tells bad from worse
     assert fidelity(blurred, test) > 1.5 * fidelity(draws[1], test)
     shifted = [ratio(judge, draws[0] + 0.3) for judge in judges.values()]
     assert min(shifted) > 2  # a scale of its own sees the rest too

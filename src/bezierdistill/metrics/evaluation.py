@@ -165,13 +165,13 @@ class Evaluator:
             labels_of(self.data, size, self.seed, split) for split in ("test", "train")
         )
         known = class_labels(labels, len(x), self.data.classes)
-        train, test = self.data.real(size, self.seed, "train"), self._test(size).states
+        train, test = self.data.real(size, self.seed, "train"), self._test(size)
         right = None
         if hasattr(self.extractor, "logits"):
-            right = (self._predicted(x) == known, self._predicted(test) == test_labels)
+            right = (self._predicted(x) == known, self._predicted(test.states) == test_labels)
         return class_scores(
             (self._places(x), known),
-            (self._places(test), test_labels),
+            (test.states.flatten(1) if self.extractor is None else test.features, test_labels),
             (self._places(train), train_labels),
             right,
             self.data.class_names,
