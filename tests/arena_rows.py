@@ -26,6 +26,10 @@ def scored(ratio: float) -> Scores:
         mmd=distance,
         precision=precision,
         recall=recall,
+        coarse=distance,
+        middle=distance,
+        fine=distance,
+        fidelity=distance,
     )
 
 

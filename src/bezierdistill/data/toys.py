@@ -3,9 +3,9 @@ the tasks that rank methods.
 
 ``manifold`` is a random smooth image of a low-dimensional latent with a class offset, ``x = sin(1.5
 z A / sqrt(latent) + c_k) B + o_k``: thin curved sheets in a space of any dimension. ``loops`` are
-eight closed curves with a little noise, ``x = o_k + sum_h (cos(h a) A_kh + sin(h a) B_kh) / h``: data
-that are thinner than any blur of a student, where a coarse distance sees nothing. The matrices are
-fixed by seeds of their own, so each distribution is the same for everybody.
+eight closed curves with a little noise, ``x = o_k + sum_h (cos(h a) A_kh + sin(h a) B_kh) / h``:
+data that are thinner than any blur of a student, which a coarse distance does not see. The matrices
+are fixed by seeds of their own, so each distribution is the same for everybody.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def loops(
         turns = angle[:, None] * order
         basis = torch.cat([torch.ones_like(angle)[:, None], turns.cos(), turns.sin()], 1)
         own = functional.one_hot(kind, curves)[:, :, None] * basis[:, None]
-        return own.flatten(1) @ matrix
+        return own.flatten(1) @ matrix.to(angle)
 
     return points
 

@@ -3,10 +3,10 @@ this data, and needs no foreign weights.
 
 It is trained once on the validation split and its labels, which nothing that it judges is trained
 on (on the training split, if the validation split has fewer than 2,000 rows or lacks a class), and
-kept in a cache (``$BEZIERDISTILL_CACHE``, or ``~/.cache/bezierdistill``). The features are the activations before
-the last layer, as in the Frechet distance of Heusel et al. 2017 (arXiv 1706.08500); accuracy of a
-classifier on labelled samples is a measure of class-conditional generation (Ravuri & Vinyals 2019,
-arXiv 1905.10887, in reverse).
+kept in a cache (``$BEZIERDISTILL_CACHE``, or ``~/.cache/bezierdistill``). The features are the
+activations before the last layer, as in the Frechet distance of Heusel et al. 2017 (arXiv
+1706.08500); accuracy of a classifier on labelled samples is a measure of class-conditional
+generation (Ravuri & Vinyals 2019, arXiv 1905.10887, in reverse).
 
 The recipe is fixed: own seed, own generator, one thread, so the weights are a function of the data
 and the machine's arithmetic. Their digest stands in every protocol: figures compare only where it

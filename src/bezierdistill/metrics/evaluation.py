@@ -25,7 +25,7 @@ from bezierdistill.records import SCALES, ClassScores, Protocol, Score, Scores
 
 MAX_ROWS, MIN_ROWS, REPEATS = 5_000, 8, 4
 MIN_REFERENCE = 1_000  # half of a test split is judged against, if it has so many rows
-FLOOR_ROWS, MAX_DRAWS, FLOOR = 20_000, 16, 1003  # the last one is what a generator is for
+FLOOR_ROWS, MAX_DRAWS, FLOOR = 8_000, 8, 1003  # the last one is what a generator is for
 MIN_FLOOR = 1e-12
 
 
@@ -53,11 +53,10 @@ class Evaluator:
     is drawn. A test split of fewer than 2,000 rows is used as a whole, by every seed; the protocol
     says so.
 
-    The floor is real training data measured the same way, a mean over 4 to 16 draws (of about
-    20,000 rows together): disjoint ones, or, where the split has too few, the parts of several
-    orders of it. For the unbiased estimates (energy, MMD, kernel), whose mean is zero there, it is
-    the mean size of that estimate. What was measured on real data once is kept for the next
-    samples.
+    The floor is real training data measured the same way, a mean over 4 to 8 draws: disjoint ones,
+    or, where the split has too few, the parts of several orders of it. For the unbiased estimates
+    (energy, MMD, kernel), whose mean is zero there, it is the mean size of that estimate. What was
+    measured on real data once is kept for the next samples.
 
     Args:
         data: the data set.
@@ -110,7 +109,8 @@ class Evaluator:
             UserError: as above, or if the metric gives no finite number.
         """
         size = self._size(x)
-        test, (train, draws) = self._test(size).states, self._training(size)
+        test, draws = self._test(size).states, self._draws(size)
+        train = self._training(draws)
         parts = _parts(x, size), [train[rows] for rows in draws]
         own, real = ([_number(metric, part, test) for part in group] for group in parts)
         floor = sum(map(abs, real)) / len(real)
@@ -138,7 +138,7 @@ class Evaluator:
             split="test",
             reference="whole" if size == self.data.count("test") else "draw",
             floor="train",
-            draws=len(self._training(size)[1]),
+            draws=len(self._draws(size)),
             seed=self.seed,
             quantised=self.data.scaling.integer,
         )
@@ -165,13 +165,13 @@ class Evaluator:
             labels_of(self.data, size, self.seed, split) for split in ("test", "train")
         )
         known = class_labels(labels, len(x), self.data.classes)
-        train, test = self.data.real(size, self.seed, "train"), self._test(size).states
+        train, test = self.data.real(size, self.seed, "train"), self._test(size)
         right = None
         if hasattr(self.extractor, "logits"):
-            right = (self._predicted(x) == known, self._predicted(test) == test_labels)
+            right = (self._predicted(x) == known, self._predicted(test.states) == test_labels)
         return class_scores(
             (self._places(x), known),
-            (self._places(test), test_labels),
+            (test.states.flatten(1) if self.extractor is None else test.features, test_labels),
             (self._places(train), train_labels),
             right,
             self.data.class_names,
@@ -197,25 +197,25 @@ class Evaluator:
         own = scales[0] if self.extractor is None else extract(x, self.extractor)
         return _Set(x, own, scales)
 
-    def _training(self, size: int) -> tuple[Tensor, list[Tensor]]:
-        """Training samples, and the rows of them of each draw that the floors are measured on."""
+    def _draws(self, size: int) -> list[Tensor]:
+        """The rows of each draw of training samples that the floors are measured on."""
         count = min(MAX_DRAWS, max(REPEATS, FLOOR_ROWS // size))
-        x = self.data.real(
-            min(count * size, self.data.count("train") or count * size), self.seed, "train"
-        )
-        if len(x) == size:
-            return x, [torch.arange(size)]
-        orders, order, draws = generator(self.seed, Stream.JUDGE, FLOOR), torch.arange(len(x)), []
-        while len(draws) < count:
-            draws += order[: len(x) // size * size].split(size)
-            order = torch.randperm(len(x), generator=orders)
-        return x, draws[:count]
+        rows = min(count * size, self.data.count("train") or count * size)
+        orders, order = generator(self.seed, Stream.JUDGE, FLOOR), torch.arange(rows)
+        draws: list[Tensor] = []
+        while len(draws) < (count if rows > size else 1):
+            draws += order[: rows // size * size].split(size)
+            order = torch.randperm(rows, generator=orders)
+        return draws[:count]
+
+    def _training(self, draws: list[Tensor]) -> Tensor:
+        return self.data.real(1 + max(int(draw.max()) for draw in draws), self.seed, "train")
 
     def _measure_real(self, size: int) -> dict[str, float]:
         """The floors that training samples reach against held-out samples of a size."""
-        x, draws = self._training(size)
-        own, test = self._set(x), self._test(size)
-        rows = [self._measure(own.at(draw), test) for draw in draws]
+        draws, test = self._draws(size), self._test(size)
+        x = self._set(self._training(draws))
+        rows = [self._measure(x.at(draw), test) for draw in draws]
         floors = _mean([{name: abs(value) for name, value in row.items()} for row in rows])
         return {name: max(floor, MIN_FLOOR) for name, floor in floors.items()}
 

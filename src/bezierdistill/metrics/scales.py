@@ -1,11 +1,13 @@
 """Features of one scale each: a coarse, a middle and a fine judge of the same samples.
 
-Random ReLU features see the whole of a distribution and nothing of a blur that is small beside it.
-Kernels ``exp(-|x - a|^2 / 2 h^2)`` around fixed real samples ``a`` see what is as far from the data
-as their width ``h``: features that tell any two distributions apart almost surely, whatever the
-places (Chwialkowski et al. 2015, arXiv 1506.04725; Jitkrittum et al. 2016, arXiv 1605.06796). The
-fine width is the median distance of a real sample to its nearest neighbour, the middle one the
-geometric mean of that and the median distance of two samples.
+Random ReLU features see the whole of a distribution, and nothing of a blur that is small beside it.
+Kernels ``(1 + |x - a|^2 / h^2)^(-1/2)`` around fixed real samples ``a`` see what is about ``h`` away
+from the data: features that tell any two distributions apart almost surely, whatever the places
+(Chwialkowski et al. 2015, arXiv 1506.04725; Jitkrittum et al. 2016, arXiv 1605.06796). They are
+inverse multiquadrics (as in Gorham & Mackey 2017, arXiv 1703.01717), because a Gaussian forgets how
+far away what is far away is: bad samples would all be alike. The fine width is the median distance
+of a real sample to its nearest neighbour, the middle one the geometric mean of that and the median
+distance of two samples.
 
 Places and widths are a function of the validation split (of the training split, if that has fewer
 than 32 rows), against which nothing is judged: neither the seed of an evaluation nor its number of
@@ -15,6 +17,7 @@ samples changes them.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,11 +32,11 @@ LEAST = 1e-3  # a width over the median distance of two samples, of data with ma
 
 
 class KernelFeatures(nn.Module):
-    """``features(x)``: states ``(B, ...)`` to Gaussian kernels around places, ``(B, N)``.
+    """``features(x)``: states ``(B, ...)`` to inverse multiquadrics around places, ``(B, N)``.
 
     Args:
         places: states ``(N, ...)``.
-        width: standard deviation of a kernel, in model units.
+        width: of a kernel, in model units.
     """
 
     places: Tensor
@@ -47,7 +50,7 @@ class KernelFeatures(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features ``(B, N)`` between 0 and 1."""
-        return torch.exp(-torch.cdist(x.flatten(1), self.places).square() / (2 * self.width**2))
+        return (1 + (torch.cdist(x.flatten(1), self.places) / self.width).square()).rsqrt()
 
 
 def median_distances(x: Tensor) -> tuple[float, float]:
@@ -70,7 +73,7 @@ def scale_features(data: Data) -> nn.ModuleDict:
     return nn.ModuleDict(dict(zip(SCALES, modules, strict=True)))
 
 
-def describe_scales(features: nn.ModuleDict) -> dict[str, object]:
+def describe_scales(features: nn.ModuleDict) -> dict[str, Any]:
     """The digest of all, and the widths of the kernels, for a protocol."""
     widths = tuple(float(m.width) for m in features.values() if isinstance(m, KernelFeatures))
     return {"scales": weights_digest(features), "widths": widths}

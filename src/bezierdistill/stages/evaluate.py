@@ -74,14 +74,15 @@ def main_evaluate(config: EvaluateConfig) -> Any:
     from bezierdistill.records import Score, Scores, to_json, write_record
     from bezierdistill.reporting.tables import print_rows, protocol_lines
 
-    metrics, names = find_metrics(config.metric), dict.fromkeys(map(str, config.extractor))
+    metrics = find_metrics(config.metric)
+    names: list[Any] = list(dict.fromkeys(config.extractor))
     data = load_data(config.data)
     x, labels = read_samples(config.samples, data, _labelled(names, data))
     states, found, own = data.scaling.encode(x), dict[str, Scores](), dict[str, Score]()
     for name in names:
         extractor = None if name == "random" else load_extractor(name, data)
         evaluate = Evaluator(data, config.seed, extractor)
-        found[name] = judged(evaluate, states, labels)
+        found[str(name)] = judged(evaluate, states, labels)
         own = own or {key: evaluate.measure(states, metric) for key, metric in metrics.items()}
     # One judge's scores are the result; several are told apart by their words.
     result = to_json(next(iter(found.values())) if len(found) == 1 else found)
