@@ -14,7 +14,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from bezierdistill.curves import Time
 from bezierdistill.fields import Field, GaussianMixture
 from bezierdistill.networks.mlp import MLP
-from bezierdistill.objectives import flow_map_matching, jvp, mean_flow
+from bezierdistill.objectives import eulerian_map, flow_map_matching, free_flow, jvp, mean_flow
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
@@ -62,17 +62,19 @@ class Account:
     gradient comes back.
 
     A value with its derivative is two forwards, and a gradient comes back to each of the two by
-    itself."""
+    itself. Where hidden layers are what is asked for, the gradient comes back to the first one
+    alone."""
 
     def __init__(self) -> None:
         self.passes, self.inside = 0, False
+        self.linear: dict[nn.Module, Tensor] = {}
 
-    def add(self, out: Tensor) -> None:
-        """Count an output, and its gradient if one comes."""
-        rows = len(out)
+    def add(self, out: Tensor, entered: Tensor | None = None) -> None:
+        """Count an output, and its gradient if one comes to it, or to what ``entered``."""
+        rows, through = len(out), out if entered is None else entered
         self.passes += rows
-        if out.requires_grad:
-            out.register_hook(lambda _: self._back(rows))
+        if through.requires_grad:
+            through.register_hook(lambda _: self._back(rows))
 
     def _back(self, rows: int) -> None:
         self.passes += 2 * rows
@@ -80,7 +82,9 @@ class Account:
     def forward(self, module: nn.Module, arguments: Any, out: Any) -> None:
         """Hook of every module."""
         if isinstance(module, MLP) and not self.inside:
-            self.add(out)
+            self.add(out, self.linear.pop(module.enter, None))
+        elif isinstance(module, nn.Linear) and not self.inside:
+            self.linear[module] = out
 
     def derivative(
         self, true: Callable[..., tuple[Tensor, Tensor]], *arguments: Any
@@ -105,7 +109,7 @@ def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
     def derivative(*arguments: Any) -> tuple[Tensor, Tensor]:
         return own.derivative(true, *arguments)
 
-    for module in (flow_map_matching, mean_flow):
+    for module in (flow_map_matching, mean_flow, free_flow, eulerian_map):
         monkeypatch.setattr(module, "forward_derivative", derivative)
     yield own
     handle.remove()

@@ -78,7 +78,7 @@ class FakeScoreFree(SingleObjective):
         jumps = len(self.knots) - 1
         rows = len(x0) // jumps
         place = torch.arange(len(x0), device=x0.device) // max(rows, 1)
-        s = torch.tensor(self.knots[:-1]).to(x0)[place.clamp_max(jumps - 1)]
+        s = torch.tensor(self.knots[:-1], dtype=torch.float64).to(x0)[place.clamp_max(jumps - 1)]
         later = s > 0
         x = x0
         if bool(later.any()):
