@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bezierdistill.curves import expand_time
+from bezierdistill.curves import Time, expand_time
 from bezierdistill.fields import NetworkField
 from bezierdistill.models.weights import start_from
 from bezierdistill.networks.config import NetworkConfig
@@ -39,13 +39,13 @@ def test_the_path_is_the_policys_ode(count: int, s: float, t: float, draw: Draw)
     x, data = draw(4, 2), draw(4, count, 2)
     start, end = torch.full((4,), s, dtype=F64), torch.full((4,), t, dtype=F64)
 
-    def policy(state: Tensor, time: Tensor | float, cond: Tensor | None = None) -> Tensor:
+    def policy(state: Tensor, time: Time) -> Tensor:
         r = torch.full((4,), float(time), dtype=F64)
         there = torch.einsum("bk,bkd->bd", _hats(start, end, r, count), data)
         return (there - state) / (1 - float(time))
 
     last = min(t, 0.9)
-    found = solve(policy, x, time_grid(800, s, last), "rk4").state
+    found = solve(CountedField(policy), x, time_grid(800, s, last), "rk4").state
     close(policy_state(x, data, start, end, torch.full((4,), last, dtype=F64)), found, 1e-6)
     close(policy_state(x, data, start, end, start), x)
     if t == 1:  # where the policy ends is the last of its data
@@ -77,8 +77,7 @@ def test_data_of_an_exact_flow_are_followed_with_second_order(draw: Draw) -> Non
 def test_a_single_datum_is_reached_at_once_and_costs_nothing(draw: Draw) -> None:
     goal, x0 = draw(1, 2), draw(6, 2)
 
-    def teacher(x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
-        return (goal - x) / expand_time(1 - t, x)
+    teacher = CountedField(lambda x, t: (goal - x) / (1 - expand_time(t, x)))
 
     net = Given(goal[:, None].expand(6, 4, 2))
     intervals = KnotIntervals([time_grid(k) for k in (1, 2, 3)])

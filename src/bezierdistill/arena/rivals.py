@@ -127,17 +127,20 @@ def mid_training(
     mid: float = 0.5,
     huber: float = 0.001,
     middle: float = MIDDLE,
+    stages: int = 1,
+    decay: float = 64.0,
     lr: float | None = None,
 ) -> Mapping[int, Sampler]:
     """CMT (Hu et al. 2025): mid-training with a part of what the teacher leaves, then easy
-    consistency tuning.
+    consistency tuning, whose levels are close to each other from the first step on.
     """
     model = bench.teacher(share)
     spend = int(mid * bench.budget.left)
     net = copy.deepcopy(model.net)
     net = bench.fit(net, MidTraining(model.field, metric=Loss(huber)), name="mid", spend=spend)
     rates = {"student": lr or bench.loop.lr}
-    net = bench.fit(net, ConsistencyTraining(metric=Loss(huber)), rates=rates)
+    tuning = ConsistencyTraining(stages, decay, metric=Loss(huber))
+    net = bench.fit(net, tuning, rates=rates)
     return renoised(bench, net, middle)
 
 
@@ -270,10 +273,10 @@ class Hidden:
         """The hidden layers of an MLP; of other networks the middle and the parts of lists, the
         last of each shape, the widest of them.
         """
-        lists = [name for name, part in self.net.named_modules() if isinstance(part, nn.ModuleList)]
-        parts = [f"{name}.{k}" for name in lists for k in range(len(self.net.get_submodule(name)))]
-        names = [name for name, _ in self.net.named_modules()]
-        parts = [n for n in names if n in parts or n.endswith("mid_block")] or ["enter"]
+        modules = dict(self.net.named_modules())
+        lists = {name: part for name, part in modules.items() if isinstance(part, nn.ModuleList)}
+        parts = [f"{name}.{k}" for name, part in lists.items() for k in range(len(part))]
+        parts = [n for n in modules if n in parts or n.endswith("mid_block")] or ["enter"]
         with torch.no_grad():
             outs = self._outputs(x, None, parts)
         self.widths = {n: out.shape[2 if out.ndim == 3 else 1] for n, out in outs.items()}
