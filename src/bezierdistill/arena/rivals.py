@@ -20,6 +20,7 @@ from bezierdistill.flow_map import sample
 from bezierdistill.models.weights import start_from
 from bezierdistill.networks.mlp import MLP
 from bezierdistill.networks.second import outputs_of
+from bezierdistill.networks.unet import UNet
 from bezierdistill.noise import Stream, noise
 from bezierdistill.objectives import (
     AdversarialMatching,
@@ -255,36 +256,39 @@ class Hidden:
     def __init__(self, bench: Bench, net: nn.Module, time: float = 0.95) -> None:
         self.net, self.time = copy.deepcopy(net).requires_grad_(False), time
         bench.budget.charge(1)
-        x = noise(0, Stream.SEARCH, range(1), bench.data.shape)
-        self.names = self._found(x.to(bench.draws.device))
-        self.middle = self.names[len(self.names) // 2]
+        self.names = _hidden_parts(net)
+        x = noise(0, Stream.SEARCH, range(1), bench.data.shape).to(bench.draws.device)
+        with torch.no_grad():
+            outs = self._outputs(x, None)
+        self.widths = {name: out.shape[2 if out.ndim == 3 else 1] for name, out in outs.items()}
+        middle = "inner.mid_block"
+        self.middle = middle if middle in outs else self.names[len(self.names) // 2]
 
     def __call__(self, x: Tensor, cond: Tensor | None = None) -> tuple[Tensor, ...]:
         """Groups ``(B, D)`` of states ``(B, ...)``; gradients go through to them."""
-        outs = self._outputs(x, cond, self.names)
+        outs = self._outputs(x, cond)
         return tuple(_pooled(outs[name]) for name in self.names)
 
-    def _outputs(self, x: Tensor, cond: Tensor | None, names: Sequence[str]) -> dict[str, Tensor]:
+    def _outputs(self, x: Tensor, cond: Tensor | None) -> dict[str, Tensor]:
         t = torch.full((len(x),), self.time).to(x)
-        found = outputs_of(self.net, names, lambda: self.net(x, t, t, cond))
-        return {name: outs[0] for name, outs in found.items() if isinstance(outs[0], Tensor)}
+        found = outputs_of(self.net, self.names, lambda: self.net(x, t, t, cond))
+        firsts = ((name, outs[0]) for name, outs in found.items())
+        return {name: out[0] if isinstance(out, tuple) else out for name, out in firsts}
 
-    def _found(self, x: Tensor) -> tuple[str, ...]:
-        """The hidden layers of an MLP; of other networks the middle and the parts of lists, the
-        last of each shape, the widest of them.
-        """
-        modules = dict(self.net.named_modules())
-        lists = {name: part for name, part in modules.items() if isinstance(part, nn.ModuleList)}
-        parts = [f"{name}.{k}" for name, part in lists.items() for k in range(len(part))]
-        parts = [n for n in modules if n in parts or n.endswith("mid_block")] or ["enter"]
-        with torch.no_grad():
-            outs = self._outputs(x, None, parts)
-        self.widths = {n: out.shape[2 if out.ndim == 3 else 1] for n, out in outs.items()}
-        if isinstance(self.net, MLP):
-            return tuple(outs)
-        last = {out.shape[1:]: name for name, out in outs.items()}
-        widest = sorted(last.values(), key=lambda name: self.widths[name])[-GROUPS:]
-        return tuple(name for name in outs if name in widest)
+
+def _hidden_parts(net: nn.Module) -> list[str]:
+    """The hidden layers of an MLP, the last two down blocks and the middle of a U-Net, the blocks
+    of a transformer: four at most, the last ones.
+    """
+    if isinstance(net, MLP):
+        parts = [f"hidden.{k}" for k in range(len(net.hidden))] or ["enter"]
+    elif isinstance(net, UNet):
+        parts = [f"inner.down_blocks.{k}" for k in range(len(net.inner.down_blocks))][-2:]
+        parts.append("inner.mid_block")
+    else:
+        blocks = net.get_submodule("inner.transformer_blocks")
+        parts = [f"inner.transformer_blocks.{name}" for name, _ in blocks.named_children()]
+    return parts[-GROUPS:]
 
 
 def _pooled(out: Tensor) -> Tensor:
