@@ -96,14 +96,16 @@ TRIALS: dict[str, list[dict[str, Any]]] = {
         {"share": 0.4, "critic_steps": 5},
         {"share": 0.4, "critic_steps": 2},
         {"share": 0.4, "critic_steps": 2, "lr": 5e-4},
+        {"share": 0.4, "critic_steps": 2, "lr": 2e-3},
         {"share": 0.4, "critic_steps": 2, "generator_weight": 3e-2, "critic_weight": 1e-1},
     ],
     "fsf": [
         {"share": 0.4, "track": 0.0},
         {"share": 0.4, "track": 1.0},
+        {"share": 0.4, "track": 0.1},
         {"share": 0.4, "track": 1.0, "lr": 5e-4},
-        {"share": 0.4, "track": 1.0, "lr": 2e-3},
-        {"share": 0.4, "track": 3.0, "lr": 5e-4},
+        {"share": 0.4, "track": 1.0, "mapped": 0.8},
+        {"share": 0.4, "track": 1.0, "mapped": 0.0},
     ],
     "drifting": [
         {"real_rows": 1},

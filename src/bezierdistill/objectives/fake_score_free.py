@@ -8,7 +8,8 @@ second network would be trained: no critic, no real data.
 Later jumps start where the generator's own first one leads, :math:`F(x_0, 0, s)`, not from noised
 samples (*flow-map-consistent backward simulation*). With a weight ``track`` the diagonal also
 learns its samples' velocity by flow matching, in the same step and on the same samples: a distilled
-map's diagonal is the teacher's at first, and would stay so. The authors rely on the loss of the
+map's diagonal is the teacher's at first, and would stay so. It must be a map that is started from, since
+a velocity's own Euler step, whose samples are their mean, is consistent with itself. The authors rely on the loss of the
 flow map for that, beside which theirs stands (from a teacher or from data); that and their training
 from scratch are left out.
 
