@@ -8,10 +8,10 @@ second network would be trained: no critic, no real data.
 Later jumps start where the generator's own first one leads, :math:`F(x_0, 0, s)`, not from noised
 samples (*flow-map-consistent backward simulation*). With a weight ``track`` the diagonal also
 learns its samples' velocity by flow matching, in the same step and on the same samples: a distilled
-map's diagonal is the teacher's at first, and would stay so. It must be a map that is started from, since
-a velocity's own Euler step, whose samples are their mean, is consistent with itself. The authors rely on the loss of the
-flow map for that, beside which theirs stands (from a teacher or from data); that and their training
-from scratch are left out.
+map's diagonal is the teacher's at first, and would stay so. The student must start as a map: the
+Euler step of a velocity, whose samples are their mean, is at rest. The authors rely on the loss of
+the flow map in the place of ``track``, beside which theirs stands (from a teacher or from data);
+that and their training from scratch are left out.
 
 Source: Kim, Lee & Park 2026, *Distribution matching distillation without fake score network*
 (FSF-DMD, arXiv 2605.19256); the details beyond its abstract are ours.
