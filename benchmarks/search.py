@@ -117,7 +117,7 @@ TRIALS: dict[str, list[dict[str, Any]]] = {
     "drifting-teacher": [
         {"share": 0.4, "real_rows": 1},
         {"share": 0.4, "real_rows": 1, "lr": 5e-4},
-        {"share": 0.4, "real_rows": 1, "time": 0.99},
+        {"share": 0.4, "real_rows": 1, "time": 0.9},
         {"share": 0.4, "real_rows": 4},
         {"share": 0.4, "real_rows": 1, "widths": (0.05, 0.2, 0.5)},
     ],
@@ -146,7 +146,7 @@ TRIALS: dict[str, list[dict[str, Any]]] = {
     "ayf": [
         {"share": 0.4, "strength": 2.0},
         {"share": 0.4, "strength": 1.25},
-        {"share": 0.4, "strength": 1.25, "whole": 0.5},
+        {"share": 0.4, "strength": 1.25, "lr": 3e-4},
         {"share": 0.4, "strength": 1.25, "offset": None},
         {"share": 0.4, "strength": 1.25, "lagrangian": True},
     ],

@@ -5,11 +5,15 @@ count network passes."""
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_hook
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
 
 from bezierdistill.curves import Time
 from bezierdistill.fields import Field, GaussianMixture
@@ -59,22 +63,25 @@ class CountedNet(nn.Module):
 
 class Account:
     """The passes that MLPs really make while it is open, in rows: 1 a forward, 2 more when a
-    gradient comes back.
+    gradient comes back to its first layer, from its output or from a hidden one.
 
     A value with its derivative is two forwards, and a gradient comes back to each of the two by
-    itself. Where hidden layers are what is asked for, the gradient comes back to the first one
-    alone."""
+    itself."""
 
     def __init__(self) -> None:
         self.passes, self.inside = 0, False
-        self.linear: dict[nn.Module, Tensor] = {}
+        self.first: WeakSet[nn.Module] = WeakSet()
 
-    def add(self, out: Tensor, entered: Tensor | None = None) -> None:
-        """Count an output, and its gradient if one comes to it, or to what ``entered``."""
-        rows, through = len(out), out if entered is None else entered
-        self.passes += rows
-        if through.requires_grad:
-            through.register_hook(lambda _: self._back(rows))
+    def add(self, out: Tensor) -> None:
+        """Count an output, and its gradient if one comes."""
+        self.passes += len(out)
+        self.follow(out)
+
+    def follow(self, out: Tensor) -> None:
+        """Count the gradient of a tensor, if one comes."""
+        rows = len(out)
+        if out.requires_grad:
+            out.register_hook(lambda _: self._back(rows))
 
     def _back(self, rows: int) -> None:
         self.passes += 2 * rows
@@ -82,9 +89,14 @@ class Account:
     def forward(self, module: nn.Module, arguments: Any, out: Any) -> None:
         """Hook of every module."""
         if isinstance(module, MLP) and not self.inside:
-            self.add(out, self.linear.pop(module.enter, None))
-        elif isinstance(module, nn.Linear) and not self.inside:
-            self.linear[module] = out
+            self.passes += len(out)
+        elif module in self.first and not self.inside:
+            self.follow(out)
+
+    def before(self, module: nn.Module, arguments: Any) -> None:
+        """Hook of every module, before it runs."""
+        if isinstance(module, MLP):
+            self.first.add(module.enter)
 
     def derivative(
         self, true: Callable[..., tuple[Tensor, Tensor]], *arguments: Any
@@ -104,7 +116,10 @@ class Account:
 def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
     """Counts from here to the end of the test."""
     own, true = Account(), jvp.forward_derivative
-    handle = register_module_forward_hook(own.forward)
+    handles = [
+        register_module_forward_hook(own.forward),
+        register_module_forward_pre_hook(own.before),
+    ]
 
     def derivative(*arguments: Any) -> tuple[Tensor, Tensor]:
         return own.derivative(true, *arguments)
@@ -112,7 +127,8 @@ def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
     for module in (flow_map_matching, mean_flow, free_flow, eulerian_map):
         monkeypatch.setattr(module, "forward_derivative", derivative)
     yield own
-    handle.remove()
+    for handle in handles:
+        handle.remove()
 
 
 class FieldNet(nn.Module):

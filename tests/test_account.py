@@ -73,9 +73,15 @@ def test_the_counter_counts_gradients_where_they_come_back(account: Account) -> 
     assert account.passes == 10  # no gradient yet
     loss.backward()
     assert account.passes == 20
+    seen = list[torch.Tensor]()
+    handle = net.hidden[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    net(x, t, t)
+    handle.remove()
+    seen[0].sum().backward()  # from a hidden layer alone
+    assert account.passes == 35
     with torch.no_grad():
         nn.Sequential(net)[0](x, t, t)
-    assert account.passes == 25
+    assert account.passes == 40
 
 
 @pytest.mark.parametrize(("module", "passes"), [(mean_flow, 2 + 2), (flow_map_matching, 2 + 4)])

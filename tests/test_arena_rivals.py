@@ -1,4 +1,4 @@
-"""Which methods have a teacher and which train on a judge; hidden features of our networks."""
+"""Which methods have a teacher and which train on a judge; the middles of our networks."""
 
 from functools import partial
 from pathlib import Path
@@ -11,11 +11,12 @@ from torch import nn
 
 from bezierdistill.arena.bench import Bench
 from bezierdistill.arena.methods import METHODS, SCRATCH, TRAINED_ON, bezier, moment_matching
-from bezierdistill.arena.rivals import Hidden
+from bezierdistill.arena.rivals import middle_part
 from bezierdistill.budget import Budget
 from bezierdistill.data import load_data
 from bezierdistill.models import Model
 from bezierdistill.networks.config import NetworkConfig
+from bezierdistill.objectives import Discriminating
 from bezierdistill.training.settings import LoopConfig
 
 
@@ -61,31 +62,21 @@ def test_those_that_align_train_on_the_energy_distance() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "width", "names"),
-    [
-        ("mlp", 16, ["hidden.0"]),
-        ("unet", 16, ["down_blocks.0", "down_blocks.1", "mid_block"]),
-        ("dit", 32, ["transformer_blocks.0", "transformer_blocks.1"]),
-    ],
+    ("kind", "width", "depth"), [("mlp", 16, 1), ("mlp", 16, 4), ("unet", 16, 1), ("dit", 32, 3)]
 )
-def test_hidden_features_depend_on_the_state_and_cost_what_they_say(
-    kind: str, width: int, names: list[str], tmp_path: Path
+def test_the_middle_of_a_network_is_as_wide_as_it_says(
+    kind: str, width: int, depth: int, tmp_path: Path
 ) -> None:
-    bench = a_bench(tmp_path, (3,) if kind == "mlp" else (8, 8, 1), kind=kind, width=width, patch=1)
+    shape = (3,) if kind == "mlp" else (8, 8, 1)
+    bench = a_bench(tmp_path, shape, kind=kind, width=width, depth=depth, patch=1)
     net = bench.build()
     for parameter in net.parameters():
         nn.init.normal_(parameter, std=0.1)
-    hidden = Hidden(bench, net)
-    assert bench.budget.spent == hidden.calls == 1
-    assert [name.removeprefix("inner.") for name in hidden.names] == names
-    assert hidden.middle.endswith(names[-1])
+    critic = Discriminating(net, *middle_part(net))
+    nn.init.normal_(critic.head.weight)
     x = torch.randn(5, *bench.data.shape, requires_grad=True)
-    groups = hidden(x)
-    assert len(groups) == len(hidden.names)
-    for group in groups:
-        assert group.shape[0] == 5
-        (gradient,) = torch.autograd.grad(group[0].square().sum(), x, retain_graph=True)
-        assert gradient[0].any()
-        assert not gradient[1:].any()
-    assert all(parameter.grad is None for parameter in net.parameters())
-    assert all(parameter.requires_grad for parameter in net.parameters())
+    logits = critic.logits(x, torch.full((5,), 0.7))
+    assert logits.shape == (5,)
+    (gradient,) = torch.autograd.grad(logits[0], x)
+    assert gradient[0].any()
+    assert not gradient[1:].any()

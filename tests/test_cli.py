@@ -268,7 +268,7 @@ def test_chain_passes_add_up(chain: Path) -> None:
     assert load_model(chain / "strong").spent == teacher
     assert CurveStore.open(chain / "curves").manifest.passes == 100 * 8 * 2 * 2
     regression, knots = 6 * 16 * 3, 100 // 8 * 11 * 10 // 2
-    alignment = 2 * 16 * (3 + (1 + 3))
+    alignment = 2 * 16 * (3 + (1 + 3) + 2 * 3) + 2 * 16 * 4  # the pool: as many as are drawn
     parts = load_model(chain / "student").card.passes.parts
     training = regression + knots + alignment
     assert parts == {"training": training, "curves": 3200, "teachers": 2 * teacher, "search": 0}

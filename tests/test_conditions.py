@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bezierdistill.cli import main
-from bezierdistill.curves import BezierCurve, Time
+from bezierdistill.curves import Time
 from bezierdistill.data import load_data
 from bezierdistill.errors import UserError
 from bezierdistill.fields import Blend, Guided
@@ -21,7 +21,7 @@ from bezierdistill.models import Model, load_model
 from bezierdistill.networks.config import NetworkConfig
 from bezierdistill.noise import Stream, labels, uniform
 from bezierdistill.objectives import Aligned, Alignment
-from bezierdistill.objectives.alignment import energy
+from bezierdistill.objectives.distances import energy, mean_distance
 from bezierdistill.records import ModelCard, Passes, to_json
 from bezierdistill.simulation import Simulation
 from bezierdistill.stages.distill import DistillConfig, distill
@@ -298,14 +298,14 @@ def test_the_joint_distribution_is_aligned(draw: Draw, generator: torch.Generato
     own one is the same."""
     x = torch.cat([draw(64, 2) - 3, draw(64, 2) + 3])
     cond = torch.nn.functional.one_hot(torch.arange(128) // 64, 2).double()
-    curve = BezierCurve.line(x, x)
     objective = Alignment(((0.0, 1.0),), anchor=0.0)
 
     def loss(cond: Tensor | None, real_cond: Tensor | None) -> Tensor:
-        return objective.loss(Still(), Aligned(curve, cond, x, real_cond), generator)
+        return objective.loss(Still(), Aligned(x, (x,), cond, real_cond), generator)
 
-    assert float(loss(cond.flip(1), cond) - loss(cond, cond)) > 1.0
-    assert float(loss(None, None)) == pytest.approx(float(energy(x, x)))
+    unit = mean_distance(x)
+    assert float(loss(cond.flip(1), cond) - loss(cond, cond)) * float(unit) > 1.0
+    assert float(loss(None, None)) == pytest.approx(float(energy(x, x) / unit), rel=1e-3)
     with pytest.raises(ValueError, match="expected both or neither"):
         loss(cond, None)
 

@@ -477,13 +477,14 @@ def test_passes_of_a_module_of_several_and_of_features_are_counted(tmp_path: Pat
     for passes in (1, 2):
         teacher = teacher_of(Net(), data=data, scaling=bd.Scaling(), passes=passes, shape=None)
         more = {"align": 4, "data": data, "objective": "end", "passes": 1}
-        for features in ((), ("mid",)):
+        for features in (("states",), ("mid",)):
             folder = tmp_path / f"{passes}{features}"
             model = distilled(teacher, folder, align_features=features, **more)
             spent[passes, features] = model.card.passes.training
-    assert spent[2, ()] == 2 * spent[1, ()]
-    # Of 8 rows in 4 steps: 3 passes of a made state with its gradient, 4 of real ones.
-    assert spent[1, ("mid",)] - spent[1, ()] == 4 * 8 * (3 + 4)
+    assert spent[2, ("states",)] == 2 * spent[1, ("states",)]
+    # Of 8 rows in 4 steps 3 passes of a made state with its gradient; of 4 times as many real ones
+    # 1, before the first step.
+    assert spent[1, ("mid",)] - spent[1, ("states",)] == 4 * 8 * (3 + 4)
     assert spent[2, ("mid",)] == 2 * spent[1, ("mid",)]
 
 
@@ -491,7 +492,7 @@ def test_features_leave_no_gradient_in_the_module() -> None:
     module = Net()
     hidden = teacher_of(module).features(("mid",))
     x = FRESH.clone().requires_grad_(True)
-    hidden(x).sum().backward()
+    hidden(x)[0].sum().backward()
     assert x.grad is not None
     assert all(part.grad is None and part.requires_grad for part in module.parameters())
 

@@ -23,9 +23,11 @@ from bezierdistill.files import read_tensors
 from bezierdistill.knots import searched_curves
 from bezierdistill.networks.own import OwnNetwork
 from bezierdistill.objectives.alignment import REAL_ROWS
+from bezierdistill.stages.align import pool_rows
 from bezierdistill.training import loop as loop_module
 from bezierdistill.training.batches import AlignedBatches, CurveBatches
 from bezierdistill.training.checkpoint import load_state
+from bezierdistill.training.pool import make_pool
 from foreign_networks import MANNERS, mixtures, trained
 
 LOOP = bd.LoopConfig(accelerator="cpu", ema=0.9, lr=5e-3, warmup=0, save_every=4)
@@ -384,9 +386,13 @@ def by_hand(
             curve, _ = curves.take(torch.arange(searched_curves(len(curves))))
             knots = dict(bd.find_knots(net, curve, 2, None))
         else:
-            aligning = objectives.Alignment(tuple(knots.values()), objectives.Loss(0.03), 0.03)
-            real = rescaled(bd.load_data(REAL), bd.Scaling())
-            aligned = AlignedBatches(batches, real, REAL_ROWS * 32)
+            features, real = teacher.features(), rescaled(bd.load_data(REAL), bd.Scaling())
+            aligning = objectives.Alignment(
+                tuple(knots.values()), objectives.Loss(0.03), 0.03, joint=False, features=features
+            )
+            rows = pool_rows(features.calls, steps * REAL_ROWS * 32, real.count("train"))
+            pool = make_pool(real, features, rows, 1, trainer)
+            aligned = AlignedBatches(batches.starts, pool, REAL_ROWS * 32)
             net = trainer.fit(aligning, aligned, steps, 1)
     return net
 

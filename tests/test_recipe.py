@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bezierdistill.cli import main, parse
 from bezierdistill.curves import Time
-from bezierdistill.data import EndlessData, Scaling
+from bezierdistill.data import EndlessData, Scaling, load_data
 from bezierdistill.errors import UserError
 from bezierdistill.fields import Field, GaussianMixture
 from bezierdistill.models import Model, load_model
@@ -91,7 +91,9 @@ def test_the_budget_holds_every_pass(
     steps = [int(share * BUDGET) // (3 * BATCH) for share in (shares.strong, shares.weak)]
     assert passes.teachers == 3 * BATCH * sum(steps)
     assert passes.search == 8 * 4 * 4 * (int(shares.search * BUDGET) // (8 * 4 * 4))
-    align = int(shares.align * BUDGET) // (BATCH * (3 + (1 + 3)))
+    pool = load_data(data).count("train") if shares.align else 0  # each by the teacher, once
+    assert pool is not None
+    align = (int(shares.align * BUDGET) - pool) // (BATCH * (3 + (1 + 3) + 2 * 3))
     assert student.card.settings["align"] == align
     assert store.recipe.degree == config.simulate.degree
     assert len(store.recipe.teachers) == teachers
@@ -173,7 +175,7 @@ def test_alignment_gets_clamped_samples_many_real_rows_and_its_own_rate(
     def recorded(objective: Alignment, net: Any, batch: Aligned, *more: Any) -> Tensor:
         # The digits' own range is 0 to 16.
         assert float(objective.clamp(torch.full((1, 1, 8, 8), 9.0)).max()) == 1.0
-        rows.append(len(batch.real))
+        rows.append(len(batch.real[0]))
         return true(objective, net, batch, *more)
 
     def train_at(nets: Any, loop: Any, folder: Any, stage: str, own: Any = None) -> Any:
@@ -183,7 +185,8 @@ def test_alignment_gets_clamped_samples_many_real_rows_and_its_own_rate(
     monkeypatch.setattr(Alignment, "loss", recorded)
     monkeypatch.setattr(loop_module, "Trainer", train_at)
     run_recipe(small("digits", tmp_path / "run", distill=StudentSettings(align_lr=3e-4)))
-    assert rows == [4 * BATCH] * (int(0.14 * BUDGET) // (7 * BATCH))
+    pool = load_data("digits").count("train")
+    assert rows == [4 * BATCH] * (int(0.14 * BUDGET - (pool or 0)) // (13 * BATCH))
     assert ("alignment", {"student": 3e-4}) in rates
 
 
@@ -415,13 +418,14 @@ def test_alignment_has_a_batch_of_its_own(tmp_path: Path, monkeypatch: pytest.Mo
     rows, true = [], Alignment.loss
 
     def recorded(objective: Alignment, net: Any, batch: Aligned, *more: Any) -> Tensor:
-        rows.append((batch.curve.points.shape[1], len(batch.real)))
+        rows.append((len(batch.x0), len(batch.real[0])))
         return true(objective, net, batch, *more)
 
     monkeypatch.setattr(Alignment, "loss", recorded)
     own = StudentSettings(align_batch=2 * BATCH)
     student = run_recipe(small("digits", tmp_path / "run", distill=own))
-    assert rows == [(2 * BATCH, 8 * BATCH)] * (int(0.14 * BUDGET) // (14 * BATCH))
+    steps = int(0.14 * BUDGET - (load_data("digits").count("train") or 0)) // (26 * BATCH)
+    assert rows == [(2 * BATCH, 8 * BATCH)] * steps
     assert BUDGET - 3 * BATCH < student.spent <= BUDGET
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 from bezierdistill.errors import UserError
 
 Coupling = Literal["independent", "ot"]
+DistanceName = Literal["energy", "drifting", "laplace", "sinkhorn"]
 Guides = Literal["fit", "hermite", "endpoints"]
 Noise = Literal["stored", "seed"]
 ObjectiveName = Literal["end", "map", "knots", "velocity"]
@@ -80,6 +81,33 @@ def parse_weights(text: str) -> tuple[tuple[float, ...], ...]:
 def parse_words(text: str) -> tuple[str, ...]:
     """Words separated by commas."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def parse_distance(text: str) -> tuple[tuple[float, str], ...]:
+    """A weighted sum of distances: their weights and names.
+
+    Raises:
+        UserError: if it is none.
+
+    Example:
+        >>> parse_distance("energy+0.3*drifting")
+        ((1.0, 'energy'), (0.3, 'drifting'))
+    """
+    found = []
+    for part in text.split("+"):
+        weight, star, name = part.strip().rpartition("*")
+        try:
+            number = float(weight) if star else 1.0
+        except ValueError:
+            number = math.nan
+        if not 0 < number < math.inf or name.strip() not in get_args(DistanceName):
+            names = ", ".join(get_args(DistanceName))
+            raise UserError(
+                f"align-distance is {text!r}, expected some of {names}, such as energy or"
+                " energy+0.3*drifting"
+            )
+        found.append((number, name.strip()))
+    return tuple(found)
 
 
 def _joined(values: Iterable[object]) -> str:

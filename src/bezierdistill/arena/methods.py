@@ -18,7 +18,6 @@ import torch
 from bezierdistill.arena import rivals
 from bezierdistill.arena.bench import PAIR_STEPS, Bench, Method, Sampler
 from bezierdistill.arena.samplers import MIDDLE, TEACHER, even_jumps, renoised, renoising
-from bezierdistill.curves import BezierCurve
 from bezierdistill.flow_map import sample
 from bezierdistill.knots import cheapest_knots, interval_errors
 from bezierdistill.models import Model
@@ -255,10 +254,9 @@ def moment_matching(
     objective = Alignment(((0.0, 1.0),), anchor=0.0, clamp=bench.data.scaling.clamp)
 
     def batches(draws: torch.Generator) -> Aligned:
-        x0, x1, cond = bench.draws(draws)
+        x0, _, cond = bench.draws(draws)
         real, real_cond = bench.data.batch(REAL_ROWS * bench.batch, draws)
-        real_cond = real_cond if bench.conditional else None
-        return Aligned(BezierCurve.line(x0, x1), cond, real, real_cond)
+        return Aligned(x0, (real.flatten(1),), cond, real_cond if bench.conditional else None)
 
     return even_jumps(bench.fit(net, objective, batches, rates={"student": lr or bench.loop.lr}), 1)
 

@@ -8,20 +8,19 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 from bezierdistill.arena.bench import Bench, Sampler
 from bezierdistill.arena.samplers import MIDDLE, TEACHER, even_jumps, renoised
 from bezierdistill.fields import Blend
 from bezierdistill.flow_map import sample
+from bezierdistill.models.features import HiddenStates
 from bezierdistill.models.weights import start_from
 from bezierdistill.networks.mlp import MLP
-from bezierdistill.networks.second import outputs_of
 from bezierdistill.networks.unet import UNet
-from bezierdistill.noise import Stream, noise
 from bezierdistill.objectives import (
     AdversarialMatching,
     ConsistencyTraining,
@@ -48,8 +47,6 @@ from bezierdistill.objectives.drifting import WIDTHS
 from bezierdistill.objectives.rectified_mean_flow import nearest
 from bezierdistill.solvers import time_grid
 
-GROUPS, PLACES = 4, 4  # of hidden features: groups, and places of a map in each direction
-
 
 def drifting(
     bench: Bench,
@@ -71,14 +68,14 @@ def teacher_drifting(
     widths: Sequence[float] = WIDTHS,
     normalised: bool = True,
     real_rows: int = 1,
-    time: float = 0.95,
+    time: float | None = None,
     lr: float | None = None,
 ) -> Mapping[int, Sampler]:
     """Drifting in a teacher's hidden states (Zhang et al. 2026), from its weights."""
-    net = bench.teacher(share).net
-    clamp = bench.data.scaling.clamp
-    objective = Drifting(widths, Hidden(bench, net, time), normalised, clamp, real_rows)
-    return _drift(bench, copy.deepcopy(net), objective, lr)
+    model = bench.teacher(share)
+    features, clamp = HiddenStates(model, times=(time,) if time else ()), bench.data.scaling.clamp
+    objective = Drifting(widths, features, normalised, clamp, real_rows)
+    return _drift(bench, copy.deepcopy(model.net), objective, lr)
 
 
 def _drift(
@@ -153,6 +150,7 @@ def align_your_flow(
     whole: float = 0.0,
     offset: float | None = 0.1,
     lagrangian: bool = False,
+    lr: float | None = None,
 ) -> Mapping[int, Sampler]:
     """Align your flow (Sabour et al. 2025) without its adversarial end: map distillation of a
     strong teacher guided away from a weak one.
@@ -162,7 +160,8 @@ def align_your_flow(
     field = Blend(fields, torch.tensor([strength, 1 - strength]))
     eulerian = EulerianMap(field, MapIntervals(whole), offset=offset)
     objective = LagrangianMap(field) if lagrangian else eulerian
-    return even_jumps(bench.fit(copy.deepcopy(strong.net), objective), 1, 2)
+    rates = {"student": lr or bench.loop.lr}
+    return even_jumps(bench.fit(copy.deepcopy(strong.net), objective, rates=rates), 1, 2)
 
 
 def adversarial_matching(
@@ -176,8 +175,7 @@ def adversarial_matching(
 ) -> Mapping[int, Sampler]:
     """DMD2 with its GAN (Yin et al. 2024) from one teacher."""
     model = bench.teacher(share)
-    hidden = Hidden(bench, model.net)
-    critic = Discriminating(copy.deepcopy(model.net), hidden.middle, hidden.widths[hidden.middle])
+    critic = Discriminating(copy.deepcopy(model.net), *middle_part(model.net))
     objective = AdversarialMatching(
         model.field,
         times=times,
@@ -247,62 +245,17 @@ def fake_score_free(
     return {k: partial(sample, net, knots=(*knots[:k], 1.0)) for k in range(1, len(knots))}
 
 
-class Hidden:
-    """Hidden outputs of one of our networks for states at a time close to 1, as groups.
-
-    Maps are averaged over 4×4 places, sequences over their tokens.
-
-    Args:
-        bench: pays for the pass that finds widths.
-        net: the network.
-        time: at which states are taken to be.
-    """
-
-    calls = 1
-
-    def __init__(self, bench: Bench, net: nn.Module, time: float = 0.95) -> None:
-        self.net, self.time = copy.deepcopy(net).requires_grad_(False), time
-        bench.budget.charge(1)
-        self.names = _hidden_parts(net)
-        x = noise(0, Stream.SEARCH, range(1), bench.data.shape).to(bench.draws.device)
-        with torch.no_grad():
-            outs = self._outputs(x, None)
-        self.widths = {name: out.shape[2 if out.ndim == 3 else 1] for name, out in outs.items()}
-        middle = "inner.mid_block"
-        self.middle = middle if middle in outs else self.names[len(self.names) // 2]
-
-    def __call__(self, x: Tensor, cond: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Groups ``(B, D)`` of states ``(B, ...)``; gradients go through to them."""
-        outs = self._outputs(x, cond)
-        return tuple(_pooled(outs[name]) for name in self.names)
-
-    def _outputs(self, x: Tensor, cond: Tensor | None) -> dict[str, Tensor]:
-        t = torch.full((len(x),), self.time).to(x)
-        found = outputs_of(self.net, self.names, lambda: self.net(x, t, t, cond))
-        firsts = ((name, outs[0]) for name, outs in found.items())
-        return {name: out[0] if isinstance(out, tuple) else out for name, out in firsts}
-
-
-def _hidden_parts(net: nn.Module) -> list[str]:
-    """The hidden layers of an MLP, the last two down blocks and the middle of a U-Net, the blocks
-    of a transformer: four at most, the last ones.
-    """
+def middle_part(net: Any) -> tuple[str, int]:
+    """The part in the middle of one of our networks, by its path, and the width of its output."""
     if isinstance(net, MLP):
-        parts = [f"hidden.{k}" for k in range(len(net.hidden))] or ["enter"]
-    elif isinstance(net, UNet):
-        parts = [f"inner.down_blocks.{k}" for k in range(len(net.inner.down_blocks))][-2:]
-        parts.append("inner.mid_block")
-    else:
-        blocks = net.get_submodule("inner.transformer_blocks")
-        parts = [f"inner.transformer_blocks.{name}" for name, _ in blocks.named_children()]
-    return parts[-GROUPS:]
-
-
-def _pooled(out: Tensor) -> Tensor:
-    if out.ndim == 4:
-        places = (min(PLACES, out.shape[2]), min(PLACES, out.shape[3]))
-        return functional.adaptive_avg_pool2d(out, places).flatten(1)
-    return out.mean(1) if out.ndim == 3 else out
+        place = (len(net.hidden) - 1) // 2
+        return f"hidden.{place}" if net.hidden else "enter", net.enter.out_features
+    config = net.inner.config
+    if isinstance(net, UNet):
+        return "inner.mid_block", config.block_out_channels[-1]
+    place = len(net.inner.transformer_blocks) // 2
+    width = config.num_attention_heads * config.attention_head_dim
+    return f"inner.transformer_blocks.{place}", width
 
 
 def beside_real(bench: Bench, real_rows: int) -> Callable[[torch.Generator], Drifted]:

@@ -47,7 +47,9 @@ class MLP(nn.Module):
         nn.init.zeros_(self.skip.bias)
 
     def forward(self, x: Tensor, s: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
-        """Average velocity ``(B, ...)`` (or K, ``(B, K, ...)``) of states between times ``s`` and ``t``, each ``(B,)``."""
+        """Average velocity ``(B, ...)``, or K of them ``(B, K, ...)``, of states between times ``s``
+        and ``t``, each ``(B,)``.
+        """
         time, flat = functional.silu(self.time(s, t, cond)), x.flatten(1)
         shifts = self.shifts(time).chunk(len(self.hidden) + 1, 1)
         h = functional.silu(self.enter(flat) + shifts[0])

@@ -46,12 +46,21 @@ class Curves(NamedTuple):
 
 
 class Aligned(NamedTuple):
-    """B curves beside N real states ``(N, ...)``, with conditions ``(B, C)`` and ``(N, C)``."""
+    """B sources ``(B, ...)`` of samples beside N real states, as groups of features ``(N, D)``.
 
-    curve: BezierCurve
-    cond: Tensor | None
-    real: Tensor
+    Args:
+        x0: the sources.
+        real: the groups of the real states: ``(states,)`` where these are compared themselves.
+        cond: conditions ``(B, C)`` of the samples.
+        real_cond: conditions ``(N, C)`` of the real states.
+        end: where the samples are held ``(B, ...)``, such as the ends of curves.
+    """
+
+    x0: Tensor
+    real: tuple[Tensor, ...]
+    cond: Tensor | None = None
     real_cond: Tensor | None = None
+    end: Tensor | None = None
 
 
 class Balanced(NamedTuple):

@@ -21,8 +21,10 @@ from bezierdistill.settings import (
     check_counts,
     check_not_negative,
     check_seed,
+    parse_distance,
     written,
 )
+from bezierdistill.stages.align import align_curves, check_features
 from bezierdistill.stages.simulate import check_data
 from bezierdistill.stages.sources import as_data
 from bezierdistill.stages.train import CONTENTS as TRAINED
@@ -77,6 +79,16 @@ class StudentSettings:
     """Peak learning rate of the student during alignment."""
     anchor: float = 0.03
     """Weight of the ends of the curves during alignment."""
+    align_features: tuple[str, ...] = written(("auto",), WORDS)
+    """What is aligned: states, patches (of images, by fixed filters), teacher (the best teacher's
+    hidden states), several of these, parts of your own module by path, or auto, the best for this
+    kind of states."""
+    align_distance: str = "energy"
+    """Distance of samples to real data: energy, drifting, laplace, sinkhorn, or a weighted sum such
+    as energy+0.3*drifting."""
+    align_times: tuple[float, ...] = written((), NUMBERS)
+    """Times at which that teacher takes states to be, a pass each; without them 0.95 for images and
+    0.99 for vectors."""
 
     def __post_init__(self) -> None:
         check_choice("objective", self.objective, ObjectiveName)
@@ -90,6 +102,8 @@ class StudentSettings:
         check_not_negative(huber=self.huber, anchor=self.anchor, power=self.power)
         if self.align_lr <= 0:
             raise UserError(f"align-lr is {self.align_lr}, expected a positive number")
+        parse_distance(self.align_distance)
+        check_features(self.align_features, self.align_times)
         inner = (0.0, *self.knots, 1.0)
         if self.knots and (len(self.knots) != self.passes - 1 or list(inner) != sorted(set(inner))):
             raise UserError(
@@ -126,9 +140,6 @@ class DistillConfig(StudentSettings):
     """Steps of alignment with real data after the regression; 0 is none."""
     data: str | object | None = None
     """Built-in name or path of that real data."""
-    align_features: tuple[str, ...] = written((), WORDS)
-    """Parts of your own module whose outputs are aligned in the place of states, by path, or auto
-    for those of the greatest widths."""
     student: str | object | None = None
     """What is trained, where it is not the network of the best teacher: FILE.py:function that
     returns teacher.student(...), your own module, or a NetworkConfig, one of ours from scratch."""
@@ -164,8 +175,6 @@ class DistillConfig(StudentSettings):
                 f"align is {self.align} and data {self.data}, expected both or neither: alignment"
                 " needs real data"
             )
-        if self.align_features and not self.align:
-            raise UserError("align-features are given and align is 0: expected --align STEPS")
         if self.align and (self.align_batch or self.batch) < 2:
             raise UserError(
                 "batch is 1, expected 2 or more in alignment: the distance between distributions"
@@ -254,7 +263,7 @@ def _distilled(
         knots = dict(find_knots(net.to(trainer.device), curve, config.passes, cond))
         spent += search_cost(len(store))
     if data is not None:
-        net, more = _align(config, store, data, net, knots, own)
+        net, more = align_curves(config, store, data, net, knots, own)
         spent += more
     recipe, each = store.recipe, 1 if own is None else own.passes  # of one call of its module
     passes = Passes(
@@ -346,51 +355,6 @@ def _regress(
     batches = CurveBatches(store, trainer, config.batch, config.seed if config.epochs else None)
     net = trainer.fit(objective, batches, config.steps, config.seed)
     return net, trainer.cost(objective, config.steps, config.batch)
-
-
-def _align(
-    config: DistillConfig,
-    store: CurveStore,
-    data: Data,
-    net: nn.Module,
-    knots: Mapping[int, Knots],
-    own: Teacher | None,
-) -> tuple[nn.Module, int]:
-    """Align the distribution of every sampler with real data; the network and what this cost."""
-    from bezierdistill.objectives import Alignment, Loss
-    from bezierdistill.objectives.alignment import REAL_ROWS
-    from bezierdistill.training.batches import AlignedBatches, CurveBatches
-    from bezierdistill.training.loop import Trainer
-
-    size = config.align_batch or config.batch
-    rates = {"student": config.align_lr}
-    trainer = Trainer({"student": net}, config.loop, config.out, "alignment", rates)
-    objective = Alignment(
-        tuple(knots.values()),
-        Loss(config.huber),
-        config.anchor,
-        data.scaling.clamp,
-        joint=store.recipe.conditions.rows is None,
-        **_features(config, own),
-    )
-    curves = CurveBatches(store, trainer, size, config.seed + 1 if config.epochs else None)
-    batches = AlignedBatches(curves, data, REAL_ROWS * curves.rows)
-    net = trainer.fit(objective, batches, config.align, config.seed + 1)
-    return net, trainer.cost(objective, config.align, size)
-
-
-def _features(config: DistillConfig, own: Teacher | None) -> dict[str, Any]:
-    if not config.align_features:
-        return {}
-    if own is None:
-        raise UserError(
-            "align-features are given and the student is no module of your own: expected none"
-        )
-    return {
-        "features": own.features(
-            () if config.align_features == ("auto",) else config.align_features
-        )
-    }
 
 
 def main_distill(config: DistillConfig) -> dict[str, Any]:

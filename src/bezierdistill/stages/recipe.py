@@ -227,7 +227,7 @@ def _stages(config: RecipeConfig, data: Data) -> Model:
     curves = simulate(_simulation(config, budget, teachers, weights))
     announce(f"{out}: the student")
     spent = 0 if search is None else search.passes
-    student = distill(_distillation(config, budget, curves, spent))
+    student = distill(_distillation(config, budget, curves, spent, data))
     if not spent:
         return student
     passes = msgspec.structs.replace(student.card.passes, search=spent)
@@ -362,18 +362,19 @@ def _simulation(
 
 
 def _distillation(
-    config: RecipeConfig, budget: Budget, curves: CurveStore, searched: int
+    config: RecipeConfig, budget: Budget, curves: CurveStore, searched: int, data: Data
 ) -> DistillConfig:
     """Settings of the student: its regression gets what everything else leaves of the budget."""
     from bezierdistill.knots import even_knots, search_cost
-    from bezierdistill.objectives import Alignment, CurveRegression
+    from bezierdistill.objectives import CurveRegression
+    from bezierdistill.stages.align import align_steps
 
     settings = config.distill
-    knots = tuple(even_knots(settings.passes).values())
-    cost = (settings.align_batch or config.batch) * Alignment(knots).cost
-    align = int(budget.share(config.shares.align) // cost)
+    knots, passes = tuple(even_knots(settings.passes).values()), budget.share(config.shares.align)
+    count = data.count("train")
+    align, cost = align_steps(settings, data.shape, knots, passes, config.batch, count)
     budget.charge(curves.recipe.teacher_passes + curves.manifest.passes + searched)
-    budget.charge(search_cost(len(curves)) + int(align * cost))
+    budget.charge(search_cost(len(curves)) + cost)
     steps = budget.steps(CurveRegression.cost, what="the student")
     return config.student(curves.folder, steps, align)
 

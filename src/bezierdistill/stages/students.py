@@ -58,7 +58,7 @@ def choose_student(config: DistillConfig, store: CurveStore) -> Chosen:
             )
         net = chosen.build(recipe.shape, config.seed, _sizes(recipe))
         return Chosen(net, chosen, None)
-    best = _best(store)
+    best = best_teacher(store)
     if best is None:
         raise UserError(
             f"the curves of {store.folder} were made by a module of your own, which has no network"
@@ -71,7 +71,7 @@ def choose_student(config: DistillConfig, store: CurveStore) -> Chosen:
     return Chosen(net, best.network, None)
 
 
-def _best(store: CurveStore) -> Model | None:
+def best_teacher(store: CurveStore) -> Model | None:
     """The teacher of the most weight; None if it is a module of the user's own."""
     recipe = store.recipe
     if not recipe.teachers:

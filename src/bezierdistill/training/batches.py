@@ -14,8 +14,10 @@ from bezierdistill.data import Data
 from bezierdistill.objectives.base import Aligned, Curves, Pairs
 from bezierdistill.store import CurveStore
 from bezierdistill.training.loop import Trainer
+from bezierdistill.training.pool import Pool
 
 Real = Callable[[torch.Generator], tuple[Tensor, Tensor | None]]
+Starts = Callable[[torch.Generator], tuple[Tensor, Tensor | None, Tensor | None]]
 
 
 def real_batches(data: Data, rows: int, trainer: Trainer | None) -> Real:
@@ -109,6 +111,11 @@ class CurveBatches:
         points = curve.points.to(device)
         return Curves(BezierCurve(points), None if cond is None else cond.to(device))
 
+    def starts(self, generator: torch.Generator) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The sources of a batch, its ends and its conditions."""
+        curve, cond = self(generator)
+        return curve.source, curve.data, cond
+
     @cached_property
     def _ahead(self) -> Iterator[tuple[BezierCurve, Tensor | None]]:
         """Opened at the first batch, when the trainer knows where it goes on."""
@@ -118,26 +125,21 @@ class CurveBatches:
 
 @dataclass(frozen=True)
 class AlignedBatches:
-    """Curves beside real data, several rows for each curve.
+    """Starts of samples beside real states from a pool.
 
     Args:
-        curves: batches of curves.
-        data: the real data.
+        starts: draws sources, where their samples are held (or None), and conditions (or None):
+            :meth:`CurveBatches.starts` of stored curves, or fresh noise.
+        pool: the real states.
         rows: real rows of a batch.
     """
 
-    curves: CurveBatches
-    data: Data
+    starts: Starts
+    pool: Pool
     rows: int
 
     def __call__(self, generator: torch.Generator) -> Aligned:
         """A batch."""
-        curve, cond = self.curves(generator)
-        real, given = self._real(generator)
-        device = curve.points.device
-        given = None if given is None or cond is None else given.to(device)
-        return Aligned(curve, cond, real.to(device), given)
-
-    @cached_property
-    def _real(self) -> Real:
-        return real_batches(self.data, self.rows, self.curves.trainer)
+        x0, end, cond = self.starts(generator)
+        real, given = self.pool.draw(self.rows, generator)
+        return Aligned(x0, real, cond, None if cond is None else given, end)

@@ -1,0 +1,234 @@
+"""Alignment as a stage: which features and which distance, the pool of real states, the training,
+and what all of it costs in network passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from bezierdistill.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bezierdistill.data import Data
+    from bezierdistill.knots import Knots
+    from bezierdistill.models.features import Features, HiddenStates
+    from bezierdistill.models.model import Model
+    from bezierdistill.models.teacher import Teacher
+    from bezierdistill.stages.distill import DistillConfig, StudentSettings
+    from bezierdistill.store import CurveStore
+    from bezierdistill.training.batches import Starts
+    from bezierdistill.training.loop import Trainer
+
+AUTO = {"images": ("teacher",), "vectors": ("teacher",)}  # what align-features auto is
+NAMED = ("auto", "states", "patches", "teacher")  # others are parts of a user's own module
+POOL, FREE_POOL = 16_384, 65_536  # the most real states; where features cost no pass
+
+
+def check_features(names: Sequence[str], times: Sequence[float]) -> None:
+    """Raise ``UserError`` unless the settings of features go together."""
+    if not names or (len(names) > 1 and "auto" in names) or len(set(names)) < len(names):
+        raise UserError(
+            f"align-features are {','.join(names) or 'none'}, expected auto alone, or some of"
+            " states, patches, teacher, and parts of your own module by path, once each"
+        )
+    if not all(0 < time < 1 for time in times):
+        raise UserError(f"align-times are {times}, expected some between 0 and 1, such as 0.95")
+
+
+def align_curves(
+    config: DistillConfig,
+    store: CurveStore,
+    data: Data,
+    net: nn.Module,
+    knots: Mapping[int, Knots],
+    own: Teacher | None,
+) -> tuple[nn.Module, int]:
+    """Align every sampler with real data, from the sources of stored curves, anchored at their
+    ends; the network and the passes that this cost.
+    """
+    from bezierdistill.stages.students import best_teacher
+    from bezierdistill.training.batches import CurveBatches
+
+    kept = store.recipe.conditions
+    conditional, seed = kept.size > 0 and kept.rows is None, config.seed + 1
+
+    def starts(trainer: Trainer, batch: int) -> Starts:
+        return CurveBatches(store, trainer, batch, seed if config.epochs else None).starts
+
+    features = find_features(
+        config, store.recipe.shape, lambda: own or best_teacher(store), conditional
+    )
+    return align(config, data, net, knots, starts, features, conditional)
+
+
+def align(
+    config: DistillConfig,
+    data: Data,
+    net: nn.Module,
+    knots: Mapping[int, Knots],
+    starts: Callable[[Trainer, int], Starts],
+    features: Features,
+    conditional: bool,
+) -> tuple[nn.Module, int]:
+    """Align every sampler with real data; the network and the passes that this cost.
+
+    Args:
+        config: settings.
+        data: the real data.
+        net: the student.
+        knots: of its samplers.
+        starts: what samples start from, of a trainer and rows on all ranks.
+        features: what is compared.
+        conditional: whether samples have conditions such as those of the data.
+    """
+    from bezierdistill.objectives import Alignment, Loss
+    from bezierdistill.objectives.alignment import REAL_ROWS
+    from bezierdistill.objectives.distances import find_distance
+    from bezierdistill.training.batches import AlignedBatches
+    from bezierdistill.training.loop import Trainer
+    from bezierdistill.training.pool import make_pool
+
+    size, seed = config.align_batch or config.batch, config.seed + 1
+    rates = {"student": config.align_lr}
+    trainer = Trainer({"student": net}, config.loop, config.out, "alignment", rates)
+    objective = Alignment(
+        tuple(knots.values()),
+        Loss(config.huber),
+        config.anchor,
+        data.scaling.clamp,
+        conditional,
+        features,
+        find_distance(config.align_distance),
+    )
+    drawn = REAL_ROWS * size * config.loop.accumulate
+    rows = pool_rows(features.calls, config.align * drawn, data.count("train"))
+    with _as_found(features, trainer):
+        pool = make_pool(data, features, rows, seed, trainer, conditional)
+        batches = AlignedBatches(starts(trainer, size), pool, REAL_ROWS * trainer.share(size))
+        net = trainer.fit(objective, batches, config.align, seed)
+    return net, trainer.cost(objective, config.align, size) + pool.rows * features.calls
+
+
+def find_features(
+    config: StudentSettings,
+    shape: tuple[int, ...],
+    teacher: Callable[[], Model | None],
+    conditional: bool = False,
+) -> Features:
+    """The features that settings name.
+
+    Args:
+        config: the settings.
+        shape: shape of a state.
+        teacher: gives the teacher that is asked, or None.
+        conditional: whether states have conditions that it can be given.
+
+    Raises:
+        UserError: if there are none such; of ``auto`` it is told, and states are compared.
+    """
+    from bezierdistill.models.features import Several, States
+    from bezierdistill.models.patches import Patches
+    from bezierdistill.progress import notice
+
+    names = _named(config.align_features, shape)
+    found: list[Features] = [States()] if "states" in names else []
+    found += [Patches(shape)] if "patches" in names else []
+    paths = tuple(name for name in names if name not in NAMED)
+    for parts in ([()] if "teacher" in names else []) + ([paths] if paths else []):
+        try:
+            found.append(_hidden(teacher(), parts, config.align_times, conditional))
+        except UserError as error:
+            if config.align_features != ("auto",):
+                raise
+            notice(f"alignment compares {found[0].name if found else 'states'}: {error}")
+            found = found or [States()]
+    return found[0] if len(found) == 1 else Several(found)
+
+
+def _hidden(
+    teacher: Model | None, parts: Sequence[str], times: Sequence[float], conditional: bool
+) -> HiddenStates:
+    from bezierdistill.models.features import HiddenStates
+    from bezierdistill.models.teacher import Teacher
+
+    if teacher is None:
+        raise UserError(
+            "the teacher is a module of your own, which a student of another network does not hold:"
+            " expected --align-features states or patches"
+        )
+    if parts and not isinstance(teacher, Teacher):
+        raise UserError(
+            f"align-features names {parts[0][:80]!r} and the student is no module of your own:"
+            " expected some of states, patches, teacher"
+        )
+    hidden = HiddenStates(teacher, parts, times)
+    if hidden.conditional and not conditional:
+        raise UserError(
+            "the teacher cannot be asked without its condition, and the data have none that it"
+            " takes: expected none= of the Teacher, or --align-features states"
+        )
+    return hidden
+
+
+def _as_found(features: Features, trainer: Trainer) -> ExitStack:
+    """Puts the teachers among features on the trainer's device; a user's own module stays where it
+    is, and has its buffers back at the end of the block.
+    """
+    from bezierdistill.fields import as_found
+    from bezierdistill.models.features import HiddenStates, Several
+    from bezierdistill.models.teacher import Teacher
+
+    stack = ExitStack()
+    for part in features.parts if isinstance(features, Several) else (features,):
+        if isinstance(part, HiddenStates) and isinstance(part.model, Teacher):
+            stack.enter_context(as_found(part.model.net))
+        elif isinstance(part, HiddenStates):
+            part.model.net.to(trainer.device)
+    return stack
+
+
+def _named(names: tuple[str, ...], shape: tuple[int, ...]) -> tuple[str, ...]:
+    return AUTO["images" if len(shape) == 3 else "vectors"] if names == ("auto",) else names
+
+
+def pool_rows(calls: int, drawn: int, count: int | None) -> int:
+    """Real states whose features are computed: no more than are drawn, than there are (None:
+    without an end), or than are kept.
+    """
+    most = POOL if calls else FREE_POOL
+    return min(most, drawn, most if count is None else count)
+
+
+def align_steps(
+    config: StudentSettings,
+    shape: tuple[int, ...],
+    knots: Sequence[Knots],
+    passes: float,
+    batch: int,
+    count: int | None,
+) -> tuple[int, int]:
+    """Steps of alignment that ``passes`` pay for, the pool of real states among them, and what they
+    cost: at most, as a pool of large states has fewer rows.
+
+    Args:
+        config: settings of the student.
+        shape: shape of a state.
+        knots: of its samplers.
+        passes: what may be spent.
+        batch: rows of a step, where the settings name none.
+        count: rows of the training data; None without an end.
+    """
+    from bezierdistill.objectives.alignment import REAL_ROWS, step_cost
+
+    size, names = config.align_batch or batch, _named(config.align_features, shape)
+    asked = ("teacher" in names) + any(name not in NAMED for name in names)
+    calls = asked * max(1, len(config.align_times))
+    step, drawn = size * step_cost(knots, calls), REAL_ROWS * size
+    most = pool_rows(calls, POOL * drawn, count)
+    # What n steps cost, n * step + calls * min(n * drawn, most), is the less of two lines.
+    steps = int(max(passes // (step + calls * drawn), (passes - calls * most) // step, 0))
+    return steps, steps * step + calls * pool_rows(calls, steps * drawn, count)
