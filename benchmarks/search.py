@@ -144,11 +144,12 @@ TRIALS: dict[str, list[dict[str, Any]]] = {
         {"share": 0.4, "stages": 8, "decay": 2.0},
     ],
     "ayf": [
-        {"share": 0.4, "strength": 2.0},
-        {"share": 0.4, "strength": 1.25},
+        {"share": 0.4, "strength": 2.0, "lr": 2e-3},
         {"share": 0.4, "strength": 1.25, "lr": 3e-4},
-        {"share": 0.4, "strength": 1.25, "offset": None},
-        {"share": 0.4, "strength": 1.25, "lagrangian": True},
+        {"share": 0.4, "strength": 1.25, "lr": 3e-4, "whole": 0.5},
+        {"share": 0.4, "strength": 1.25, "lr": 3e-4, "offset": None},
+        {"share": 0.4, "strength": 1.25, "lr": 1e-3},
+        {"share": 0.4, "strength": 1.25, "lr": 2e-3, "lagrangian": True},
     ],
     "soflow": [
         {},

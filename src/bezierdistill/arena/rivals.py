@@ -146,11 +146,11 @@ def align_your_flow(
     bench: Bench,
     share: float = TEACHER,
     weak: float = 0.05,
-    strength: float = 1.5,
+    strength: float = 1.25,
     whole: float = 0.0,
     offset: float | None = 0.1,
     lagrangian: bool = False,
-    lr: float | None = None,
+    lr: float = 3e-4,
 ) -> Mapping[int, Sampler]:
     """Align your flow (Sabour et al. 2025) without its adversarial end: map distillation of a
     strong teacher guided away from a weak one.
@@ -160,8 +160,8 @@ def align_your_flow(
     field = Blend(fields, torch.tensor([strength, 1 - strength]))
     eulerian = EulerianMap(field, MapIntervals(whole), offset=offset)
     objective = LagrangianMap(field) if lagrangian else eulerian
-    rates = {"student": lr or bench.loop.lr}
-    return even_jumps(bench.fit(copy.deepcopy(strong.net), objective, rates=rates), 1, 2)
+    net = bench.fit(copy.deepcopy(strong.net), objective, rates={"student": lr})
+    return even_jumps(net, 1, 2)
 
 
 def adversarial_matching(
