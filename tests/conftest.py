@@ -18,7 +18,7 @@ from torch.nn.modules.module import (
 from bezierdistill.curves import Time
 from bezierdistill.fields import Field, GaussianMixture
 from bezierdistill.networks.mlp import MLP
-from bezierdistill.objectives import flow_map_matching, jvp, mean_flow
+from bezierdistill.objectives import eulerian_map, flow_map_matching, free_flow, jvp, mean_flow
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
@@ -124,7 +124,7 @@ def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
     def derivative(*arguments: Any) -> tuple[Tensor, Tensor]:
         return own.derivative(true, *arguments)
 
-    for module in (flow_map_matching, mean_flow):
+    for module in (flow_map_matching, mean_flow, free_flow, eulerian_map):
         monkeypatch.setattr(module, "forward_derivative", derivative)
     yield own
     for handle in handles:

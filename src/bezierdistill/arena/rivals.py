@@ -8,19 +8,19 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 from bezierdistill.arena.bench import Bench, Sampler
 from bezierdistill.arena.samplers import MIDDLE, TEACHER, even_jumps, renoised
 from bezierdistill.fields import Blend
 from bezierdistill.flow_map import sample
+from bezierdistill.models.features import HiddenStates
 from bezierdistill.models.weights import start_from
 from bezierdistill.networks.mlp import MLP
-from bezierdistill.networks.second import outputs_of
-from bezierdistill.noise import Stream, noise
+from bezierdistill.networks.unet import UNet
 from bezierdistill.objectives import (
     AdversarialMatching,
     ConsistencyTraining,
@@ -47,8 +47,6 @@ from bezierdistill.objectives.drifting import WIDTHS
 from bezierdistill.objectives.rectified_mean_flow import nearest
 from bezierdistill.solvers import time_grid
 
-GROUPS, PLACES = 4, 4  # of hidden features: groups, and places of a map in each direction
-
 
 def drifting(
     bench: Bench,
@@ -70,14 +68,14 @@ def teacher_drifting(
     widths: Sequence[float] = WIDTHS,
     normalised: bool = True,
     real_rows: int = 1,
-    time: float = 0.95,
+    time: float | None = None,
     lr: float | None = None,
 ) -> Mapping[int, Sampler]:
     """Drifting in a teacher's hidden states (Zhang et al. 2026), from its weights."""
-    net = bench.teacher(share).net
-    clamp = bench.data.scaling.clamp
-    objective = Drifting(widths, Hidden(bench, net, time), normalised, clamp, real_rows)
-    return _drift(bench, copy.deepcopy(net), objective, lr)
+    model = bench.teacher(share)
+    features, clamp = HiddenStates(model, times=(time,) if time else ()), bench.data.scaling.clamp
+    objective = Drifting(widths, features, normalised, clamp, real_rows)
+    return _drift(bench, copy.deepcopy(model.net), objective, lr)
 
 
 def _drift(
@@ -127,17 +125,20 @@ def mid_training(
     mid: float = 0.5,
     huber: float = 0.001,
     middle: float = MIDDLE,
+    stages: int = 1,
+    decay: float = 64.0,
     lr: float | None = None,
 ) -> Mapping[int, Sampler]:
     """CMT (Hu et al. 2025): mid-training with a part of what the teacher leaves, then easy
-    consistency tuning.
+    consistency tuning, whose levels are close to each other from the first step on.
     """
     model = bench.teacher(share)
     spend = int(mid * bench.budget.left)
     net = copy.deepcopy(model.net)
     net = bench.fit(net, MidTraining(model.field, metric=Loss(huber)), name="mid", spend=spend)
     rates = {"student": lr or bench.loop.lr}
-    net = bench.fit(net, ConsistencyTraining(metric=Loss(huber)), rates=rates)
+    tuning = ConsistencyTraining(stages, decay, metric=Loss(huber))
+    net = bench.fit(net, tuning, rates=rates)
     return renoised(bench, net, middle)
 
 
@@ -145,10 +146,11 @@ def align_your_flow(
     bench: Bench,
     share: float = TEACHER,
     weak: float = 0.05,
-    strength: float = 1.5,
+    strength: float = 1.25,
     whole: float = 0.0,
     offset: float | None = 0.1,
     lagrangian: bool = False,
+    lr: float = 3e-4,
 ) -> Mapping[int, Sampler]:
     """Align your flow (Sabour et al. 2025) without its adversarial end: map distillation of a
     strong teacher guided away from a weak one.
@@ -158,7 +160,8 @@ def align_your_flow(
     field = Blend(fields, torch.tensor([strength, 1 - strength]))
     eulerian = EulerianMap(field, MapIntervals(whole), offset=offset)
     objective = LagrangianMap(field) if lagrangian else eulerian
-    return even_jumps(bench.fit(copy.deepcopy(strong.net), objective), 1, 2)
+    net = bench.fit(copy.deepcopy(strong.net), objective, rates={"student": lr})
+    return even_jumps(net, 1, 2)
 
 
 def adversarial_matching(
@@ -172,8 +175,7 @@ def adversarial_matching(
 ) -> Mapping[int, Sampler]:
     """DMD2 with its GAN (Yin et al. 2024) from one teacher."""
     model = bench.teacher(share)
-    hidden = Hidden(bench, model.net)
-    critic = Discriminating(copy.deepcopy(model.net), hidden.middle, hidden.widths[hidden.middle])
+    critic = Discriminating(copy.deepcopy(model.net), *middle_part(model.net))
     objective = AdversarialMatching(
         model.field,
         times=times,
@@ -225,70 +227,35 @@ def rectified_mean_flow(
 def fake_score_free(
     bench: Bench,
     share: float = TEACHER,
+    mapped: float = 0.6,
     knots: tuple[float, ...] = (0.0, 0.5, 1.0),
     lr: float = 1e-4,
     track: float = 1.0,
 ) -> Mapping[int, Sampler]:
-    """FSF-DMD (Kim et al. 2026): distribution matching whose critic is the student's diagonal."""
+    """FSF-DMD (Kim et al. 2026): distribution matching whose critic is the student's diagonal, from
+    a flow map that is distilled with a part of what the teacher leaves.
+    """
     model = bench.teacher(share)
+    net = copy.deepcopy(model.net)
+    if mapped:
+        spend = int(mapped * bench.budget.left)
+        net = bench.fit(net, LagrangianMap(model.field), name="map", spend=spend)
     objective = FakeScoreFree(model.field, knots, track=track)
-    net = bench.fit(copy.deepcopy(model.net), objective, rates={"student": lr})
+    net = bench.fit(net, objective, rates={"student": lr})
     return {k: partial(sample, net, knots=(*knots[:k], 1.0)) for k in range(1, len(knots))}
 
 
-class Hidden:
-    """Hidden outputs of one of our networks for states at a time close to 1, as groups.
-
-    Maps are averaged over 4×4 places, sequences over their tokens.
-
-    Args:
-        bench: pays for the pass that finds widths.
-        net: the network.
-        time: at which states are taken to be.
-    """
-
-    calls = 1
-
-    def __init__(self, bench: Bench, net: nn.Module, time: float = 0.95) -> None:
-        self.net, self.time = copy.deepcopy(net).requires_grad_(False), time
-        bench.budget.charge(1)
-        x = noise(0, Stream.SEARCH, range(1), bench.data.shape)
-        self.names = self._found(x.to(bench.draws.device))
-        self.middle = self.names[len(self.names) // 2]
-
-    def __call__(self, x: Tensor, cond: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Groups ``(B, D)`` of states ``(B, ...)``; gradients go through to them."""
-        outs = self._outputs(x, cond, self.names)
-        return tuple(_pooled(outs[name]) for name in self.names)
-
-    def _outputs(self, x: Tensor, cond: Tensor | None, names: Sequence[str]) -> dict[str, Tensor]:
-        t = torch.full((len(x),), self.time).to(x)
-        found = outputs_of(self.net, names, lambda: self.net(x, t, t, cond))
-        return {name: outs[0] for name, outs in found.items() if isinstance(outs[0], Tensor)}
-
-    def _found(self, x: Tensor) -> tuple[str, ...]:
-        """The hidden layers of an MLP; of other networks the middle and the parts of lists, the
-        last of each shape, the widest of them.
-        """
-        lists = [name for name, part in self.net.named_modules() if isinstance(part, nn.ModuleList)]
-        parts = [f"{name}.{k}" for name in lists for k in range(len(self.net.get_submodule(name)))]
-        names = [name for name, _ in self.net.named_modules()]
-        parts = [n for n in names if n in parts or n.endswith("mid_block")] or ["enter"]
-        with torch.no_grad():
-            outs = self._outputs(x, None, parts)
-        self.widths = {n: out.shape[2 if out.ndim == 3 else 1] for n, out in outs.items()}
-        if isinstance(self.net, MLP):
-            return tuple(outs)
-        last = {out.shape[1:]: name for name, out in outs.items()}
-        widest = sorted(last.values(), key=lambda name: self.widths[name])[-GROUPS:]
-        return tuple(name for name in outs if name in widest)
-
-
-def _pooled(out: Tensor) -> Tensor:
-    if out.ndim == 4:
-        places = (min(PLACES, out.shape[2]), min(PLACES, out.shape[3]))
-        return functional.adaptive_avg_pool2d(out, places).flatten(1)
-    return out.mean(1) if out.ndim == 3 else out
+def middle_part(net: Any) -> tuple[str, int]:
+    """The part in the middle of one of our networks, by its path, and the width of its output."""
+    if isinstance(net, MLP):
+        place = (len(net.hidden) - 1) // 2
+        return f"hidden.{place}" if net.hidden else "enter", net.enter.out_features
+    config = net.inner.config
+    if isinstance(net, UNet):
+        return "inner.mid_block", config.block_out_channels[-1]
+    place = len(net.inner.transformer_blocks) // 2
+    width = config.num_attention_heads * config.attention_head_dim
+    return f"inner.transformer_blocks.{place}", width
 
 
 def beside_real(bench: Bench, real_rows: int) -> Callable[[torch.Generator], Drifted]:

@@ -8,9 +8,10 @@ second network would be trained: no critic, no real data.
 Later jumps start where the generator's own first one leads, :math:`F(x_0, 0, s)`, not from noised
 samples (*flow-map-consistent backward simulation*). With a weight ``track`` the diagonal also
 learns its samples' velocity by flow matching, in the same step and on the same samples: a distilled
-map's diagonal is the teacher's at first, and would stay so. The authors rely on the loss of the
-flow map for that, beside which theirs stands (from a teacher or from data); that and their training
-from scratch are left out.
+map's diagonal is the teacher's at first, and would stay so. The student must start as a map: the
+Euler step of a velocity, whose samples are their mean, is at rest. The authors rely on the loss of
+the flow map in the place of ``track``, beside which theirs stands (from a teacher or from data);
+that and their training from scratch are left out.
 
 Source: Kim, Lee & Park 2026, *Distribution matching distillation without fake score network*
 (FSF-DMD, arXiv 2605.19256); the details beyond its abstract are ours.
@@ -78,7 +79,7 @@ class FakeScoreFree(SingleObjective):
         jumps = len(self.knots) - 1
         rows = len(x0) // jumps
         place = torch.arange(len(x0), device=x0.device) // max(rows, 1)
-        s = torch.tensor(self.knots[:-1]).to(x0)[place.clamp_max(jumps - 1)]
+        s = torch.tensor(self.knots[:-1], dtype=torch.float64).to(x0)[place.clamp_max(jumps - 1)]
         later = s > 0
         x = x0
         if bool(later.any()):

@@ -67,8 +67,8 @@ class MidTraining(SingleObjective):
             end = solve(
                 self.teacher, x0, grid, self.method, cond, lambda k, x: states.append(x)
             ).state
+        own = torch.arange(rows, device=end.device) % len(x0)
         x = torch.cat(states[:-1])[:rows]
-        s = torch.tensor(grid[:-1]).to(x).repeat_interleave(len(x0))[:rows]
-        ends = end.repeat(self.steps, *[1] * (end.ndim - 1))[:rows]
-        conds = None if cond is None else cond.repeat(self.steps, 1)[:rows]
-        return self.metric(flow_map(net, x, s, 1.0, conds), ends)
+        s = torch.tensor(grid[:-1], dtype=torch.float64).to(x).repeat_interleave(len(x0))[:rows]
+        conds = None if cond is None else cond[own]
+        return self.metric(flow_map(net, x, s, 1.0, conds), end[own])
