@@ -26,10 +26,6 @@ def scored(ratio: float) -> Scores:
         mmd=distance,
         precision=precision,
         recall=recall,
-        coarse=distance,
-        middle=distance,
-        fine=distance,
-        fidelity=distance,
     )
 
 
