@@ -1,7 +1,7 @@
 """Features of one scale each: a coarse, a middle and a fine judge of the same samples.
 
 Random ReLU features see the whole of a distribution, and nothing of a blur that is small beside it.
-Kernels ``(1 + |x - a|^2 / h^2)^(-1/2)`` around fixed real samples ``a`` see what is about ``h`` away
+Kernels ``(1 + |x - a|^2 / h^2)^(-1/2)`` around fixed real samples ``a`` see what is ``h`` away
 from the data: features that tell any two distributions apart almost surely, whatever the places
 (Chwialkowski et al. 2015, arXiv 1506.04725; Jitkrittum et al. 2016, arXiv 1605.06796). They are
 inverse multiquadrics (as in Gorham & Mackey 2017, arXiv 1703.01717), because a Gaussian forgets how
