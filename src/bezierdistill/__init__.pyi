@@ -14,7 +14,6 @@ from .flow_map import renoised_sample as renoised_sample
 from .interop import export_diffusers as export_diffusers
 from .interop import import_diffusers as import_diffusers
 from .knots import even_knots as even_knots
-from .knots import find_knots as find_knots
 from .metrics import Evaluator as Evaluator
 from .models.folder import load_model as load_model
 from .models.folder import refer as refer

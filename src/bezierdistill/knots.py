@@ -1,11 +1,12 @@
 """Knots: the times between which a sampler jumps, rising from 0 (source) to 1 (data).
 
-They are given, evenly spaced, or found by dynamic programming over measured errors of intervals.
+They are given, evenly spaced, powers of even ones, or found by dynamic programming over measured
+errors of intervals.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -18,8 +19,6 @@ from bezierdistill.solvers import time_grid
 
 Knots = tuple[float, ...]
 GRID = time_grid(10)
-# Curves on which knots are searched: finding them must not cost more than making the curves.
-MAX_CURVES, CURVES_SHARE = 512, 8
 
 
 def check_knots(knots: Sequence[float]) -> Knots:
@@ -101,21 +100,6 @@ def cheapest_knots(costs: Tensor, grid: Sequence[float], passes: int) -> Knots:
     return (0.0, *(float(grid[i]) for i in reversed(path)))
 
 
-def find_knots(
-    net: nn.Module, curve: BezierCurve, passes: int, cond: Tensor | None = None
-) -> Mapping[int, Knots]:
-    """The cheapest knots for every number of passes up to the most, on some curves; it costs
-    :func:`search_cost` passes.
-    """
-    costs = interval_errors(net, curve, GRID, cond)
-    return {k: cheapest_knots(costs, GRID, k) for k in range(1, passes + 1)}
-
-
-def searched_curves(curves: int) -> int:
-    """On how many of a store's curves knots are searched: an eighth, 512 at most."""
-    return min(MAX_CURVES, max(1, curves // CURVES_SHARE))
-
-
-def search_cost(curves: int) -> int:
-    """Network passes that finding knots costs: each interval of the grid on each curve searched."""
-    return len(GRID) * (len(GRID) - 1) // 2 * searched_curves(curves)
+def powered_knots(passes: int, power: float) -> Knots:
+    """Knots ``(k / passes) ** power``: even ones for 1, closer to the data the smaller it is."""
+    return tuple(t**power for t in time_grid(passes))

@@ -207,6 +207,13 @@ def check_not_negative(**numbers: float) -> None:
             raise UserError(f"{name} is {value}, expected 0 or more")
 
 
+def check_shares(**shares: float) -> None:
+    """Raise ``UserError`` unless every share is in [0, 1]."""
+    for name, share in shares.items():
+        if not 0 <= share <= 1:
+            raise UserError(f"{name} is {share}, expected 0 (no row) to 1 (every row)")
+
+
 def check_choice(name: str, value: str, choices: Any) -> None:
     """Raise ``UserError`` unless a setting is one of the words of a ``Literal``."""
     if value not in get_args(choices):

@@ -73,9 +73,10 @@ def bezier(bench: Bench, total: float = 1.0, **changes: Any) -> Mapping[int, Sam
         config = replace(config, **{group: replace(getattr(config, group), **settings)})
     strong = bench.teacher(config.shares.strong).folder
     weak = bench.teacher(config.shares.weak, weak=True).folder if config.shares.weak else None
-    student = run_recipe(replace(config, strong=strong, weak=weak))
-    bench.budget.charge(student.spent - bench.budget.spent)
-    return _jumps(bench.placed(student), 1, 2)
+    config = replace(config, strong=strong, weak=weak, budget=bench.budget.left)
+    student = run_recipe(config)
+    bench.budget.charge(student.spent - student.card.passes.teachers)
+    return _jumps(bench.placed(student), 1, 2, 4)
 
 
 def teacher(

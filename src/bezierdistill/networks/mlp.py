@@ -47,8 +47,8 @@ class MLP(nn.Module):
         nn.init.zeros_(self.skip.bias)
 
     def forward(self, x: Tensor, s: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
-        """Average velocity ``(B, ...)``, or K of them ``(B, K, ...)``, of states between times ``s``
-        and ``t``, each ``(B,)``.
+        """Average velocity ``(B, ...)``, or K of them ``(B, K, ...)``, of states between the times
+        ``s`` and ``t``, each ``(B,)``.
         """
         time, flat = functional.silu(self.time(s, t, cond)), x.flatten(1)
         shifts = self.shifts(time).chunk(len(self.hidden) + 1, 1)

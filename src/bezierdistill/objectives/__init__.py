@@ -22,6 +22,8 @@ from bezierdistill.objectives.distribution_matching import (
 )
 from bezierdistill.objectives.drifting import Drifted as Drifted
 from bezierdistill.objectives.drifting import Drifting as Drifting
+from bezierdistill.objectives.emitted_curves import EmittedCurves as EmittedCurves
+from bezierdistill.objectives.emitted_curves import OnPolicy as OnPolicy
 from bezierdistill.objectives.eulerian_map import EulerianMap as EulerianMap
 from bezierdistill.objectives.fake_score_free import FakeScoreFree as FakeScoreFree
 from bezierdistill.objectives.flow_map_matching import LagrangianMap as LagrangianMap

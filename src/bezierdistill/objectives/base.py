@@ -119,13 +119,6 @@ def count_rows(total: int, share: float, generator: torch.Generator) -> int:
     return int(share * total + coin.item())
 
 
-def check_shares(**shares: float) -> None:
-    """Raise ``UserError`` unless every share is in [0, 1]."""
-    for name, share in shares.items():
-        if not 0 <= share <= 1:
-            raise UserError(f"{name} is {share}, expected 0 (no row) to 1 (every row)")
-
-
 def check_positive(**numbers: float) -> None:
     """Raise ``UserError`` unless every number is positive."""
     for name, value in numbers.items():

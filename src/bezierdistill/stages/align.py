@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from bezierdistill.errors import UserError
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from bezierdistill.data import Data
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 AUTO = {"images": ("teacher",), "vectors": ("teacher",)}  # what align-features auto is
 NAMED = ("auto", "states", "patches", "teacher")  # others are parts of a user's own module
 POOL, FREE_POOL = 16_384, 65_536  # the most real states; where features cost no pass
+POWERS = (0.5, 0.7, 1.0, 1.4)  # of knots that are tried
+TRIED, TOLD = 1024, 4  # samples by which knots are chosen; the most passes that they are told for
 
 
 def check_features(names: Sequence[str], times: Sequence[float]) -> None:
@@ -46,9 +49,10 @@ def align_curves(
     net: nn.Module,
     knots: Mapping[int, Knots],
     own: Teacher | None,
-) -> tuple[nn.Module, int]:
+    device: torch.device,
+) -> tuple[nn.Module, Mapping[int, Knots], int]:
     """Align every sampler with real data, from the sources of stored curves, anchored at their
-    ends; the network and the passes that this cost.
+    ends; the network, the knots and the passes that this cost.
     """
     from bezierdistill.stages.students import best_teacher
     from bezierdistill.training.batches import CurveBatches
@@ -62,7 +66,47 @@ def align_curves(
     features = find_features(
         config, store.recipe.shape, lambda: own or best_teacher(store), conditional
     )
-    return align(config, data, net, knots, starts, features, conditional)
+    chosen, spent = knots, 0
+    if config.objective == "map" and not config.knots and config.passes > 1:
+        chosen, spent = choose_knots(net, store, data, config.passes, device)
+        knots = {k: chosen[k] for k in knots}
+    net, cost = align(config, data, net, knots, starts, features, conditional)
+    return net, chosen, spent + cost
+
+
+def choose_knots(
+    net: nn.Module, store: CurveStore, data: Data, passes: int, device: torch.device
+) -> tuple[Mapping[int, Knots], int]:
+    """Knots whose samples of two passes are closest, by the energy distance, to validation data;
+    those of more passes have the same power. And the network passes that this cost.
+    """
+    import torch
+
+    from bezierdistill.flow_map import sample
+    from bezierdistill.knots import powered_knots
+    from bezierdistill.objectives.distances import energy
+
+    rows = tried_rows(len(store), data.count("valid"))
+    curve, cond = store.to(device, rows)
+    real, found = data.real(rows, 0, "valid").flatten(1).to(device), {}
+    net.to(device)
+    with torch.no_grad():
+        for power in POWERS:
+            x = sample(net, curve.source, powered_knots(2, power), cond)
+            found[power] = float(energy(data.scaling.clamp(x).flatten(1), real))
+    best = min(POWERS, key=lambda power: found[power])
+    knots = {k: powered_knots(k, best) for k in range(1, max(passes, TOLD) + 1)}
+    return knots, knots_cost(rows)
+
+
+def tried_rows(curves: int, valid: int | None) -> int:
+    """Samples by which knots are chosen."""
+    return min(TRIED, curves, TRIED if valid is None else valid)
+
+
+def knots_cost(rows: int) -> int:
+    """Network passes that choosing knots costs."""
+    return 2 * len(POWERS) * rows
 
 
 def align(

@@ -21,6 +21,7 @@ from bezierdistill.settings import (
     check_counts,
     check_not_negative,
     check_seed,
+    check_shares,
     parse_distance,
     written,
 )
@@ -61,8 +62,14 @@ class StudentSettings:
     passes: int = 2
     """The most passes of the sampler; a two-pass student is also a one-pass student."""
     knots: tuple[float, ...] = written((), NUMBERS)
-    """Times between 0 and 1 of that sampler; without them they are found by dynamic programming
-    (map), or even (end, knots)."""
+    """Times between 0 and 1 of that sampler; without them they are even, or with --align those
+    whose samples are closest to validation data (map)."""
+    control_points: int | None = None
+    """Control points of the curve that a pass emits, 1 is a straight jump; without it 4 for a
+    network of ours (map), else 1."""
+    on_policy: float = 0.3
+    """Share of rows that learn from the teachers along the student's own curve, where it emits one;
+    0 is stored curves alone."""
     init: Init = "teacher"
     """Start from the best teacher's weights, or from scratch."""
     epochs: bool = False
@@ -93,7 +100,17 @@ class StudentSettings:
     def __post_init__(self) -> None:
         check_choice("objective", self.objective, ObjectiveName)
         check_choice("init", self.init, Init)
-        check_counts(passes=self.passes, align_batch=self.align_batch or 1)
+        check_counts(
+            passes=self.passes,
+            align_batch=self.align_batch or 1,
+            control_points=self.control_points or 1,
+        )
+        check_shares(on_policy=self.on_policy)
+        if (self.control_points or 1) > 1 and self.objective != "map":
+            raise UserError(
+                f"control-points is {self.control_points} and objective {self.objective}, which"
+                " learns straight jumps: expected --objective map, or 1"
+            )
         if self.passes > MAX_PASSES:
             raise UserError(
                 f"passes is {self.passes}, expected 1 to {MAX_PASSES}: more passes are what a"
@@ -238,13 +255,7 @@ def _distilled(
     data: Data | None,
     own: Teacher | None,
 ) -> Model:
-    from bezierdistill.knots import (
-        even_knots,
-        find_knots,
-        inner_knots,
-        search_cost,
-        searched_curves,
-    )
+    from bezierdistill.knots import even_knots, inner_knots
     from bezierdistill.models.model import Model
     from bezierdistill.networks.own import OwnConfig
     from bezierdistill.records import Passes
@@ -258,12 +269,8 @@ def _distilled(
     if trainer.rank == 0 and aligned.exists() and trainer.left(config.steps):
         aligned.unlink()  # of an older regression: before this one, so that no kill falls between
     net, spent = _regress(config, store, trainer, knots)
-    if config.objective == "map" and given is None and config.passes > 1:
-        curve, cond = store.to(trainer.device, searched_curves(len(store)))
-        knots = dict(find_knots(net.to(trainer.device), curve, config.passes, cond))
-        spent += search_cost(len(store))
     if data is not None:
-        net, more = align_curves(config, store, data, net, knots, own)
+        net, knots, more = align_curves(config, store, data, net, knots, own, trainer.device)
         spent += more
     recipe, each = store.recipe, 1 if own is None else own.passes  # of one call of its module
     passes = Passes(
@@ -347,11 +354,19 @@ def _regress(
     config: DistillConfig, store: CurveStore, trainer: Trainer, knots: Mapping[int, Knots]
 ) -> tuple[nn.Module, int]:
     """Regression along the curves; the network and the passes that this cost."""
-    from bezierdistill.objectives import CurveRegression, Loss
+    from bezierdistill.networks.curve import CurveNetwork
+    from bezierdistill.objectives import CurveRegression, EmittedCurves, Loss
+    from bezierdistill.stages.students import asked_field
     from bezierdistill.training.batches import CurveBatches
 
-    power = 0.0 if config.objective == "velocity" else config.power
-    objective = CurveRegression(_intervals(config, knots), Loss(config.huber), power)
+    metric = Loss(config.huber)
+    if isinstance(trainer.plain["student"], CurveNetwork):
+        field = asked_field(store, trainer.device) if config.on_policy else None
+        share = config.on_policy if field else 0.0
+        objective = EmittedCurves(metric, power=config.power, teacher=field, on_policy=share)
+    else:
+        power = 0.0 if config.objective == "velocity" else config.power
+        objective = CurveRegression(_intervals(config, knots), metric, power)
     batches = CurveBatches(store, trainer, config.batch, config.seed if config.epochs else None)
     net = trainer.fit(objective, batches, config.steps, config.seed)
     return net, trainer.cost(objective, config.steps, config.batch)

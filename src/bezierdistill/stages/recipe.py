@@ -90,15 +90,17 @@ class RecipeConfig:
     out: Path
     """Folder of the run."""
     budget: int = 4_000_000
-    """Network passes in all: a forward counts 1, forward and backward 3, per row."""
+    """Network passes in all, but for teachers that are given: a forward counts 1, forward and
+    backward 3, per row."""
     seed: int = 0
     """Seed of everything."""
     batch: int = 256
     """Rows per step of every training."""
     strong: Path | None = None
-    """A trained strong teacher to use; without it one is trained."""
+    """A trained strong teacher to use, whose share goes to the others; without it one is
+    trained."""
     weak: Path | None = None
-    """A trained weak teacher to use; without it one is trained."""
+    """A trained weak teacher to use, likewise; without it one is trained."""
     blend_weight: float = 1.25
     """Weight g of the strong teacher in the blend, the weak one has 1 - g; 1 is the strong teacher
     alone."""
@@ -149,6 +151,15 @@ class RecipeConfig:
             )
         # The stages' own checks, before a teacher is trained.
         self.student(Path(), 1, int(self.shares.align > 0))
+
+    def share(self, budget: Budget, name: str) -> int:
+        """Passes of a share; those of teachers that are given are spread over the others."""
+        given = sum(
+            getattr(self.shares, teacher)
+            for teacher in ("strong", "weak")
+            if getattr(self, teacher) is not None
+        )
+        return int(budget.total * getattr(self.shares, name) / (1 - given))
 
     def student(self, curves: Path, steps: int, align: int) -> DistillConfig:
         """Settings of the student, of so many steps of regression and of alignment."""
@@ -227,7 +238,7 @@ def _stages(config: RecipeConfig, data: Data) -> Model:
     curves = simulate(_simulation(config, budget, teachers, weights))
     announce(f"{out}: the student")
     spent = 0 if search is None else search.passes
-    student = distill(_distillation(config, budget, curves, spent, data))
+    student = distill(_distillation(config, budget, curves, spent, data, teachers))
     if not spent:
         return student
     passes = msgspec.structs.replace(student.card.passes, search=spent)
@@ -265,7 +276,7 @@ def _teacher(config: RecipeConfig, budget: Budget, name: str, seed: int) -> Mode
                 " or neither"
             )
         return teacher
-    passes = budget.share(getattr(config.shares, name))
+    passes = config.share(budget, name)
     return train(
         TrainConfig(
             config.data,
@@ -286,7 +297,7 @@ def _search(config: RecipeConfig, budget: Budget, teachers: list[Model], data: D
 
     file = config.out / SEARCH
     if not file.exists():
-        passes = budget.share(config.shares.search)
+        passes = config.share(budget, "search")
         steps, (strong, weak) = config.simulate.steps, teachers
         write_record(file, choose_blend(strong, weak, data, config.seed, passes, steps))
     return read_record(file, Search, "search of the blend")
@@ -352,7 +363,7 @@ def _simulation(
         tuple(teacher.folder for teacher in teachers if teacher.folder),
         config.out / "curves",
         weights,
-        count=max(1, budget.share(config.shares.curves) // cost),
+        count=max(1, config.share(budget, "curves") // cost),
         domain=config.domain,
         through=config.through,
         seed=config.seed,
@@ -362,21 +373,45 @@ def _simulation(
 
 
 def _distillation(
-    config: RecipeConfig, budget: Budget, curves: CurveStore, searched: int, data: Data
+    config: RecipeConfig,
+    budget: Budget,
+    curves: CurveStore,
+    searched: int,
+    data: Data,
+    teachers: list[Model],
 ) -> DistillConfig:
     """Settings of the student: its regression gets what everything else leaves of the budget."""
-    from bezierdistill.knots import even_knots, search_cost
-    from bezierdistill.objectives import CurveRegression
-    from bezierdistill.stages.align import align_steps
+    from bezierdistill.knots import even_knots
+    from bezierdistill.stages.align import align_steps, knots_cost, tried_rows
 
     settings = config.distill
-    knots, passes = tuple(even_knots(settings.passes).values()), budget.share(config.shares.align)
+    knots, passes = tuple(even_knots(settings.passes).values()), config.share(budget, "align")
     count = data.count("train")
     align, cost = align_steps(settings, data.shape, knots, passes, config.batch, count)
-    budget.charge(curves.recipe.teacher_passes + curves.manifest.passes + searched)
-    budget.charge(search_cost(len(curves)) + cost)
-    steps = budget.steps(CurveRegression.cost, what="the student")
+    free = sum(
+        teacher.spent
+        for teacher, given in zip(teachers, (config.strong, config.weak), strict=False)
+        if given is not None
+    )
+    budget.charge(curves.recipe.teacher_passes - free + curves.manifest.passes + searched)
+    if align and settings.objective == "map" and not settings.knots and settings.passes > 1:
+        cost += knots_cost(tried_rows(len(curves), data.count("valid")))
+    budget.charge(cost)
+    steps = budget.steps(_regression_cost(config, teachers), what="the student")
     return config.student(curves.folder, steps, align)
+
+
+def _regression_cost(config: RecipeConfig, teachers: list[Model]) -> float:
+    """Network passes per row of the student's regression."""
+    from bezierdistill.networks.config import NetworkConfig
+    from bezierdistill.objectives import CurveRegression
+    from bezierdistill.objectives.emitted_curves import emitted_cost
+
+    settings = config.distill
+    emits = settings.objective == "map" and settings.control_points != 1
+    if not emits or not isinstance(teachers[0].network, NetworkConfig):
+        return CurveRegression.cost
+    return emitted_cost(len(teachers), 0.0 if config.through else settings.on_policy)
 
 
 def main_recipe(config: RecipeConfig) -> dict[str, Any]:

@@ -7,17 +7,20 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
+import torch
 from torch import nn
 
 from bezierdistill.errors import UserError
+from bezierdistill.fields import Blend, Field, Guided
 from bezierdistill.models.folder import find_folder, load_model, read_card
 from bezierdistill.models.model import Model
-from bezierdistill.models.teacher import Student, Teacher
+from bezierdistill.models.teacher import Student, Teacher, find_model
 from bezierdistill.models.weights import start_from
 from bezierdistill.networks.config import NetworkConfig
 from bezierdistill.networks.foreign import ForeignConfig
 from bezierdistill.networks.own import OwnConfig
 from bezierdistill.objects import find_object, is_object
+from bezierdistill.progress import notice
 from bezierdistill.records import CurveRecipe
 from bezierdistill.settings import Contents
 from bezierdistill.store import CurveStore
@@ -26,11 +29,15 @@ if TYPE_CHECKING:
     from bezierdistill.stages.distill import DistillConfig
 
 
+Network = NetworkConfig | ForeignConfig | OwnConfig
+POINTS = 4  # control points of a student that emits curves
+
+
 class Chosen(NamedTuple):
     """The network that is trained, its settings, and the teacher whose module it is, if any."""
 
     net: nn.Module
-    network: NetworkConfig | ForeignConfig | OwnConfig
+    network: Network
     own: Teacher | None
 
 
@@ -56,6 +63,7 @@ def choose_student(config: DistillConfig, store: CurveStore) -> Chosen:
             raise UserError(
                 f"student is a {chosen.kind} of ours with its own weights: expected --init scratch"
             )
+        chosen = _emitting(config, chosen)
         net = chosen.build(recipe.shape, config.seed, _sizes(recipe))
         return Chosen(net, chosen, None)
     best = best_teacher(store)
@@ -65,10 +73,47 @@ def choose_student(config: DistillConfig, store: CurveStore) -> Chosen:
             " of ours: expected student=teacher.student(...), or a NetworkConfig with --init"
             " scratch"
         )
-    net = best.network.build(recipe.shape, config.seed, recipe.conditions.size)
+    network = _emitting(config, best.network)
+    net = network.build(recipe.shape, config.seed, recipe.conditions.size)
     if config.init == "teacher":
         start_from(net, best.net)
-    return Chosen(net, best.network, None)
+    return Chosen(net, network, None)
+
+
+def _emitting(config: DistillConfig, network: Network) -> Network:
+    """The network of a student, which emits curves if it can and is to."""
+    points = config.control_points
+    if isinstance(network, NetworkConfig) and config.objective == "map":
+        return replace(network, control_points=points or max(POINTS, network.control_points))
+    if (points or 1) > 1:
+        raise UserError(
+            f"control-points is {points} and the student is no network of ours, which could emit"
+            " so many: expected 1, or student=NetworkConfig(...) with --init scratch"
+        )
+    return network
+
+
+def asked_field(store: CurveStore, device: torch.device) -> Field | None:
+    """The field that made stored curves, to be asked again; None, and it is told, where there is
+    none from sources to data, or it cannot be loaded.
+    """
+    recipe = store.recipe
+    if not recipe.teachers or recipe.through is not None:
+        return None
+    try:
+        models = [
+            find_model(ref.path if is_object(ref.path) else find_folder(ref, store.folder))
+            for ref in recipe.teachers
+        ]
+    except UserError as error:
+        notice(f"no rows are on-policy, as a teacher cannot be asked: {error}")
+        return None
+    for model in models:
+        model.net.to(device)
+    fields: list[Field] = [model.field for model in models]
+    if scale := recipe.conditions.guided:
+        fields = [Guided(field, scale[0] if len(scale) == 1 else None) for field in fields]
+    return Blend(fields, recipe.weights)
 
 
 def best_teacher(store: CurveStore) -> Model | None:

@@ -27,7 +27,8 @@ def keep_fewer(net: nn.Module) -> None:
     Raises:
         UserError: if it offers none.
     """
-    for module in (net, getattr(net, "inner", None), getattr(net, "module", None)):
+    inner = getattr(net, "inner", None)
+    for module in (net, inner, getattr(inner, "inner", None), getattr(net, "module", None)):
         for name, turn_on in WAYS.items():
             if callable(switch := getattr(module, name, None)):
                 turn_on(switch)

@@ -1,0 +1,168 @@
+r"""Distil curves into a student that emits them: :mod:`bezierdistill.networks.curve`.
+
+Rows of two kinds are learned together.
+
+* *Stored curves*: from a point B(s) of a stored curve the emitted one is to pass through a later
+  point, at a time drawn from [s, 1], and through its end, which weighs :data:`END` times as much.
+  One pass of the network answers for both. Where s = 0, in ``whole`` of the rows, this is a generator
+  of one pass.
+* *On-policy*: from B(s) at a uniform s the teacher is asked at the student's own point, and the
+  velocity of the emitted curve is to be the teacher's there,
+
+  .. math:: \| B'(\tau) - v(B(\tau),\, s + \tau (1 - s)) \|^2,
+
+  with no gradient through v or the point where it is asked. Its fixed point is the collocation of
+  the teacher's ODE within the degree, whatever the solver that made the stored curves; it is what
+  later jumps of several passes need.
+
+Source: Bezier distillation (Feng & Yang 2025, arXiv 2503.16562); the policies of pi-Flow (Chen et
+al. 2025, arXiv 2510.14974), asked on their own path as in DAgger (Ross et al. 2011, arXiv
+1011.0686). That both are one curve is ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from bezierdistill.curves import expand_time
+from bezierdistill.errors import UserError
+from bezierdistill.fields import Field, passes_of
+from bezierdistill.networks.curve import combine, mean_weights, velocity_weights
+from bezierdistill.objectives.base import (
+    Curves,
+    Pairs,
+    SingleObjective,
+    check_shares,
+    count_rows,
+    uniform,
+)
+from bezierdistill.objectives.losses import Loss
+from bezierdistill.settings import check_counts
+
+END = 4.0  # weight of a curve's end beside a drawn time
+LEAST = 1e-3  # length of an interval, of those that are weighted by it
+
+
+@dataclass(frozen=True)
+class EmittedCurves(SingleObjective):
+    """Train a network that emits curves on stored ones, and on a teacher along its own.
+
+    Args:
+        metric: distance between states.
+        whole: share of the rows of stored curves that start at the source.
+        power: ``p`` of the weight ``(t - s)^-p`` of a state at t.
+        teacher: the field that is asked, such as a blend of several teachers.
+        on_policy: share of rows that learn from it.
+
+    Raises:
+        UserError: on shares outside [0, 1], or on-policy rows without a teacher.
+    """
+
+    metric: Loss = field(default_factory=Loss)
+    whole: float = 0.7
+    power: float = 1.0
+    teacher: Field | None = None
+    on_policy: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_shares(whole=self.whole, on_policy=self.on_policy)
+        if self.on_policy and self.teacher is None:
+            raise UserError(f"on-policy is {self.on_policy} and there is no teacher: expected 0")
+
+    @property
+    def cost(self) -> float:
+        """Network passes per row of a step."""
+        return emitted_cost(0 if self.teacher is None else passes_of(self.teacher), self.on_policy)
+
+    def loss(self, net: nn.Module, batch: Curves, generator: torch.Generator) -> Tensor:
+        """Loss of a batch of curves."""
+        curve, cond = batch
+        count = len(curve.source)
+        asked = count_rows(count, self.on_policy, generator) if self.teacher is not None else 0
+        later = torch.rand(count, generator=generator, device=generator.device)
+        coin = torch.rand(count, generator=generator, device=generator.device)
+        begins = (coin < self.whole) & (torch.arange(count, device=coin.device) >= asked)
+        s = torch.where(begins, 0.0, later).to(curve.points)
+        u = uniform(curve.source, generator)
+        x, between = curve.ends(s, s + u * (1 - s))
+        emitted = net(x, s, s, cond, whole=True)
+        total = torch.zeros((), device=x.device)
+        if asked < count:
+            kept = slice(asked, None)
+            for tau, target, weight in ((u, between, 1.0), (torch.ones_like(u), curve.data, END)):
+                span = tau[kept] * (1 - s[kept])
+                mean = combine(mean_weights(emitted.shape[1], tau[kept]), emitted[kept])
+                state = torch.addcmul(x[kept], expand_time(span, x[kept]), mean.to(x))
+                scale = span.clamp_min(LEAST) ** -self.power if self.power else None
+                total = total + weight / 2 * self.metric(state, target[kept], scale)
+        if asked and self.teacher is not None:
+            rows = slice(asked)
+            own = None if cond is None else cond[rows]
+            total = total + policy_loss(self.teacher, x[rows], s[rows], emitted[rows], u[rows], own)
+        return total
+
+
+def emitted_cost(teacher: int, on_policy: float) -> float:
+    """Network passes per row of :class:`EmittedCurves` with a teacher of so many."""
+    return 3 + on_policy * teacher
+
+
+def policy_loss(
+    teacher: Field, x: Tensor, s: Tensor, emitted: Tensor, tau: Tensor, cond: Tensor | None
+) -> Tensor:
+    """Mean squared difference of velocities of emitted curves and of the teacher on them.
+
+    Args:
+        teacher: the field.
+        x: states ``(B, ...)``.
+        s: their times ``(B,)``.
+        emitted: control points ``(B, K, ...)`` of the velocity over [s, 1].
+        tau: where the teacher is asked, as a part of [s, 1], ``(B,)``.
+        cond: conditions ``(B, C)``.
+    """
+    points, span = emitted.shape[1], tau * (1 - s)
+    with torch.no_grad():
+        mean = combine(mean_weights(points, tau), emitted)
+        at = torch.addcmul(x, expand_time(span, x), mean.to(x))
+        target = teacher(at, s + span, cond)
+    return (combine(velocity_weights(points, tau), emitted) - target).square().mean()
+
+
+@dataclass(frozen=True)
+class OnPolicy(SingleObjective):
+    """Emitted curves by the teacher alone: no path is simulated, nothing is stored.
+
+    Args:
+        teacher: the field.
+        asked: times M at which it is asked for a row, one in each of as many parts of the curve.
+        whole: share of rows whose curve starts at the source; the others start at a uniform time,
+            between their source and independent data.
+    """
+
+    teacher: Field
+    asked: int = 1
+    whole: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_counts(asked=self.asked)
+        check_shares(whole=self.whole)
+
+    @property
+    def cost(self) -> int:
+        """Network passes per row of a step: a student's pass and M of the teacher."""
+        return 3 + self.asked * passes_of(self.teacher)
+
+    def loss(self, net: nn.Module, batch: Pairs, generator: torch.Generator) -> Tensor:
+        """Loss of sources and independent data."""
+        coin = torch.rand(len(batch.x0), generator=generator, device=generator.device)
+        s = torch.where(coin.to(batch.x0) < self.whole, 0.0, uniform(batch.x0, generator))
+        x = batch.point(s)
+        emitted = net(x, s, s, batch.cond, whole=True)
+        total = torch.zeros((), device=x.device)
+        for k in range(self.asked):
+            tau = (k + uniform(x, generator)) / self.asked
+            total = total + policy_loss(self.teacher, x, s, emitted, tau, batch.cond)
+        return total / self.asked
