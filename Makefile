@@ -9,6 +9,8 @@ TEST := $(BIN)/python -m pytest -m "not slow and not browser"
 # Processes, of one thread each, that share the tests.
 WORKERS ?= 2
 OUT ?= runs/demo
+# Processes, of one thread each, that share the cells of an arena.
+JOBS ?= 1
 
 .PHONY: setup demo app test test-portable test-all test-browser test-wheel check docs wheel bench faults store scale search arena own images translation bundled clean
 
@@ -81,13 +83,13 @@ search: setup
 	$(BIN)/python benchmarks/search.py --out runs/search
 
 arena: setup
-	$(BIN)/python benchmarks/arena.py --out runs/arena
+	$(BIN)/python benchmarks/arena.py --jobs $(JOBS) --out runs/arena
 
 own: setup
 	$(BIN)/python benchmarks/own_module.py --out runs/own
 
 images: setup
-	$(BIN)/python benchmarks/images.py --out runs/images
+	$(BIN)/python benchmarks/images.py --jobs $(JOBS) --out runs/images
 
 translation: setup
 	for pair in mnist-usps sandal-boot; do $(BIN)/python benchmarks/translation.py --pair $$pair --budget 2000000 --out runs/translation; done

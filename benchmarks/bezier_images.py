@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from bezierdistill.arena.bench import Bench, Sampler
+from bezierdistill.arena.bench import Bench, Sampler, trains_on
 from bezierdistill.arena.methods import bezier
 
 SETTINGS = {
@@ -18,6 +18,7 @@ SETTINGS = {
 }
 
 
+@trains_on("energy")
 def method(bench: Bench) -> Mapping[int, Sampler]:
     """See the module's docstring."""
     return bezier(bench, **SETTINGS)

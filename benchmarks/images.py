@@ -1,84 +1,60 @@
-"""Class-conditional images by the arena's rules: ours against rectified-flow distillation, judged
-by random and by a classifier's features, and guidance distilled over a range.
+"""Class-conditional images by the arena's rules, in both tracks: ours against every rival, judged
+by random features, a classifier's and SqueezeNet's; and guidance distilled over a range.
 
-    python benchmarks/images.py --out runs/images [--data ../shared/data/fashion_mnist.npz]
-    [--budget 500000] [--seeds 3]
+    python benchmarks/images.py --out runs/images [--data fashion mnist colours] [--track
+    own-teacher given-teacher] [--budget 500000] [--seeds 3] [--jobs 2] [--shared ../shared/data]
 
-Cells that are finished are not run again, and two processes may share the seeds (``--first-seed``).
-Every call that finds seed 0 ends with ``OUT/results.md``, ``results.json`` and grids.
+Cells that are finished are not run again. Every call ends with ``OUT/results.md`` over all that is
+in OUT, and grids of the samples of seed 0. A figure that a method trains on has an asterisk, and no
+claim rests on it.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
-from msgspec.structs import replace
 
-from bezierdistill.arena.runner import ArenaConfig, arena
-from bezierdistill.data import Data, load_data, read_samples
-from bezierdistill.files import write_json
+from bezierdistill.arena.runner import GIVEN, ArenaConfig, Track, arena
+from bezierdistill.data import Data, load_data
 from bezierdistill.metrics import Evaluator, classifier_features
 from bezierdistill.models import Model, find_teacher, load_model
 from bezierdistill.models.folder import CARD
 from bezierdistill.networks.config import NetworkConfig
-from bezierdistill.records import ArenaRow, Scores, read_record, to_json, write_record
+from bezierdistill.records import ArenaRow
+from bezierdistill.reporting.export import MARK, NOTE, SHARES, Line, Mean, lines
 from bezierdistill.reporting.plots import save_grid
-from bezierdistill.reporting.summary import excess, gather, standard_error
-from bezierdistill.run import machine
+from bezierdistill.reporting.summary import gather
+from bezierdistill.run import RUN
 from bezierdistill.stages.distill import DistillConfig, distill
 from bezierdistill.stages.simulate import SimulateConfig, simulate
 from bezierdistill.training.settings import LoopConfig
+from bezierdistill.words import counted
 
 OURS = "bezier_images"
+DATA = {
+    "fashion": "fashion_mnist.npz",
+    "mnist": "mnist.npz",
+    "colours": "cifar10_jpeg.npz",  # lossy: not comparable with published figures
+}
+TRACKS = get_args(Track)
 METHODS = (
     str(Path(__file__).with_name(f"{OURS}.py")),
     *("rfd-1", "rfd-2", "rfd-1-two", "bezier-teacher"),
 )
 NETWORK = NetworkConfig("unet", 32, 1, 2)
-LOOP = LoopConfig(lr=2e-3, accelerator="cpu")
-BATCH = 64
+LOOP = LoopConfig(lr=2e-3)
+BATCH, TEACHERS = 64, {"own-teacher": "bezier-teacher", "given-teacher": GIVEN}
+DISTILLED = {1: ("rfd-1", "rfd-2", "rfd-3"), 2: ("rfd-1-two",)}
+JUDGES = ("frechet", "classifier FD", "squeezenet FD")
+WANTED = {"own-teacher": 0.6, "given-teacher": 0.5}  # classifier FD over the best distillation's
 RANGE, SCALES = (1.0, 3.0), (1.0, 2.0, 3.0)
 COUNT = 1000  # samples per guidance scale
-FIGURES = ("excess", "FD-classifier", "kernel", "precision", "recall", "accuracy", "coverage")
 Rows = list[dict[str, Any]]
-Judged = list[tuple[ArenaRow, Scores]]
-
-
-def judge_samples(out: Path, data: Data) -> Judged:
-    """The arena's rows, each with the scores of its kept samples by the classifier's features."""
-    evaluate, found = Evaluator(data, extractor=classifier_features(data)), []
-    for row in (row for row in gather(out) if row.scores):
-        name = f"{row.method}-{row.seed}-{row.passes}"
-        file = out / "judged" / f"{name}.json"
-        if not file.exists():
-            samples, labels = read_samples(out / "samples" / f"{name}.npz", data, labelled=True)
-            assert labels is not None
-            x = data.scaling.encode(samples)
-            write_record(file, replace(evaluate(x), classes=evaluate.classes(x, labels)))
-        found.append((row, read_record(file, Scores, "judged samples")))
-    return found
-
-
-def figures(row: ArenaRow, scores: Scores) -> dict[str, float]:
-    """What the table shows of a row and of its scores by the classifier's features."""
-    kernel, classes = scores.kernel, scores.classes
-    assert kernel is not None
-    assert classes is not None
-    return {
-        "excess": excess(row),
-        "FD-classifier": scores.frechet.value,
-        "kernel": kernel.value,
-        "precision": scores.precision.value,
-        "recall": scores.recall.value,
-        "accuracy": classes.accuracy,
-        "coverage": classes.coverage,
-    }
+Figures = dict[str, Mean]
 
 
 def guided(out: Path, data: Data, teacher: Model, budget: int) -> Rows:
@@ -88,117 +64,186 @@ def guided(out: Path, data: Data, teacher: Model, budget: int) -> Rows:
     if not (student / CARD).exists():
         left = budget - teacher.spent
         count = left // 3 // (2 * 2 * steps)
+        settings = {"count": count, "guidance_scale": RANGE, "steps": steps}
         simulate(
-            SimulateConfig(
-                (teacher.folder,),
-                curves,
-                count=count,
-                guidance_scale=RANGE,
-                steps=steps,
-                accelerator="cpu",
-            )
+            SimulateConfig((teacher.folder,), curves, accelerator=LOOP.accelerator, **settings)
         )
-        settings = DistillConfig(
-            curves, student, steps=left // 2 // (3 * BATCH), batch=BATCH, loop=LOOP
-        )
-        distill(settings)
-    model, evaluate, rows = (
-        load_model(student),
-        Evaluator(data, extractor=classifier_features(data)),
-        [],
-    )
-    labels = list(range(data.classes))
-    given = torch.arange(COUNT) % data.classes
+        steps = left // 2 // (3 * BATCH)
+        distill(DistillConfig(curves, student, steps=steps, batch=BATCH, loop=LOOP))
+    model, rows = load_model(student), list[dict[str, Any]]()
+    evaluate = Evaluator(data, extractor=classifier_features(data))
+    labels, given = list(range(data.classes)), torch.arange(COUNT) % data.classes
     for scale in SCALES:
-        sets = {
-            "guided teacher": (
-                40,
-                teacher.sample(COUNT, 40, 7, "heun", 500, labels, guidance_scale=scale),
-            )
-        }
-        sets |= {
-            f"guided student, {k}": (
-                k,
-                model.sample(COUNT, k, 7, batch=500, labels=labels, guidance_scale=scale),
-            )
-            for k in (1, 2)
-        }
+        shared: dict[str, Any] = {"labels": labels, "guidance_scale": scale, "batch": 500}
+        sets = {"guided teacher": (40, teacher.sample(COUNT, 40, 7, "heun", **shared))}
+        for k in (1, 2):
+            sets[f"guided student, {k}"] = (k, model.sample(COUNT, k, 7, **shared))
         for name, (passes, own) in sets.items():
             x = data.scaling.encode(own)
-            scores = evaluate(x)
-            rows.append(
-                {
-                    "method": name,
-                    "guidance scale": scale,
-                    "passes": passes,
-                    "spent": teacher.spent if "teacher" in name else model.spent,
-                    "accuracy": evaluate.classes(x, given).accuracy,
-                    "FD-classifier": scores.frechet.value,
-                    "precision": scores.precision.value,
-                    "recall": scores.recall.value,
-                }
-            )
+            scores, classes = evaluate(x), evaluate.classes(x, given)
+            row = {"scale": scale, "method": name, "passes": passes, "accuracy": classes.accuracy}
+            figures = {name: scores[name].value for name in ("frechet", *SHARES)}
+            rows.append(row | figures)
             save_grid(out / f"guidance-{scale:g}-{passes}.png", x[:60])
     return rows
 
 
-def table(judged: Judged) -> list[str]:
-    """Means over seeds with standard errors, a method and number of passes per line."""
-    lines = [f"| method | passes | {' | '.join(FIGURES)} |", "|---" * (len(FIGURES) + 2) + "|"]
-    groups: dict[tuple[int, str], list[dict[str, float]]] = {}
-    for row, scores in judged:
-        groups.setdefault((row.passes, row.method), []).append(figures(row, scores))
-    order = sorted(
-        groups, key=lambda key: (key[0], statistics.mean(row["excess"] for row in groups[key]))
-    )
-    for passes, method in order:
-        cells = []
-        for figure in FIGURES:
-            values = [row[figure] for row in groups[passes, method]]
-            error = f" ± {standard_error(values):.2g}" if len(values) > 1 else ""
-            cells.append(f"{statistics.mean(values):.3g}{error}")
-        lines.append(f"| {method} | {passes} | {' | '.join(cells)} |")
-    return lines
-
-
 def guidance_table(rows: Rows) -> list[str]:
     """Class accuracy and distances of guided samples."""
-    lines = [
-        "| guidance scale | method | accuracy | FD-classifier | precision | recall | passes |",
-        "|---" * 7 + "|",
-    ]
+    names = ("accuracy", "frechet", *SHARES)
+    head = ["guidance scale", "method", "passes", "accuracy", "classifier FD", *SHARES]
+    found = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for row in rows:
-        cells = " | ".join(
-            f"{row[key]:.3f}" for key in ("accuracy", "FD-classifier", "precision", "recall")
-        )
-        lines.append(
-            f"| {row['guidance scale']:g} | {row['method']} | {cells} | {row['spent']:,} |"
-        )
-    return lines
+        cells = " | ".join(f"{row[name]:.3f}" for name in names)
+        found.append(f"| {row['scale']:g} | {row['method']} | {row['passes']} | {cells} |")
+    return found
 
 
-def verdicts(judged: Judged, guidance: Rows) -> list[str]:
+def table(found: list[Line]) -> list[str]:
+    """Means over seeds with standard errors, a method and number of passes per line."""
+    names = list(dict.fromkeys(name for line in found for name in line.figures))
+    rows = [f"| method | passes | {' | '.join(names)} |", "|---" * (len(names) + 2) + "|"]
+    for entry, figures in found:
+        cells = [_cell(figures.get(name), entry.seeds) for name in names]
+        rows.append(f"| {entry.method} | {entry.passes} | {' | '.join(cells)} |")
+    return rows
+
+
+def _cell(own: Mean | None, seeds: int) -> str:
+    if own is None:
+        return "-"
+    error = f" ± {own.error:.2g}" if seeds > 1 else ""
+    return f"{own.mean:.3g}{error}{MARK if own.marked else ''}"
+
+
+def verdict(holds: bool) -> str:
+    """A statement's last word."""
+    return "holds" if holds else "does NOT hold"
+
+
+def standing(found: list[Line], passes: int) -> list[str]:
+    """The place of ours at a number of passes by every judge that it does not train on."""
+    here = {line.entry.method: line.figures for line in found if line.entry.passes == passes}
+    if OURS not in here or len(here) < 2:
+        return []
+    own, told, holds = here[OURS], list[str](), True
+    for judge in (name for name in JUDGES if name in own):
+        if own[judge].marked:
+            told.append(f"{judge} {own[judge].mean:.2f}{MARK}, no evidence")
+            continue
+        others = {name: figures[judge].mean for name, figures in here.items() if name != OURS}
+        best = min(others, key=lambda name: others[name])
+        first = own[judge].mean <= others[best]
+        holds = holds and first
+        place = "first" if first else "behind"
+        told.append(f"{judge} {own[judge].mean:.2f}, {place} ({best} {others[best]:.2f})")
+    count = counted(passes, "pass").capitalize()
+    return [f"{count}: {'; '.join(told)}. First by each judge: {verdict(holds)}."]
+
+
+def against_distillation(own: Figures, rival: Figures, wanted: float) -> list[str]:
+    """Ours at one pass against the best rectified-flow distillation."""
+    ratio = own["classifier FD"].mean / rival["classifier FD"].mean
+    precision, recall = (own[name].mean for name in SHARES)
+    other, its = (rival[name].mean for name in SHARES)
+    near = precision >= other - 0.05 and recall > its
+    return [
+        f"1 pass, classifier FD over the best rectified-flow distillation's: {ratio:.2f} (wanted:"
+        f" {wanted} or less): {verdict(ratio <= wanted)}.",
+        f"1 pass, precision {precision:.2f} against {other:.2f} (wanted: no less than 0.05 below)"
+        f" and recall {recall:.2f} against {its:.2f} (wanted: higher): {verdict(near)}.",
+    ]
+
+
+def claims(found: list[Line], track: str) -> list[str]:
     """What is claimed, with its figures."""
-
-    def mean(method: str, passes: int) -> float:
-        values = [excess(row) for row, _ in judged if (row.method, row.passes) == (method, passes)]
-        return statistics.mean(values) if values else float("nan")
-
-    lines = []
-    for passes, rivals in ((1, ("rfd-1", "rfd-2")), (2, ("rfd-1-two",))):
-        own, best = mean(OURS, passes), min(mean(rival, passes) for rival in rivals)
-        lines.append(
-            f"- Passes {passes}: ours over the best of {', '.join(rivals)}: {own:.2f} / {best:.2f}"
-            f" = {own / best:.2f}."
+    known = {(line.entry.method, line.entry.passes): line.figures for line in found}
+    told = [text for passes in (1, 2, 4) for text in standing(found, passes)]
+    own = known.get((OURS, 1))
+    rivals = [known[name, 1] for name in DISTILLED[1] if (name, 1) in known]
+    if own is None or "classifier FD" not in own:
+        return told
+    if rivals:
+        rival = min(rivals, key=lambda figures: figures["classifier FD"].mean)
+        told += against_distillation(own, rival, WANTED[track])
+    teacher = known.get((TEACHERS[track], 20))
+    if teacher is not None:
+        there, here = (figures["classifier FD"].mean for figures in (teacher, own))
+        told.append(
+            f"1 pass no worse than {TEACHERS[track]} at 20 by classifier FD: {here:.2f} against"
+            f" {there:.2f}: {verdict(here <= there)}."
         )
-    for scale in SCALES:
-        own = [row["accuracy"] for row in guidance if row["guidance scale"] == scale]
-        teacher, one, two = (100 * value for value in own)
-        lines.append(
-            f"- Guidance scale {scale:g}: class accuracy of the teacher {teacher:.1f} %, one pass"
-            f" {one:.1f} %, two passes {two:.1f} %."
-        )
-    return lines
+    return told
+
+
+def results(out: Path) -> str:
+    """All tables and claims of a folder as Markdown."""
+    parts = []
+    for name in DATA:
+        for track in TRACKS:
+            folder = out / name / track
+            if not (folder / RUN).exists():
+                continue
+            rows = gather(folder)
+            found, seeds = lines(rows), sorted({row.seed for row in rows})
+            numbered = [f"{k}. {text}" for k, text in enumerate(claims(found, track), 1)]
+            parts += [f"## {name}, {track}", f"Seeds {', '.join(map(str, seeds))}. {_real(rows)}"]
+            marked = any(own.marked for line in found for own in line.figures.values())
+            parts += ["\n".join(table(found)), *([f"{MARK} {NOTE}."] if marked else [])]
+            parts += ["\n".join(numbered)] if numbered else []
+            failed = [row for row in rows if row.error is not None]
+            parts += [f"Failed: {row.method}, seed {row.seed}: {row.error}." for row in failed]
+            if (text := folder / "guidance.md").exists():
+                parts += ["### Guidance over a range", text.read_text().rstrip()]
+    text = "\n\n".join(parts) + "\n"
+    (out / "results.md").write_text(text)
+    return text
+
+
+def _real(rows: list[ArenaRow]) -> str:
+    """What the classifier says of real images."""
+    judged = (row.judges["classifier"].classes for row in rows if "classifier" in row.judges)
+    classes = next((own for own in judged if own is not None), None)
+    if classes is None or classes.accuracy_real is None:
+        return ""
+    return (
+        f"Real held-out images by the classifier: accuracy {classes.accuracy_real:.3f}, coverage"
+        f" {classes.coverage_real:.3f}."
+    )
+
+
+def run(options: argparse.Namespace, name: str, track: Track) -> None:
+    """The arena of a data set and track; grids, and with ours of seed 0 the guided student."""
+    source, out = str(options.shared / DATA[name]), options.out / name / track
+    squeezenet = options.shared / "squeezenet_imagenet.npz"
+    extra = (f"squeezenet:{squeezenet}",) if squeezenet.exists() else ()
+    methods = [name for name in options.methods if track == TRACKS[0] or name != "bezier-teacher"]
+    config = ArenaConfig(
+        source,
+        out,
+        tuple(methods),
+        options.budget,
+        options.seeds,
+        options.first_seed,
+        batch=BATCH,
+        track=track,
+        judges=("classifier", *extra),
+        jobs=options.jobs,
+        keep_samples=True,
+        keep_models=True,
+        conditional=True,
+        network=NETWORK,
+        loop=LOOP,
+    )
+    arena(config)
+    data, student = load_data(source), out / "models" / f"{OURS}-0" / "student"
+    for file in sorted((out / "samples").glob("*-0-*.npz")):
+        x = np.load(file, allow_pickle=False)["x"][:64]
+        save_grid(out / f"{file.stem}.png", data.scaling.encode(x))
+    if track == "own-teacher" and (student / CARD).exists():
+        teacher = find_teacher(load_model(student).card.teachers[0], student)
+        told = guidance_table(guided(out, data, teacher, options.budget))
+        (out / "guidance.md").write_text("\n".join(told) + "\n")
 
 
 def main() -> None:
@@ -206,76 +251,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", default="../shared/data/fashion_mnist.npz")
     parser.add_argument("--out", type=Path, default=Path("runs/images"))
+    parser.add_argument("--data", nargs="+", default=["fashion", "mnist"], choices=list(DATA))
+    parser.add_argument("--track", nargs="+", default=list(TRACKS), choices=list(TRACKS))
     parser.add_argument("--budget", type=int, default=500_000)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=1, help="processes that share the cells")
     parser.add_argument("--methods", nargs="+", default=METHODS)
-    parser.add_argument("--judge", action="store_true", help="only judge what is there")
-    arguments = parser.parse_args()
-    out, data = arguments.out, load_data(arguments.data)
-    if not arguments.judge:
-        arena(
-            ArenaConfig(
-                arguments.data,
-                out,
-                tuple(arguments.methods),
-                arguments.budget,
-                arguments.seeds,
-                arguments.first_seed,
-                batch=BATCH,
-                keep_samples=True,
-                keep_models=True,
-                conditional=True,
-                network=NETWORK,
-                loop=LOOP,
-            )
-        )
-    if not (out / "models" / f"{OURS}-0" / "student" / CARD).exists() or not (
-        arguments.judge or arguments.first_seed == 0
-    ):
-        return
-    judged = judge_samples(out, data)
-    student = out / "models" / f"{OURS}-0" / "student"
-    teacher = find_teacher(load_model(student).card.teachers[0], student)
-    guidance = guided(out, data, teacher, arguments.budget)
-    protocol, classes = to_json(judged[0][1].protocol), judged[0][1].classes
-    assert classes is not None
-    rows = [
-        {"method": row.method, "seed": row.seed, "passes": row.passes, "spent": row.spent}
-        | {"seconds": row.seconds, "memory": row.memory, **figures(row, scores)}
-        for row, scores in judged
-    ]
-    found = {"rows": rows, "guidance": guidance, "machine": to_json(machine())}
-    write_json(out / "results.json", found | {"protocol": protocol})
-    for file in sorted((out / "samples").glob("*-0-*.npz")):
-        save_grid(
-            out / f"{file.stem}.png",
-            data.scaling.encode(np.load(file, allow_pickle=False)["x"][:64]),
-        )
-    seeds = sorted({row.seed for row, _ in judged})
-    real = (
-        f"real held-out images: accuracy {classes.accuracy_real:.3f}, coverage"
-        f" {classes.coverage_real:.3f}"
-    )
-    head = (
-        f"Budget {arguments.budget:,} network passes a method and seed, seeds {seeds}, network"
-        f" {NETWORK.kind} {NETWORK.width}; {real}."
-    )
-    lines = [
-        head,
-        "",
-        *table(judged),
-        "",
-        *verdicts(judged, guidance),
-        "",
-        *guidance_table(guidance),
-        "",
-        f"`{json.dumps(protocol)}`",
-    ]
-    (out / "results.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    parser.add_argument("--shared", type=Path, default=Path("../shared/data"))
+    options = parser.parse_args()
+    for name in options.data:
+        for track in options.track:
+            run(options, name, track)
+    print(results(options.out))
 
 
 if __name__ == "__main__":

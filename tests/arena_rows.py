@@ -17,6 +17,10 @@ def scored(ratio: float) -> Scores:
     )
     return Scores(
         frechet=distance,
+        coarse=distance,
+        middle=distance,
+        fine=distance,
+        fidelity=distance,
         sliced_wasserstein=distance,
         energy=distance,
         mmd=distance,

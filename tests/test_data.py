@@ -14,7 +14,7 @@ from scipy.stats import kstest
 
 from bezierdistill.data import BUILT_IN, ArrayData, Data, Scaling, load_data
 from bezierdistill.data.base import Split
-from bezierdistill.data.toys import TOYS, manifold_sampler
+from bezierdistill.data.toys import TOYS, loops, loops_sampler, manifold_sampler
 from bezierdistill.noise import Stream
 from bezierdistill.noise import generator as stream_generator
 from bezierdistill.records import from_json, to_json
@@ -271,7 +271,9 @@ def test_one_wrong_byte_anywhere_is_noticed_or_harmless(tmp_path: Path) -> None:
     assert not [message for message in messages if "\n" in message]
 
 
-@pytest.mark.parametrize("name", ["swissroll", "manifold0", "manifold-3", "Moons"])
+@pytest.mark.parametrize(
+    "name", ["swissroll", "manifold0", "manifold-3", "loops0", "loops_2", "Moons"]
+)
 def test_unknown_names_are_rejected_and_the_known_are_named(name: str) -> None:
     with pytest.raises(ValueError, match=", ".join(BUILT_IN)):
         load_data(name)
@@ -338,7 +340,53 @@ def test_manifold_sheets_have_the_dimension_of_their_latent(latent: int) -> None
     assert float(dimension) == pytest.approx(latent, abs=0.3)
 
 
-@pytest.mark.parametrize("name", ["manifold", *TOYS])
+@pytest.mark.parametrize("dimension", [2, 20, 33])
+def test_loops_are_one_distribution_for_everybody(dimension: int) -> None:
+    torch.manual_seed(1)
+    x = loops_sampler(dimension)(2000, generator(5))
+    torch.manual_seed(2)
+    assert torch.equal(loops_sampler(dimension)(2000, generator(5)), x)
+    data = load_data(f"loops{dimension}")
+    assert load_data("loops").shape == (20,)
+    assert data.shape == (dimension,)
+    np.testing.assert_allclose(
+        data.scaling.decode(data.batch(2000, generator(5))[0]), x.numpy(), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_loops_are_closed_smooth_curves_and_samples_lie_on_them() -> None:
+    angle = torch.linspace(0, 2 * math.pi, 2001, dtype=torch.float64)
+    curves = [loops(20)(torch.full((2001,), k), angle) for k in range(8)]
+    for curve in curves:
+        assert curve[0].tolist() == pytest.approx(curve[-1].tolist(), abs=1e-6)
+        steps = curve.diff(dim=0).norm(dim=1)
+        assert steps.max() < 30 * 2 * math.pi / 2000  # no jump
+        gap = (curve[:1000] - curve[1000:2000]).norm(dim=1).min()
+        assert gap > 0.5  # it is a curve, not a point or a line walked twice
+        coefficients = torch.fft.rfft(curve[:-1], dim=0).norm(dim=1)
+        assert coefficients[4:].max() < 1e-5 * coefficients[1:4].min()
+    whole = torch.cat(curves)
+    x = loops_sampler(20)(4000, generator(1)).double()
+    far, place = torch.cdist(x, whole, compute_mode="donot_use_mm_for_euclid_dist").min(1)
+    assert float(far.square().mean().sqrt()) == pytest.approx(0.02 * 19**0.5, rel=0.03)
+    counts = torch.bincount(place // 2001, minlength=8)
+    assert ((counts - 500).abs() < 4.5 * (4000 * 7 / 64) ** 0.5).all()
+
+
+def test_loops_are_thin() -> None:
+    """Around a sample one direction holds nearly all, and the whole fills many."""
+    x = load_data("loops").real(20_000, 0, "train").double()
+    shares = []
+    for k in range(20):
+        near = x[(x - x[k]).norm(dim=1).argsort()[:60]]
+        values = torch.linalg.svdvals(near - near.mean(0)).square()
+        shares.append(float(values[0] / values.sum()))
+    assert np.median(shares) > 0.9
+    values = torch.linalg.svdvals(x - x.mean(0)).square()
+    assert values[0] / values.sum() < 0.4
+
+
+@pytest.mark.parametrize("name", ["manifold", "loops", *TOYS])
 def test_endless_data_is_standardised_and_its_splits_are_different_draws(name: str) -> None:
     data = load_data(name)
     x = {split: data.real(4000, 0, split) for split in ("train", "valid", "test")}
@@ -413,6 +461,7 @@ def test_principal_components_follow_a_changed_file(tmp_path: Path) -> None:
     [
         ("digits@pca65", "digits@pca65 asks for 65 principal components, digits has 64"),
         ("moons@pca2", "expected a file, a folder or digits"),
+        ("loops@pca2", "expected a file, a folder or digits"),
         ("manifold@pca2", "expected a file, a folder or digits"),
         ("nowhere.npz@pca2", "no data called 'nowhere.npz'"),
         ("digits@pca0", "digits@pca0 asks for the view @pca0, expected @cropNxN, @NxN"),
@@ -425,7 +474,7 @@ def test_principal_components_that_are_not_there(name: str, message: str) -> Non
         load_data(name)
 
 
-@pytest.mark.parametrize("name", ["digits", "manifold16", "moons"])
+@pytest.mark.parametrize("name", ["digits", "manifold16", "loops", "moons"])
 def test_rows_of_training_states_are_a_table(name: str) -> None:
     """Row i is a function of the seed, the stream and i alone."""
     data = load_data(name)

@@ -8,7 +8,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -513,8 +513,9 @@ def test_extractors_and_methods_are_functions_of_files_or_objects(
 
     x = points.real(20, 0, "test")
     for given in (f"{file}:flat", made, nn.Flatten()):
-        name: Any = EvaluateConfig(Path("x"), data, extractor=given).extractor
-        assert torch.equal(load_extractor(name, points)(x), x)
+        one: Any = given  # in place of several
+        (name,) = EvaluateConfig(Path("x"), data, extractor=one).extractor
+        assert torch.equal(load_extractor(cast(str, name), points)(x), x)
     with pytest.raises(UserError, match="has no function gone, which takes the data"):
         load_extractor(f"{file}:gone", points)
 

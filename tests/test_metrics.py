@@ -11,7 +11,7 @@ from scipy.spatial.distance import cdist, pdist
 from torch import Tensor, nn
 
 from bezierdistill.curves import BezierCurve
-from bezierdistill.data import EndlessData, load_data
+from bezierdistill.data import ArrayData, EndlessData, Scaling, load_data
 from bezierdistill.data.base import Split
 from bezierdistill.memory import batch_size
 from bezierdistill.metrics import (
@@ -19,12 +19,17 @@ from bezierdistill.metrics import (
     RandomFeatures,
     curve_fit_error,
     energy_distance,
+    evaluation,
+    fidelity,
     frechet_distance,
     mmd,
     precision_recall,
     sliced_wasserstein,
     straightness,
 )
+from bezierdistill.metrics.distances import nearest
+from bezierdistill.metrics.features import weights_digest
+from bezierdistill.metrics.scales import KernelFeatures, median_distances, scale_features
 from conftest import CountedField, Draw, gaussian
 
 Metric = Callable[[Tensor, Tensor], float]
@@ -208,16 +213,110 @@ def test_evaluator_gives_real_data_its_floor_and_bad_data_more() -> None:
     assert bad.precision.ratio < 0.2
 
 
-def test_evaluator_averages_disjoint_parts_of_finite_data() -> None:
+def test_evaluator_averages_disjoint_parts_and_many_draws_of_finite_data() -> None:
     data = load_data("digits")
     x, size = data.real(1000, 3, "train"), Evaluator(data).size(1000)
     assert size == data.count("test") == 449
-    test, train = data.real(449, 0, "test"), data.real(898, 0, "train")  # two parts
+    test, train = data.real(449, 0, "test"), data.real(data.count("train") or 0, 0, "train")
     score = Evaluator(data)(x).sliced_wasserstein
-    for value, samples in ((score.value, x[:898]), (score.floor, train)):
-        parts = [sliced_wasserstein(part, test) for part in samples.split(449)]
-        assert value == pytest.approx(sum(parts) / 2, rel=1e-9)
+    parts = [sliced_wasserstein(part, test) for part in x[:898].split(449)]
+    assert score.value == pytest.approx(sum(parts) / 2, rel=1e-9)
+    order = torch.Generator().manual_seed(1)
+    halves = [train[torch.randperm(len(train), generator=order)[:449]] for _ in range(40)]
+    floors = [sliced_wasserstein(half, test) for half in halves]
+    spread = float(np.std(floors)) * (1 / 40 + 1 / 8) ** 0.5
+    assert score.floor == pytest.approx(np.mean(floors), abs=4 * spread)
+    assert spread < np.std(floors) / 2
     assert Evaluator(data).size(100) == 100
+
+
+def test_each_seed_has_its_own_reference_where_there_is_enough(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(evaluation, "MIN_REFERENCE", 200)
+    rng = np.random.default_rng(0)
+
+    def some(*counts: int) -> ArrayData:
+        sides = [rng.normal(size=(count, 2)).astype(np.float32) for count in counts]
+        return ArrayData("some", *sides, scaling=Scaling())
+
+    for data, reference, size in (
+        (load_data("moons"), "draw", 300),
+        (some(300, 40, 400), "draw", 200),  # half of the test split
+        (some(300, 40, 199), "whole", 199),
+    ):
+        x = data.real(300, 7, "train")
+        first, second = (Evaluator(data, seed)(x) for seed in (0, 1))
+        for one in (first, second):
+            assert one.protocol is not None
+            assert (one.protocol.reference, one.protocol.count) == (reference, size)
+        same = first.recall.value == second.recall.value
+        assert same == (reference == "whole")
+        assert first.frechet.floor != second.frechet.floor
+    one = Evaluator(some(50, 40, 50))(x[:50]).protocol  # the training split as it is
+    assert one is not None
+    assert one.draws == 1
+
+
+def test_nearest_distances_and_fidelity_in_closed_form(draw: Draw) -> None:
+    grid = torch.cartesian_prod(*[torch.arange(40.0)] * 2)
+    flat = torch.cat([grid, torch.zeros(1600, 1)], 1)
+    raised = flat.roll(7, 0) + torch.tensor([0.0, 0.0, 0.3])
+    assert fidelity(raised, flat) == pytest.approx(0.3, rel=1e-6)
+    assert torch.equal(nearest(flat, flat), torch.zeros(1600))
+    assert torch.equal(nearest(flat, flat, itself=False), torch.ones(1600))
+    x, y = draw(50, 2, 3), draw(70, 2, 3)
+    expected = cdist(x.flatten(1), y.flatten(1)).min(1)
+    np.testing.assert_allclose(nearest(x, y).numpy(), expected, rtol=1e-9)
+    far = torch.full((10, 3), 1e3)
+    near = far + torch.arange(10.0)[:, None] * 1e-3  # a matrix product would round these away
+    assert nearest(near, far).tolist() == pytest.approx((near - far).norm(dim=1).tolist())
+
+
+def test_kernel_features_and_their_widths_in_closed_form() -> None:
+    places = torch.tensor([[0.0, 0.0], [3.0, 4.0]])
+    own = KernelFeatures(places, 5.0)
+    expected = torch.tensor([[1.0, 0.5**0.5], [0.5**0.5, 1.0]])
+    torch.testing.assert_close(own(places), expected)
+    line = torch.arange(101.0)[:, None] * 0.25
+    median, neighbour = median_distances(line)
+    assert neighbour == 0.25
+    assert median == pytest.approx(101 * (1 - 0.5**0.5) * 0.25, rel=0.02)  # of a triangle's law
+    assert median_distances(torch.zeros(9, 2)) == (1.0, 1e-3)  # rows that are all equal
+
+
+def test_scales_are_the_data_s_alone_and_the_fine_one_sees_a_blur() -> None:
+    data = load_data("loops")
+    judges = scale_features(data)
+    small, large = (Evaluator(data, seed)(data.real(50 + seed, 9, "train")) for seed in (0, 1))
+    assert small.protocol is not None
+    assert large.protocol is not None
+    assert small.protocol.scales == large.protocol.scales == weights_digest(judges)
+    assert small.protocol.widths == large.protocol.widths
+    assert list(small.scales) == ["coarse", "middle", "fine"]
+    assert small.coarse == small.frechet
+    middle, fine = small.protocol.widths
+    assert fine < middle / 4
+    test = data.real(2000, 0, "test")
+    draws = data.real(10_000, 0, "train").split(2000)
+    noise = torch.randn(2000, 20, generator=torch.Generator().manual_seed(2)) / 20**0.5
+
+    def ratio(judge: nn.Module, x: Tensor) -> float:
+        floor = sum(frechet_distance(part, test, judge) for part in draws[1:]) / 4
+        return frechet_distance(x, test, judge) / floor
+
+    blurs = [draws[0] + k * fine * noise for k in (0, 3, 6, 12)]
+    coarse, _, seen = ([ratio(judge, x) for x in blurs] for judge in judges.values())
+    blurred = blurs[1]
+    assert seen[1] - seen[0] > 1
+    assert seen[1] - seen[0] > 10 * abs(coarse[1] - coarse[0])
+    assert seen[3] > 1.3 * seen[2] > 1.6 * seen[1]  # it tells bad from worse
+    assert fidelity(blurred, test) > 1.5 * fidelity(draws[1], test)
+    shifted = [ratio(judge, draws[0] + 0.3) for judge in judges.values()]
+    assert min(shifted) > 2  # a scale of its own sees the rest too
+    for judge in judges.values():
+        values = [frechet_distance(part, test, judge) for part in draws]
+        assert np.std(values) < 0.35 * np.mean(values)
 
 
 @pytest.mark.parametrize(
@@ -247,7 +346,7 @@ def test_an_evaluator_measures_real_data_once(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(EndlessData, "real", counted)
     x = torch.randn(64, 16, generator=torch.Generator().manual_seed(5))
     assert evaluate(x) == evaluate(x)
-    assert sorted(drawn) == ["test", "train"]
+    assert sorted(drawn) == ["test", "train", "valid"]
 
 
 @pytest.mark.parametrize(

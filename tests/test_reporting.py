@@ -19,6 +19,7 @@ import pytest
 import torch
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from msgspec.structs import replace
 
 from bezierdistill.cli import parse
 from bezierdistill.curves import BezierCurve
@@ -42,6 +43,8 @@ from bezierdistill.records import (
     Score,
     Scores,
     Settings,
+    from_json,
+    to_json,
     write_record,
     write_sealed,
 )
@@ -71,7 +74,8 @@ KINDS = (
 
 def scores(ratio: float, **more: Any) -> Scores:
     """Scores whose distances are all so many times their floor."""
-    names = ("frechet", "sliced_wasserstein", "energy", "mmd")
+    names = ("frechet", "sliced_wasserstein", "energy", "mmd", "coarse", "middle", "fine")
+    more = {"fidelity": Score(value=0.5, floor=0.25)} | more
     shares = {name: Score(value=0.75, floor=0.9) for name in ("precision", "recall")}
     return Scores(**dict.fromkeys(names, Score(value=ratio / 8, floor=0.125)), **shares, **more)
 
@@ -486,8 +490,32 @@ def test_an_arena_in_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     cells = [re.split(r" *[│┃] *", line)[1:-1] for line in lines if re.search("[│┃]", line)]
     assert cells[0][:4] == ["passes", "rank", "method", "excess"]
-    assert cells[1][:5] == ["1", "1", "bezier", "0.31 ± 0.06", "0.31 ± 0.06 (1)"]
+    assert cells[0][4:-3] == [
+        *("middle", "fine", "sliced W2", "energy", "precision", "recall", "fidelity")
+    ]
+    assert cells[1][:4] == ["1", "1", "bezier", "0.31 ± 0.06"]
+    assert cells[1][4:-3] == ["0.31 ± 0.06 (1)"] * 4 + ["0.750", "0.750", "2.00x"]
     assert cells[2][:5] == ["2", "1", "b", "1.00", "1.00 (1)"]
+
+
+def test_rows_of_before_a_figure_was_measured_are_read_and_shown(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    new = ("coarse", "middle", "fine", "fidelity")
+    plain = to_json(row("b", 0, 1, 2.0))
+    for name in new:
+        del plain["scores"][name]
+    old = from_json(plain, ArenaRow, "here")
+    assert old.judged.scales == {}
+    assert old.judged.finite
+    print_arena([old, row("bezier", 0, 1, 1.5)])
+    lines = capsys.readouterr().out.splitlines()
+    cells = [re.split(r" *[│┃] *", line)[1:-1] for line in lines if re.search("[│┃]", line)]
+    assert cells[1][:6] == ["1", "1", "bezier", "0.50", "0.50 (1)", "0.50 (1)"]
+    assert cells[2][:7] == ["1", "2", "b", "1.00", "–", "–", "1.00 (2)"]
+    assert cells[2][10] == "–"
+    print_rows({"old": old.judged})
+    assert "Frechet" in capsys.readouterr().out
 
 
 def test_scores_in_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
@@ -509,18 +537,33 @@ def test_scores_in_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     own = scores(2.0, kernel=kernel, protocol=protocol, classes=of_classes)
     print_rows({"a": own, "b": own})
     printed = capsys.readouterr().out
-    for text in ("FD-classifier", "0.25 (2.00x)", "0.5 (2.00x)", "0.750"):
+    for text in ("FD-classifier", "coarse", "fine", "0.25 (2.00x)", "0.5 (2.00x)", "0.750"):
         assert text in printed
+    assert printed.count(" 2.00x ") == 2  # fidelity
     print_rows({"a": scores(2.0)})
     printed = capsys.readouterr().out
     assert "Frechet" in printed
     assert "kernel" not in printed
+    assert "coarse" not in printed  # it is the Frechet distance
     assert protocol_lines(own) == [
         "features: classifier (01234567); 1,000 samples against 500 real ones of the test split,"
         " floor from the train split; seed 3, rounded to whole numbers",
         "classes: accuracy 0.500 (real 0.900), coverage 0.250 (real 1.000)",
     ]
     assert protocol_lines(scores(1.0)) == []
+    told = replace(
+        protocol,
+        **{"trained": "valid", "reference": "whole", "draws": 4},
+        **{"scales": "abcdefghij", "widths": (1.25, 0.5)},
+    )
+    covered = replace(of_classes, accuracy=None, accuracy_real=None)
+    assert protocol_lines(replace(own, protocol=told, classes=covered)) == [
+        "features: classifier (01234567), trained on the valid split; 1,000 samples against 500"
+        " real ones of the test split, all that there are, whatever the seed, floor from the train"
+        " split, a mean of 4 draws; seed 3, rounded to whole numbers",
+        "middle, fine: kernels of width 1.25 and 0.5 (abcdefgh)",
+        "classes: coverage 0.250 (real 1.000)",
+    ]
 
 
 # Colours and figures.

@@ -73,9 +73,8 @@ def test_auto_is_what_fabric_finds(gpu: None) -> None:
     assert ranks.open_fabric("cpu").device.type == "cpu"
 
 
-@pytest.mark.parametrize("verb", ["arena", "demo"])
-def test_the_arena_and_the_demo_run_on_the_processor_whatever_is_there(
-    verb: str, gpu: None, asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_demo_runs_on_the_processor_whatever_is_there(
+    gpu: None, asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def small(config: ArenaConfig, *more: Any) -> list[ArenaRow]:
         sizes: dict[str, Any] = {"budget": 30_000, "samples": 64, "batch": 16, "fast": False}
@@ -84,18 +83,9 @@ def test_the_arena_and_the_demo_run_on_the_processor_whatever_is_there(
 
     np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((300, 2)))
     monkeypatch.setattr(demo_module, "arena", small)
-    run = {
-        "arena": lambda data, out: small(ArenaConfig(data, out, seeds=1)),
-        "demo": lambda data, out: demo_module.demo(DemoConfig(out, data)),
-    }
-    rows = run[verb](str(tmp_path / "x.npy"), tmp_path / "run")
+    rows = demo_module.demo(DemoConfig(tmp_path / "run", str(tmp_path / "x.npy")))
     assert {row.method: row.error for row in rows} == dict.fromkeys(("bezier", "rf-2"))
     assert set(asked) == {"cpu"}
-
-
-def test_the_arena_refuses_another_device_and_the_demo_has_no_such_option() -> None:
-    with pytest.raises(UserError, match="methods of the arena are compared on the processor"):
-        ArenaConfig("moons", Path("x"), loop=LoopConfig(accelerator="cuda"))
     assert "loop" not in {field.name for field in dataclasses.fields(DemoConfig)}
 
 
@@ -270,6 +260,6 @@ def test_classes_are_judged_by_their_names(
         ("cats", 20),
         ("dogs", 40),
     ]
-    assert scores.classes.accuracy > 0.9
+    assert (scores.classes.accuracy or 0) > 0.9
     assert run(evaluate) == 0
     assert "cats" not in capsys.readouterr().out

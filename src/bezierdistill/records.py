@@ -27,6 +27,7 @@ T = TypeVar("T")
 ROUNDS = "rounds.json"
 # What a round of a reflow loses.
 ERRORS = ("straightness", "drift", "reconstruction_real", "reconstruction_generated")
+SCALES = ("coarse", "middle", "fine")
 MAX_STATE, MAX_NUMBERS, MAX_COUNT = 2**28, 2**40, 2**62
 Kind = Literal["teacher", "student"]
 
@@ -339,10 +340,13 @@ class Score(Record, frozen=True):
 class Protocol(Record, frozen=True):
     """What figures depend on besides the samples: they compare only where it is equal.
 
-    ``metric`` names the Frechet distance, ``manifold`` says where precision and recall are
-    measured; ``samples`` were generated, and ``count`` compared in each of ``parts`` comparisons;
-    ``split`` is judged against and ``floor`` is the split of the floor; ``quantised`` is whether
-    states are whole numbers in original units.
+    ``metric`` names the Frechet distance, ``manifold`` says where precision, recall and fidelity
+    are measured; ``trained`` is the split that a classifier was trained on; ``scales`` is the
+    digest of the features of three scales and ``widths`` those of the middle and the fine ones.
+    ``samples`` were generated, and ``count`` compared in each of ``parts`` comparisons; ``split``
+    is judged against, and ``reference`` is whether each seed has its own draw of it or the whole;
+    ``floor`` is the split of the floor, a mean of ``draws``; ``quantised`` is whether states are
+    whole numbers in original units.
     """
 
     extractor: str
@@ -356,6 +360,11 @@ class Protocol(Record, frozen=True):
     floor: str
     seed: int
     quantised: bool
+    trained: str | None = None
+    scales: str = ""
+    widths: tuple[float, ...] = ()
+    reference: Literal["draw", "whole"] = "draw"
+    draws: int = 1
 
 
 class ClassScore(Record, frozen=True):
@@ -369,17 +378,25 @@ class ClassScore(Record, frozen=True):
 
 
 class ClassScores(Record, frozen=True):
-    """Accuracy and coverage: :meth:`~bezierdistill.metrics.Evaluator.classes`."""
+    """Accuracy and coverage: :meth:`~bezierdistill.metrics.Evaluator.classes`.
 
-    accuracy: float
-    accuracy_real: float
+    There is no accuracy where the features are not a classifier's.
+    """
+
+    accuracy: float | None
+    accuracy_real: float | None
     coverage: float
     coverage_real: float
     by_class: tuple[ClassScore, ...] = ()
 
 
 class Scores(Record, frozen=True):
-    """All metrics of a set of samples: :class:`~bezierdistill.metrics.Evaluator`."""
+    """All metrics of a set of samples: :class:`~bezierdistill.metrics.Evaluator`.
+
+    ``coarse``, ``middle`` and ``fine`` are Frechet distances of states at three scales, whatever
+    the extractor; ``fidelity`` is the distance of a sample to the nearest real one. Files of before
+    they were measured have none.
+    """
 
     frechet: Score
     sliced_wasserstein: Score
@@ -388,6 +405,10 @@ class Scores(Record, frozen=True):
     precision: Score
     recall: Score
     kernel: Score | None = None
+    coarse: Score | None = None
+    middle: Score | None = None
+    fine: Score | None = None
+    fidelity: Score | None = None
     classes: ClassScores | None = None
     protocol: Protocol | None = None
 
@@ -397,13 +418,23 @@ class Scores(Record, frozen=True):
         parts = msgspec.structs.astuple(self)
         return all(math.isfinite(part.value) for part in parts if isinstance(part, Score))
 
+    @property
+    def scales(self) -> dict[str, Score]:
+        """The scores at each scale, from coarse to fine; empty where they were not measured."""
+        found = ((name, getattr(self, name)) for name in SCALES)
+        return {name: score for name, score in found if score is not None}
+
     def __getitem__(self, metric: str) -> Score:
-        """A score by the name of its metric."""
+        """A score by the name of its metric, one that was measured."""
         return getattr(self, metric)
 
 
 class ArenaRow(Record, frozen=True):
-    """A cell of the arena: ``spent`` passes of everything, ``memory`` peak MB, or its ``error``."""
+    """A cell of the arena: ``spent`` passes of everything, ``memory`` peak MB, or its ``error``.
+
+    ``judges`` are its scores by further extractors, ``trained_on`` the metrics that its method
+    trains on, ``teachers`` the digests of those that it was given.
+    """
 
     method: str
     seed: int
@@ -413,6 +444,9 @@ class ArenaRow(Record, frozen=True):
     seconds: float = 0.0
     memory: float = 0.0
     scores: Scores | None = None
+    judges: dict[str, Scores] = {}
+    trained_on: tuple[str, ...] = ()
+    teachers: tuple[str, ...] = ()
     error: str | None = None
 
     def __post_init__(self) -> None:

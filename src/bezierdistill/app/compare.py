@@ -19,6 +19,8 @@ from bezierdistill.reporting.summary import summarise
 
 METRICS = {
     "Frechet distance": "frechet",
+    "the same, middle scale": "middle",
+    "the same, fine scale": "fine",
     "sliced Wasserstein": "sliced_wasserstein",
     "energy distance": "energy",
 }

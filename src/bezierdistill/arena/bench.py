@@ -2,9 +2,10 @@
 
 A method is a function ``method(bench)`` that trains within ``bench.left`` passes and returns its
 samplers: ``{passes: sampler}``, a sampler taking noise ``(N, *shape)`` to states, in a conditional
-cell with the keyword ``cond`` ``(N, C)``.
+cell with the keyword ``cond`` ``(N, C)``, all on ``bench.device``.
 
-Teachers and pairs that several methods need are made once for a seed and charged to each.
+Teachers and pairs that several methods need are made once for a seed and charged to each; teachers
+that are given are charged to nobody.
 """
 
 from __future__ import annotations
@@ -12,15 +13,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 
 from bezierdistill.budget import Budget
+from bezierdistill.curves import BezierCurve
 from bezierdistill.data import Data
+from bezierdistill.models.folder import load_model
 from bezierdistill.models.model import Model
 from bezierdistill.networks.config import NetworkConfig
 from bezierdistill.objectives import CurveRegression, Curves, FlowMatching, Objective
@@ -31,12 +36,25 @@ from bezierdistill.stages.train import TrainConfig, train
 from bezierdistill.store import CurveStore
 from bezierdistill.training.batches import PairBatches
 from bezierdistill.training.loop import Batches, Trainer
+from bezierdistill.training.ranks import open_fabric
 from bezierdistill.training.settings import LoopConfig
 
 Sampler = Callable[..., Tensor]
 Method = Callable[["Bench"], Mapping[int, Sampler]]
-PAIR_STEPS = 8
+PAIR_STEPS, TRAINED = 8, "trained_on"
 T = TypeVar("T")
+
+
+def trains_on(*metrics: str) -> Callable[[Method], Method]:
+    """Say of a method of one's own on which metrics of the tables (``energy``), or in the features
+    of which judge (``classifier``), it trains: these figures are marked.
+    """
+
+    def said(method: Method) -> Method:
+        setattr(method, TRAINED, metrics)
+        return method
+
+    return said
 
 
 @dataclass
@@ -52,6 +70,9 @@ class Bench:
         network: the network of every teacher and student.
         loop: how weights are updated: optimizer, schedule, averaging.
         conditional: whether every network takes the data's conditions.
+        strong: folder of the teacher that is given to all methods, if there is one.
+        weak: folder of the weak one that is given.
+        seconds: working time of what this cell shares with others and did not make itself.
     """
 
     data: Data
@@ -62,6 +83,8 @@ class Bench:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
     conditional: bool = False
+    strong: Path | None = None
+    weak: Path | None = None
     seconds: float = 0.0
 
     @property
@@ -69,10 +92,27 @@ class Bench:
         """Rows per step."""
         return self.budget.batch
 
+    @property
+    def given(self) -> bool:
+        """Whether the teacher is given, and the budget is that of distillation alone."""
+        return self.strong is not None
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where networks are trained, and where samplers get their noise."""
+        return open_fabric(self.loop.accelerator).device
+
+    def placed(self, model: Model) -> Model:
+        """A model whose network is on :attr:`device`."""
+        model.net.to(self.device)
+        return model
+
     def teacher(self, share: float, weak: bool = False) -> Model:
-        """A flow-matching teacher trained with a share of the budget; the weak one has another
-        seed.
+        """A flow-matching teacher trained with a share of the budget, the weak one with another
+        seed; or, whatever the share, the one that is given, at no charge.
         """
+        if (folder := self.weak if weak else self.strong) is not None:
+            return self.placed(load_model(folder))
         steps = self.budget.steps(FlowMatching.cost, self.budget.share(share), "a teacher")
         config = TrainConfig(
             self.data.name,
@@ -86,7 +126,7 @@ class Bench:
         )
         model = self._made(config.out, lambda: train(config))
         self.budget.charge(model.spent)
-        return model
+        return self.placed(model)
 
     def pairs(self, teacher: Model, share: float = 0.1, backwards: bool = False) -> CurveStore:
         """Pairs of a teacher, as straight lines, as many as a share of the budget pays for: from
@@ -96,7 +136,8 @@ class Bench:
         count = max(1, self.budget.share(share) // (2 * PAIR_STEPS))
         data = self.data.name if backwards else None
         digest = sha256(f"{teacher.card.digest} {count} {data}".encode()).hexdigest()[:12]
-        place = self.shared if teacher.folder.parent == self.shared else self.folder
+        common = teacher.folder in (self.strong, self.weak) or teacher.folder.parent == self.shared
+        place = self.shared if common else self.folder
         config = SimulateConfig(
             (teacher.folder,),
             place / f"pairs-{digest}",
@@ -112,11 +153,13 @@ class Bench:
         return store
 
     def _made(self, folder: Path, make: Callable[[], T]) -> T:
-        """Make what is shared, or find it finished; its time counts for every method that uses
-        it.
+        """Make what is shared, or find it finished, or wait for the process that makes it; its time
+        counts for every method that uses it.
         """
         started = time.perf_counter()
-        made, record = make(), read_made(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f".{folder.name}.lock")):
+            made, record = make(), read_made(folder)
         taken = time.perf_counter() - started
         self.seconds += max(0.0, record.seconds - taken) if record else 0.0
         return made
@@ -129,18 +172,16 @@ class Bench:
         """
         steps = self.budget.steps(CurveRegression.cost, spend)
         self.budget.charge(steps * self.batch * CurveRegression.cost)
-        out = self.folder / name
-        return distill(
-            DistillConfig(
-                store.folder,
-                out,
-                steps=steps,
-                batch=self.batch,
-                seed=self.seed,
-                loop=self.loop,
-                **settings,
-            )
+        config = DistillConfig(
+            store.folder,
+            self.folder / name,
+            steps=steps,
+            batch=self.batch,
+            seed=self.seed,
+            loop=self.loop,
+            **settings,
         )
+        return self.placed(distill(config))
 
     def build(self, shape: tuple[int, ...] | None = None) -> nn.Module:
         """A new network, for states of the data's shape unless another is given."""
@@ -168,20 +209,26 @@ class Bench:
             rates: learning rates by network, where they differ from the loop's.
 
         Returns:
-            The first network with averaged weights.
+            The first network with averaged weights, on :attr:`device`.
         """
         steps = self.budget.steps(objective.cost, spend)
         self.budget.charge(int(steps * self.batch * objective.cost))
         nets = {"student": nets} if isinstance(nets, nn.Module) else nets
         trainer = Trainer(nets, self.loop, self.folder / name, name, rates)
-        return trainer.fit(objective, batches or self.draws, steps, self.seed)
+        return trainer.fit(objective, batches or self.draws, steps, self.seed).to(self.device)
 
     @property
     def draws(self) -> PairBatches:
         """Batches of noise and data, with the data's conditions if the cell is conditional."""
         drop = 0.0 if self.conditional else None
-        return PairBatches(self.data, self.batch, torch.device("cpu"), drop)
+        return PairBatches(self.data, self.batch, self.device, drop)
 
     def lines(self, store: CurveStore) -> Callable[[torch.Generator], Curves]:
         """Batches of stored pairs."""
-        return lambda generator: Curves(*store.batch(self.batch, generator))
+
+        def batches(draws: torch.Generator) -> Curves:
+            curve, cond = store.batch(self.batch, draws)
+            points = curve.points.to(self.device)
+            return Curves(BezierCurve(points), None if cond is None else cond.to(self.device))
+
+        return batches

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bezierdistill.arena.runner import ArenaConfig, arena, compared
 from bezierdistill.settings import as_paths, check_counts, check_seed
 from bezierdistill.stages.sources import as_data
+from bezierdistill.training.settings import LoopConfig
 
 if TYPE_CHECKING:
     from bezierdistill.records import ArenaRow
@@ -64,6 +65,7 @@ def demo(config: DemoConfig) -> list[ArenaRow]:
         keep_samples=True,
         keep_models=True,
         fast=config.fast,
+        loop=LoopConfig(accelerator="cpu"),
     )
     return arena(settings, "demo", config)
 

@@ -75,7 +75,7 @@ def bezier(bench: Bench, total: float = 1.0, **changes: Any) -> Mapping[int, Sam
     weak = bench.teacher(config.shares.weak, weak=True).folder if config.shares.weak else None
     student = run_recipe(replace(config, strong=strong, weak=weak))
     bench.budget.charge(student.spent - bench.budget.spent)
-    return _jumps(student, 1, 2)
+    return _jumps(bench.placed(student), 1, 2)
 
 
 def teacher(
@@ -95,7 +95,8 @@ def teacher_knots(bench: Bench, share: float = 0.95) -> Mapping[int, Sampler]:
     curves = min(bench.budget.left // cost, 2048)
     rows = range(curves)
     cond = model.condition(rows, bench.seed, Stream.SIMULATE)
-    x0 = noise(bench.seed, Stream.SIMULATE, rows, bench.data.shape)
+    cond = None if cond is None else cond.to(bench.device)
+    x0 = noise(bench.seed, Stream.SIMULATE, rows, bench.data.shape).to(bench.device)
     line, _ = Simulation(model.field, steps=PAIR_STEPS).curves(x0, cond)
     costs = interval_errors(model.net, line, grid, cond)
     bench.budget.charge(curves * cost)
@@ -256,7 +257,9 @@ def moment_matching(
     def batches(draws: torch.Generator) -> Aligned:
         x0, _, cond = bench.draws(draws)
         real, real_cond = bench.data.batch(REAL_ROWS * bench.batch, draws)
-        return Aligned(x0, (real.flatten(1),), cond, real_cond if bench.conditional else None)
+        real_cond = real_cond if bench.conditional else None
+        real_cond = None if real_cond is None else real_cond.to(bench.device)
+        return Aligned(x0, (real.flatten(1).to(bench.device),), cond, real_cond)
 
     return even_jumps(bench.fit(net, objective, batches, rates={"student": lr or bench.loop.lr}), 1)
 
@@ -325,6 +328,7 @@ METHODS: dict[str, Method] = {
     "bezier-teacher": partial(teacher, share=Shares.strong, solver="heun", passes=(20,)),
     "teacher-euler": teacher,
     "teacher-heun": partial(teacher, solver="heun", passes=(2, 4)),
+    "teacher-20": partial(teacher, solver="heun", passes=(20,)),
     "teacher-knots": teacher_knots,
     "rf-2": partial(rectified_flow, rounds=2),
     "rf-3": partial(rectified_flow, rounds=3),

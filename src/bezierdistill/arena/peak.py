@@ -1,4 +1,4 @@
-"""Peak memory of what runs in a cell of the arena, which is on the processor."""
+"""Peak memory of what runs in a cell of the arena: the process's, or a CUDA device's."""
 
 from __future__ import annotations
 
@@ -7,15 +7,21 @@ import resource
 import sys
 from pathlib import Path
 
+import torch
 
-def reset_peak() -> None:
+
+def reset_peak(device: torch.device) -> None:
     """Start measuring peak memory again, where the system can (Linux, but not in every sandbox)."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def peak_mb() -> float:
-    """Peak memory of the process in MB since the last reset, or since its start."""
+def peak_mb(device: torch.device) -> float:
+    """Peak memory in MB since the last reset, or since the process's start."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM"):

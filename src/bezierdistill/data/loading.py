@@ -41,12 +41,13 @@ from bezierdistill.data.reading import Samples, read_file
 from bezierdistill.data.scaling import Scaling
 from bezierdistill.data.splits import array_data
 from bezierdistill.data.stream import StreamData
-from bezierdistill.data.toys import TOYS, load_toy, manifold_sampler
+from bezierdistill.data.toys import TOYS, load_toy, loops_sampler, manifold_sampler
 from bezierdistill.data.views import coloured, cropped, only_class, principal, resized
 from bezierdistill.errors import UserError
 from bezierdistill.objects import START, Named, find_object, is_object
 
-BUILT_IN = ("digits", "manifold", *TOYS)
+BUILT_IN = ("digits", "manifold", "loops", *TOYS)
+ENDLESS = {"manifold": (manifold_sampler, 16), "loops": (loops_sampler, 20)}  # and dimensions
 VIEW = re.compile(r"pca([1-9]\d{0,3})|class(.+)|(rgb)|(crop)?([1-9]\d{0,3})x([1-9]\d{0,3})")
 SOURCE = re.compile(r"(?:@key=([^@]+))?(?:@labels=([^@]+))?|@(rgba)")
 PLACE = re.compile(r"hf:([^:]+)(?::[^@]+)?|(.+\.py)(?::\w+)?")  # of what is not a path itself
@@ -56,12 +57,13 @@ def load_data(source: str | object, key: str | None = None, labels: str | None =
     """Load a data set; the same object as before, unless a file of it has changed.
 
     Args:
-        source: ``digits``, ``manifold`` (16 dimensions) or ``manifoldN`` (N dimensions),
-            ``checkerboard``, ``moons``, ``gaussians``, ``spirals``; a path; ``hf:OWNER/NAME`` or
-            ``hf:./FOLDER``, with ``:SPLIT`` or without; ``FILE.py:function``, a function that
-            returns an object; each with views after an ``@`` (module docstring). Or an object: an
-            array or tensor, a tuple ``(x, labels)``, a torch ``Dataset`` (indexed or iterable), a
-            ``DataLoader``, a table of ``datasets``, a dictionary of these by split.
+        source: ``digits``, ``manifold`` (16 dimensions) or ``manifoldN`` (N dimensions), ``loops``
+            (20 dimensions) or ``loopsN``, ``checkerboard``, ``moons``, ``gaussians``, ``spirals``;
+            a path; ``hf:OWNER/NAME`` or ``hf:./FOLDER``, with ``:SPLIT`` or without;
+            ``FILE.py:function``, a function that returns an object; each with views after an ``@``
+            (module docstring). Or an object: an array or tensor, a tuple ``(x, labels)``, a torch
+            ``Dataset`` (indexed or iterable), a ``DataLoader``, a table of ``datasets``, a
+            dictionary of these by split.
         key: where a file, a table or items that are dictionaries have samples, if by no usual name.
         labels: where they have labels, likewise.
 
@@ -134,9 +136,10 @@ def _load(name: str, base: str, stamp: int) -> Data:
 
 def _read(name: str, base: str, key: str | None, labels: str | None, alpha: str | None) -> Data:
     """A built-in data set, a file, a folder or an object."""
-    dimension = re.fullmatch(r"manifold([1-9]\d{0,3})?", name)
-    if dimension:
-        return load_toy(name, manifold_sampler(int(dimension[1] or 16)))
+    endless = re.fullmatch(r"(manifold|loops)([1-9]\d{0,3})?", name)
+    if endless:
+        sampler, usual = ENDLESS[endless[1]]
+        return load_toy(name, sampler(int(endless[2] or usual)))
     if name in TOYS:
         return load_toy(name, TOYS[name])
     if name == "digits":

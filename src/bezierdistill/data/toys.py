@@ -1,9 +1,11 @@
-"""Synthetic distributions with endless fresh samples: 2-D pictures, and ``manifold``, the task that
-ranks methods.
+"""Synthetic distributions with endless fresh samples: 2-D pictures, and ``manifold`` and ``loops``,
+the tasks that rank methods.
 
 ``manifold`` is a random smooth image of a low-dimensional latent with a class offset, ``x = sin(1.5
-z A / sqrt(latent) + c_k) B + o_k``: thin curved sheets in a space of any dimension. Its matrices
-are fixed by a seed of their own, so the distribution is the same for everybody.
+z A / sqrt(latent) + c_k) B + o_k``: thin curved sheets in a space of any dimension. ``loops`` are
+eight closed curves with a little noise, ``x = o_k + sum_h (cos(h a) A_kh + sin(h a) B_kh) / h``:
+data that are thinner than any blur of a student, which a coarse distance does not see. The matrices
+are fixed by seeds of their own, so each distribution is the same for everybody.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from bezierdistill.data.base import Data, Split, real_generator
 from bezierdistill.data.scaling import Scaling
@@ -119,6 +122,41 @@ def manifold_sampler(dimension: int, latent: int = 3, classes: int = 12, waves: 
         kind = torch.randint(classes, (count,), generator=generator)
         z = torch.randn(count, latent, generator=generator)
         return torch.sin(z @ into + phases[kind]) @ out + offsets[kind]
+
+    return draw
+
+
+def loops(
+    dimension: int, curves: int = 8, harmonics: int = 3
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """The curves of ``loops`` (module docstring): numbers ``(N,)`` of curves and angles ``(N,)`` to
+    points ``(N, dimension)``.
+    """
+    fixed = torch.Generator().manual_seed(20261016)
+    order = torch.arange(1, harmonics + 1)
+    waves = torch.randn(curves, 2, harmonics, dimension, generator=fixed) / order[:, None]
+    offsets = 0.5 * torch.randn(curves, dimension, generator=fixed)
+    matrix = torch.cat([offsets[:, None], waves.flatten(1, 2)], 1).flatten(0, 1)
+
+    def points(kind: Tensor, angle: Tensor) -> Tensor:
+        turns = angle[:, None] * order
+        basis = torch.cat([torch.ones_like(angle)[:, None], turns.cos(), turns.sin()], 1)
+        own = functional.one_hot(kind, curves)[:, :, None] * basis[:, None]
+        return own.flatten(1) @ matrix.to(angle)
+
+    return points
+
+
+def loops_sampler(dimension: int, curves: int = 8, noise: float = 0.02) -> Draw:
+    """Sampler of ``loops`` in ``dimension`` dimensions: a curve and an angle are drawn uniformly,
+    and noise of a standard deviation is added.
+    """
+    points = loops(dimension, curves)
+
+    def draw(count: int, generator: torch.Generator) -> Tensor:
+        kind = torch.randint(curves, (count,), generator=generator)
+        angle = 2 * math.pi * torch.rand(count, generator=generator)
+        return points(kind, angle) + noise * torch.randn(count, dimension, generator=generator)
 
     return draw
 

@@ -5,6 +5,7 @@ of real samples of the same size.
 from bezierdistill.metrics.classifier import ClassifierFeatures, classifier_features
 from bezierdistill.metrics.distances import (
     energy_distance,
+    fidelity,
     frechet_distance,
     kernel_distance,
     mmd,
@@ -15,16 +16,19 @@ from bezierdistill.metrics.evaluation import Evaluator
 from bezierdistill.metrics.extractors import load_extractor
 from bezierdistill.metrics.features import RandomFeatures
 from bezierdistill.metrics.paths import curve_fit_error, relative_distance, straightness
+from bezierdistill.metrics.scales import KernelFeatures
 from bezierdistill.metrics.squeezenet import SqueezeNetFeatures
 
 __all__ = [
     "ClassifierFeatures",
     "Evaluator",
+    "KernelFeatures",
     "RandomFeatures",
     "SqueezeNetFeatures",
     "classifier_features",
     "curve_fit_error",
     "energy_distance",
+    "fidelity",
     "frechet_distance",
     "kernel_distance",
     "load_extractor",

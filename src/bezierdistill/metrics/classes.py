@@ -43,7 +43,7 @@ def class_scores(
     made: Labelled,
     test: Labelled,
     train: Labelled,
-    right: tuple[Tensor, Tensor],
+    right: tuple[Tensor, Tensor] | None,
     names: Sequence[str],
 ) -> ClassScores:
     """Accuracy and coverage, over all and by class.
@@ -53,22 +53,25 @@ def class_scores(
         test: the same of held-out real samples.
         train: the same of training samples, which stand for the best that can be reached.
         right: ``(N,)``, whether a classifier finds the generated samples, and the held-out ones, to
-            be of their class.
+            be of their class; None without a classifier.
         names: of the classes.
     """
     rows: list[ClassScore] = []
     for label, name in enumerate(names):
         own, real, other = (features[labels == label] for features, labels in (made, test, train))
-        hits, most = right[0][made[1] == label].double(), min(len(own), len(real))
-        accuracy = float(hits.mean()) if len(own) else None
+        most, accuracy = min(len(own), len(real)), None
+        if right is not None and len(own):
+            accuracy = float(right[0][made[1] == label].double().mean())
         covers, best = (_coverage(real, features[:most]) for features in (own, other))
         row = ClassScore(
             name=name, count=len(own), accuracy=accuracy, coverage=covers, coverage_real=best
         )
         rows.append(row)
+    shares = (None, None) if right is None else (float(own.double().mean()) for own in right)
+    accuracy, accuracy_real = shares
     return ClassScores(
-        accuracy=float(right[0].double().mean()),
-        accuracy_real=float(right[1].double().mean()),
+        accuracy=accuracy,
+        accuracy_real=accuracy_real,
         coverage=_mean([row.coverage for row in rows]),
         coverage_real=_mean([row.coverage_real for row in rows]),
         by_class=tuple(rows),

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from bezierdistill.data import Data
@@ -17,48 +18,76 @@ from bezierdistill.errors import UserError
 from bezierdistill.metrics import distances
 from bezierdistill.metrics.classes import class_labels, class_scores
 from bezierdistill.metrics.classifier import labels_of
-from bezierdistill.metrics.features import RandomFeatures, describe, extract, in_batches
-from bezierdistill.records import ClassScores, Protocol, Score, Scores
+from bezierdistill.metrics.features import describe, extract, in_batches
+from bezierdistill.metrics.scales import describe_scales, scale_features
+from bezierdistill.noise import Stream, generator
+from bezierdistill.records import SCALES, ClassScores, Protocol, Score, Scores
 
 MAX_ROWS, MIN_ROWS, REPEATS = 5_000, 8, 4
+MIN_REFERENCE = 1_000  # half of a test split is judged against, if it has so many rows
+FLOOR_ROWS, MAX_DRAWS, FLOOR = 8_000, 8, 1003  # the last one is what a generator is for
 MIN_FLOOR = 1e-12
 
 
 class _Set(NamedTuple):
-    """States and their features."""
+    """States, their features, and their features at each scale."""
 
     states: Tensor
     features: Tensor
+    scales: tuple[Tensor, ...]
+
+    def at(self, rows: Tensor) -> _Set:
+        """Some of them."""
+        return _Set(
+            self.states[rows], self.features[rows], tuple(part[rows] for part in self.scales)
+        )
 
 
 class Evaluator:
     """Compares samples with the held-out real samples of one data set.
 
-    Samples, held-out samples and training samples are cut to the same size; if there are more of
-    the first and last, up to four disjoint parts are compared with the same held-out samples and
-    averaged. The floor is real training data measured the same way; for the unbiased estimates
+    Samples, held-out samples and training samples are cut to the same size, 5,000 at most; if there
+    are more samples, up to four disjoint parts of them are compared with the same held-out samples
+    and averaged. Each seed has held-out samples of its own, so that a standard error over seeds
+    holds their noise too: endless data are drawn anew, and of a finite test split one half at most
+    is drawn. A test split of fewer than 2,000 rows is used as a whole, by every seed; the protocol
+    says so.
+
+    The floor is real training data measured the same way, a mean over 4 to 8 draws: disjoint ones,
+    or, where the split has too few, the parts of several orders of it. For the unbiased estimates
     (energy, MMD, kernel), whose mean is zero there, it is the mean size of that estimate. What was
     measured on real data once is kept for the next samples.
 
     Args:
         data: the data set.
         seed: which real samples are drawn.
-        extractor: features on which the Frechet and kernel distance, precision and recall are
-            measured (see :func:`~bezierdistill.metrics.extractors.load_extractor`), in evaluation
-            mode. By default the Frechet distance is on fixed random features, precision and recall
-            are on the states, and there is no kernel distance.
+        extractor: features on which the Frechet and kernel distance, precision, recall and fidelity
+            are measured (see :func:`~bezierdistill.metrics.extractors.load_extractor`), in
+            evaluation mode. By default the Frechet distance is on fixed random features, the coarse
+            ones; precision, recall and fidelity are on the states, and there is no kernel distance.
+            The distances at three scales (:mod:`~bezierdistill.metrics.scales`) are always of
+            states.
     """
 
     def __init__(self, data: Data, seed: int = 0, extractor: nn.Module | None = None) -> None:
         self.data, self.seed, self.extractor = data, seed, extractor
-        self._used = RandomFeatures(math.prod(data.shape)) if extractor is None else extractor
         self._test = cache(lambda size: self._set(data.real(size, seed, "test")))
         self._floors = cache(self._measure_real)
 
+    @cached_property
+    def _scales(self) -> nn.ModuleDict:
+        return scale_features(self.data)
+
+    @property
+    def _used(self) -> nn.Module:
+        return self._scales[SCALES[0]] if self.extractor is None else self.extractor
+
     def size(self, samples: int) -> int:
         """Samples of each set that can be compared when there are ``samples`` generated ones."""
-        counts = (self.data.count("train"), self.data.count("test"))
-        return min([samples, MAX_ROWS, *(n for n in counts if n is not None)])
+        train, test = self.data.count("train"), self.data.count("test")
+        if test is not None and test // 2 >= MIN_REFERENCE:
+            test //= 2
+        return min([samples, MAX_ROWS, *(n for n in (train, test) if n is not None)])
 
     def __call__(self, x: Tensor) -> Scores:
         """Metrics of samples ``(N, ...)`` in model units, and the protocol they were measured by.
@@ -80,12 +109,10 @@ class Evaluator:
             UserError: as above, or if the metric gives no finite number.
         """
         size = self._size(x)
-        test = self._test(size).states
-
-        own, real = (
-            [_number(metric, part, test) for part in _parts(rows, size)]
-            for rows in (x, self._training(size))
-        )
+        test, draws = self._test(size).states, self._draws(size)
+        train = self._training(draws)
+        parts = _parts(x, size), [train[rows] for rows in draws]
+        own, real = ([_number(metric, part, test) for part in group] for group in parts)
         floor = sum(map(abs, real)) / len(real)
         return Score(value=sum(own) / len(own), floor=max(floor, MIN_FLOOR))
 
@@ -102,13 +129,16 @@ class Evaluator:
         what = describe(self._used)
         return Protocol(
             **what,
+            **describe_scales(self._scales),
             metric=f"FD-{what['extractor']}",
             manifold="states" if self.extractor is None else "features",
             samples=samples,
             count=size,
             parts=min(REPEATS, samples // size),
             split="test",
+            reference="whole" if size == self.data.count("test") else "draw",
             floor="train",
+            draws=len(self._draws(size)),
             seed=self.seed,
             quantised=self.data.scaling.integer,
         )
@@ -119,19 +149,16 @@ class Evaluator:
 
         Returns:
             ``accuracy`` of the extractor's classifier on the samples against their labels, and
-            ``accuracy_real`` on held-out samples; ``coverage``, the mean over classes of the share
-            of held-out samples of a class within the manifold of as many generated ones (recall
-            within the class), and ``coverage_real`` of training samples in their place;
-            ``by_class``, a row per class: its ``name``, ``count`` of the samples, ``accuracy``,
-            ``coverage`` and ``coverage_real``, None where there are no samples to measure it.
+            ``accuracy_real`` on held-out samples, None if the extractor is no classifier;
+            ``coverage``, the mean over classes of the share of held-out samples of a class within
+            the manifold of as many generated ones (recall within the class), and ``coverage_real``
+            of training samples in their place; ``by_class``, a row per class: its ``name``,
+            ``count`` of the samples, ``accuracy``, ``coverage`` and ``coverage_real``, None where
+            there is nothing to measure it by.
 
         Raises:
-            UserError: if the extractor is no classifier, the data has no labels, or the samples or
-                labels do not suit it.
+            UserError: if the data has no labels, or the samples or labels do not suit it.
         """
-        if self.extractor is None or not hasattr(self.extractor, "logits"):
-            told = f"figures of classes got the extractor {describe(self._used)['extractor']}"
-            raise UserError(f"{told}, expected a classifier")
         self._check(x)
         size = self.size(MAX_ROWS)
         test_labels, train_labels = (
@@ -139,13 +166,20 @@ class Evaluator:
         )
         known = class_labels(labels, len(x), self.data.classes)
         train, test = self.data.real(size, self.seed, "train"), self._test(size)
+        right = None
+        if hasattr(self.extractor, "logits"):
+            right = (self._predicted(x) == known, self._predicted(test.states) == test_labels)
         return class_scores(
-            (extract(x, self.extractor), known),
-            (test.features, test_labels),
-            (extract(train, self.extractor), train_labels),
-            (self._predicted(x) == known, self._predicted(test.states) == test_labels),
+            (self._places(x), known),
+            (test.states.flatten(1) if self.extractor is None else test.features, test_labels),
+            (self._places(train), train_labels),
+            right,
             self.data.class_names,
         )
+
+    def _places(self, x: Tensor) -> Tensor:
+        """Where coverage is measured: in features of an extractor, or else in states."""
+        return x.flatten(1) if self.extractor is None else extract(x, self.extractor)
 
     def _predicted(self, x: Tensor) -> Tensor:
         module: Any = self.extractor  # a module of torchmetrics' convention need not have logits
@@ -159,17 +193,29 @@ class Evaluator:
             raise UserError("samples hold NaN or infinite numbers: their model has diverged")
 
     def _set(self, x: Tensor) -> _Set:
-        return _Set(x, extract(x, self._used))
+        scales = tuple(extract(x, module) for module in self._scales.children())
+        own = scales[0] if self.extractor is None else extract(x, self.extractor)
+        return _Set(x, own, scales)
 
-    def _training(self, size: int) -> Tensor:
-        """The training samples that the floors are measured on."""
-        most = self.data.count("train")
-        parts = min(REPEATS, most // size if most else REPEATS)
-        return self.data.real(size * parts, self.seed, "train")
+    def _draws(self, size: int) -> list[Tensor]:
+        """The rows of each draw of training samples that the floors are measured on."""
+        count = min(MAX_DRAWS, max(REPEATS, FLOOR_ROWS // size))
+        rows = min(count * size, self.data.count("train") or count * size)
+        orders, order = generator(self.seed, Stream.JUDGE, FLOOR), torch.arange(rows)
+        draws: list[Tensor] = []
+        while len(draws) < (count if rows > size else 1):
+            draws += order[: rows // size * size].split(size)
+            order = torch.randperm(rows, generator=orders)
+        return draws[:count]
+
+    def _training(self, draws: list[Tensor]) -> Tensor:
+        return self.data.real(1 + max(int(draw.max()) for draw in draws), self.seed, "train")
 
     def _measure_real(self, size: int) -> dict[str, float]:
         """The floors that training samples reach against held-out samples of a size."""
-        rows = self._rows(self._training(size), self._test(size))
+        draws, test = self._draws(size), self._test(size)
+        x = self._set(self._training(draws))
+        rows = [self._measure(x.at(draw), test) for draw in draws]
         floors = _mean([{name: abs(value) for name, value in row.items()} for row in rows])
         return {name: max(floor, MIN_FLOOR) for name, floor in floors.items()}
 
@@ -177,10 +223,15 @@ class Evaluator:
         return [self._measure(self._set(part), test) for part in _parts(x, len(test.states))]
 
     def _measure(self, x: _Set, test: _Set) -> dict[str, float]:
-        (a, fa), (b, fb), same = x, test, nn.Identity()
-        places, found = (a, b), {"frechet": distances.frechet_distance(fa, fb, same)}
+        (a, fa, own), (b, fb, real), same = x, test, nn.Identity()
+        found = {
+            name: distances.frechet_distance(p, q, same)
+            for name, p, q in zip(SCALES, own, real, strict=True)
+        }
+        places, found["frechet"] = (a, b), found[SCALES[0]]
         if self.extractor is not None:
-            places, found["kernel"] = (fa, fb), distances.kernel_distance(fa, fb, same)
+            places, found["frechet"] = (fa, fb), distances.frechet_distance(fa, fb, same)
+            found["kernel"] = distances.kernel_distance(fa, fb, same)
         precision, recall = distances.precision_recall(*places)
         return found | {
             "sliced_wasserstein": distances.sliced_wasserstein(a, b),
@@ -188,6 +239,7 @@ class Evaluator:
             "mmd": distances.mmd(a, b),
             "precision": precision,
             "recall": recall,
+            "fidelity": distances.fidelity(*places),
         }
 
 

@@ -50,10 +50,14 @@ def weights_digest(module: nn.Module) -> str:
 
 
 def describe(extractor: nn.Module) -> dict[str, str]:
-    """An extractor's ``name`` (or its class) and the ``digest`` of its weights, for a protocol."""
+    """An extractor's ``name`` (or its class), the ``digest`` of its weights, and the split that it
+    was ``trained`` on if it tells, for a protocol.
+    """
     name = getattr(extractor, "name", None) or type(extractor).__name__
     digest = getattr(extractor, "digest", None) or weights_digest(extractor)
-    return {"extractor": str(name), "digest": str(digest)}
+    split = getattr(extractor, "split", None)
+    trained = {"trained": split} if isinstance(split, str) else {}
+    return {"extractor": str(name), "digest": str(digest), **trained}
 
 
 class RandomFeatures(nn.Module):

@@ -5,10 +5,12 @@ samples.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from bezierdistill.data import Scaling, load_data, read_array
 from bezierdistill.errors import UserError
-from bezierdistill.records import ArenaRow
+from bezierdistill.records import ArenaRow, read_record
+from bezierdistill.reporting.export import MARK, NOTE, Line, lines
 from bezierdistill.reporting.page import Gallery, Note, Opening, Picture, Section, Table, Words
 from bezierdistill.reporting.plots import arena_figure
 from bezierdistill.reporting.runs import Findings
@@ -24,16 +26,20 @@ def opening(found: Findings) -> Opening:
     """What the page begins with."""
     asked, rows = found.asked, found.rows
     budget = "as many" if asked.budget is None else f"{asked.budget:,}"
+    given = asked.track == "given-teacher"
+    what = "distillation, from a teacher that is given," if given else "everything,"
     lead = (
         f"Generators of few passes compared on {asked.data}: every method has the same network,"
-        f" batch and optimizer and may spend {budget} network passes on everything, and all are"
-        " judged on the same held-out samples."
+        f" batch and optimizer and may spend {budget} network passes on {what} and all are judged"
+        " on the same held-out samples."
     )
     if found.made is not None and found.made.fast:
         lead += " This was a fast run, to see that everything works: its figures mean little."
     seeds = sorted({row.seed for row in rows})
     facts: dict[str, object] = {"Data": asked.data, "Network passes each": budget}
     facts["Seeds" if len(seeds) > 1 else "Seed"] = ", ".join(map(str, seeds))
+    if teachers := dict.fromkeys(digest[:8] for row in rows for digest in row.teachers):
+        facts["Given teachers, by digest"] = ", ".join(teachers)
     for entry in summarise(rows):
         if entry.passes in SHOWN_PASSES:  # the best comes first
             name = f"Least excess at {counted(entry.passes, 'pass')}"
@@ -44,10 +50,13 @@ def opening(found: Findings) -> Opening:
 def sections(found: Findings) -> list[Section]:
     """Table, pictures and samples."""
     failed = [row for row in found.rows if row.error is not None]
-    notes = [Note(f"Failed: {row.method}, seed {row.seed}: {row.error}") for row in failed]
+    told = [*failed, *crashes(found.folder)]
+    notes = [Note(f"Failed: {row.method}, seed {row.seed}: {row.error}") for row in told]
     if len(failed) == len(found.rows):
         return [Section("Results", notes)]
-    results = [_table(found.rows), Words(["excess", "floor", "pass", "rank"]), *notes]
+    words = Words(["excess", "floor", "pass", "rank"])
+    marks = [Note(f"{MARK} {NOTE}.")] if any(row.trained_on for row in found.rows) else []
+    results = [_table(found.rows), *marks, words, *_judges(found.rows), *notes]
     quality = _quality(summarise(found.rows))
     return [Section("Results", results), *quality, *_samples(found)]
 
@@ -56,9 +65,10 @@ def _table(rows: Sequence[ArenaRow]) -> Table:
     pairs = arena_lines(rows)
     entries = [entry for entry, _ in pairs]
     caption = (
-        "Excess of the Frechet distance, and of sliced Wasserstein and energy distance with ranks"
-        " in brackets; mean ± standard error over seeds; network passes, seconds of training and"
-        " peak memory (MB) that each method has spent."
+        "Excess of the Frechet distance, and, with ranks in brackets, of those at finer scales, of"
+        " sliced Wasserstein and energy distance; mean ± standard error over seeds; fidelity is the"
+        " distance of a sample to the nearest real one over that of real data; network passes,"
+        " seconds of training and peak memory (MB) that each method has spent."
     )
     return Table(
         caption,
@@ -67,6 +77,42 @@ def _table(rows: Sequence[ArenaRow]) -> Table:
         left=(METHOD,),
         ours=[k for k, entry in enumerate(entries) if entry.ours],
         starts=[k for k in range(1, len(pairs)) if entries[k].passes != entries[k - 1].passes],
+    )
+
+
+def crashes(out: Path) -> list[ArenaRow]:
+    """The rows of an arena's cells that ended in an error of their method, and have no result."""
+    files = sorted((out / "crashed").glob("*.json"))
+    return [row for file in files for row in read_record(file, list[ArenaRow], "arena cell")]
+
+
+def _judges(rows: Sequence[ArenaRow]) -> list[Table]:
+    """A table for every further judge."""
+    names = dict.fromkeys(name for row in rows for name in row.judges)
+    return [_judge_table(name, lines(rows)) for name in names]
+
+
+def _judge_table(judge: str, table: Sequence[Line]) -> Table:
+    start = f"{judge} "
+    known = dict.fromkeys(k for line in table for k in line.figures if k.startswith(start))
+    rows = []
+    for entry, means in table:
+        cells = []
+        for name in known:
+            own = means.get(name)
+            error = f" ± {own.error:.3g}" if own and entry.seeds > 1 else ""
+            mark = f" {MARK}" if own and own.marked else ""
+            cells.append(f"{own.mean:.3g}{error}{mark}" if own else "-")
+        rows.append([str(entry.passes), entry.label, *cells])
+    passes = [entry.passes for entry, _ in table]
+    return Table(
+        f"The same samples in the features of {judge}: Frechet (FD) and kernel distance (KD)"
+        " themselves, and shares.",
+        ["passes", "method", *(name.removeprefix(start) for name in known)],
+        rows,
+        left=(1,),
+        ours=[k for k, line in enumerate(table) if line.entry.ours],
+        starts=[k for k in range(1, len(rows)) if passes[k] != passes[k - 1]],
     )
 
 

@@ -26,10 +26,13 @@ Lines = dict[str, list[tuple[int, float]]]
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """What a report tells of a run's settings: the data, and the network passes in all."""
+    """What a report tells of a run's settings: the data, the network passes in all, and
+    whether an arena's teachers are given.
+    """
 
     data: str | None = None
     budget: int | None = None
+    track: str = "own-teacher"
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ class Entry:
         seconds: mean wall time of training.
         spent: mean network passes spent.
         memory: greatest peak memory in MB.
+        trained_on: metrics that it trains on, whose figures are no evidence for it.
     """
 
     method: str
@@ -51,6 +52,7 @@ class Entry:
     seconds: float
     spent: float
     memory: float
+    trained_on: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -69,10 +71,12 @@ def standard_error(values: Sequence[float]) -> float:
 
 
 def summarise(rows: Sequence[ArenaRow], metric: str = "frechet") -> list[Entry]:
-    """Means over seeds, by passes and then by rank; rows of failed cells are left out."""
+    """Means over seeds, by passes and then by rank; rows of failed cells, and of before the metric
+    was measured, are left out.
+    """
     groups: dict[tuple[int, str], list[ArenaRow]] = {}
     for row in rows:
-        if row.error is None:
+        if row.scores is not None and getattr(row.scores, metric) is not None:
             groups.setdefault((row.passes, row.method), []).append(row)
     own = {key: [excess(row, metric) for row in group] for key, group in groups.items()}
     means = {key: statistics.mean(values) for key, values in own.items()}
@@ -90,6 +94,7 @@ def summarise(rows: Sequence[ArenaRow], metric: str = "frechet") -> list[Entry]:
             seconds=statistics.mean(row.seconds for row in group),
             spent=statistics.mean(row.spent for row in group),
             memory=max(row.memory for row in group),
+            trained_on=tuple(sorted({name for row in group for name in row.trained_on})),
         )
         entries.append(entry)
     return entries

@@ -4,43 +4,55 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
+from statistics import mean
 
 from rich.console import Console
 from rich.table import Table
 
 from bezierdistill.records import ArenaRow, Scores
+from bezierdistill.reporting.export import MARK, NOTE, is_marked
 from bezierdistill.reporting.summary import Entry, summarise
 
 METRICS = {
     "frechet": "Frechet",
     "kernel": "kernel",
+    "coarse": "coarse",
+    "middle": "middle",
+    "fine": "fine",
     "sliced_wasserstein": "sliced W2",
     "energy": "energy",
     "mmd": "MMD",
 }
 SHARES = ("precision", "recall")
+RANKED = ("middle", "fine", "sliced_wasserstein", "energy")
 ARENA_HEADINGS = (
-    *("passes", "rank", "method", "excess", "sliced W2", "energy"),
-    *("passes spent", "seconds", "MB"),
+    *("passes", "rank", "method", "excess", *(METRICS[name] for name in RANKED)),
+    *(*SHARES, "fidelity", "passes spent", "seconds", "MB"),
 )
+NONE = "\N{EN DASH}"  # of rows of before a figure was measured
 METHOD = ARENA_HEADINGS.index("method")
 
 
 def print_rows(rows: Mapping[str, Scores]) -> None:
     """Print scores by whose they are; distances stand with their ratio to the floor (real against
-    real). The Frechet distance has the name of its features, if they were chosen.
+    real), and so does fidelity. The Frechet distance has the name of its features, if they were
+    chosen; else it is the coarse one.
     """
     first = next(iter(rows.values()))
     names = {name: heading for name, heading in METRICS.items() if getattr(first, name) is not None}
-    if first.kernel is not None and first.protocol is not None:
+    if first.kernel is None:
+        names.pop("coarse", None)
+    elif first.protocol is not None:
         names["frechet"] = first.protocol.metric
     caption = (
         "in brackets: distance over its floor, real against real; 1.00x is as good as real data"
     )
-    table = _table(["samples of", *names.values(), *SHARES], 0, caption)
+    table = _table(["samples of", *names.values(), *SHARES, "fidelity"], 0, caption)
     for who, scores in rows.items():
         distances = [f"{scores[name].value:.4g} ({scores[name].ratio:.2f}x)" for name in names]
-        table.add_row(who, *distances, *(f"{scores[name].value:.3f}" for name in SHARES))
+        shares = [f"{scores[name].value:.3f}" for name in SHARES]
+        near = NONE if scores.fidelity is None else f"{scores.fidelity.ratio:.2f}x"
+        table.add_row(who, *distances, *shares, near)
     _print(table)
 
 
@@ -49,38 +61,61 @@ def protocol_lines(scores: Scores) -> list[str]:
     by, classes, lines = scores.protocol, scores.classes, []
     if by is not None:
         digest = f" ({by.digest[:8]})" if by.digest else ""
+        learned = f", trained on the {by.trained} split" if by.trained else ""
+        whole = ", all that there are, whatever the seed" if by.reference == "whole" else ""
+        draws = f", a mean of {by.draws} draws" if by.draws > 1 else ""
         rounded = ", rounded to whole numbers" if by.quantised else ""
         lines.append(
-            f"features: {by.extractor}{digest}; {by.samples:,} samples against {by.count:,} real"
-            f" ones of the {by.split} split, floor from the {by.floor} split; seed"
-            f" {by.seed}{rounded}"
+            f"features: {by.extractor}{digest}{learned}; {by.samples:,} samples against"
+            f" {by.count:,} real ones of the {by.split} split{whole}, floor from the {by.floor}"
+            f" split{draws}; seed {by.seed}{rounded}"
         )
+        if by.widths:
+            widths = " and ".join(f"{width:.3g}" for width in by.widths)
+            lines.append(f"middle, fine: kernels of width {widths} ({by.scales[:8]})")
     if classes is not None:
-        lines.append(
-            f"classes: accuracy {classes.accuracy:.3f} (real {classes.accuracy_real:.3f}),"
-            f" coverage {classes.coverage:.3f} (real {classes.coverage_real:.3f})"
-        )
+        covered = f"coverage {classes.coverage:.3f} (real {classes.coverage_real:.3f})"
+        right = "" if classes.accuracy is None else f"accuracy {classes.accuracy:.3f}"
+        right += "" if classes.accuracy_real is None else f" (real {classes.accuracy_real:.3f}), "
+        lines.append(f"classes: {right}{covered}")
     return lines
 
 
 def arena_lines(rows: Sequence[ArenaRow]) -> list[tuple[Entry, list[str]]]:
     """An entry per method and number of passes, and its line of text.
 
-    The excess is that of the Frechet distance over its floor, with standard error and rank; sliced
-    W2 and energy distance likewise.
+    The excess is that of the Frechet distance over its floor, with standard error and rank; those
+    at the finer scales, sliced W2 and energy distance likewise. Precision, recall and fidelity
+    (over its floor) are means over seeds.
     """
     others = [
         {(entry.passes, entry.method): entry for entry in summarise(rows, metric)}
-        for metric in ("sliced_wasserstein", "energy")
+        for metric in RANKED
     ]
     lines = []
     for entry in summarise(rows):
-        beside = [other[entry.passes, entry.method] for other in others]
-        distances = [_with_error(entry), *(f"{_with_error(own)} ({own.rank})" for own in beside)]
+        key = (entry.passes, entry.method)
+        own = [row.judged for row in rows if (row.passes, row.method) == key and not row.error]
+        ranked = [NONE if key not in other else _ranked(other[key]) for other in others]
+        shares = [f"{mean(scores[name].value for scores in own):.3f}" for name in SHARES]
+        near = [scores.fidelity.ratio for scores in own if scores.fidelity is not None]
+        shares.append(f"{mean(near):.2f}x" if near else NONE)
         costs = [f"{entry.spent:,.0f}", f"{entry.seconds:.0f}", f"{entry.memory:.0f}"]
-        line = [str(entry.passes), str(entry.rank), entry.method, *distances, *costs]
-        lines.append((entry, line))
-    return lines
+        head = [str(entry.passes), str(entry.rank), entry.method, _with_error(entry)]
+        lines.append((entry, [*head, *ranked, *shares, *costs]))
+    return [(entry, _marked(line, entry.trained_on)) for entry, line in lines]
+
+
+def _marked(line: Sequence[str], trained_on: Sequence[str]) -> list[str]:
+    """A line with a mark on each figure that the method trains on."""
+    names = {heading: name for name, heading in METRICS.items()} | {"excess": "frechet"}
+    figures = [names.get(heading, heading) for heading in ARENA_HEADINGS]
+    pairs = zip(figures, line, strict=True)
+    return [f"{cell} {MARK}" if is_marked(name, trained_on) else cell for name, cell in pairs]
+
+
+def _ranked(entry: Entry) -> str:
+    return f"{_with_error(entry)} ({entry.rank})"
 
 
 def _with_error(entry: Entry) -> str:
@@ -93,13 +128,15 @@ def print_arena(rows: Sequence[ArenaRow]) -> None:
     """
     caption = (
         "excess: Frechet distance / floor - 1, mean ± standard error over seeds; 0 is as good as"
-        " real data; (rank)"
+        " real data; (rank); fidelity: distance to the nearest real sample over that of real data"
     )
     table = _table(ARENA_HEADINGS, METHOD, caption)
     for _, group in groupby(arena_lines(rows), lambda pair: pair[0].passes):
         for entry, line in group:
             table.add_row(*line, style="bold" if entry.ours else None)
         table.add_section()
+    if any(row.trained_on for row in rows):
+        table.caption = f"{table.caption}; {MARK} {NOTE}"
     _print(table)
 
 
@@ -111,4 +148,4 @@ def _table(headings: Sequence[str], left: int, caption: str) -> Table:
 
 
 def _print(table: Table) -> None:
-    Console(width=None if Console().is_terminal else 160).print(table)
+    Console(width=None if Console().is_terminal else 200).print(table)

@@ -12,9 +12,14 @@ from bezierdistill.settings import WORDS, as_paths, check_seed, written
 from bezierdistill.stages.sources import as_data
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
-    from bezierdistill.records import ClassScores
+    import numpy as np
+    from torch import Tensor
+
+    from bezierdistill.data import Data
+    from bezierdistill.metrics import Evaluator
+    from bezierdistill.records import ClassScores, Scores
 
 LISTED = 20  # classes of a table in the terminal, the worst ones
 
@@ -23,25 +28,27 @@ LISTED = 20  # classes of a table in the terminal, the worst ones
 class EvaluateConfig:
     """Compare samples with held-out real data.
 
-    Every metric comes with its floor (real against real) and their ratio.
+    Every metric comes with its floor (real against real) and their ratio; Frechet distances at
+    three scales, and fidelity, the distance of a sample to the nearest real one, among them.
 
     Example::
 
         bezierdistill evaluate --samples one.npz --data digits
         bezierdistill evaluate --samples one.npz --data digits --out scores.json
+        bezierdistill evaluate --samples one.npz --data IMAGES --extractor classifier,squeezenet:W
     """
 
     samples: Path
     """A .npz or .npy of samples in the data's original units, or a folder of images; if it has
-    labels, --extractor classifier judges every class."""
+    labels, an --extractor judges every class, a classifier its accuracy too."""
     data: str | object
     """Built-in name, path, hf:OWNER/NAME or FILE.py:function; in Python an object as well."""
     seed: int = 0
     """Which real samples are drawn."""
-    extractor: str | object = "random"
-    """Features to compare by: random, classifier (of the data's own classes, trained once),
-    squeezenet:PATH of its weights, or FILE.py:function, which takes the data and returns a module
-    of your own."""
+    extractor: tuple[str | object, ...] = written(("random",), WORDS)
+    """Features to compare by, one judge after the other: random, classifier (of the data's own
+    classes, trained once, on the validation split), squeezenet:PATH of its weights, or
+    FILE.py:function, which takes the data and returns a module of your own."""
     metric: tuple[str | object, ...] = written((), WORDS)
     """Metrics of your own beside the others, as FILE.py:function, which takes two sets of states
     and returns a number."""
@@ -53,6 +60,8 @@ class EvaluateConfig:
         as_named(self, "extractor", "metric")
         as_data(self, "data")
         check_seed(self.seed)
+        if not self.extractor:
+            raise UserError("extractor is empty, expected one or more, such as random")
         for name in self.metric:
             if not is_object(name):
                 raise UserError(f"metric is {name!r}, expected FILE.py:function")
@@ -60,35 +69,56 @@ class EvaluateConfig:
 
 def main_evaluate(config: EvaluateConfig) -> Any:
     """The verb ``evaluate``."""
-    import msgspec
-
     from bezierdistill.data import load_data, read_samples
     from bezierdistill.metrics import Evaluator, load_extractor
-    from bezierdistill.records import to_json, write_record
+    from bezierdistill.records import Score, Scores, to_json, write_record
     from bezierdistill.reporting.tables import print_rows, protocol_lines
 
     metrics = find_metrics(config.metric)
+    names: list[Any] = list(dict.fromkeys(config.extractor))
     data = load_data(config.data)
-    by_class = config.extractor == "classifier"
-    x, given = read_samples(config.samples, data, by_class)
-    name: Any = config.extractor
-    extractor = None if name == "random" else load_extractor(name, data)
-    evaluate = Evaluator(data, config.seed, extractor)
-    states = data.scaling.encode(x)
-    scores = evaluate(states)
-    if given is not None:
-        scores = msgspec.structs.replace(scores, classes=evaluate.classes(states, given))
-    own = {name: evaluate.measure(states, metric) for name, metric in metrics.items()}
-    result = to_json(scores) | ({"metrics": to_json(own)} if own else {})
+    x, labels = read_samples(config.samples, data, _labelled(names, data))
+    states, found, own = data.scaling.encode(x), dict[str, Scores](), dict[str, Score]()
+    for name in names:
+        extractor = None if name == "random" else load_extractor(name, data)
+        evaluate = Evaluator(data, config.seed, extractor)
+        found[str(name)] = judged(evaluate, states, labels)
+        own = own or {key: evaluate.measure(states, metric) for key, metric in metrics.items()}
+    # One judge's scores are the result; several are told apart by their words.
+    result = to_json(next(iter(found.values())) if len(found) == 1 else found)
+    result |= {"metrics": to_json(own)} if own else {}
     if config.out is not None:
         write_record(config.out, result)
-    print_rows({str(config.samples): scores})
-    print("\n".join(protocol_lines(scores)))
-    if scores.classes is not None:
-        print("\n".join(class_lines(scores.classes)))
+    for scores in found.values():
+        print_rows({str(config.samples): scores})
+        print("\n".join(protocol_lines(scores)))
+        if scores.classes is not None:
+            print("\n".join(class_lines(scores.classes)))
     for name, score in own.items():
         print(f"{name}: {score.value:.4g} ({score.ratio:.2f}x), floor {score.floor:.4g}")
     return result
+
+
+def _labelled(names: Iterable[str], data: Data) -> bool:
+    """Whether samples are judged by class: by any features but random ones, where the data have
+    classes; a classifier tells by itself what is wrong with theirs.
+    """
+    if "classifier" in names:
+        return True
+    try:
+        return set(names) != {"random"} and data.classes > 0
+    except UserError:
+        return False
+
+
+def judged(evaluate: Evaluator, states: Tensor, labels: np.ndarray | None) -> Scores:
+    """The scores of states, with those of classes where there are labels."""
+    import msgspec
+
+    scores = evaluate(states)
+    if labels is None:
+        return scores
+    return msgspec.structs.replace(scores, classes=evaluate.classes(states, labels))
 
 
 def find_metrics(names: Sequence[Any]) -> dict[str, Callable[..., Any]]:
