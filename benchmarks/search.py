@@ -129,11 +129,11 @@ TRIALS: dict[str, list[dict[str, Any]]] = {
         {"share": 0.4, "outputs": 4, "points": 1},
     ],
     "freeflow": [
-        {"share": 0.4},
-        {"share": 0.4, "corrected": 0.25},
-        {"share": 0.4, "weight": 0.1},
-        {"share": 0.4, "huber": 0.03},
-        {"share": 0.4, "corrected": 0.75},
+        {"share": 0.4, "lr": 2e-3},
+        {"share": 0.4, "lr": 5e-4},
+        {"share": 0.4, "lr": 5e-4, "corrected": 0.25},
+        {"share": 0.4, "lr": 5e-4, "corrected": 0.75},
+        {"share": 0.4, "lr": 5e-4, "huber": 0.03},
     ],
     "cmt": [
         {"share": 0.4},

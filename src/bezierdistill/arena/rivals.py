@@ -111,12 +111,13 @@ def free_flow(
     corrected: float = 0.5,
     weight: float = 1.0,
     huber: float = 0.0,
+    lr: float = 5e-4,
 ) -> Mapping[int, Sampler]:
     """FreeFlow (Tong et al. 2025): predictor and corrector, from noise alone."""
     model = bench.teacher(share)
     nets = {name: copy.deepcopy(model.net) for name in ("student", "critic")}
     objective = FreeFlow(model.field, corrected, weight, Loss(huber))
-    return even_jumps(bench.fit(nets, objective), 1)
+    return even_jumps(bench.fit(nets, objective, rates={"student": lr}), 1)
 
 
 def mid_training(
