@@ -33,10 +33,11 @@ from torch import Tensor, nn
 from bezierdistill.curves import BezierCurve
 from bezierdistill.errors import UserError
 from bezierdistill.flow_map import fresh_noise
-from bezierdistill.objectives.base import Balanced, SingleObjective, check_shares, uniform
+from bezierdistill.objectives.base import Balanced, SingleObjective, uniform
 from bezierdistill.objectives.curve_regression import CurveRegression
 from bezierdistill.objectives.intervals import Intervals, UShapedInstants
 from bezierdistill.objectives.losses import Loss
+from bezierdistill.settings import check_shares
 
 
 def slerp(a: Tensor, b: Tensor, share: Tensor) -> Tensor:

@@ -4,8 +4,8 @@ Rows of two kinds are learned together.
 
 * *Stored curves*: from a point B(s) of a stored curve the emitted one is to pass through a later
   point, at a time drawn from [s, 1], and through its end, which weighs :data:`END` times as much.
-  One pass of the network answers for both. Where s = 0, in ``whole`` of the rows, this is a generator
-  of one pass.
+  One pass of the network answers for both. Where s = 0, in ``whole`` of the rows, this is a
+  generator of one pass.
 * *On-policy*: from B(s) at a uniform s the teacher is asked at the student's own point, and the
   velocity of the emitted curve is to be the teacher's there,
 
@@ -35,12 +35,11 @@ from bezierdistill.objectives.base import (
     Curves,
     Pairs,
     SingleObjective,
-    check_shares,
     count_rows,
     uniform,
 )
 from bezierdistill.objectives.losses import Loss
-from bezierdistill.settings import check_counts
+from bezierdistill.settings import check_counts, check_shares
 
 END = 4.0  # weight of a curve's end beside a drawn time
 LEAST = 1e-3  # length of an interval, of those that are weighted by it

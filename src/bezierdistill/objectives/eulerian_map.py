@@ -35,11 +35,10 @@ from bezierdistill.objectives.base import (
     Nets,
     Pairs,
     SingleObjective,
-    check_shares,
 )
 from bezierdistill.objectives.intervals import Intervals, MapIntervals
 from bezierdistill.objectives.jvp import forward_derivative
-from bezierdistill.settings import check_not_negative
+from bezierdistill.settings import check_not_negative, check_shares
 
 TWO_TIMES = MapIntervals(0.0)
 

@@ -29,13 +29,13 @@ from bezierdistill.fields import Field, NetworkField, passes_of
 from bezierdistill.objectives.base import (
     Pairs,
     SingleObjective,
-    check_shares,
     count_rows,
     uniform,
     velocity_error,
 )
 from bezierdistill.objectives.intervals import MapIntervals
 from bezierdistill.objectives.jvp import forward_derivative
+from bezierdistill.settings import check_shares
 
 
 @dataclass(frozen=True)

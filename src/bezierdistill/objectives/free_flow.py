@@ -31,14 +31,13 @@ from bezierdistill.objectives.base import (
     Losses,
     Nets,
     Pairs,
-    check_shares,
     count_rows,
     uniform,
 )
 from bezierdistill.objectives.flow_matching import FlowMatching
 from bezierdistill.objectives.jvp import forward_derivative
 from bezierdistill.objectives.losses import Loss
-from bezierdistill.settings import check_not_negative
+from bezierdistill.settings import check_not_negative, check_shares
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from bezierdistill.errors import UserError
 from bezierdistill.knots import check_knots
-from bezierdistill.objectives.base import check_positive, check_shares
+from bezierdistill.objectives.base import check_positive
+from bezierdistill.settings import check_shares
 
 
 class Intervals(ABC):

@@ -28,13 +28,12 @@ from bezierdistill.objectives.base import (
     Pairs,
     SingleObjective,
     check_positive,
-    check_shares,
     count_rows,
     velocity_error,
 )
 from bezierdistill.objectives.intervals import Intervals, LogitNormalIntervals
 from bezierdistill.objectives.jvp import forward_derivative
-from bezierdistill.settings import check_not_negative
+from bezierdistill.settings import check_not_negative, check_shares
 
 
 @dataclass(frozen=True)

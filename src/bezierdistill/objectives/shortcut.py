@@ -27,11 +27,10 @@ from bezierdistill.curves import expand_time
 from bezierdistill.objectives.base import (
     Pairs,
     SingleObjective,
-    check_shares,
     count_rows,
     velocity_error,
 )
-from bezierdistill.settings import check_counts
+from bezierdistill.settings import check_counts, check_shares
 
 
 @dataclass(frozen=True)

@@ -35,12 +35,11 @@ from bezierdistill.objectives.base import (
     Pairs,
     SingleObjective,
     check_positive,
-    check_shares,
     count_rows,
     velocity_error,
 )
 from bezierdistill.objectives.intervals import LogitNormalIntervals
-from bezierdistill.settings import check_not_negative
+from bezierdistill.settings import check_not_negative, check_shares
 
 
 @dataclass(frozen=True)
