@@ -109,6 +109,13 @@ def emitted_cost(teacher: int, on_policy: float) -> float:
     return 3 + on_policy * teacher
 
 
+def whole_share(share: float, rows: int) -> float:
+    """The largest share of a batch up to ``share`` that is whole rows: then every step costs the
+    same, and what a training costs is known to the row.
+    """
+    return int(share * rows + 1e-9) / rows
+
+
 def policy_loss(
     teacher: Field, x: Tensor, s: Tensor, emitted: Tensor, tau: Tensor, cond: Tensor | None
 ) -> Tensor:

@@ -29,7 +29,7 @@ from bezierdistill.settings import (
 from bezierdistill.stages.distill import DistillConfig, StudentSettings, distill
 from bezierdistill.stages.simulate import CurveSettings, SimulateConfig, simulate
 from bezierdistill.stages.sources import as_data
-from bezierdistill.stages.train import FlowSettings, TrainConfig, train
+from bezierdistill.stages.train import FlowSettings, TrainConfig, check_flow, train
 from bezierdistill.training.settings import LoopConfig
 
 if TYPE_CHECKING:
@@ -125,6 +125,7 @@ class RecipeConfig:
     def __post_init__(self) -> None:
         as_paths(self, "out")
         as_data(self, "data", "domain")
+        check_flow(self.network)
         check_seed(self.seed)
         check_counts(budget=self.budget, batch=self.batch)
         check_conditional(self.train.conditional, self.domain, self.train.coupling)
@@ -388,12 +389,13 @@ def _distillation(
     knots, passes = tuple(even_knots(settings.passes).values()), config.share(budget, "align")
     count = data.count("train")
     align, cost = align_steps(settings, data.shape, knots, passes, config.batch, count)
-    free = sum(
-        teacher.spent
+    free = {
+        teacher.digest: teacher.spent
         for teacher, given in zip(teachers, (config.strong, config.weak), strict=False)
         if given is not None
-    )
-    budget.charge(curves.recipe.teacher_passes - free + curves.manifest.passes + searched)
+    }
+    teaching = curves.recipe.teacher_passes - sum(free.values())
+    budget.charge(teaching + curves.manifest.passes + searched)
     if align and settings.objective == "map" and not settings.knots and settings.passes > 1:
         cost += knots_cost(tried_rows(len(curves), data.count("valid")))
     budget.charge(cost)
@@ -405,13 +407,14 @@ def _regression_cost(config: RecipeConfig, teachers: list[Model]) -> float:
     """Network passes per row of the student's regression."""
     from bezierdistill.networks.config import NetworkConfig
     from bezierdistill.objectives import CurveRegression
-    from bezierdistill.objectives.emitted_curves import emitted_cost
+    from bezierdistill.objectives.emitted_curves import emitted_cost, whole_share
 
     settings = config.distill
     emits = settings.objective == "map" and settings.control_points != 1
     if not emits or not isinstance(teachers[0].network, NetworkConfig):
         return CurveRegression.cost
-    return emitted_cost(len(teachers), 0.0 if config.through else settings.on_policy)
+    share = 0.0 if config.through else whole_share(settings.on_policy, config.batch)
+    return emitted_cost(len(teachers), share)
 
 
 def main_recipe(config: RecipeConfig) -> dict[str, Any]:
