@@ -80,7 +80,7 @@ class EmittedCurves(SingleObjective):
         """Loss of a batch of curves."""
         curve, cond = batch
         count = len(curve.source)
-        asked = count_rows(count, self.on_policy, generator) if self.teacher is not None else 0
+        asked = count_rows(count, self.on_policy, generator) if self.on_policy else 0
         later = torch.rand(count, generator=generator, device=generator.device)
         coin = torch.rand(count, generator=generator, device=generator.device)
         begins = (coin < self.whole) & (torch.arange(count, device=coin.device) >= asked)
