@@ -22,6 +22,7 @@ import toy_verbs
 from bezierdistill import app
 from bezierdistill.cli import VERBS, main, parse
 from bezierdistill.cli.verbs import Verb
+from bezierdistill.data import load_data
 from bezierdistill.errors import UserError
 from bezierdistill.files import load_function
 from bezierdistill.models import load_model
@@ -267,7 +268,11 @@ def test_chain_passes_add_up(chain: Path) -> None:
     teacher = 6 * 16 * 3
     assert load_model(chain / "strong").spent == teacher
     assert CurveStore.open(chain / "curves").manifest.passes == 100 * 8 * 2 * 2
-    regression, knots = 6 * 16 * 3, 100 // 8 * 11 * 10 // 2
+    regression = 6 * (16 * 3 + 4 * 2)  # 0.3 of 16 rows, 4 whole ones, ask two teachers
+    valid = load_data(str(chain / "data.npz")).count("valid")
+    assert valid is not None
+    assert valid < 100
+    knots = 4 * 2 * valid  # four powers, samples of two passes
     alignment = 2 * 16 * (3 + (1 + 3) + 2 * 3) + 2 * 16 * 4  # the pool: as many as are drawn
     parts = load_model(chain / "student").card.passes.parts
     training = regression + knots + alignment
@@ -286,14 +291,20 @@ def test_samples_are_in_original_units_and_do_not_depend_on_the_count(
     assert many.mean() == pytest.approx(5, abs=1.0)
 
 
-def test_sample_jumps_along_the_models_knots(chain: Path) -> None:
+def test_sample_jumps_along_the_models_knots(chain: Path, tmp_path: Path) -> None:
     model = load_model(chain / "student")
-    assert set(model.knots) == {1, 2}
+    assert set(model.knots) == {1, 2, 3, 4}
     x0 = torch.randn(4, 12, generator=torch.Generator().manual_seed(0))
     s = model.knots[2][1]
     zero, middle, one = (torch.full((4,), t) for t in (0.0, s, 1.0))
     x = x0 + s * model.net(x0, zero, middle)
     torch.testing.assert_close(model.generate(x0, 2), x + (1 - s) * model.net(x, middle, one))
+    power = np.log(s) / np.log(1 / 2)
+    for passes in (3, 4):  # whose knots have the power of those of two
+        even = np.arange(passes + 1) / passes
+        np.testing.assert_allclose(model.knots[passes], even**power, rtol=1e-6)
+    assert run(f"sample --model {chain}/student --passes 3 --count 5 --out {tmp_path}/3.npz") == 0
+    assert np.isfinite(np.load(tmp_path / "3.npz")["x"]).all()
 
 
 def test_evaluate_gives_every_metric_its_floor(

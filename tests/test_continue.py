@@ -21,7 +21,7 @@ from bezierdistill.errors import UserError
 from bezierdistill.memory import batch_size
 from bezierdistill.models import Model, find_teacher, load_model
 from bezierdistill.networks.config import NetworkConfig
-from bezierdistill.objectives import CurveRegression, FlowMatching
+from bezierdistill.objectives import EmittedCurves, FlowMatching
 from bezierdistill.run import MADE
 from bezierdistill.simulation import Simulation
 from bezierdistill.stages import recipe as recipe_module
@@ -130,7 +130,7 @@ def test_runs_that_are_half_done_go_on_after_a_move(
     steps: list[tuple[Any, str, int, Call]] = [
         (FlowMatching, "loss", 4, lambda at: teacher(data, at)),
         (Simulation, "curves", 2, lambda at: simulate(curves(at))),
-        (CurveRegression, "loss", 6, lambda at: distill(student(at))),
+        (EmittedCurves, "loss", 6, lambda at: distill(student(at))),
     ]
     for (owner, name, call, run), here, there in zip(steps, places, places[1:], strict=False):
         half(monkeypatch, owner, name, call, lambda run=run, here=here: run(here))
@@ -207,7 +207,7 @@ def test_a_recipe_goes_on_after_a_move(
     still = run_recipe(config(tmp_path / "still"))
     half(monkeypatch, recipe_module, "simulate", 1, lambda: run_recipe(config(one)))
     shutil.move(one, two)
-    half(monkeypatch, CurveRegression, "loss", 5, lambda: run_recipe(config(two)))
+    half(monkeypatch, EmittedCurves, "loss", 5, lambda: run_recipe(config(two)))
     shutil.move(two, three)
     assert run_recipe(config(three)).card.digest == still.card.digest
     made = (three / "run" / MADE).read_bytes()
@@ -259,7 +259,7 @@ def test_ctrl_c_in_a_simulation_is_one_line_and_the_same_command_goes_on(
 
 @pytest.mark.parametrize(
     ("owner", "name", "call"),
-    [(FlowMatching, "loss", 3), (Simulation, "curves", 1), (CurveRegression, "loss", 5)],
+    [(FlowMatching, "loss", 3), (Simulation, "curves", 1), (EmittedCurves, "loss", 5)],
 )
 def test_ctrl_c_in_a_recipe_ends_with_one_line_and_the_same_command_goes_on(
     owner: Any,

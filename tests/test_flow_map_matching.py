@@ -16,8 +16,9 @@ from bezierdistill.flow_map import flow_map
 from bezierdistill.networks.dit import DiT
 from bezierdistill.networks.mlp import MLP
 from bezierdistill.objectives import LagrangianMap, LagrangianSelfDistillation, MapIntervals, Pairs
-from bezierdistill.objectives.base import check_shares, count_rows
+from bezierdistill.objectives.base import count_rows
 from bezierdistill.objectives.jvp import forward_derivative
+from bezierdistill.settings import check_shares
 from conftest import Draw, close
 from gaussian_map import GaussianMap
 

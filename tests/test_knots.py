@@ -10,18 +10,15 @@ from torch import Tensor, nn
 from bezierdistill.curves import BezierCurve
 from bezierdistill.errors import UserError
 from bezierdistill.knots import (
-    GRID,
     cheapest_knots,
     check_knots,
     even_knots,
-    find_knots,
     inner_knots,
     interval_errors,
-    search_cost,
-    searched_curves,
+    powered_knots,
 )
 from bezierdistill.solvers import time_grid
-from conftest import RATE, CountedNet, Draw, ExactMap
+from conftest import RATE, Draw, ExactMap
 
 
 @pytest.mark.parametrize("size", [2, 3, 6, 8])
@@ -101,15 +98,11 @@ def test_knots_between_0_and_1_are_as_many_as_needed() -> None:
             inner_knots(inner, passes)
 
 
-@pytest.mark.parametrize(
-    ("curves", "searched"), [(1, 1), (7, 1), (16, 2), (4096, 512), (10**6, 512)]
-)
-def test_a_search_costs_what_it_says(curves: int, searched: int, draw: Draw) -> None:
-    """Every pair of 11 times, one pass for each curve searched: 55 of them."""
-    assert searched_curves(curves) == searched
-    assert search_cost(curves) == 55 * searched
-    curve, net = BezierCurve.line(draw(searched, 2), draw(searched, 2)), CountedNet(ExactMap())
-    found = find_knots(net, curve, 3)
-    assert net.passes * searched == search_cost(curves)
-    costs = interval_errors(net, curve, GRID)
-    assert found == {k: cheapest_knots(costs, GRID, k) for k in (1, 2, 3)}
+@pytest.mark.parametrize("power", [0.5, 1.0, 1.4])
+@pytest.mark.parametrize("passes", [1, 2, 3, 7])
+def test_powered_knots_are_even_in_the_root_of_the_time(passes: int, power: float) -> None:
+    knots = powered_knots(passes, power)
+    assert check_knots(knots) == knots
+    assert [t ** (1 / power) for t in knots] == pytest.approx(time_grid(passes))
+    if passes > 1:
+        assert (knots[1] > 1 / passes, knots[1] < 1 / passes) == (power < 1, power > 1)

@@ -20,10 +20,9 @@ import bezierdistill as bd
 from bezierdistill import objectives
 from bezierdistill.data import rescaled
 from bezierdistill.files import read_tensors
-from bezierdistill.knots import searched_curves
 from bezierdistill.networks.own import OwnNetwork
 from bezierdistill.objectives.alignment import REAL_ROWS
-from bezierdistill.stages.align import pool_rows
+from bezierdistill.stages.align import choose_knots, pool_rows
 from bezierdistill.training import loop as loop_module
 from bezierdistill.training.batches import AlignedBatches, CurveBatches
 from bezierdistill.training.checkpoint import load_state
@@ -383,8 +382,9 @@ def by_hand(
             intervals = objectives.MapIntervals()
             regression = objectives.CurveRegression(intervals, objectives.Loss(0.03), 1.0)
             net = trainer.fit(regression, batches, steps, 0)
-            curve, _ = curves.take(torch.arange(searched_curves(len(curves))))
-            knots = dict(bd.find_knots(net, curve, 2, None))
+            real = rescaled(bd.load_data(REAL), bd.Scaling())
+            chosen, _ = choose_knots(net, curves, real, 2, trainer.device)
+            knots = {k: chosen[k] for k in (1, 2)}
         else:
             features, real = teacher.features(), rescaled(bd.load_data(REAL), bd.Scaling())
             aligning = objectives.Alignment(

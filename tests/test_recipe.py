@@ -19,7 +19,7 @@ from bezierdistill.fields import Field, GaussianMixture
 from bezierdistill.models import Model, load_model
 from bezierdistill.models import folder as folder_module
 from bezierdistill.networks.config import NetworkConfig
-from bezierdistill.objectives import Aligned, Alignment, CurveRegression
+from bezierdistill.objectives import Aligned, Alignment, EmittedCurves
 from bezierdistill.records import ModelCard, Passes, Search, read_record, to_json
 from bezierdistill.stages import recipe as recipe_module
 from bezierdistill.stages.distill import StudentSettings
@@ -40,6 +40,7 @@ from conftest import Account, CountedNet, FieldNet, gaussian
 
 NET, LOOP = NetworkConfig(width=16, depth=2), LoopConfig(accelerator="cpu")
 BUDGET, BATCH = 240_000, 128
+STEP = 3 * BATCH + 2 * 38  # of the regression: 0.3 of the rows, 38 whole ones, ask two teachers
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +98,7 @@ def test_the_budget_holds_every_pass(
     assert student.card.settings["align"] == align
     assert store.recipe.degree == config.simulate.degree
     assert len(store.recipe.teachers) == teachers
-    assert set(student.knots) == {1, 2}
+    assert set(student.knots) == ({1, 2, 3, 4} if shares.align else {1, 2})
 
 
 def test_the_best_blend_of_the_search_is_what_is_simulated(
@@ -143,7 +144,7 @@ def test_a_run_stopped_in_every_stage_gives_the_same_weights(
         assert run_recipe(config).card == student.card
 
 
-@pytest.mark.parametrize(("objective", "call"), [(CurveRegression, 7), (Alignment, 12)])
+@pytest.mark.parametrize(("objective", "call"), [(EmittedCurves, 7), (Alignment, 12)])
 def test_a_student_stopped_at_work_gives_the_same_weights(
     objective: Any,
     call: int,
@@ -203,35 +204,50 @@ def test_a_folder_of_another_recipe_is_refused(data: str, whole: Model, tmp_path
     assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_given_teachers_are_used_and_charged(
-    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def given_teacher(data: str, out: Path, steps: int, seed: int) -> Model:
+    return train(TrainConfig(data, out, steps, BATCH, seed, network=NET, loop=LOOP))
+
+
+@pytest.mark.parametrize(("names", "rest"), [(("strong", "weak"), 0.46), (("strong",), 0.5)])
+def test_given_teachers_are_free_and_their_shares_go_to_the_others(
+    names: tuple[str, ...], rest: float, data: str, tmp_path: Path, account: Account
 ) -> None:
-    teachers = [
-        train(TrainConfig(data, tmp_path / name, steps, BATCH, seed, network=NET, loop=LOOP))
-        for name, steps, seed in (("good", 300, 5), ("poor", 20, 6))
-    ]
-    monkeypatch.setattr(
-        recipe_module, "train", lambda *arguments: pytest.fail("a teacher was trained")
+    given = {
+        name: given_teacher(data, tmp_path / f"{name}-teacher", steps, steps)
+        for name, steps in (("strong", 1000), ("weak", 20))
+        if name in names
+    }
+    account.passes = 0
+    paths: dict[str, Any] = {name: model.folder for name, model in given.items()}
+    student = run_recipe(small(data, tmp_path / "run", **paths))
+    passes, free = student.card.passes, sum(teacher.spent for teacher in given.values())
+    digests = [entry.digest for entry in student.card.teachers]
+    assert [teacher.digest for teacher in given.values()] == digests[: len(given)]
+    assert free > BUDGET  # what is given may cost more than all there is
+    assert student.spent - free == account.passes
+    assert BUDGET - STEP < account.passes <= BUDGET
+    for name in ("strong", "weak"):
+        assert (tmp_path / "run" / name).exists() != (name in given)
+    trained = 0 if "weak" in given else 3 * BATCH * (int(0.04 * BUDGET / rest) // (3 * BATCH))
+    assert passes.teachers == free + trained
+    assert passes.curves == int(0.09 * BUDGET / rest) // 16 * 16
+    pool, valid = load_data(data).count("train"), load_data(data).count("valid")
+    assert pool is not None
+    assert valid is not None
+    align = (int(0.14 * BUDGET / rest) - pool) // (BATCH * 13)
+    assert student.card.settings["align"] == align
+    spent = trained + passes.curves + align * BATCH * 13 + pool + 8 * valid
+    assert student.card.settings["steps"] == (BUDGET - spent) // STEP
+    assert passes.training == student.card.settings["steps"] * STEP + align * BATCH * 13 + pool + (
+        8 * valid
     )
-    student = run_recipe(
-        small(data, tmp_path / "run", strong=tmp_path / "good", weak=tmp_path / "poor")
-    )
-    digests = [teacher.card.digest for teacher in teachers]
-    assert [entry.digest for entry in student.card.teachers] == digests
-    assert student.card.passes.teachers == 3 * BATCH * 320
-    assert 0.95 * BUDGET <= student.spent <= BUDGET
-    assert not (tmp_path / "run" / "strong").exists()
-    # What is given may cost more than all there is.
-    with pytest.raises(UserError, match="were spent, the budget is 100,000"):
-        run_recipe(
-            small(
-                data,
-                tmp_path / "other",
-                strong=tmp_path / "good",
-                weak=tmp_path / "poor",
-                budget=100_000,
-            )
-        )
+
+
+def test_one_teacher_given_as_both_is_free_once(data: str, tmp_path: Path) -> None:
+    teacher = given_teacher(data, tmp_path / "teacher", 100, 0)
+    student = run_recipe(small(data, tmp_path / "run", strong=teacher.folder, weak=teacher.folder))
+    assert student.card.passes.teachers == teacher.spent
+    assert BUDGET - STEP < student.spent - teacher.spent <= BUDGET
 
 
 @pytest.mark.parametrize(
@@ -426,7 +442,7 @@ def test_alignment_has_a_batch_of_its_own(tmp_path: Path, monkeypatch: pytest.Mo
     student = run_recipe(small("digits", tmp_path / "run", distill=own))
     steps = int(0.14 * BUDGET - (load_data("digits").count("train") or 0)) // (26 * BATCH)
     assert rows == [(2 * BATCH, 8 * BATCH)] * steps
-    assert BUDGET - 3 * BATCH < student.spent <= BUDGET
+    assert BUDGET - STEP < student.spent <= BUDGET
 
 
 def test_the_benchmark_of_images_has_the_settings_of_its_recipe() -> None:

@@ -14,6 +14,7 @@ from .flow_map import renoised_sample as renoised_sample
 from .interop import export_diffusers as export_diffusers
 from .interop import import_diffusers as import_diffusers
 from .knots import even_knots as even_knots
+from .knots import powered_knots as powered_knots
 from .metrics import Evaluator as Evaluator
 from .models.folder import load_model as load_model
 from .models.folder import refer as refer
@@ -40,6 +41,7 @@ from .objectives import DistributionMatching as DistributionMatching
 from .objectives import Drifted as Drifted
 from .objectives import Drifting as Drifting
 from .objectives import EitherIntervals as EitherIntervals
+from .objectives import EmittedCurves as EmittedCurves
 from .objectives import EndIntervals as EndIntervals
 from .objectives import EulerianMap as EulerianMap
 from .objectives import FakeScoreFree as FakeScoreFree
@@ -58,6 +60,7 @@ from .objectives import MapIntervals as MapIntervals
 from .objectives import MeanFlow as MeanFlow
 from .objectives import MidTraining as MidTraining
 from .objectives import Objective as Objective
+from .objectives import OnPolicy as OnPolicy
 from .objectives import Pairs as Pairs
 from .objectives import Piecewise as Piecewise
 from .objectives import PolicyFlow as PolicyFlow

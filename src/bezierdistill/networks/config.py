@@ -36,8 +36,8 @@ class NetworkConfig:
     patch: int = 2
     """Side of a U-Net's or transformer's square patches in pixels; 1 is none. The MLP has none."""
     control_points: int = 1
-    """Control points of the curve's velocity that a pass emits (distill --teachers); 1 is a
-    straight jump."""
+    """Control points of the curve's velocity that a pass emits (distill --control-points); 1
+    is a straight jump."""
 
     def build(
         self, shape: tuple[int, ...], seed: int, condition_size: int = 0, outputs: int = 1

@@ -56,7 +56,7 @@ class Alignment(SingleObjective):
     Args:
         knots: the knots of each sampler, from 0 to 1.
         metric: distance of the anchor.
-        anchor: weight of the anchor, >= 0, where a batch has curves; distances are measured in mean
+        anchor: weight of the anchor, >= 0, where a batch has ends; they are measured in mean
             distances of two, as groups are. Only the anchor reaches a component that lies beyond
             the range of the data on the wrong side.
         clamp: maps states to the range in which they are saved; the identity where there is none.
@@ -98,7 +98,7 @@ class Alignment(SingleObjective):
         Raises:
             UserError: if only one of the samples and the real states have conditions.
         """
-        x0, real, cond, real_cond, curve = batch
+        x0, real, cond, real_cond, end = batch
         beside = (cond, real_cond) if self.joint else (None, None)
         if (beside[0] is None) != (beside[1] is None):
             raise UserError("one of samples and real data has conditions, expected both or neither")
@@ -106,14 +106,13 @@ class Alignment(SingleObjective):
         seen = _joined(real, units, beside[1])
         total = torch.zeros((), device=x0.device)
         first = Emitted(net, x0, cond) if emits(net) else None
-        scale = None if curve is None else mean_distance(curve.data)
         for times in self.knots:
             x = self._last(net, x0, times, cond, first)
             made = _joined(self.features(self.clamp(x), cond), units, beside[0])
             apart = [self.distance(a, b) for a, b in zip(made, seen, strict=True)]
             total = total + sum(apart) / len(apart)
-            if self.anchor and curve is not None and scale is not None:
-                total = total + self.anchor * self.metric(x, curve.data) / scale
+            if self.anchor and end is not None:
+                total = total + self.anchor * self.metric(x, end) / mean_distance(end)
         return total
 
     @staticmethod

@@ -80,7 +80,7 @@ class EmittedCurves(SingleObjective):
         """Loss of a batch of curves."""
         curve, cond = batch
         count = len(curve.source)
-        asked = count_rows(count, self.on_policy, generator) if self.teacher is not None else 0
+        asked = count_rows(count, self.on_policy, generator) if self.on_policy else 0
         later = torch.rand(count, generator=generator, device=generator.device)
         coin = torch.rand(count, generator=generator, device=generator.device)
         begins = (coin < self.whole) & (torch.arange(count, device=coin.device) >= asked)
@@ -107,6 +107,13 @@ class EmittedCurves(SingleObjective):
 def emitted_cost(teacher: int, on_policy: float) -> float:
     """Network passes per row of :class:`EmittedCurves` with a teacher of so many."""
     return 3 + on_policy * teacher
+
+
+def whole_share(share: float, rows: int) -> float:
+    """The largest share of a batch up to ``share`` that is whole rows: then every step costs the
+    same, and what a training costs is known to the row.
+    """
+    return int(share * rows + 1e-9) / rows
 
 
 def policy_loss(

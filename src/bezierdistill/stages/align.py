@@ -84,15 +84,20 @@ def choose_knots(
 
     from bezierdistill.flow_map import sample
     from bezierdistill.knots import powered_knots
+    from bezierdistill.memory import batch_size
     from bezierdistill.objectives.distances import energy
 
     rows = tried_rows(len(store), data.count("valid"))
     curve, cond = store.to(device, rows)
+    sources = curve.source.split(batch_size(store.recipe.shape, device.type))
+    conds = [None] * len(sources) if cond is None else cond.split(len(sources[0]))
     real, found = data.real(rows, 0, "valid").flatten(1).to(device), {}
     net.to(device)
     with torch.no_grad():
         for power in POWERS:
-            x = sample(net, curve.source, powered_knots(2, power), cond)
+            times = powered_knots(2, power)
+            parts = zip(sources, conds, strict=True)
+            x = torch.cat([sample(net, x0, times, part) for x0, part in parts])
             found[power] = float(energy(data.scaling.clamp(x).flatten(1), real))
     best = min(POWERS, key=lambda power: found[power])
     knots = {k: powered_knots(k, best) for k in range(1, max(passes, TOLD) + 1)}

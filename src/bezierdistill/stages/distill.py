@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -356,19 +357,22 @@ def _regress(
     """Regression along the curves; the network and the passes that this cost."""
     from bezierdistill.networks.curve import CurveNetwork
     from bezierdistill.objectives import CurveRegression, EmittedCurves, Loss
+    from bezierdistill.objectives.emitted_curves import whole_share
     from bezierdistill.stages.students import asked_field
     from bezierdistill.training.batches import CurveBatches
 
     metric = Loss(config.huber)
-    if isinstance(trainer.plain["student"], CurveNetwork):
-        field = asked_field(store, trainer.device) if config.on_policy else None
-        share = config.on_policy if field else 0.0
-        objective = EmittedCurves(metric, power=config.power, teacher=field, on_policy=share)
-    else:
-        power = 0.0 if config.objective == "velocity" else config.power
-        objective = CurveRegression(_intervals(config, knots), metric, power)
     batches = CurveBatches(store, trainer, config.batch, config.seed if config.epochs else None)
-    net = trainer.fit(objective, batches, config.steps, config.seed)
+    with ExitStack() as left:
+        if config.objective == "map" and isinstance(trainer.plain["student"], CurveNetwork):
+            share = whole_share(config.on_policy, trainer.share(config.batch))
+            field = asked_field(store, trainer.device, left) if share else None
+            share = share if field else 0.0
+            objective = EmittedCurves(metric, power=config.power, teacher=field, on_policy=share)
+        else:
+            power = 0.0 if config.objective == "velocity" else config.power
+            objective = CurveRegression(_intervals(config, knots), metric, power)
+        net = trainer.fit(objective, batches, config.steps, config.seed)
     return net, trainer.cost(objective, config.steps, config.batch)
 
 

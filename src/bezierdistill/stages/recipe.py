@@ -29,7 +29,7 @@ from bezierdistill.settings import (
 from bezierdistill.stages.distill import DistillConfig, StudentSettings, distill
 from bezierdistill.stages.simulate import CurveSettings, SimulateConfig, simulate
 from bezierdistill.stages.sources import as_data
-from bezierdistill.stages.train import FlowSettings, TrainConfig, train
+from bezierdistill.stages.train import FlowSettings, TrainConfig, check_flow, train
 from bezierdistill.training.settings import LoopConfig
 
 if TYPE_CHECKING:
@@ -125,6 +125,7 @@ class RecipeConfig:
     def __post_init__(self) -> None:
         as_paths(self, "out")
         as_data(self, "data", "domain")
+        check_flow(self.network)
         check_seed(self.seed)
         check_counts(budget=self.budget, batch=self.batch)
         check_conditional(self.train.conditional, self.domain, self.train.coupling)
@@ -383,7 +384,7 @@ def _distillation(
     """Settings of the student: its regression gets what everything else leaves of the budget."""
     from bezierdistill.knots import even_knots
     from bezierdistill.objectives import CurveRegression
-    from bezierdistill.objectives.emitted_curves import emitted_cost
+    from bezierdistill.objectives.emitted_curves import emitted_cost, whole_share
     from bezierdistill.stages.align import align_steps, knots_cost, tried_rows
 
     settings = config.distill
@@ -391,16 +392,17 @@ def _distillation(
     count = data.count("train")
     emits = _emits(config, teachers)
     align, cost = align_steps(settings, data.shape, knots, passes, config.batch, count, emits)
-    free = sum(
-        teacher.spent
+    free = {
+        teacher.digest: teacher.spent
         for teacher, given in zip(teachers, (config.strong, config.weak), strict=False)
         if given is not None
-    )
-    budget.charge(curves.recipe.teacher_passes - free + curves.manifest.passes + searched)
+    }
+    teaching = curves.recipe.teacher_passes - sum(free.values())
+    budget.charge(teaching + curves.manifest.passes + searched)
     if align and settings.objective == "map" and not settings.knots and settings.passes > 1:
         cost += knots_cost(tried_rows(len(curves), data.count("valid")))
     budget.charge(cost)
-    asked = 0.0 if config.through else settings.on_policy
+    asked = 0.0 if config.through else whole_share(settings.on_policy, config.batch)
     each = emitted_cost(len(teachers), asked) if emits else CurveRegression.cost
     steps = budget.steps(each, what="the student")
     return config.student(curves.folder, steps, align)

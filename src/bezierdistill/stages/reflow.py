@@ -31,7 +31,7 @@ from bezierdistill.stages.distill import DistillConfig, distill
 from bezierdistill.stages.recipe import RecipeConfig, run_recipe
 from bezierdistill.stages.simulate import SimulateConfig, simulate
 from bezierdistill.stages.sources import as_data
-from bezierdistill.stages.train import TrainConfig, train
+from bezierdistill.stages.train import TrainConfig, check_flow, train
 from bezierdistill.training.settings import LoopConfig
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ class ReflowConfig:
     def __post_init__(self) -> None:
         as_paths(self, "out")
         as_data(self, "data")
+        check_flow(self.network)
         check_seed(self.seed)
         check_counts(
             rounds=self.rounds,
@@ -146,7 +147,7 @@ def _rounds(config: ReflowConfig, data: Data) -> tuple[RoundRow, ...]:
         samplers = _sampled(flow, student, x0, evaluate)
         ours = None
         if config.report:
-            ours = _ours(config, folder, first, student.spent)
+            ours = _ours(config, folder, first, student.spent - first.spent)
             samplers += [_judged("ours", ours, x0, passes, evaluate) for passes in (1, 2)]
         row = RoundRow(
             round=k,
@@ -244,7 +245,9 @@ def _losses(first: Model, flow: Model, x0: Tensor, real: Tensor) -> dict[str, fl
 
 
 def _ours(config: ReflowConfig, folder: Path, first: Model, budget: int) -> Model:
-    """Our recipe from the first round's flow, at the passes that this round's student has cost."""
+    """Our recipe from the first round's flow, at the passes that this round's student has cost
+    beside that flow.
+    """
     settings = {name: getattr(config, name) for name in ("seed", "batch", "network", "loop")}
     return run_recipe(
         RecipeConfig(config.data, folder / "ours", budget, strong=first.folder, **settings)

@@ -4,6 +4,7 @@ own module.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from bezierdistill.errors import UserError
-from bezierdistill.fields import Blend, Field, Guided
+from bezierdistill.fields import Blend, Field, Guided, as_found
 from bezierdistill.models.folder import find_folder, load_model, read_card
 from bezierdistill.models.model import Model
 from bezierdistill.models.teacher import Student, Teacher, find_model
@@ -74,6 +75,8 @@ def choose_student(config: DistillConfig, store: CurveStore) -> Chosen:
             " scratch"
         )
     network = _emitting(config, best.network)
+    if config.init == "teacher":
+        _check_points(network, best.network)
     net = network.build(recipe.shape, config.seed, recipe.conditions.size)
     if config.init == "teacher":
         start_from(net, best.net)
@@ -84,7 +87,8 @@ def _emitting(config: DistillConfig, network: Network) -> Network:
     """The network of a student, which emits curves if it can and is to."""
     points = config.control_points
     if isinstance(network, NetworkConfig) and config.objective == "map":
-        return replace(network, control_points=points or max(POINTS, network.control_points))
+        own = network.control_points if network.control_points > 1 else POINTS
+        return replace(network, control_points=points or own)
     if (points or 1) > 1:
         raise UserError(
             f"control-points is {points} and the student is no network of ours, which could emit"
@@ -93,9 +97,26 @@ def _emitting(config: DistillConfig, network: Network) -> Network:
     return network
 
 
-def asked_field(store: CurveStore, device: torch.device) -> Field | None:
+def _check_points(network: Network, teacher: Network) -> None:
+    """Whether a student's control points can start as its teacher's."""
+    if not isinstance(network, NetworkConfig) or not isinstance(teacher, NetworkConfig):
+        return
+    points, given = network.control_points, teacher.control_points
+    if given not in (1, points):
+        raise UserError(
+            f"control-points is {points} and the teacher is a student of {given}, whose weights"
+            f" make no other curves: expected {given}, or --init scratch"
+        )
+
+
+def asked_field(store: CurveStore, device: torch.device, left: ExitStack) -> Field | None:
     """The field that made stored curves, to be asked again; None, and it is told, where there is
     none from sources to data, or it cannot be loaded.
+
+    Args:
+        store: the curves.
+        device: where networks of ours are put; a user's own module stays where it is.
+        left: gives the teachers their buffers back at its end.
     """
     recipe = store.recipe
     if not recipe.teachers or recipe.through is not None:
@@ -110,6 +131,7 @@ def asked_field(store: CurveStore, device: torch.device) -> Field | None:
         return None
     for model in models:
         model.net.to(device)
+        left.enter_context(as_found(model.net))
     fields: list[Field] = [model.field for model in models]
     if scale := recipe.conditions.guided:
         fields = [Guided(field, scale[0] if len(scale) == 1 else None) for field in fields]

@@ -76,9 +76,21 @@ class TrainConfig(FlowSettings):
         super().__post_init__()
         as_paths(self, "out")
         as_data(self, "data", "domain")
+        check_flow(self.network)
         check_seed(self.seed)
         check_counts(steps=self.steps, batch=self.batch)
         check_conditional(self.conditional, self.domain, self.coupling)
+
+
+def check_flow(network: NetworkConfig) -> None:
+    """Raise ``UserError`` if a network that is to be a flow emits curves, of which flow matching
+    would train the first control point alone.
+    """
+    if network.control_points > 1:
+        raise UserError(
+            f"network.control-points is {network.control_points}, and a flow has one velocity a"
+            " pass: expected 1, and distill --control-points for the student"
+        )
 
 
 CONTENTS = Contents(

@@ -133,7 +133,7 @@ class Trainer:
 
     def cost(self, objective: Objective, steps: int, batch: int) -> int:
         """Network passes of so many steps with batches of ``batch`` rows on all ranks."""
-        return int(steps * batch * objective.cost * self.config.accumulate)
+        return round(steps * batch * objective.cost * self.config.accumulate)
 
     def share(self, batch: int, least: int = 1) -> int:
         """Rows of a batch that this rank draws.
