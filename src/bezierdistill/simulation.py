@@ -161,7 +161,7 @@ def choose_steps(
     Args:
         simulation: how curves are made, in any number of steps.
         draw: ``draw(start, rows)`` gives start states and conditions, as for
-            :func:`~bezierdistill.simulate_shards`; distinct ones, as equal ends have no distance.
+            :func:`~bezierdistill.simulate_shards`; equal starts are no neighbours.
         tolerance: the error in distances between neighbours.
         rows: size of the sample, 2 or more; large states and few ``most`` passes make it smaller.
         batch: rows solved at once.
@@ -178,10 +178,11 @@ def choose_steps(
     rows = max(2, min(rows, SAMPLE, allowed, NUMBERS // draw(0, 1)[0].numel()))
     starts = [draw(first, min(batch, rows - first)) for first in range(0, rows, batch)]
     coarse, spent = _ends(trial, starts)
+    same = _same([start for start, _ in starts])
     while True:
         fine, passes = _ends(replace(simulation, steps=2 * n), starts)
         spent += passes
-        off, neighbours = _compared(coarse, fine)
+        off, neighbours = _compared(coarse, fine, same)
         chosen = ChosenSteps(off / (1 - 2**-order), neighbours, tolerance, spent)
         dear = most is not None and spent + 2 * passes > most
         if chosen.reached or dear or n >= MOST_STEPS:
@@ -200,8 +201,17 @@ def _ends(
     )
 
 
-def _compared(coarse: Tensor, fine: Tensor) -> tuple[float, float]:
-    """Medians over rows: the distance between both ends, and from a fine one to the nearest other.
+def _same(starts: Sequence[Tensor]) -> Tensor:
+    """Which rows start from the same state, ``(rows, rows)``: real data are drawn again."""
+    seen: dict[bytes, int] = {}
+    rows = (row.cpu().float().numpy().tobytes() for start in starts for row in start)
+    kind = torch.tensor([seen.setdefault(row, len(seen)) for row in rows])
+    return kind[:, None] == kind
+
+
+def _compared(coarse: Tensor, fine: Tensor, same: Tensor) -> tuple[float, float]:
+    """Medians over rows: the distance between both ends, and from a fine one to the nearest other
+    that does not start from the ``same`` state (0 if there is none).
 
     Raises:
         UserError: if too few rows are finite to have neighbours.
@@ -212,5 +222,5 @@ def _compared(coarse: Tensor, fine: Tensor) -> tuple[float, float]:
         raise UserError(f"{told} {len(whole)} that were tried: check their training")
     coarse, fine = coarse[whole], fine[whole]
     apart = torch.cdist(fine, fine, compute_mode="donot_use_mm_for_euclid_dist")
-    nearest = apart.fill_diagonal_(torch.inf).amin(1)
+    nearest = apart.masked_fill_(same[whole][:, whole], torch.inf).amin(1).nan_to_num(posinf=0.0)
     return float((fine - coarse).norm(dim=1).median()), float(nearest.median())

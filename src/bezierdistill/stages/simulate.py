@@ -273,12 +273,12 @@ def _stored(
     on_device = starts.on(fabric.device)
     with run:
         if fabric.global_rank == 0:
-            _, begun = _planned(config, simulation, starts, recipe, on_device)
+            _, begun = _planned(config, simulation, recipe, on_device)
             if config.repair:
                 repair(config.out, begun)
             CurveWriter(config.out, begun)
         fabric.barrier()
-        simulation, recipe = _planned(config, simulation, starts, recipe, on_device)
+        simulation, recipe = _planned(config, simulation, recipe, on_device)
         writer = CurveWriter(config.out, recipe)
         plans = writer.plan(recipe.count or 0, batch)
         share = plans[fabric.global_rank :: fabric.world_size]
@@ -292,7 +292,7 @@ def _stored(
 
 
 def _planned(
-    config: SimulateConfig, simulation: Simulation, starts: Starts, recipe: CurveRecipe, draw: Draw
+    config: SimulateConfig, simulation: Simulation, recipe: CurveRecipe, draw: Draw
 ) -> tuple[Simulation, CurveRecipe]:
     """The simulation and its recipe with the steps, which whoever began the store has chosen, and
     the count that the budget pays for.
@@ -306,7 +306,7 @@ def _planned(
     if held is not None and held.steps and held.chosen:
         simulation, chosen = replace(simulation, steps=held.steps), held.chosen
     elif config.steps is None:
-        simulation, chosen = _chosen(config, simulation, starts, draw, recipe.batch or 1)
+        simulation, chosen = _chosen(config, simulation, draw, recipe.batch or 1)
     if config.budget is not None:
         left = config.budget - (0 if chosen is None else chosen.passes)
         count = min(count, max(1, left // simulation.cost))
@@ -315,16 +315,14 @@ def _planned(
 
 
 def _chosen(
-    config: SimulateConfig, simulation: Simulation, starts: Starts, draw: Draw, batch: int
+    config: SimulateConfig, simulation: Simulation, draw: Draw, batch: int
 ) -> tuple[Simulation, ChosenSteps]:
     """Choose the steps on the first rows; of half a budget at most."""
     from bezierdistill.progress import announce, notice
     from bezierdistill.simulation import choose_steps
 
-    distinct = None if starts.data is None else starts.data.count("train")
-    rows = min(config.count, distinct or config.count)
     most = None if config.budget is None else config.budget // 2
-    simulation, chosen = choose_steps(simulation, draw, config.tolerance, rows, batch, most)
+    simulation, chosen = choose_steps(simulation, draw, config.tolerance, config.count, batch, most)
     told = (
         f"{config.out}: {simulation.steps} {config.solver} steps, their ends err by"
         f" {chosen.error:.2g}, neighbours are {chosen.neighbours:.2g} apart"
