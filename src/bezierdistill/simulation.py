@@ -25,10 +25,11 @@ from bezierdistill.errors import UserError
 from bezierdistill.fields import Field, passes_of
 from bezierdistill.records import ChosenSteps
 from bezierdistill.settings import Guides, check_choice, check_degree, check_tolerance
-from bezierdistill.solvers import TABLEAUX, Observer, Solution, evaluations, solve, time_grid
+from bezierdistill.solvers import Observer, Solution, evaluations, order_of, solve, time_grid
 
 # Rows of the sample on which steps are chosen, and numbers in all of them; the most steps.
 SAMPLE, NUMBERS, MOST_STEPS = 512, 2**24, 64
+FEW = 64  # rows that a sample has, where that can be paid
 
 
 @dataclass(frozen=True)
@@ -173,9 +174,11 @@ def choose_steps(
     """
     check_tolerance(tolerance)
     n = least_steps(simulation.degree)
-    trial, order = replace(simulation, steps=n), TABLEAUX[simulation.method].order
-    allowed = rows if most is None else most // (3 * trial.cost)  # n and 2 n steps at least
-    rows = max(2, min(rows, SAMPLE, allowed, NUMBERS // draw(0, 1)[0].numel()))
+    trial, order = replace(simulation, steps=n), order_of(simulation.method)
+    rows = min(rows, SAMPLE, NUMBERS // draw(0, 1)[0].numel())
+    if most is not None:  # for n and 2 n steps, and for 4 n and 8 n if it is not too small for it
+        rows = min(rows, max(most // (15 * trial.cost), min(FEW, most // (3 * trial.cost))))
+    rows = max(2, rows)
     starts = [draw(first, min(batch, rows - first)) for first in range(0, rows, batch)]
     coarse, spent = _ends(trial, starts)
     same = _same([start for start, _ in starts])
@@ -221,6 +224,6 @@ def _compared(coarse: Tensor, fine: Tensor, same: Tensor) -> tuple[float, float]
         told = f"the teachers gave NaN or infinite states in {int((~whole).sum())} rows of"
         raise UserError(f"{told} {len(whole)} that were tried: check their training")
     coarse, fine = coarse[whole], fine[whole]
-    apart = torch.cdist(fine, fine, compute_mode="donot_use_mm_for_euclid_dist")
+    apart = torch.cdist(fine, fine)  # by products, which double precision allows
     nearest = apart.masked_fill_(same[whole][:, whole], torch.inf).amin(1).nan_to_num(posinf=0.0)
     return float((fine - coarse).norm(dim=1).median()), float(nearest.median())
