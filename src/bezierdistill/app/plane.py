@@ -251,7 +251,7 @@ def distil(
     def aligned(draws: torch.Generator) -> Aligned:
         curve = curves(draws).curve
         few = torch.randint(LEARNT, (REAL_ROWS * batch,), generator=draws)
-        return Aligned(curve.source, (real[few],), end=curve.data)
+        return Aligned(curve.source, (real[few],), curve=curve)
 
     net: nn.Module = NetworkConfig("mlp", 64, 3).build((2,), 0)
     with TemporaryDirectory() as folder:

@@ -53,14 +53,14 @@ class Aligned(NamedTuple):
         real: the groups of the real states: ``(states,)`` where these are compared themselves.
         cond: conditions ``(B, C)`` of the samples.
         real_cond: conditions ``(N, C)`` of the real states.
-        end: where the samples are held ``(B, ...)``, such as the ends of curves.
+        curve: the curves of the sources, which hold the samples.
     """
 
     x0: Tensor
     real: tuple[Tensor, ...]
     cond: Tensor | None = None
     real_cond: Tensor | None = None
-    end: Tensor | None = None
+    curve: BezierCurve | None = None
 
 
 class Balanced(NamedTuple):

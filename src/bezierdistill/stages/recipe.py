@@ -385,12 +385,15 @@ def _distillation(
 ) -> DistillConfig:
     """Settings of the student: its regression gets what everything else leaves of the budget."""
     from bezierdistill.knots import even_knots
+    from bezierdistill.objectives import CurveRegression
+    from bezierdistill.objectives.emitted_curves import emitted_cost
     from bezierdistill.stages.align import align_steps, knots_cost, tried_rows
 
     settings = config.distill
     knots, passes = tuple(even_knots(settings.passes).values()), config.share(budget, "align")
     count = data.count("train")
-    align, cost = align_steps(settings, data.shape, knots, passes, config.batch, count)
+    emits = _emits(config, teachers)
+    align, cost = align_steps(settings, data.shape, knots, passes, config.batch, count, emits)
     free = sum(
         teacher.spent
         for teacher, given in zip(teachers, (config.strong, config.weak), strict=False)
@@ -400,21 +403,18 @@ def _distillation(
     if align and settings.objective == "map" and not settings.knots and settings.passes > 1:
         cost += knots_cost(tried_rows(len(curves), data.count("valid")))
     budget.charge(cost)
-    steps = budget.steps(_regression_cost(config, teachers), what="the student")
+    asked = 0.0 if config.through else settings.on_policy
+    each = emitted_cost(len(teachers), asked) if emits else CurveRegression.cost
+    steps = budget.steps(each, what="the student")
     return config.student(curves.folder, steps, align)
 
 
-def _regression_cost(config: RecipeConfig, teachers: list[Model]) -> float:
-    """Network passes per row of the student's regression."""
+def _emits(config: RecipeConfig, teachers: list[Model]) -> bool:
+    """Whether the student emits curves."""
     from bezierdistill.networks.config import NetworkConfig
-    from bezierdistill.objectives import CurveRegression
-    from bezierdistill.objectives.emitted_curves import emitted_cost
 
-    settings = config.distill
-    emits = settings.objective == "map" and settings.control_points != 1
-    if not emits or not isinstance(teachers[0].network, NetworkConfig):
-        return CurveRegression.cost
-    return emitted_cost(len(teachers), 0.0 if config.through else settings.on_policy)
+    able = config.distill.objective == "map" and isinstance(teachers[0].network, NetworkConfig)
+    return able and config.distill.control_points != 1
 
 
 def main_recipe(config: RecipeConfig) -> dict[str, Any]:

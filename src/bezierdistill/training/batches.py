@@ -17,7 +17,7 @@ from bezierdistill.training.loop import Trainer
 from bezierdistill.training.pool import Pool
 
 Real = Callable[[torch.Generator], tuple[Tensor, Tensor | None]]
-Starts = Callable[[torch.Generator], tuple[Tensor, Tensor | None, Tensor | None]]
+Starts = Callable[[torch.Generator], tuple[Tensor, BezierCurve | None, Tensor | None]]
 
 
 def real_batches(data: Data, rows: int, trainer: Trainer | None) -> Real:
@@ -111,10 +111,12 @@ class CurveBatches:
         points = curve.points.to(device)
         return Curves(BezierCurve(points), None if cond is None else cond.to(device))
 
-    def starts(self, generator: torch.Generator) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """The sources of a batch, its ends and its conditions."""
+    def starts(
+        self, generator: torch.Generator
+    ) -> tuple[Tensor, BezierCurve | None, Tensor | None]:
+        """The sources of a batch, its curves and its conditions."""
         curve, cond = self(generator)
-        return curve.source, curve.data, cond
+        return curve.source, curve, cond
 
     @cached_property
     def _ahead(self) -> Iterator[tuple[BezierCurve, Tensor | None]]:
@@ -128,7 +130,7 @@ class AlignedBatches:
     """Starts of samples beside real states from a pool.
 
     Args:
-        starts: draws sources, where their samples are held (or None), and conditions (or None):
+        starts: draws sources, the curves that hold their samples (or None), conditions (or None):
             :meth:`CurveBatches.starts` of stored curves, or fresh noise.
         pool: the real states.
         rows: real rows of a batch.
@@ -140,6 +142,6 @@ class AlignedBatches:
 
     def __call__(self, generator: torch.Generator) -> Aligned:
         """A batch."""
-        x0, end, cond = self.starts(generator)
+        x0, curve, cond = self.starts(generator)
         real, given = self.pool.draw(self.rows, generator)
-        return Aligned(x0, real, cond, None if cond is None else given, end)
+        return Aligned(x0, real, cond, None if cond is None else given, curve)
