@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from bezierdistill.records import Search
     from bezierdistill.store import CurveStore
 
-SEARCH = "search.json"
+SEARCH, SEARCH_STEPS = "search.json", 6  # Heun steps where those of curves are chosen later
 WEIGHTS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.25)  # of the strong teacher that a search tries
 FINER = (-0.1, 0.1)
 
@@ -206,7 +206,7 @@ def run_recipe(config: RecipeConfig) -> Model:
     from bezierdistill.solvers import time_grid
 
     data = load_data(config.data)
-    if config.simulate.guides == "fit":
+    if config.simulate.guides == "fit" and config.simulate.steps is not None:
         fit_weights(config.simulate.degree, time_grid(config.simulate.steps))
     given = {name: getattr(config, name) for name in ("strong", "weak", "through")}
     identity = {name: read_card(path).digest for name, path in given.items() if path is not None}
@@ -299,13 +299,13 @@ def _search(config: RecipeConfig, budget: Budget, teachers: list[Model], data: D
     file = config.out / SEARCH
     if not file.exists():
         passes = config.share(budget, "search")
-        steps, (strong, weak) = config.simulate.steps, teachers
+        steps, (strong, weak) = config.simulate.steps or SEARCH_STEPS, teachers
         write_record(file, choose_blend(strong, weak, data, config.seed, passes, steps))
     return read_record(file, Search, "search of the blend")
 
 
 def choose_blend(
-    strong: Model, weak: Model, data: Data, seed: int, passes: int, steps: int = 6
+    strong: Model, weak: Model, data: Data, seed: int, passes: int, steps: int = SEARCH_STEPS
 ) -> Search:
     """Choose the weight g of the strong teacher (the weak one has 1 - g) by the Frechet distance to
     validation data.
@@ -356,15 +356,18 @@ def _simulation(
     teachers: list[Model],
     weights: tuple[tuple[float, ...], ...],
 ) -> SimulateConfig:
+    from bezierdistill.simulation import least_steps
     from bezierdistill.solvers import evaluations
 
-    networks = len(teachers) + (config.through is not None)
-    cost = evaluations(config.simulate.solver) * config.simulate.steps * networks
+    networks, given = len(teachers) + (config.through is not None), config.simulate.steps
+    steps, share = given or least_steps(config.simulate.degree), config.share(budget, "curves")
+    cost = evaluations(config.simulate.solver) * steps * networks
     return SimulateConfig(
         tuple(teacher.folder for teacher in teachers if teacher.folder),
         config.out / "curves",
         weights,
-        count=max(1, config.share(budget, "curves") // cost),
+        count=max(1, share // cost),
+        budget=None if given else max(1, share),  # of more steps fewer curves
         domain=config.domain,
         through=config.through,
         seed=config.seed,
