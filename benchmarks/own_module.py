@@ -125,7 +125,9 @@ def run_cell(out: Path, data: Any, name: str, seed: int, rate: float) -> dict[st
     teacher = bd.Teacher(theirs, "velocity", bd.LinearSchedule("up"), data=str(data.name))
     curves, started = out / f"curves-{seed}", time.perf_counter()
     bd.simulate(
-        bd.SimulateConfig(teachers=(teacher,), out=curves, count=CURVES, seed=seed, batch=100)
+        bd.SimulateConfig(
+            teachers=(teacher,), out=curves, count=CURVES, seed=seed, steps=8, batch=100
+        )
     )
     student = {
         "own": teacher.student,

@@ -69,6 +69,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "whole": {},
     "one teacher": {"shares": Shares(weak=0.0)},
     "lines": {"simulate": CurveSettings(degree=1, steps=4)},
+    "steps by their error": {"simulate": CurveSettings(), "shares": Shares(align=0.0)},
     "unaligned": {"shares": Shares(align=0.0)},
     "searched": {"shares": SEARCHED},
 }

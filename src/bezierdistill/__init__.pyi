@@ -79,6 +79,7 @@ from .schedules import LinearSchedule as LinearSchedule
 from .schedules import SigmaSchedule as SigmaSchedule
 from .schedules import StepSchedule as StepSchedule
 from .simulation import Simulation as Simulation
+from .simulation import choose_steps as choose_steps
 from .solvers import solve as solve
 from .solvers import time_grid as time_grid
 from .stages.direction import check_direction as check_direction

@@ -184,11 +184,37 @@ class Merged(Record, frozen=True):
     shards: tuple[str, ...]
 
 
+class ChosenSteps(Record, frozen=True):
+    """Why a simulation took its solver steps (:func:`~bezierdistill.choose_steps`).
+
+    ``error`` of the ends and distance between ``neighbours`` among them, both medians of a sample
+    in model units, of which the first was to be at most ``tolerance`` times the second; ``passes``
+    were spent on it.
+    """
+
+    error: float
+    neighbours: float
+    tolerance: float
+    passes: int
+
+    def __post_init__(self) -> None:
+        measured = (self.error, self.neighbours, self.tolerance)
+        sound = all(0 <= number < math.inf for number in measured)
+        expect(sound, "error, neighbours and tolerance", measured, "numbers of 0 or more")
+        _counts(passes=self.passes)
+
+    @property
+    def reached(self) -> bool:
+        """Whether the error is as small as it was to be."""
+        return self.error <= self.tolerance * self.neighbours
+
+
 class CurveRecipe(Record, frozen=True):
     """What made the rows of a curve store.
 
     ``weights`` are Bernstein coefficients over time, a row per teacher; ``through`` is the flow of
-    another domain that carries its data to noise first.
+    another domain that carries its data to noise first; ``chosen`` says why there are so many
+    ``steps``, where nobody gave their number.
     """
 
     degree: int
@@ -208,6 +234,7 @@ class CurveRecipe(Record, frozen=True):
     count: int | None = None
     seed: int | None = None
     steps: int | None = None
+    chosen: ChosenSteps | None = None
     solver: str | None = None
     batch: int | None = None
     merged: tuple[Merged, ...] = ()
@@ -277,8 +304,9 @@ class Manifest(Record, frozen=True):
 
     @property
     def passes(self) -> int:
-        """Network passes spent on all shards."""
-        return sum(shard.passes for shard in self.shards)
+        """Network passes spent on all shards, and on choosing the solver's steps."""
+        chosen = self.recipe.chosen
+        return sum(shard.passes for shard in self.shards) + (chosen.passes if chosen else 0)
 
 
 class Machine(Record, frozen=True):

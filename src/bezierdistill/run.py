@@ -262,7 +262,7 @@ def _flags(config: Any, usual: Any, group: str) -> Iterator[str]:
 
 def _flag(flag: str, value: Any, part: Field[Any]) -> Iterator[str]:
     how, values = part.metadata.get("text"), value if isinstance(value, tuple) else (value,)
-    words = [how.show(value)] if how else [*map(as_word, values)]
+    words = ["none"] if value is None else [how.show(value)] if how else [*map(as_word, values)]
     if not words:
         return  # an empty list has no flag
     if isinstance(value, bool):

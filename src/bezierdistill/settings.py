@@ -27,6 +27,7 @@ Solver = Literal["euler", "midpoint", "heun", "rk4"]
 Strategy = Literal["ddp", "fsdp"]
 Units = Literal["model", "data"]
 MAX_PASSES = 10  # of a student's sampler
+TOLERANCE = 0.1  # error of curves' ends, in distances between neighbours
 MAX_DEGREE = 66  # of a curve: beyond it binomials are no longer exact
 
 
@@ -205,6 +206,12 @@ def check_not_negative(**numbers: float) -> None:
     for name, value in numbers.items():
         if value < 0:
             raise UserError(f"{name} is {value}, expected 0 or more")
+
+
+def check_tolerance(tolerance: float) -> None:
+    """Raise ``UserError`` unless an error may be a positive number of distances."""
+    if not 0 < tolerance < math.inf:
+        raise UserError(f"tolerance is {tolerance}, expected a number above 0, such as {TOLERANCE}")
 
 
 def check_shares(**shares: float) -> None:

@@ -75,10 +75,19 @@ def evaluations(method: str) -> int:
     Raises:
         UserError: if the method has no fixed number of them.
     """
+    return len(_tableau(method).b)
+
+
+def order_of(method: str) -> int:
+    """Order of a fixed-step method; raises as :func:`evaluations`."""
+    return _tableau(method).order
+
+
+def _tableau(method: str) -> Tableau:
     if method not in TABLEAUX:
         names = ", ".join(TABLEAUX)
         raise UserError(f"solver is {method!r}, expected one with fixed steps: {names}")
-    return len(TABLEAUX[method].b)
+    return TABLEAUX[method]
 
 
 def solve(

@@ -13,6 +13,7 @@ import torch
 def reset_peak(device: torch.device) -> None:
     """Start measuring peak memory again, where the system can (Linux, but not in every sandbox)."""
     if device.type == "cuda":
+        torch.cuda.init()  # nothing may have run there yet, and then there is nothing to reset
         torch.cuda.reset_peak_memory_stats(device)
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")

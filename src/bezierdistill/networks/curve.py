@@ -57,6 +57,31 @@ class CurveNetwork(nn.Module):
         return combine(mean_weights(self.points, tau), emitted)
 
 
+def emits(net: nn.Module) -> bool:
+    """Whether a network, or what wraps it, emits curves."""
+    return getattr(net, "points", 1) > 1
+
+
+class Emitted:
+    """The curve that a network emits from states at time 0, in one pass.
+
+    Args:
+        net: the network.
+        x: states ``(B, ...)``.
+        cond: conditions ``(B, C)``.
+    """
+
+    def __init__(self, net: nn.Module, x: Tensor, cond: Tensor | None = None) -> None:
+        zero = x.new_zeros(len(x))
+        self.x, self.velocity = x, net(x, zero, zero, cond, whole=True)
+
+    def point(self, t: float) -> Tensor:
+        """The state ``(B, ...)`` at ``t``."""
+        times = self.x.new_full((len(self.x),), t)
+        mean = combine(mean_weights(self.velocity.shape[1], times), self.velocity)
+        return torch.add(self.x, mean.to(self.x), alpha=t)
+
+
 def combine(weights: Tensor, emitted: Tensor) -> Tensor:
     """Sum of control points ``(B, K, ...)`` with weights ``(K, B)``: ``(B, ...)``."""
     return torch.einsum("kb,bk...->b...", weights.to(emitted), emitted)

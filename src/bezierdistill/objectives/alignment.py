@@ -31,6 +31,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,7 @@ from bezierdistill.errors import UserError
 from bezierdistill.flow_map import sample
 from bezierdistill.knots import check_knots
 from bezierdistill.models.features import Features, Groups, States
+from bezierdistill.networks.curve import Emitted, emits
 from bezierdistill.objectives.base import Aligned, SingleObjective
 from bezierdistill.objectives.distances import Distance, energy, mean_distance
 from bezierdistill.objectives.losses import Loss
@@ -63,6 +65,7 @@ class Alignment(SingleObjective):
         features: what is compared of states; batches hold it of the real ones.
         distance: of samples and real states in a group; see
             :func:`~bezierdistill.objectives.distances.find_distance`.
+        emits: whether the network emits curves, for the cost.
 
     Raises:
         UserError: on knots that do not rise from 0 to 1, or a negative anchor.
@@ -75,6 +78,7 @@ class Alignment(SingleObjective):
     joint: bool = True
     features: Features = field(default_factory=States)
     distance: Distance = energy
+    emits: bool = False
 
     def __post_init__(self) -> None:
         for times in self.knots:
@@ -86,7 +90,7 @@ class Alignment(SingleObjective):
         """Network passes per row of a step: every sampler with the gradient of its last jump, and
         features of its states. Those of real states are made once and are not among them.
         """
-        return step_cost(self.knots, self.features.calls)
+        return step_cost(self.knots, self.features.calls, self.emits)
 
     def loss(self, net: nn.Module, batch: Aligned, generator: torch.Generator) -> Tensor:
         """Loss of two samples or more against real states; nothing is drawn.
@@ -101,10 +105,9 @@ class Alignment(SingleObjective):
         units = [mean_distance(group) for group in real]
         seen = _joined(real, units, beside[1])
         total = torch.zeros((), device=x0.device)
+        first = Emitted(net, x0, cond) if emits(net) else None
         for times in self.knots:
-            with torch.no_grad():
-                before = sample(net, x0, times[:-1], cond)
-            x = sample(net, before, times[-2:], cond)
+            x = self._last(net, x0, times, cond, first)
             made = _joined(self.features(self.clamp(x), cond), units, beside[0])
             apart = [self.distance(a, b) for a, b in zip(made, seen, strict=True)]
             total = total + sum(apart) / len(apart)
@@ -112,9 +115,27 @@ class Alignment(SingleObjective):
                 total = total + self.anchor * self.metric(x, end) / mean_distance(end)
         return total
 
+    @staticmethod
+    def _last(
+        net: nn.Module, x0: Tensor, times: Sequence[float], cond: Tensor | None, first: Any
+    ) -> Tensor:
+        """A sampler's states, with the gradient of its last jump alone."""
+        if first is not None and len(times) == 2:
+            return first.point(1.0)
+        with torch.no_grad():
+            if first is None:
+                before = sample(net, x0, times[:-1], cond)
+            else:
+                before = sample(net, first.point(times[1]), times[1:-1], cond)
+        return sample(net, before, times[-2:], cond)
 
-def step_cost(knots: Sequence[Sequence[float]], calls: int) -> int:
-    """Network passes per row of a step of samplers, with features of so many passes."""
+
+def step_cost(knots: Sequence[Sequence[float]], calls: int, emits: bool = False) -> int:
+    """Network passes per row of a step of samplers, with features of so many passes; a network that
+    emits curves makes the first jump of all samplers in one pass.
+    """
+    if emits:
+        return 3 + sum((len(times) > 2) * len(times) + 3 * calls for times in knots)
     return sum(len(times) - 1 + 2 + 3 * calls for times in knots)
 
 

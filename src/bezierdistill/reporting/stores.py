@@ -76,6 +76,7 @@ def _rows(store: CurveStore) -> list[tuple[str, object]]:
         ("greatest error", _error(store)),
         ("seed", recipe.seed),
         ("solver", recipe.solver and f"{recipe.solver}, {counted(recipe.steps or 0, 'step')}"),
+        ("error of the ends", _chosen(recipe)),
         ("teachers", "; ".join(_teachers(recipe))),
         ("network passes", passes),
         ("domain", recipe.domain),
@@ -86,6 +87,15 @@ def _rows(store: CurveStore) -> list[tuple[str, object]]:
         ("imported from", recipe.imported and recipe.imported.source),
     ]
     return [(name, value) for name, value in rows if value not in (None, "")]
+
+
+def _chosen(recipe: CurveRecipe) -> str | None:
+    """By how much the ends are off in so many solver steps, where that was measured."""
+    if (chosen := recipe.chosen) is None:
+        return None
+    told = f"{chosen.error:.2g} model units, neighbours are {chosen.neighbours:.2g} apart"
+    aim = f"steps were chosen for {chosen.tolerance:g} of that distance"
+    return f"{told}; {aim}{'' if chosen.reached else ', which was not reached'}"
 
 
 def _teachers(recipe: CurveRecipe) -> list[str]:

@@ -134,6 +134,7 @@ def align(
         features: what is compared.
         conditional: whether samples have conditions such as those of the data.
     """
+    from bezierdistill.networks.curve import emits
     from bezierdistill.objectives import Alignment, Loss
     from bezierdistill.objectives.alignment import REAL_ROWS
     from bezierdistill.objectives.distances import find_distance
@@ -152,6 +153,7 @@ def align(
         conditional,
         features,
         find_distance(config.align_distance),
+        emits=emits(net),
     )
     drawn = REAL_ROWS * size * config.loop.accumulate
     rows = pool_rows(features.calls, config.align * drawn, data.count("train"))
@@ -259,6 +261,7 @@ def align_steps(
     passes: float,
     batch: int,
     count: int | None,
+    emits: bool = False,
 ) -> tuple[int, int]:
     """Steps of alignment that ``passes`` pay for, the pool of real states among them, and what they
     cost: at most, as a pool of large states has fewer rows.
@@ -270,13 +273,14 @@ def align_steps(
         passes: what may be spent.
         batch: rows of a step, where the settings name none.
         count: rows of the training data; None without an end.
+        emits: whether the student emits curves.
     """
     from bezierdistill.objectives.alignment import REAL_ROWS, step_cost
 
     size, names = config.align_batch or batch, _named(config.align_features, shape)
     asked = ("teacher" in names) + any(name not in NAMED for name in names)
     calls = asked * max(1, len(config.align_times))
-    step, drawn = size * step_cost(knots, calls), REAL_ROWS * size
+    step, drawn = size * step_cost(knots, calls, emits), REAL_ROWS * size
     most = pool_rows(calls, POOL * drawn, count)
     # What n steps cost, n * step + calls * min(n * drawn, most), is the less of two lines.
     steps = int(max(passes // (step + calls * drawn), (passes - calls * most) // step, 0))

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from bezierdistill.records import Search
     from bezierdistill.store import CurveStore
 
-SEARCH = "search.json"
+SEARCH, SEARCH_STEPS = "search.json", 6  # Heun steps where those of curves are chosen later
 WEIGHTS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.25)  # of the strong teacher that a search tries
 FINER = (-0.1, 0.1)
 
@@ -206,7 +206,7 @@ def run_recipe(config: RecipeConfig) -> Model:
     from bezierdistill.solvers import time_grid
 
     data = load_data(config.data)
-    if config.simulate.guides == "fit":
+    if config.simulate.guides == "fit" and config.simulate.steps is not None:
         fit_weights(config.simulate.degree, time_grid(config.simulate.steps))
     given = {name: getattr(config, name) for name in ("strong", "weak", "through")}
     identity = {name: read_card(path).digest for name, path in given.items() if path is not None}
@@ -299,13 +299,13 @@ def _search(config: RecipeConfig, budget: Budget, teachers: list[Model], data: D
     file = config.out / SEARCH
     if not file.exists():
         passes = config.share(budget, "search")
-        steps, (strong, weak) = config.simulate.steps, teachers
+        steps, (strong, weak) = config.simulate.steps or SEARCH_STEPS, teachers
         write_record(file, choose_blend(strong, weak, data, config.seed, passes, steps))
     return read_record(file, Search, "search of the blend")
 
 
 def choose_blend(
-    strong: Model, weak: Model, data: Data, seed: int, passes: int, steps: int = 6
+    strong: Model, weak: Model, data: Data, seed: int, passes: int, steps: int = SEARCH_STEPS
 ) -> Search:
     """Choose the weight g of the strong teacher (the weak one has 1 - g) by the Frechet distance to
     validation data.
@@ -356,15 +356,18 @@ def _simulation(
     teachers: list[Model],
     weights: tuple[tuple[float, ...], ...],
 ) -> SimulateConfig:
+    from bezierdistill.simulation import least_steps
     from bezierdistill.solvers import evaluations
 
-    networks = len(teachers) + (config.through is not None)
-    cost = evaluations(config.simulate.solver) * config.simulate.steps * networks
+    networks, given = len(teachers) + (config.through is not None), config.simulate.steps
+    steps, share = given or least_steps(config.simulate.degree), config.share(budget, "curves")
+    cost = evaluations(config.simulate.solver) * steps * networks
     return SimulateConfig(
         tuple(teacher.folder for teacher in teachers if teacher.folder),
         config.out / "curves",
         weights,
-        count=max(1, config.share(budget, "curves") // cost),
+        count=max(1, share // cost),
+        budget=None if given else max(1, share),  # of more steps fewer curves
         domain=config.domain,
         through=config.through,
         seed=config.seed,
@@ -383,12 +386,15 @@ def _distillation(
 ) -> DistillConfig:
     """Settings of the student: its regression gets what everything else leaves of the budget."""
     from bezierdistill.knots import even_knots
+    from bezierdistill.objectives import CurveRegression
+    from bezierdistill.objectives.emitted_curves import emitted_cost, whole_share
     from bezierdistill.stages.align import align_steps, knots_cost, tried_rows
 
     settings = config.distill
     knots, passes = tuple(even_knots(settings.passes).values()), config.share(budget, "align")
     count = data.count("train")
-    align, cost = align_steps(settings, data.shape, knots, passes, config.batch, count)
+    emits = _emits(config, teachers)
+    align, cost = align_steps(settings, data.shape, knots, passes, config.batch, count, emits)
     free = {
         teacher.digest: teacher.spent
         for teacher, given in zip(teachers, (config.strong, config.weak), strict=False)
@@ -399,22 +405,18 @@ def _distillation(
     if align and settings.objective == "map" and not settings.knots and settings.passes > 1:
         cost += knots_cost(tried_rows(len(curves), data.count("valid")))
     budget.charge(cost)
-    steps = budget.steps(_regression_cost(config, teachers), what="the student")
+    asked = 0.0 if config.through else whole_share(settings.on_policy, config.batch)
+    each = emitted_cost(len(teachers), asked) if emits else CurveRegression.cost
+    steps = budget.steps(each, what="the student")
     return config.student(curves.folder, steps, align)
 
 
-def _regression_cost(config: RecipeConfig, teachers: list[Model]) -> float:
-    """Network passes per row of the student's regression."""
+def _emits(config: RecipeConfig, teachers: list[Model]) -> bool:
+    """Whether the student emits curves."""
     from bezierdistill.networks.config import NetworkConfig
-    from bezierdistill.objectives import CurveRegression
-    from bezierdistill.objectives.emitted_curves import emitted_cost, whole_share
 
-    settings = config.distill
-    emits = settings.objective == "map" and settings.control_points != 1
-    if not emits or not isinstance(teachers[0].network, NetworkConfig):
-        return CurveRegression.cost
-    share = 0.0 if config.through else whole_share(settings.on_policy, config.batch)
-    return emitted_cost(len(teachers), share)
+    able = config.distill.objective == "map" and isinstance(teachers[0].network, NetworkConfig)
+    return able and config.distill.control_points != 1
 
 
 def main_recipe(config: RecipeConfig) -> dict[str, Any]:

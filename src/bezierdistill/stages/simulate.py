@@ -11,6 +11,7 @@ from bezierdistill.errors import UserError
 from bezierdistill.objects import as_named, is_object
 from bezierdistill.settings import (
     NUMBERS,
+    TOLERANCE,
     WEIGHTS,
     Contents,
     Guides,
@@ -23,6 +24,7 @@ from bezierdistill.settings import (
     check_degree,
     check_scale,
     check_seed,
+    check_tolerance,
     written,
 )
 from bezierdistill.stages.sources import as_data
@@ -35,8 +37,9 @@ if TYPE_CHECKING:
     from bezierdistill.data import Data, Scaling
     from bezierdistill.fields import Field
     from bezierdistill.models.model import Model
-    from bezierdistill.records import Conditions, CurveRecipe
+    from bezierdistill.records import ChosenSteps, Conditions, CurveRecipe
     from bezierdistill.simulation import Simulation
+    from bezierdistill.stages.starts import Draw, Starts
     from bezierdistill.store import CurveStore
 
 
@@ -49,8 +52,11 @@ class CurveSettings:
     guides: Guides = "fit"
     """Where inner control points come from: fit (along the path), hermite (cubic from end
     velocities), endpoints (where each teacher alone ends)."""
-    steps: int = 8
-    """Solver steps."""
+    steps: int | None = None
+    """Solver steps; without it as few as the tolerance allows, found on a sample."""
+    tolerance: float = TOLERANCE
+    """Error of the curves' ends that is allowed where steps are chosen, in distances between
+    neighbours."""
     solver: Solver = "heun"
     """Fixed-step solver."""
     points: Points = "float32"
@@ -62,7 +68,13 @@ class CurveSettings:
 
     def __post_init__(self) -> None:
         check_degree(self.degree)
-        check_counts(steps=self.steps)
+        check_counts(steps=1 if self.steps is None else self.steps)
+        check_tolerance(self.tolerance)
+        if self.steps is not None and self.tolerance != TOLERANCE:
+            raise UserError(
+                f"steps is {self.steps} and tolerance {self.tolerance}, which chooses them: leave"
+                " one of them out"
+            )
         check_choice("guides", self.guides, Guides)
         check_choice("solver", self.solver, Solver)
         check_choice("points", self.points, Points)
@@ -89,6 +101,8 @@ class SimulateConfig(CurveSettings):
     Columns sum to one."""
     count: int = 60_000
     """Number of curves."""
+    budget: int | None = None
+    """Network passes to spend: fewer curves, if they do not pay for so many."""
     invert_from: str | object | None = None
     """Real data to start from, backwards; without it sources are noise."""
     domain: str | object | None = None
@@ -120,6 +134,7 @@ class SimulateConfig(CurveSettings):
         object.__setattr__(self, "weights", tuple(tuple(map(float, row)) for row in rows))
         check_seed(self.seed)
         check_counts(count=self.count, batch=self.batch or 1)
+        check_counts(budget=1 if self.budget is None else self.budget)
         check_scale(self.guidance_scale)
         start = self.invert_from or self.domain
         if self.noise == "seed" and start:
@@ -158,6 +173,9 @@ def simulate(config: SimulateConfig) -> CurveStore:
     known their direction is checked (:func:`~bezierdistill.check_direction`); that costs 4,096
     passes or so, which are not counted.
 
+    Without a number of solver steps they are chosen (:func:`~bezierdistill.choose_steps`) when the
+    store is begun; its recipe keeps their number, their error, and the passes of the choice.
+
     Raises:
         UserError: on teachers that do not fit together, weights that do not sum to one, a degree
             that the guides cannot have, or a folder that holds another store.
@@ -166,7 +184,7 @@ def simulate(config: SimulateConfig) -> CurveStore:
     from bezierdistill.fields import Blend, NetworkField, as_found
     from bezierdistill.models.folder import load_model
     from bezierdistill.models.teacher import find_model
-    from bezierdistill.simulation import Simulation
+    from bezierdistill.simulation import Simulation, least_steps
     from bezierdistill.stages.starts import Starts
     from bezierdistill.training.ranks import open_fabric
 
@@ -191,7 +209,7 @@ def simulate(config: SimulateConfig) -> CurveStore:
         config.degree,
         config.guides,
         fields,
-        config.steps,
+        config.steps or least_steps(config.degree),
         config.solver,
         inverted is not None,
         back,
@@ -224,7 +242,7 @@ def _try_own(config: SimulateConfig, teachers: list[Model]) -> None:
 def _stored(
     config: SimulateConfig,
     simulation: Simulation,
-    starts: Any,
+    starts: Starts,
     recipe: CurveRecipe,
     fabric: Fabric,
     batch: int,
@@ -252,16 +270,18 @@ def _stored(
         identity=identity,
         barrier=fabric.barrier,
     )
+    on_device = starts.on(fabric.device)
     with run:
         if fabric.global_rank == 0:
+            _, begun = _planned(config, simulation, recipe, on_device)
             if config.repair:
-                repair(config.out, recipe)
-            CurveWriter(config.out, recipe)
+                repair(config.out, begun)
+            CurveWriter(config.out, begun)
         fabric.barrier()
+        simulation, recipe = _planned(config, simulation, recipe, on_device)
         writer = CurveWriter(config.out, recipe)
-        plans = writer.plan(config.count, batch)
+        plans = writer.plan(recipe.count or 0, batch)
         share = plans[fabric.global_rank :: fabric.world_size]
-        on_device = starts.on(fabric.device)
         with progress("simulate", sum(plan.rows for plan in share)) as advance:
             simulate_shards(simulation, on_device, share, writer, batch, advance, config.seed)
         fabric.barrier()
@@ -269,6 +289,52 @@ def _stored(
             writer.close(plans)
         fabric.barrier()
     return CurveStore.open(config.out)
+
+
+def _planned(
+    config: SimulateConfig, simulation: Simulation, recipe: CurveRecipe, draw: Draw
+) -> tuple[Simulation, CurveRecipe]:
+    """The simulation and its recipe with the steps, which whoever began the store has chosen, and
+    the count that the budget pays for.
+    """
+    import msgspec
+
+    from bezierdistill.store import held_recipe
+
+    held = held_recipe(config.out) if config.steps is None else None
+    chosen, count = None, config.count
+    if held is not None and held.steps and held.chosen:
+        simulation, chosen = replace(simulation, steps=held.steps), held.chosen
+    elif config.steps is None:
+        simulation, chosen = _chosen(config, simulation, draw, recipe.batch or 1)
+    if config.budget is not None:
+        left = config.budget - (0 if chosen is None else chosen.passes)
+        count = min(count, max(1, left // simulation.cost))
+    more = {"steps": simulation.steps, "chosen": chosen, "count": count}
+    return simulation, msgspec.structs.replace(recipe, **more)
+
+
+def _chosen(
+    config: SimulateConfig, simulation: Simulation, draw: Draw, batch: int
+) -> tuple[Simulation, ChosenSteps]:
+    """Choose the steps on a sample that suits the count, by a quarter of a budget at most."""
+    from bezierdistill.progress import announce, notice
+    from bezierdistill.simulation import FEW, choose_steps
+
+    most = None if config.budget is None else config.budget // 4
+    rows = min(config.count, max(FEW, config.count // 16))
+    simulation, chosen = choose_steps(simulation, draw, config.tolerance, rows, batch, most)
+    told = (
+        f"{config.out}: {simulation.steps} {config.solver} steps, their ends err by"
+        f" {chosen.error:.2g}, neighbours are {chosen.neighbours:.2g} apart"
+    )
+    if chosen.reached:
+        announce(told)
+    else:
+        notice(
+            f"{told}: more than the tolerance of {config.tolerance:g} allows, more were not tried"
+        )
+    return simulation, chosen
 
 
 def _field(teacher: Model, device: Any, scale: Sequence[float]) -> Field:
@@ -411,15 +477,18 @@ def _conditions(given: Conditions, scale: tuple[float, ...]) -> Conditions:
 def main_simulate(config: SimulateConfig) -> dict[str, Any]:
     """The verb ``simulate``."""
     store = simulate(config)
-    passes = store.manifest.passes
+    passes, recipe = store.manifest.passes, store.recipe
     print(
-        f"{config.out}: {len(store):,} curves of degree {config.degree}, {passes:,} network passes"
-        " spent"
+        f"{config.out}: {len(store):,} curves of degree {config.degree} in {recipe.steps}"
+        f" {recipe.solver} steps, {passes:,} network passes spent"
     )
     return {
         "out": config.out,
         "rows": len(store),
         "skipped": store.skipped,
         "degree": config.degree,
+        "steps": recipe.steps,
+        "error": recipe.chosen and recipe.chosen.error,
+        "neighbours": recipe.chosen and recipe.chosen.neighbours,
         "passes": passes,
     }

@@ -120,12 +120,16 @@ def main_store_info(config: StoreInfoConfig) -> dict[str, Any]:
         "bytes per curve": round(size / len(store), 1),
         "passes": store.manifest.passes,
         "guides": recipe.guides,
+        "solver steps": recipe.steps,
+        "error of ends": recipe.chosen and recipe.chosen.error,
+        "neighbours": recipe.chosen and recipe.chosen.neighbours,
         "weights": [list(row) for row in recipe.weights],
         "teachers": [teacher.path for teacher in recipe.teachers],
         "seeds": sorted({shard.seed for shard in store.shards if shard.seed is not None}),
     }
     for name, value in facts.items():
-        print(f"{name:>15}  {f'{value:,}' if isinstance(value, int) else value}")
+        if value is not None:
+            print(f"{name:>15}  {f'{value:,}' if isinstance(value, int) else value}")
     return facts
 
 

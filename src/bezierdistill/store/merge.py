@@ -15,7 +15,7 @@ from bezierdistill.records import CurveRecipe, Manifest, Merged, Shard, TeacherR
 from bezierdistill.store import manifest as manifests
 from bezierdistill.store.reader import CurveStore
 
-FREE = {"seed", "count", "merged", "imported"}  # in what merged stores may differ
+FREE = {"seed", "count", "merged", "imported", "chosen"}  # in what merged stores may differ
 
 
 def merge(folders: tuple[Path, ...], out: Path) -> CurveStore:
@@ -27,8 +27,10 @@ def merge(folders: tuple[Path, ...], out: Path) -> CurveStore:
             something.
     """
     stores = [CurveStore.open(folder) for folder in folders]
+    chosen = all(store.recipe.chosen for store in stores)
+    free = FREE | ({"steps"} if chosen else set())
     for store in stores[1:]:
-        if other := manifests.differing(store.recipe, stores[0].recipe, FREE):
+        if other := manifests.differing(store.recipe, stores[0].recipe, free):
             told = f"{store.folder} and {stores[0].folder} were made with other {other}"
             raise UserError(f"{told}: expected stores that differ in seed")
     pairs = [(store.folder, shard) for store in stores for shard in store.shards]
@@ -55,11 +57,15 @@ def _recipe(stores: list[CurveStore], out: Path) -> CurveRecipe:
         path = (first.folder / teacher.path).resolve()
         return replace(teacher, path=Path(os.path.relpath(path, out.resolve())).as_posix())
 
-    through = first.recipe.through
+    through, every = first.recipe.through, [store.recipe for store in stores]
+    chosen = [recipe.chosen for recipe in every if recipe.chosen is not None]
+    worst = max(chosen, key=lambda one: one.error, default=None)
     return replace(
         first.recipe,
         seed=None,
         count=sum(len(store) for store in stores),
+        steps=min((recipe.steps for recipe in every if recipe.steps), default=None),
+        chosen=worst and replace(worst, passes=sum(one.passes for one in chosen)),
         teachers=tuple(moved(teacher) for teacher in first.recipe.teachers),
         through=None if through is None else moved(through),
         merged=tuple(

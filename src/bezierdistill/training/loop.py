@@ -267,7 +267,7 @@ class Trainer:
         stepper.step()
 
     def _rate(self, k: int, steps: int) -> float:
-        up = (k + 1) / max(1, self.config.warmup)
+        up = (k + 1) / max(1, min(self.config.warmup, steps // 10))
         down = (steps - k) / max(1.0, self.config.decay * steps)
         return min(1.0, up, down)
 

@@ -25,7 +25,7 @@ class LoopConfig:
     lr: float = 2e-3
     """Peak learning rate of AdamW."""
     warmup: int = 50
-    """Steps over which the rate rises from zero."""
+    """Steps over which the rate rises from zero, at most a tenth of all."""
     decay: float = 0.4
     """Last share of the steps over which the rate falls to zero."""
     ema: float = 0.999
