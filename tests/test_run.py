@@ -470,9 +470,9 @@ def test_files_of_older_commits_are_refused_in_one_line(
         CurveStore.open(tmp_path / "simulate")
     held = read_sealed(runs["train"] / RUN, Settings, "run")
     (tmp_path / "train" / RUN).write_text(json.dumps(held.settings, indent=2))
-    config = TrainConfig(**{**held.settings, "out": tmp_path / "train"})
+    own = {"out": tmp_path / "train", "network": NetworkConfig(), "loop": LoopConfig()}
     with pytest.raises(UserError, match=r"run\.json .* another version of bezierdistill"):
-        train(dataclasses.replace(config, network=NetworkConfig(), loop=LoopConfig()))
+        train(TrainConfig(**{**held.settings, **own}))
     for line in (
         f"sample --model {tmp_path}/train --out {tmp_path}/x.npz",
         f"distill --curves {tmp_path}/simulate --out {tmp_path}/s --loop.accelerator cpu",
