@@ -255,8 +255,8 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for line in (
         f"train --data {at}/data.npz --out {at}/strong {TINY} {NET}",
         f"train --data {at}/data.npz --out {at}/weak --seed 1 {TINY} {NET}",
-        f"simulate --teachers {at}/strong {at}/weak --weights 1.25,-0.25 --degree 3 --steps 8 --count 100"
-        f" --out {at}/curves",
+        f"simulate --teachers {at}/strong {at}/weak --weights 1.25,-0.25 --degree 3 --steps 8"
+        f" --count 100 --out {at}/curves",
         f"distill --curves {at}/curves --passes 2 --align 2 {TINY} --data {at}/data.npz"
         f" --out {at}/student",
     ):
