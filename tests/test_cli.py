@@ -255,8 +255,8 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for line in (
         f"train --data {at}/data.npz --out {at}/strong {TINY} {NET}",
         f"train --data {at}/data.npz --out {at}/weak --seed 1 {TINY} {NET}",
-        f"simulate --teachers {at}/strong {at}/weak --weights 1.25,-0.25 --degree 3 --steps 8"
-        f" --count 100 --out {at}/curves",
+        f"simulate --teachers {at}/strong {at}/weak --weights 1.25,-0.25 --degree 3 --count 100"
+        f" --steps 8 --out {at}/curves",
         f"distill --curves {at}/curves --passes 2 --align 2 {TINY} --data {at}/data.npz"
         f" --out {at}/student",
     ):
@@ -273,7 +273,7 @@ def test_chain_passes_add_up(chain: Path) -> None:
     assert valid is not None
     assert valid < 100
     knots = 4 * 2 * valid  # four powers, samples of two passes
-    alignment = 2 * 16 * (3 + (1 + 3) + 2 * 3) + 2 * 16 * 4  # the pool: as many as are drawn
+    alignment = 2 * 16 * (3 + 3 + 2 * 3) + 2 * 16 * 4  # the pool: as many as are drawn
     parts = load_model(chain / "student").card.passes.parts
     training = regression + knots + alignment
     assert parts == {"training": training, "curves": 3200, "teachers": 2 * teacher, "search": 0}
@@ -513,7 +513,7 @@ def test_every_verb_of_the_chain_prints_json(
     assert train["digest"] == strong.card.digest
     assert (train["passes"]["training"], train["passes"]["total"]) == (288, 288)
     curves = told(
-        f"simulate --teachers {chain}/strong --steps 8 --count 30 --out {tmp_path}/curves"
+        f"simulate --teachers {chain}/strong --count 30 --steps 8 --out {tmp_path}/curves"
     )
     assert (curves["rows"], curves["passes"]) == (30, 30 * 16)
     student = told(f"distill --curves {tmp_path}/curves --out {tmp_path}/s --passes 1 {TINY}")

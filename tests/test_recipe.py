@@ -41,6 +41,7 @@ from conftest import Account, CountedNet, FieldNet, gaussian
 NET, LOOP = NetworkConfig(width=16, depth=2), LoopConfig(accelerator="cpu")
 BUDGET, BATCH = 240_000, 128
 STEP = 3 * BATCH + 2 * 38  # of the regression: 0.3 of the rows, 38 whole ones, ask two teachers
+ALIGNED = 3 + 3 + 2 * 3  # a curve from the source, the second jump, features of both ends
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +96,7 @@ def test_the_budget_holds_every_pass(
     assert passes.search == 8 * 4 * 4 * (int(shares.search * BUDGET) // (8 * 4 * 4))
     pool = load_data(data).count("train") if shares.align else 0  # each by the teacher, once
     assert pool is not None
-    align = (int(shares.align * BUDGET) - pool) // (BATCH * (3 + (1 + 3) + 2 * 3))
+    align = (int(shares.align * BUDGET) - pool) // (BATCH * ALIGNED)
     assert student.card.settings["align"] == align
     assert store.recipe.degree == config.simulate.degree
     assert len(store.recipe.teachers) == teachers
@@ -188,7 +189,7 @@ def test_alignment_gets_clamped_samples_many_real_rows_and_its_own_rate(
     monkeypatch.setattr(loop_module, "Trainer", train_at)
     run_recipe(small("digits", tmp_path / "run", distill=StudentSettings(align_lr=3e-4)))
     pool = load_data("digits").count("train")
-    assert rows == [4 * BATCH] * (int(0.14 * BUDGET - (pool or 0)) // (13 * BATCH))
+    assert rows == [4 * BATCH] * (int(0.14 * BUDGET - (pool or 0)) // (ALIGNED * BATCH))
     assert ("alignment", {"student": 3e-4}) in rates
 
 
@@ -235,13 +236,13 @@ def test_given_teachers_are_free_and_their_shares_go_to_the_others(
     pool, valid = load_data(data).count("train"), load_data(data).count("valid")
     assert pool is not None
     assert valid is not None
-    align = (int(0.14 * BUDGET / rest) - pool) // (BATCH * 13)
+    align = (int(0.14 * BUDGET / rest) - pool) // (BATCH * ALIGNED)
     assert student.card.settings["align"] == align
-    spent = trained + passes.curves + align * BATCH * 13 + pool + 8 * valid
+    spent = trained + passes.curves + align * BATCH * ALIGNED + pool + 8 * valid
     assert student.card.settings["steps"] == (BUDGET - spent) // STEP
-    assert passes.training == student.card.settings["steps"] * STEP + align * BATCH * 13 + pool + (
-        8 * valid
-    )
+    assert passes.training == student.card.settings[
+        "steps"
+    ] * STEP + align * BATCH * ALIGNED + pool + (8 * valid)
 
 
 def test_one_teacher_given_as_both_is_free_once(data: str, tmp_path: Path) -> None:
@@ -441,7 +442,7 @@ def test_alignment_has_a_batch_of_its_own(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(Alignment, "loss", recorded)
     own = StudentSettings(align_batch=2 * BATCH)
     student = run_recipe(small("digits", tmp_path / "run", distill=own))
-    steps = int(0.14 * BUDGET - (load_data("digits").count("train") or 0)) // (26 * BATCH)
+    steps = int(0.14 * BUDGET - (load_data("digits").count("train") or 0)) // (2 * ALIGNED * BATCH)
     assert rows == [(2 * BATCH, 8 * BATCH)] * steps
     assert BUDGET - STEP < student.spent <= BUDGET
 
