@@ -262,6 +262,8 @@ def _distilled(
     from bezierdistill.records import Passes
     from bezierdistill.stages.train import card_of, saved
 
+    recipe, each = store.recipe, 1 if own is None else own.passes  # of one call of its module
+    teachers = tuple(_moved(ref, store.folder, config.out) for ref in recipe.teachers)
     given = inner_knots(config.knots, config.passes) if config.knots else None
     knots = {} if config.objective == "velocity" else even_knots(config.passes, given)
     if isinstance(network, OwnConfig) and not network.times:
@@ -273,7 +275,6 @@ def _distilled(
     if data is not None:
         net, knots, more = align_curves(config, store, data, net, knots, own, trainer.device)
         spent += more
-    recipe, each = store.recipe, 1 if own is None else own.passes  # of one call of its module
     passes = Passes(
         training=spent * each, curves=store.manifest.passes, teachers=recipe.teacher_passes
     )
@@ -289,7 +290,7 @@ def _distilled(
         domain_data=recipe.domain,
         data=config.data or _data_of(store),
         knots=knots,
-        teachers=tuple(_moved(ref, store.folder, config.out) for ref in recipe.teachers),
+        teachers=teachers,
         weights=recipe.weights,
     )
     return saved(config.out, Model(net, card), trainer, own)

@@ -54,6 +54,7 @@ def choose_student(config: DistillConfig, store: CurveStore) -> Chosen:
         chosen = find_object(str(config.student), "student", does)
         if isinstance(chosen, Student):
             _check_own(config, store, chosen)
+            _emitting(config, chosen.network)  # which it cannot: refuses control points
             return Chosen(chosen.build(config.seed), chosen.network, chosen.teacher)
         if not isinstance(chosen, NetworkConfig):
             raise UserError(
