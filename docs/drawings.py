@@ -199,7 +199,8 @@ def aligned() -> nn.Module:
 
     def loss(generator: torch.Generator) -> Tensor:
         rows = torch.randint(curve.points.shape[1], (256,), generator=generator)
-        batch = Aligned(take(curve, rows), None, moons().sample(REAL_ROWS * 256, generator))
+        own, real = take(curve, rows), moons().sample(REAL_ROWS * 256, generator)
+        batch = Aligned(own.source, (real,), end=own.data)
         return objective.loss(net, batch, generator)
 
     return fitted(net, loss, 300, 2e-3)

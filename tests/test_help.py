@@ -231,6 +231,7 @@ def test_what_recipes_say_they_need_suffices() -> None:
         numbers = 4 * (config.simulate.degree + 1)  # bytes per number of a state
         for size in needs.shape:
             numbers *= size
+        assert config.simulate.steps is not None
         cost = 2 * config.simulate.steps * (1 + (config.shares.weak > 0))  # Heun
         assert config.shares.curves * config.budget / cost * numbers < needs.disk * doctor.GB
 
