@@ -29,7 +29,7 @@ from bezierdistill.fields import as_found
 from bezierdistill.networks.curve import CurveNetwork
 from bezierdistill.networks.mlp import MLP
 from bezierdistill.networks.own import OwnNetwork
-from bezierdistill.networks.second import submodule
+from bezierdistill.networks.second import run_hooked
 from bezierdistill.noise import Stream, noise
 
 if TYPE_CHECKING:
@@ -270,12 +270,7 @@ def _seen(
 
         return hook
 
-    hooks = [submodule(module, path).register_forward_hook(note(path, b)) for path, b in parts]
-    try:
-        run()
-    finally:
-        for hook in hooks:
-            hook.remove()
+    run_hooked(module, [(path, note(path, before)) for path, before in parts], run)
     return found
 
 

@@ -18,7 +18,7 @@ from math import comb
 import torch
 from torch import Tensor, nn
 
-from bezierdistill.curves import bernstein
+from bezierdistill.curves import bernstein, expand_time
 
 
 def mean_weights(points: int, tau: Tensor) -> Tensor:
@@ -78,13 +78,20 @@ class Emitted:
     def point(self, t: float) -> Tensor:
         """The state ``(B, ...)`` at ``t``."""
         times = self.x.new_full((len(self.x),), t)
-        mean = combine(mean_weights(self.velocity.shape[1], times), self.velocity)
-        return torch.add(self.x, mean.to(self.x), alpha=t)
+        return emitted_point(self.x, torch.zeros_like(times), self.velocity, times)
 
 
 def combine(weights: Tensor, emitted: Tensor) -> Tensor:
     """Sum of control points ``(B, K, ...)`` with weights ``(K, B)``: ``(B, ...)``."""
     return torch.einsum("kb,bk...->b...", weights.to(emitted), emitted)
+
+
+def emitted_point(x: Tensor, s: Tensor, emitted: Tensor, tau: Tensor) -> Tensor:
+    """The state ``(B, ...)`` at the part ``tau`` of [s, 1], both ``(B,)``, of the curve that starts
+    at ``x`` and has the control points ``emitted`` ``(B, K, ...)`` of its velocity.
+    """
+    mean = combine(mean_weights(emitted.shape[1], tau), emitted)
+    return torch.addcmul(x, expand_time(tau * (1 - s), x), mean.to(x))
 
 
 def velocity_weights(points: int, tau: Tensor) -> Tensor:

@@ -136,13 +136,20 @@ def outputs_of(
 
         return hook
 
-    hooks = [submodule(module, path).register_forward_hook(note(path)) for path in paths]
+    run_hooked(module, [(path, note(path)) for path in paths], run)
+    return found
+
+
+def run_hooked(
+    module: nn.Module, notes: Iterable[tuple[str, Callable[..., Any]]], run: Callable[[], object]
+) -> None:
+    """Run with forward hooks on parts of a module, by path, which are gone at the end."""
+    hooks = [submodule(module, path).register_forward_hook(note) for path, note in notes]
     try:
         run()
     finally:
         for hook in hooks:
             hook.remove()
-    return found
 
 
 @dataclass(frozen=True)

@@ -103,6 +103,21 @@ class SingleObjective(ABC):
         yield name, self.loss(net, batch, generator)
 
 
+class ScheduledObjective(SingleObjective):
+    """An objective of a single network that changes while training goes on."""
+
+    @abstractmethod
+    def loss(
+        self, net: nn.Module, batch: Any, generator: torch.Generator, progress: float = 0.0
+    ) -> Tensor:
+        """The scalar loss of a step at a ``progress`` of training in [0, 1]."""
+
+    def losses(self, nets: Nets, batch: Any, generator: torch.Generator, progress: float) -> Losses:
+        """See :class:`Objective`."""
+        name, net = next(iter(nets.items()))
+        yield name, self.loss(net, batch, generator, progress)
+
+
 def uniform(x: Tensor, generator: torch.Generator) -> Tensor:
     """A number in [0, 1) per row of ``x``, ``(B,)``, in its dtype and on its device."""
     return torch.rand(len(x), generator=generator, device=generator.device).to(x)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,12 @@ from torch import Tensor, nn
 from bezierdistill.errors import UserError
 from bezierdistill.fields import Field, Stretched, passes_of
 from bezierdistill.flow_map import flow_map
-from bezierdistill.objectives.base import Losses, Nets, Pairs, SingleObjective, check_positive
+from bezierdistill.objectives.base import (
+    Pairs,
+    ScheduledObjective,
+    SingleObjective,
+    check_positive,
+)
 from bezierdistill.objectives.intervals import KnotIntervals
 from bezierdistill.objectives.losses import Loss
 from bezierdistill.settings import check_counts
@@ -92,7 +97,7 @@ class ConsistencyDistillation(SingleObjective):
 
 
 @dataclass(frozen=True)
-class ConsistencyTraining(SingleObjective):
+class ConsistencyTraining(ScheduledObjective):
     r"""Agree with the same noise and datum at a lower noise level, without a teacher's passes.
 
     Levels are log-normal, weights :math:`1 / (\sigma - \sigma_r)`, and in stage k = 0, 1, ... the
@@ -131,11 +136,6 @@ class ConsistencyTraining(SingleObjective):
         stage = min(int(progress * self.stages), self.stages - 1)
         gap = self.decay ** -(stage + 1) * (1 + 8 * torch.sigmoid(-sigma))
         return sigma * (1 - gap).clamp_min(0)
-
-    def losses(self, nets: Nets, batch: Any, generator: torch.Generator, progress: float) -> Losses:
-        """See :class:`~bezierdistill.objectives.Objective`."""
-        name, net = next(iter(nets.items()))
-        yield name, self.loss(net, batch, generator, progress)
 
     def loss(
         self, net: nn.Module, batch: Pairs, generator: torch.Generator, progress: float = 0.0

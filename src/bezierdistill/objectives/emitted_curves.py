@@ -27,10 +27,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from bezierdistill.curves import expand_time
 from bezierdistill.errors import UserError
 from bezierdistill.fields import Field, passes_of
-from bezierdistill.networks.curve import combine, mean_weights, velocity_weights
+from bezierdistill.networks.curve import combine, emitted_point, velocity_weights
 from bezierdistill.objectives.base import (
     Curves,
     Pairs,
@@ -92,10 +91,9 @@ class EmittedCurves(SingleObjective):
         if asked < count:
             kept = slice(asked, None)
             for tau, target, weight in ((u, between, 1.0), (torch.ones_like(u), curve.data, END)):
-                span = tau[kept] * (1 - s[kept])
-                mean = combine(mean_weights(emitted.shape[1], tau[kept]), emitted[kept])
-                state = torch.addcmul(x[kept], expand_time(span, x[kept]), mean.to(x))
-                scale = span.clamp_min(LEAST) ** -self.power if self.power else None
+                length = (tau[kept] * (1 - s[kept])).clamp_min(LEAST)
+                state = emitted_point(x[kept], s[kept], emitted[kept], tau[kept])
+                scale = length**-self.power if self.power else None
                 total = total + weight / 2 * self.metric(state, target[kept], scale)
         if asked and self.teacher is not None:
             rows = slice(asked)
@@ -129,12 +127,11 @@ def policy_loss(
         tau: where the teacher is asked, as a part of [s, 1], ``(B,)``.
         cond: conditions ``(B, C)``.
     """
-    points, span = emitted.shape[1], tau * (1 - s)
     with torch.no_grad():
-        mean = combine(mean_weights(points, tau), emitted)
-        at = torch.addcmul(x, expand_time(span, x), mean.to(x))
-        target = teacher(at, s + span, cond)
-    return (combine(velocity_weights(points, tau), emitted) - target).square().mean()
+        at = emitted_point(x, s, emitted, tau)
+        target = teacher(at, s + tau * (1 - s), cond)
+    velocity = combine(velocity_weights(emitted.shape[1], tau), emitted)
+    return (velocity - target).square().mean()
 
 
 @dataclass(frozen=True)

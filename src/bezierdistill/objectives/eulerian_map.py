@@ -23,7 +23,6 @@ distillation* (arXiv 2506.14603), sections 3.2 to 3.4.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,10 +30,8 @@ from torch import Tensor, nn
 from bezierdistill.curves import expand_time
 from bezierdistill.fields import Field, passes_of
 from bezierdistill.objectives.base import (
-    Losses,
-    Nets,
     Pairs,
-    SingleObjective,
+    ScheduledObjective,
 )
 from bezierdistill.objectives.intervals import Intervals, MapIntervals
 from bezierdistill.objectives.jvp import forward_derivative
@@ -44,7 +41,7 @@ TWO_TIMES = MapIntervals(0.0)
 
 
 @dataclass(frozen=True)
-class EulerianMap(SingleObjective):
+class EulerianMap(ScheduledObjective):
     """Distil a teacher's field into its flow map, by the start of the interval.
 
     Args:
@@ -71,11 +68,6 @@ class EulerianMap(SingleObjective):
     def cost(self) -> int:
         """Passes per row of a step: the teacher, a value trained through and its derivative."""
         return 4 + passes_of(self.teacher)
-
-    def losses(self, nets: Nets, batch: Any, generator: torch.Generator, progress: float) -> Losses:
-        """See :class:`~bezierdistill.objectives.Objective`."""
-        name, net = next(iter(nets.items()))
-        yield name, self.loss(net, batch, generator, progress)
 
     def loss(
         self, net: nn.Module, batch: Pairs, generator: torch.Generator, progress: float = 1.0

@@ -46,6 +46,14 @@ class Loss:
         return (row if weight is None else row * weight).mean()
 
 
+def adaptive(error: Tensor, power: float, offset: float) -> Tensor:
+    """Errors ``(B, ...)`` as ``|e|^2 / sg(|e|^2 + c)^p``, ``(B,)``: the adaptive weight of Geng et
+    al. 2025 (arXiv 2505.13447).
+    """
+    square = error.flatten(1).square().sum(1)
+    return square * (square.detach() + offset) ** -power
+
+
 def pseudo_huber(x: Tensor, scale: float) -> Loss:
     """The distance with ``c = scale sqrt(D)`` for states like ``x`` ``(B, ...)`` of D components.
 

@@ -33,6 +33,7 @@ from bezierdistill.objectives.base import (
 )
 from bezierdistill.objectives.intervals import Intervals, LogitNormalIntervals
 from bezierdistill.objectives.jvp import forward_derivative
+from bezierdistill.objectives.losses import adaptive
 from bezierdistill.settings import check_not_negative, check_shares
 
 
@@ -84,8 +85,7 @@ class MeanFlow(SingleObjective):
         if len(others.x1):
             s, _ = self.intervals.rows(others.x1, generator)
             errors.append(velocity_error(net, others, s))
-        square = torch.cat(errors).flatten(1).square().sum(1)
-        return (square * (square.detach() + self.offset) ** -self.power).mean()
+        return adaptive(torch.cat(errors), self.power, self.offset).mean()
 
     def _average_error(self, net: nn.Module, batch: Pairs, generator: torch.Generator) -> Tensor:
         s, t = self.intervals.rows(batch.x1, generator)

@@ -23,27 +23,25 @@ Source: Luo et al. 2025, *SoFlow: solution flow models for one-step generative m
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bezierdistill.errors import UserError
 from bezierdistill.objectives.base import (
-    Losses,
-    Nets,
     Pairs,
-    SingleObjective,
+    ScheduledObjective,
     check_positive,
     count_rows,
     velocity_error,
 )
 from bezierdistill.objectives.intervals import LogitNormalIntervals
+from bezierdistill.objectives.losses import adaptive
 from bezierdistill.settings import check_not_negative, check_shares
 
 
 @dataclass(frozen=True)
-class SolutionFlow(SingleObjective):
+class SolutionFlow(ScheduledObjective):
     """Regress a jump on its own first part and the rest of it.
 
     Args:
@@ -89,11 +87,6 @@ class SolutionFlow(SingleObjective):
         """``alpha`` at a ``progress`` in [0, 1]."""
         return self.first * (self.last / self.first) ** progress
 
-    def losses(self, nets: Nets, batch: Any, generator: torch.Generator, progress: float) -> Losses:
-        """See :class:`~bezierdistill.objectives.Objective`."""
-        name, net = next(iter(nets.items()))
-        yield name, self.loss(net, batch, generator, progress)
-
     def loss(
         self, net: nn.Module, batch: Pairs, generator: torch.Generator, progress: float = 0.0
     ) -> Tensor:
@@ -109,8 +102,7 @@ class SolutionFlow(SingleObjective):
         return torch.cat(losses).mean()
 
     def _weighted(self, error: Tensor) -> Tensor:
-        square = error.flatten(1).square().sum(1)
-        return square * (square.detach() + self.offset) ** -self.power
+        return adaptive(error, self.power, self.offset)
 
     def _jump_error(
         self, net: nn.Module, batch: Pairs, generator: torch.Generator, part: float
