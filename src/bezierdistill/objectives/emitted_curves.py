@@ -4,8 +4,10 @@ Rows of two kinds are learned together.
 
 * *Stored curves*: from a point B(s) of a stored curve the emitted one is to pass through a later
   point, at a time drawn from [s, 1], and through its end, which weighs :data:`END` times as much.
-  One pass of the network answers for both. Where s = 0, in ``whole`` of the rows, this is a
-  generator of one pass.
+  One pass of the network answers for both. Few rows start at s = 0, more just after it: regression
+  from the source alone ends on the mean of all that a network cannot tell apart there, and the
+  samples of one pass shrink together; from a little later the curve's own state tells where it
+  goes, and what is learned there holds at the source as well.
 * *On-policy*: from B(s) at a uniform s the teacher is asked at the student's own point, and the
   velocity of the emitted curve is to be the teacher's there,
 
@@ -34,6 +36,7 @@ from bezierdistill.objectives.base import (
     Curves,
     Pairs,
     SingleObjective,
+    check_positive,
     count_rows,
     uniform,
 )
@@ -51,22 +54,26 @@ class EmittedCurves(SingleObjective):
     Args:
         metric: distance between states.
         whole: share of the rows of stored curves that start at the source.
+        early: exponent of the other starts, u^early of a uniform u.
         power: ``p`` of the weight ``(t - s)^-p`` of a state at t.
         teacher: the field that is asked, such as a blend of several teachers.
         on_policy: share of rows that learn from it.
 
     Raises:
-        UserError: on shares outside [0, 1], or on-policy rows without a teacher.
+        UserError: on shares outside [0, 1], an exponent that is not positive, or on-policy rows
+            without a teacher.
     """
 
     metric: Loss = field(default_factory=Loss)
-    whole: float = 0.7
+    whole: float = 0.15
+    early: float = 2.0
     power: float = 1.0
     teacher: Field | None = None
     on_policy: float = 0.0
 
     def __post_init__(self) -> None:
         check_shares(whole=self.whole, on_policy=self.on_policy)
+        check_positive(early=self.early)
         if self.on_policy and self.teacher is None:
             raise UserError(f"on-policy is {self.on_policy} and there is no teacher: expected 0")
 
@@ -82,8 +89,9 @@ class EmittedCurves(SingleObjective):
         asked = count_rows(count, self.on_policy, generator) if self.on_policy else 0
         later = torch.rand(count, generator=generator, device=generator.device)
         coin = torch.rand(count, generator=generator, device=generator.device)
-        begins = (coin < self.whole) & (torch.arange(count, device=coin.device) >= asked)
-        s = torch.where(begins, 0.0, later).to(curve.points)
+        starts = torch.where(coin < self.whole, 0.0, later**self.early)
+        stored = torch.arange(count, device=later.device) >= asked
+        s = torch.where(stored, starts, later).to(curve.points)
         u = uniform(curve.source, generator)
         x, between = curve.ends(s, s + u * (1 - s))
         emitted = net(x, s, s, cond, whole=True)

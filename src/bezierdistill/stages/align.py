@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bezierdistill.training.batches import Starts
     from bezierdistill.training.loop import Trainer
 
-AUTO = {"images": ("teacher",), "vectors": ("teacher",)}  # what align-features auto is
+AUTO = {"images": ("teacher",), "vectors": ("states",)}  # what align-features auto is
 NAMED = ("auto", "states", "patches", "teacher")  # others are parts of a user's own module
 POOL, FREE_POOL = 16_384, 65_536  # the most real states; where features cost no pass
 POWERS = (0.5, 0.7, 1.0, 1.4)  # of knots that are tried
@@ -67,11 +67,18 @@ def align_curves(
         config, store.recipe.shape, lambda: own or best_teacher(store), conditional
     )
     chosen, spent = knots, 0
-    if config.objective == "map" and not config.knots and config.passes > 1:
-        chosen, spent = choose_knots(net, store, data, config.passes, device)
+    if config.objective == "map" and not config.knots and config.most_passes > 1:
+        chosen, spent = choose_knots(net, store, data, config.most_passes, device)
         knots = {k: chosen[k] for k in knots}
-    net, cost = align(config, data, net, knots, starts, features, conditional)
+    aligned = aligned_samplers(knots)
+    net, cost = align(config, data, net, aligned, starts, features, conditional)
     return net, chosen, spent + cost
+
+
+def aligned_samplers(knots: Mapping[int, Knots]) -> dict[int, Knots]:
+    """Those of a student's samplers, by their passes, that are aligned: 1, 2, 4, ..., the most."""
+    most = max(knots, default=0)
+    return {k: times for k, times in knots.items() if k == most or k & (k - 1) == 0}
 
 
 def choose_knots(
@@ -142,7 +149,7 @@ def align(
     from bezierdistill.training.loop import Trainer
     from bezierdistill.training.pool import make_pool
 
-    size, seed = config.align_batch or config.batch, config.seed + 1
+    size, seed = config.align_batch, config.seed + 1
     rates = {"student": config.align_lr}
     trainer = Trainer({"student": net}, config.loop, config.out, "alignment", rates)
     objective = Alignment(
@@ -259,7 +266,6 @@ def align_steps(
     shape: tuple[int, ...],
     knots: Sequence[Knots],
     passes: float,
-    batch: int,
     count: int | None,
     emits: bool = False,
 ) -> tuple[int, int]:
@@ -271,13 +277,12 @@ def align_steps(
         shape: shape of a state.
         knots: of its samplers.
         passes: what may be spent.
-        batch: rows of a step, where the settings name none.
         count: rows of the training data; None without an end.
         emits: whether the student emits curves.
     """
     from bezierdistill.objectives.alignment import REAL_ROWS, step_cost
 
-    size, names = config.align_batch or batch, _named(config.align_features, shape)
+    size, names = config.align_batch, _named(config.align_features, shape)
     asked = ("teacher" in names) + any(name not in NAMED for name in names)
     calls = asked * max(1, len(config.align_times))
     step, drawn = size * step_cost(knots, calls, emits), REAL_ROWS * size

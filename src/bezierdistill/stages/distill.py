@@ -60,8 +60,9 @@ class StudentSettings:
     objective: ObjectiveName = "map"
     """Which intervals are learned: end (to t=1 from anywhere, and the sampler's), map (any), knots
     (only the sampler's), velocity (a straighter flow)."""
-    passes: int = 2
-    """The most passes of the sampler; a two-pass student is also a one-pass student."""
+    passes: int | None = None
+    """The most passes of its samplers, without it 4 of a map, else 2; with alignment those of 1, 2,
+    4, ... passes are aligned as well."""
     knots: tuple[float, ...] = written((), NUMBERS)
     """Times between 0 and 1 of that sampler; without them they are even, or with --align those
     whose samples are closest to validation data (map)."""
@@ -80,9 +81,8 @@ class StudentSettings:
     """Scale of the pseudo-Huber loss; 0 is the squared error."""
     power: float = 1.0
     """Exponent p of the weight (t - s)^-p of an interval."""
-    align_batch: int | None = None
-    """Samples of a sampler per step of alignment; without it as many as rows per step of the
-    regression."""
+    align_batch: int = 128
+    """Samples of a sampler per step of alignment."""
     align_lr: float = 2e-4
     """Peak learning rate of the student during alignment."""
     anchor: float = 0.03
@@ -91,9 +91,9 @@ class StudentSettings:
     """What is aligned: states, patches (of images, by fixed filters), teacher (the best teacher's
     hidden states), several of these, parts of your own module by path, or auto, the best for this
     kind of states."""
-    align_distance: str = "energy"
-    """Distance of samples to real data: energy, drifting, laplace, sinkhorn, or a weighted sum such
-    as energy+0.3*drifting."""
+    align_distance: str = "energy+0.3*drifting"
+    """Distance of samples to real data: energy, drifting, laplace, sinkhorn, or a weighted sum of
+    these."""
     align_times: tuple[float, ...] = written((), NUMBERS)
     """Times at which that teacher takes states to be, a pass each; without them 0.95 for images and
     0.99 for vectors."""
@@ -102,8 +102,8 @@ class StudentSettings:
         check_choice("objective", self.objective, ObjectiveName)
         check_choice("init", self.init, Init)
         check_counts(
-            passes=self.passes,
-            align_batch=self.align_batch or 1,
+            passes=self.most_passes,
+            align_batch=self.align_batch,
             control_points=self.control_points or 1,
         )
         check_shares(on_policy=self.on_policy)
@@ -112,7 +112,7 @@ class StudentSettings:
                 f"control-points is {self.control_points} and objective {self.objective}, which"
                 " learns straight jumps: expected --objective map, or 1"
             )
-        if self.passes > MAX_PASSES:
+        if self.most_passes > MAX_PASSES:
             raise UserError(
                 f"passes is {self.passes}, expected 1 to {MAX_PASSES}: more passes are what a"
                 " student is to save"
@@ -123,9 +123,10 @@ class StudentSettings:
         parse_distance(self.align_distance)
         check_features(self.align_features, self.align_times)
         inner = (0.0, *self.knots, 1.0)
-        if self.knots and (len(self.knots) != self.passes - 1 or list(inner) != sorted(set(inner))):
+        most = self.most_passes
+        if self.knots and (len(self.knots) != most - 1 or list(inner) != sorted(set(inner))):
             raise UserError(
-                f"knots are {self.knots}, expected {self.passes - 1} for {self.passes} passes,"
+                f"knots are {self.knots}, expected {most - 1} for {most} passes,"
                 " rising between 0 and 1"
             )
         usual = StudentSettings if self.objective == "velocity" else None
@@ -135,6 +136,12 @@ class StudentSettings:
                 f"objective is velocity, which trains a flow, and {', '.join(set_)} given: leave"
                 " them out, or choose --objective end, map or knots"
             )
+
+    @property
+    def most_passes(self) -> int:
+        """The most passes of its samplers."""
+        usual = len(self.knots) + 1 if self.knots else 4 if self.objective == "map" else 2
+        return usual if self.passes is None else self.passes
 
     def _differs(self, name: str) -> bool:
         return getattr(self, name) != StudentSettings.__dataclass_fields__[name].default
@@ -193,10 +200,10 @@ class DistillConfig(StudentSettings):
                 f"align is {self.align} and data {self.data}, expected both or neither: alignment"
                 " needs real data"
             )
-        if self.align and (self.align_batch or self.batch) < 2:
+        if self.align and self.align_batch < 2:
             raise UserError(
-                "batch is 1, expected 2 or more in alignment: the distance between distributions"
-                " needs pairs of samples"
+                "align-batch is 1, expected 2 or more in alignment: the distance between"
+                " distributions needs pairs of samples"
             )
 
 
@@ -231,7 +238,7 @@ def distill(config: DistillConfig) -> Model:
     trainer = Trainer({"student": net}, config.loop, config.out, "curves")
     trainer.share(config.batch)  # checks, before the folder is taken and hours are spent
     if config.align:
-        trainer.share(config.align_batch or config.batch, 2)
+        trainer.share(config.align_batch, 2)
     if not is_model(config.out):  # else there is nothing left to train
         _check_whole(store, trainer)
     identity = {"curves": store.digest}
@@ -264,10 +271,10 @@ def _distilled(
 
     recipe, each = store.recipe, 1 if own is None else own.passes  # of one call of its module
     teachers = tuple(_moved(ref, store.folder, config.out) for ref in recipe.teachers)
-    given = inner_knots(config.knots, config.passes) if config.knots else None
-    knots = {} if config.objective == "velocity" else even_knots(config.passes, given)
+    given = inner_knots(config.knots, config.most_passes) if config.knots else None
+    knots = {} if config.objective == "velocity" else even_knots(config.most_passes, given)
     if isinstance(network, OwnConfig) and not network.times:
-        knots = {k: times for k, times in knots.items() if k == config.passes}
+        knots = {k: times for k, times in knots.items() if k == config.most_passes}
     aligned = config.out / "state-alignment.safetensors"
     if trainer.rank == 0 and aligned.exists() and trainer.left(config.steps):
         aligned.unlink()  # of an older regression: before this one, so that no kill falls between
@@ -349,7 +356,7 @@ def _intervals(config: DistillConfig, knots: Mapping[int, Knots]) -> Intervals:
     if config.objective == "knots":
         return own
     ends = intervals.EndIntervals()
-    return ends if config.passes == 1 else intervals.EitherIntervals(ends, own)
+    return ends if config.most_passes == 1 else intervals.EitherIntervals(ends, own)
 
 
 def _regress(

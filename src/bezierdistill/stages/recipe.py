@@ -113,7 +113,7 @@ class RecipeConfig:
     """Shares of the budget."""
     train: FlowSettings = field(default_factory=FlowSettings)
     """How teachers are trained."""
-    simulate: CurveSettings = field(default_factory=lambda: CurveSettings(steps=4))
+    simulate: CurveSettings = field(default_factory=lambda: CurveSettings(steps=8))
     """How curves are made."""
     distill: StudentSettings = field(default_factory=StudentSettings)
     """How the student learns."""
@@ -388,13 +388,14 @@ def _distillation(
     from bezierdistill.knots import even_knots
     from bezierdistill.objectives import CurveRegression
     from bezierdistill.objectives.emitted_curves import emitted_cost, whole_share
-    from bezierdistill.stages.align import align_steps, knots_cost, tried_rows
+    from bezierdistill.stages.align import align_steps, aligned_samplers, knots_cost, tried_rows
 
     settings = config.distill
-    knots, passes = tuple(even_knots(settings.passes).values()), config.share(budget, "align")
+    knots = tuple(aligned_samplers(even_knots(settings.most_passes)).values())
+    passes = config.share(budget, "align")
     count = data.count("train")
     emits = _emits(config, teachers)
-    align, cost = align_steps(settings, data.shape, knots, passes, config.batch, count, emits)
+    align, cost = align_steps(settings, data.shape, knots, passes, count, emits)
     free = {
         teacher.digest: teacher.spent
         for teacher, given in zip(teachers, (config.strong, config.weak), strict=False)
@@ -402,7 +403,7 @@ def _distillation(
     }
     teaching = curves.recipe.teacher_passes - sum(free.values())
     budget.charge(teaching + curves.manifest.passes + searched)
-    if align and settings.objective == "map" and not settings.knots and settings.passes > 1:
+    if align and settings.objective == "map" and not settings.knots and settings.most_passes > 1:
         cost += knots_cost(tried_rows(len(curves), data.count("valid")))
     budget.charge(cost)
     asked = 0.0 if config.through else whole_share(settings.on_policy, config.batch)

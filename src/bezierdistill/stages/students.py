@@ -189,11 +189,11 @@ def _check_own(config: DistillConfig, store: CurveStore, student: Student) -> No
         )
     if config.init == "scratch":
         raise UserError("init is scratch, a student of your own starts from its teacher's weights")
-    one = config.objective == "end" and config.passes == 1
+    one = config.objective == "end" and config.most_passes == 1
     if not student.widths and config.objective not in ("knots", "velocity") and not one:
         raise UserError(
-            f"objective is {config.objective} with {config.passes} passes, a student that knows the"
-            " start time only learns one grid of knots: expected --objective knots, or"
+            f"objective is {config.objective} with {config.most_passes} passes, a student that"
+            " knows the start time only learns one grid of knots: expected --objective knots, or"
             " student('second-time')"
         )
 
