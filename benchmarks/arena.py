@@ -1,4 +1,4 @@
-"""The arena on six tasks, in two tracks, and what it says about our claims.
+"""The arena on seven tasks, in two tracks, and what it says about our claims.
 
     python benchmarks/arena.py --out runs/arena [--track own-teacher given-teacher]
     [--tasks manifold digits] [--seeds 3] [--jobs 2] [--shared ../shared/data]
@@ -33,6 +33,7 @@ TASKS = {
     "digits": "digits",
     "fashion-pca48": "{shared}/fashion_mnist.npz@pca48",
     "mnist-pca48": "{shared}/mnist.npz@pca48",
+    "usps-pca48": "{shared}/usps.npz@pca48",
     "loops": "loops",
 }
 TRACKS = get_args(Track)
@@ -47,6 +48,11 @@ ABLATIONS = {
     "bezier-plain": "neither: rectified-flow distillation, aligned",
     "bezier-squared": "no pseudo-Huber: squared loss",
     "bezier-unaligned": "no alignment",
+    "bezier-energy": "alignment by the energy distance alone",
+    "bezier-hidden": "alignment in the teacher's hidden states",
+    "bezier-stored": "no on-policy rows",
+    "bezier-jumps": "no emitted curves: a student that jumps",
+    **{f"bezier-degree-{degree}": f"curves of degree {degree}" for degree in (2, 3, 5, 6)},
 }
 NOT_RANKED = {*ABLATIONS, "bezier-half", "bezier-teacher", GIVEN}
 METRICS = {

@@ -325,8 +325,8 @@ def test_a_teacher_that_needs_its_condition_is_given_it(draw: Draw) -> None:
     torch.testing.assert_close(hidden(x, cond)[0], expected.detach())
     settings = StudentSettings(align_features=("mid",))
     with pytest.raises(ValueError, match="cannot be asked without its condition"):
-        find_features(settings, (2,), lambda: teacher, conditional=False)
-    assert find_features(settings, (2,), lambda: teacher, conditional=True).calls == 1
+        find_features(settings, None, (2,), lambda: teacher, conditional=False)
+    assert find_features(settings, None, (2,), lambda: teacher, conditional=True).calls == 1
 
 
 def test_patches_see_what_is_no_constant(draw: Draw) -> None:
@@ -355,7 +355,7 @@ def test_patches_see_what_is_no_constant(draw: Draw) -> None:
 
 def test_features_by_name(draw: Draw, capsys: pytest.CaptureFixture[str]) -> None:
     def found(*names: str, shape: tuple[int, ...] = (3,), teacher: Any = None) -> Any:
-        return find_features(StudentSettings(align_features=names), shape, lambda: teacher)
+        return find_features(StudentSettings(align_features=names), None, shape, lambda: teacher)
 
     vectors, images = model("mlp", (3,)), model("unet", (1, 16, 16), depth=1)
     assert isinstance(found("auto", teacher=vectors), HiddenStates)
@@ -471,7 +471,7 @@ def test_steps_are_the_most_that_passes_pay_for(calls: int, count: int | None) -
         return steps * step + calls * pool_rows(calls, steps * 32, count)
 
     for passes in (0, step - 1, step, 1000, 5000.5, 30_000, 10**6):
-        steps, spent = align_steps(config, (3,), knots, passes, 8, count)
+        steps, spent = align_steps(config, None, (3,), knots, passes, count)
         assert spent == cost(steps) <= passes
         assert cost(steps + 1) > passes
     assert pool_rows(1, 10**9, None) == POOL

@@ -21,6 +21,7 @@ from bezierdistill.arena.samplers import MIDDLE, TEACHER, even_jumps, renoised, 
 from bezierdistill.flow_map import sample
 from bezierdistill.knots import cheapest_knots, interval_errors
 from bezierdistill.models import Model
+from bezierdistill.models.weights import start_from
 from bezierdistill.noise import Stream, noise
 from bezierdistill.objectives import (
     Aligned,
@@ -36,6 +37,7 @@ from bezierdistill.objectives import (
     LagrangianSelfDistillation,
     Loss,
     MeanFlow,
+    OnPolicy,
     Piecewise,
     Progressive,
     RectifiedFlowPP,
@@ -77,6 +79,18 @@ def bezier(bench: Bench, total: float = 1.0, **changes: Any) -> Mapping[int, Sam
     student = run_recipe(config)
     bench.budget.charge(student.spent - student.card.passes.teachers)
     return _jumps(bench.placed(student), 1, 2, 4)
+
+
+def on_policy_curves(
+    bench: Bench, share: float = TEACHER, points: int = 4, asked: int = 1, whole: float = 0.15
+) -> Mapping[int, Sampler]:
+    """Emitted curves by a teacher alone, asked along the student's own: nothing is stored."""
+    model = bench.teacher(share)
+    network = replace(bench.network, control_points=points)
+    size = bench.data.condition_size if bench.conditional else 0
+    net = network.build(bench.data.shape, bench.seed, size)
+    start_from(net, model.net)
+    return even_jumps(bench.fit(net, OnPolicy(model.field, asked, whole)), 1, 2, 4)
 
 
 def teacher(
@@ -317,7 +331,9 @@ def _jumps(model: Model, *passes: int) -> dict[int, Sampler]:
 
 # Ours is bezier alone; bezier-half has half of the budget, bezier-teacher is its strong teacher
 # undistilled. The others lack an ingredient: curves (straight lines instead), the second teacher,
-# both of these, the pseudo-Huber loss, alignment.
+# both of these, the pseudo-Huber loss, alignment, drifting beside the energy distance, rows that
+# are on-policy, curves that the student emits (it jumps); or they have another: alignment in the
+# teacher's hidden states, curves of another degree.
 METHODS: dict[str, Method] = {
     OURS: bezier,
     "bezier-half": partial(bezier, total=0.5),
@@ -326,6 +342,12 @@ METHODS: dict[str, Method] = {
     "bezier-plain": partial(bezier, simulate=LINES, shares=ONE_TEACHER),
     "bezier-squared": partial(bezier, distill={"huber": 0.0}),
     "bezier-unaligned": partial(bezier, shares={"align": 0.0}),
+    "bezier-energy": partial(bezier, distill={"align_distance": "energy"}),
+    "bezier-hidden": partial(bezier, distill={"align_features": ("teacher",)}),
+    "bezier-stored": partial(bezier, distill={"on_policy": 0.0}),
+    "bezier-jumps": partial(bezier, distill={"control_points": 1}),
+    **{f"bezier-degree-{n}": partial(bezier, simulate={"degree": n}) for n in (2, 3, 5, 6)},
+    "on-policy": on_policy_curves,
     "bezier-teacher": partial(teacher, share=Shares.strong, solver="heun", passes=(20,)),
     "teacher-euler": teacher,
     "teacher-heun": partial(teacher, solver="heun", passes=(2, 4)),
@@ -376,6 +398,10 @@ SCRATCH: frozenset[str] = frozenset(
 )
 # By method the metrics of a table that it trains on, which judge nothing there.
 TRAINED_ON: dict[str, frozenset[str]] = dict.fromkeys(
-    ("moments", OURS, *(f"{OURS}-{name}" for name in ("half", "lines", "one-teacher", "plain"))),
+    (
+        name
+        for name in METHODS
+        if name.startswith(OURS) and name not in (f"{OURS}-unaligned", f"{OURS}-teacher")
+    ),
     frozenset({"energy"}),
-) | {f"{OURS}-squared": frozenset({"energy"})}
+) | {"moments": frozenset({"energy"})}

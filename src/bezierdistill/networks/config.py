@@ -72,6 +72,11 @@ class NetworkConfig:
             return kind(shape, self.width, self.depth, self.patch, condition_size, outputs)
 
 
+def sees_images(network: object, shape: tuple[int, ...]) -> bool:
+    """Whether states of a shape are images to a network: not to our MLP, which takes vectors."""
+    return len(shape) == 3 and not (isinstance(network, NetworkConfig) and network.kind == "mlp")
+
+
 def read_network(fields: Mapping[str, Any]) -> NetworkConfig | ForeignConfig | OwnConfig:
     """The settings of a network, as a record holds them.
 

@@ -47,6 +47,7 @@ def align_curves(
     store: CurveStore,
     data: Data,
     net: nn.Module,
+    network: object,
     knots: Mapping[int, Knots],
     own: Teacher | None,
     device: torch.device,
@@ -64,7 +65,7 @@ def align_curves(
         return CurveBatches(store, trainer, batch, seed if config.epochs else None).starts
 
     features = find_features(
-        config, store.recipe.shape, lambda: own or best_teacher(store), conditional
+        config, network, store.recipe.shape, lambda: own or best_teacher(store), conditional
     )
     chosen, spent = knots, 0
     if config.objective == "map" and not config.knots and config.most_passes > 1:
@@ -173,6 +174,7 @@ def align(
 
 def find_features(
     config: StudentSettings,
+    network: object,
     shape: tuple[int, ...],
     teacher: Callable[[], Model | None],
     conditional: bool = False,
@@ -181,6 +183,7 @@ def find_features(
 
     Args:
         config: the settings.
+        network: the student.
         shape: shape of a state.
         teacher: gives the teacher that is asked, or None.
         conditional: whether states have conditions that it can be given.
@@ -192,7 +195,7 @@ def find_features(
     from bezierdistill.models.patches import Patches
     from bezierdistill.progress import notice
 
-    names = _named(config.align_features, shape)
+    names = _named(config.align_features, network, shape)
     found: list[Features] = [States()] if "states" in names else []
     found += [Patches(shape)] if "patches" in names else []
     paths = tuple(name for name in names if name not in NAMED)
@@ -249,8 +252,11 @@ def _as_found(features: Features, trainer: Trainer) -> ExitStack:
     return stack
 
 
-def _named(names: tuple[str, ...], shape: tuple[int, ...]) -> tuple[str, ...]:
-    return AUTO["images" if len(shape) == 3 else "vectors"] if names == ("auto",) else names
+def _named(names: tuple[str, ...], network: object, shape: tuple[int, ...]) -> tuple[str, ...]:
+    from bezierdistill.networks.config import sees_images
+
+    kind = "images" if sees_images(network, shape) else "vectors"
+    return AUTO[kind] if names == ("auto",) else names
 
 
 def pool_rows(calls: int, drawn: int, count: int | None) -> int:
@@ -263,6 +269,7 @@ def pool_rows(calls: int, drawn: int, count: int | None) -> int:
 
 def align_steps(
     config: StudentSettings,
+    network: object,
     shape: tuple[int, ...],
     knots: Sequence[Knots],
     passes: float,
@@ -274,6 +281,7 @@ def align_steps(
 
     Args:
         config: settings of the student.
+        network: what it is.
         shape: shape of a state.
         knots: of its samplers.
         passes: what may be spent.
@@ -282,7 +290,7 @@ def align_steps(
     """
     from bezierdistill.objectives.alignment import REAL_ROWS, step_cost
 
-    size, names = config.align_batch, _named(config.align_features, shape)
+    size, names = config.align_batch, _named(config.align_features, network, shape)
     asked = ("teacher" in names) + any(name not in NAMED for name in names)
     calls = asked * max(1, len(config.align_times))
     step, drawn = size * step_cost(knots, calls, emits), REAL_ROWS * size

@@ -67,8 +67,8 @@ class StudentSettings:
     """Times between 0 and 1 of that sampler; without them they are even, or with --align those
     whose samples are closest to validation data (map)."""
     control_points: int | None = None
-    """Control points of the curve that a pass emits, 1 is a straight jump; without it 4 for a
-    network of ours (map), else 1."""
+    """Control points of the curve that a pass emits, 1 is a straight jump; without it 4 for an MLP
+    of ours (map), else 1."""
     on_policy: float = 0.3
     """Share of rows that learn from the teachers along the student's own curve, where it emits one;
     0 is stored curves alone."""
@@ -280,7 +280,9 @@ def _distilled(
         aligned.unlink()  # of an older regression: before this one, so that no kill falls between
     net, spent = _regress(config, store, trainer, knots)
     if data is not None:
-        net, knots, more = align_curves(config, store, data, net, knots, own, trainer.device)
+        net, knots, more = align_curves(
+            config, store, data, net, network, knots, own, trainer.device
+        )
         spent += more
     passes = Passes(
         training=spent * each, curves=store.manifest.passes, teachers=recipe.teacher_passes

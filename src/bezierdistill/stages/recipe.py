@@ -48,7 +48,7 @@ FINER = (-0.1, 0.1)
 class Shares:
     """Shares of the budget; what is left trains the student along the curves."""
 
-    strong: float = 0.5
+    strong: float = 0.58
     """For the strong teacher's training."""
     weak: float = 0.04
     """For the weak teacher's training; 0 is a single teacher and no blend."""
@@ -394,8 +394,9 @@ def _distillation(
     knots = tuple(aligned_samplers(even_knots(settings.most_passes)).values())
     passes = config.share(budget, "align")
     count = data.count("train")
-    emits = _emits(config, teachers)
-    align, cost = align_steps(settings, data.shape, knots, passes, count, emits)
+    network = teachers[0].network
+    emits = _emits(config, network)
+    align, cost = align_steps(settings, network, data.shape, knots, passes, count, emits)
     free = {
         teacher.digest: teacher.spent
         for teacher, given in zip(teachers, (config.strong, config.weak), strict=False)
@@ -412,12 +413,14 @@ def _distillation(
     return config.student(curves.folder, steps, align)
 
 
-def _emits(config: RecipeConfig, teachers: list[Model]) -> bool:
-    """Whether the student emits curves."""
+def _emits(config: RecipeConfig, network: object) -> bool:
+    """Whether a student of a teacher's network emits curves."""
     from bezierdistill.networks.config import NetworkConfig
+    from bezierdistill.stages.students import usual_points
 
-    able = config.distill.objective == "map" and isinstance(teachers[0].network, NetworkConfig)
-    return able and config.distill.control_points != 1
+    if config.distill.objective != "map" or not isinstance(network, NetworkConfig):
+        return False
+    return (config.distill.control_points or usual_points(network)) > 1
 
 
 def main_recipe(config: RecipeConfig) -> dict[str, Any]:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 Network = NetworkConfig | ForeignConfig | OwnConfig
-POINTS = 4  # control points of a student that emits curves
+POINTS = {"mlp": 4, "unet": 1, "dit": 1}  # control points of a student, by its kind
 
 
 class Chosen(NamedTuple):
@@ -88,14 +88,20 @@ def _emitting(config: DistillConfig, network: Network) -> Network:
     """The network of a student, which emits curves if it can and is to."""
     points = config.control_points
     if isinstance(network, NetworkConfig) and config.objective == "map":
-        own = network.control_points if network.control_points > 1 else POINTS
-        return replace(network, control_points=points or own)
+        return replace(network, control_points=points or usual_points(network))
     if (points or 1) > 1:
         raise UserError(
             f"control-points is {points} and the student is no network of ours, which could emit"
             " so many: expected 1, or student=NetworkConfig(...) with --init scratch"
         )
     return network
+
+
+def usual_points(network: NetworkConfig) -> int:
+    """Control points of a student, where settings name none: those of its teacher, if it emits
+    curves itself, else :data:`POINTS`.
+    """
+    return network.control_points if network.control_points > 1 else POINTS[network.kind]
 
 
 def _check_points(network: Network, teacher: Network) -> None:
