@@ -3,6 +3,7 @@ by random features, a classifier's and SqueezeNet's; and guidance distilled over
 
     python benchmarks/images.py --out runs/images [--data fashion mnist colours] [--track
     own-teacher given-teacher] [--budget 500000] [--seeds 3] [--jobs 2] [--shared ../shared/data]
+    [--accelerator cuda] [--teacher runs/teacher-{data}]
 
 Cells that are finished are not run again. Every call ends with ``OUT/results.md`` over all that is
 in OUT, and grids of the samples of seed 0. A figure that a method trains on has an asterisk, and no
@@ -12,6 +13,7 @@ claim rests on it.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -217,6 +219,9 @@ def run(options: argparse.Namespace, name: str, track: Track) -> None:
     source, out = str(options.shared / DATA[name]), options.out / name / track
     squeezenet = options.shared / "squeezenet_imagenet.npz"
     extra = (f"squeezenet:{squeezenet}",) if squeezenet.exists() else ()
+    given = None
+    if options.teacher and track == "given-teacher":
+        given = Path(options.teacher.format(data=name))
     methods = [name for name in options.methods if track == TRACKS[0] or name != "bezier-teacher"]
     config = ArenaConfig(
         source,
@@ -231,16 +236,18 @@ def run(options: argparse.Namespace, name: str, track: Track) -> None:
         jobs=options.jobs,
         keep_samples=True,
         keep_models=True,
+        samples=options.samples,
+        teacher=given,
         conditional=True,
         network=NETWORK,
-        loop=LOOP,
+        loop=replace(LOOP, accelerator=options.accelerator),
     )
     arena(config)
     data, student = load_data(source), out / "models" / f"{OURS}-0" / "student"
     for file in sorted((out / "samples").glob("*-0-*.npz")):
         x = np.load(file, allow_pickle=False)["x"][:64]
         save_grid(out / f"{file.stem}.png", data.scaling.encode(x))
-    if track == "own-teacher" and (student / CARD).exists():
+    if options.guidance and track == "own-teacher" and (student / CARD).exists():
         teacher = find_teacher(load_model(student).card.teachers[0], student)
         told = guidance_table(guided(out, data, teacher, options.budget))
         (out / "guidance.md").write_text("\n".join(told) + "\n")
@@ -257,6 +264,10 @@ def main() -> None:
     parser.add_argument("--budget", type=int, default=500_000)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--samples", type=int, default=4096, help="samples judged")
+    parser.add_argument("--accelerator", default="auto")
+    parser.add_argument("--teacher", help="the teacher that is given, {data} is the data's name")
+    parser.add_argument("--guidance", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--jobs", type=int, default=1, help="processes that share the cells")
     parser.add_argument("--methods", nargs="+", default=METHODS)
     parser.add_argument("--shared", type=Path, default=Path("../shared/data"))

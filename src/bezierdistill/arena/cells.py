@@ -31,6 +31,7 @@ from bezierdistill.metrics import Evaluator, load_extractor
 from bezierdistill.noise import Stream, noise
 from bezierdistill.objects import is_object, label
 from bezierdistill.records import ArenaRow, Scores, read_record, write_record
+from bezierdistill.training.ranks import open_fabric
 
 if TYPE_CHECKING:
     from bezierdistill.arena.runner import ArenaConfig
@@ -85,7 +86,10 @@ class Cells:
 
     def __init__(self, config: ArenaConfig, data: Data, methods: Mapping[str, Method]) -> None:
         self.config, self.data, self.methods = config, data, methods
-        self.judges: dict[str, nn.Module | None] = {"": None} | choose_judges(config, data)
+        device = open_fabric(config.loop.accelerator).device
+        chosen = choose_judges(config, data)
+        self.judges: dict[str, nn.Module | None] = {"": None}
+        self.judges |= {name: judge.to(device) for name, judge in chosen.items()}
         self.network = network_of(config)
         self.evaluator = cache(lambda seed, judge: Evaluator(data, seed, self.judges[judge]))
 
