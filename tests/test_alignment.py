@@ -354,19 +354,26 @@ def test_patches_see_what_is_no_constant(draw: Draw) -> None:
 
 
 def test_features_by_name(draw: Draw, capsys: pytest.CaptureFixture[str]) -> None:
-    def found(*names: str, shape: tuple[int, ...] = (3,), teacher: Any = None) -> Any:
-        return find_features(StudentSettings(align_features=names), None, shape, lambda: teacher)
+    def found(
+        *names: str, shape: tuple[int, ...] = (3,), teacher: Any = None, network: Any = None
+    ) -> Any:
+        settings = StudentSettings(align_features=names)
+        return find_features(settings, network, shape, lambda: teacher)
 
     vectors, images = model("mlp", (3,)), model("unet", (1, 16, 16), depth=1)
-    assert isinstance(found("auto", teacher=vectors), HiddenStates)
-    assert isinstance(found("auto", shape=(1, 16, 16), teacher=images), HiddenStates)
+    size = (1, 16, 16)
+    assert isinstance(found("auto", teacher=vectors), States)
+    assert isinstance(found("auto", shape=size, teacher=images), HiddenStates)
+    for kind, features in (("mlp", States), ("unet", HiddenStates), ("dit", HiddenStates)):
+        own = bd.NetworkConfig(kind)
+        assert isinstance(found("auto", shape=size, teacher=images, network=own), features)
     assert isinstance(found("states"), States)
     several = found("teacher", "patches", shape=(1, 16, 16), teacher=images)
     assert isinstance(several, Several)
     assert (several.calls, several.name) == (1, "patches,teacher")
     assert len(several(draw(2, 1, 16, 16).float())) == 4 + 6
     assert not capsys.readouterr().err
-    assert isinstance(found("auto"), States)
+    assert isinstance(found("auto", shape=size), States)
     assert "alignment compares states: the teacher is a module" in capsys.readouterr().err
     with pytest.raises(ValueError, match="a module of your own, which a student of another"):
         found("teacher")
@@ -463,7 +470,8 @@ def test_a_pool_of_data_that_come_one_by_one_has_the_first() -> None:
 @pytest.mark.parametrize("count", [None, 70, 100_000])
 def test_steps_are_the_most_that_passes_pay_for(calls: int, count: int | None) -> None:
     names = ("teacher",) if calls else ("states",)
-    config = StudentSettings(align_features=names, align_times=(0.9, 0.95)[:calls])
+    times = (0.9, 0.95)[:calls]
+    config = StudentSettings(align_features=names, align_times=times, align_batch=8)
     knots = ((0.0, 1.0), (0.0, 0.5, 1.0))
     step = 8 * (3 + 4 + 2 * 3 * calls)
 
@@ -489,8 +497,9 @@ def test_a_distillation_charges_the_pool_and_leaves_the_teacher(tmp_path: Any) -
 
     def spent(name: str, **more: Any) -> int:
         settings: Any = {"steps": 2, "batch": 8, "passes": 1, "objective": "end", "loop": loop}
+        settings |= {"align_batch": 8, "align_features": ("teacher",)}
         more = {"align": 3, "data": data} | more
-        student = bd.distill(bd.DistillConfig(curves, tmp_path / name, **settings, **more))
+        student = bd.distill(bd.DistillConfig(curves, tmp_path / name, **settings | more))
         return student.card.passes.training
 
     plain = spent("states", align_features=("states",))

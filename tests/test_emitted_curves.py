@@ -243,6 +243,8 @@ def test_without_on_policy_rows_no_teacher_is_asked(draw: Draw) -> None:
         EmittedCurves(on_policy=0.5)
     with pytest.raises(UserError, match="whole"):
         EmittedCurves(whole=1.5)
+    with pytest.raises(UserError, match="early is 0"):
+        EmittedCurves(early=0.0)
 
 
 def test_with_on_policy_rows_alone_no_target_is_used(draw: Draw) -> None:
@@ -319,7 +321,7 @@ def test_a_straight_curve_learns_the_intervals_of_curve_regression(
     net = network(lambda x, s, cond: u[:, None].expand(-1, 4, -1), 4)
     seeds = torch.Generator().manual_seed(3)
     later, coin = torch.rand(12, generator=seeds), torch.rand(12, generator=seeds)
-    s = torch.where(coin < 0.7, 0.0, later).double()
+    s = torch.where(coin < 0.4, 0.0, later**2).double()
     assert 0 < int((s == 0).sum()) < 12
     t = s + torch.rand(12, generator=seeds).double() * (1 - s)
     drawn, ends = (
@@ -330,7 +332,7 @@ def test_a_straight_curve_learns_the_intervals_of_curve_regression(
         )
         for end in (t, torch.ones_like(s))
     )
-    objective = EmittedCurves(Loss(huber), power=1.0)
+    objective = EmittedCurves(Loss(huber), whole=0.4, power=1.0)
     found = objective.loss(net, Curves(curve), torch.Generator().manual_seed(3))
     close(found, (drawn + END * ends) / 2, 1e-6)
 

@@ -101,7 +101,7 @@ class RecipeConfig:
     trained."""
     weak: Path | None = None
     """A trained weak teacher to use, likewise; without it one is trained."""
-    blend_weight: float = 1.25
+    blend_weight: float = 1.15
     """Weight g of the strong teacher in the blend, the weak one has 1 - g; 1 is the strong teacher
     alone."""
     domain: str | object | None = None
