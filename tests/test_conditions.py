@@ -547,3 +547,5 @@ def test_what_a_conditional_flow_cannot_be_is_refused(data: str, tmp_path: Path)
     for more, message in refused:
         with pytest.raises(ValueError, match=message):
             TrainConfig(data, tmp_path / "t", conditional=True, **more)
+    with pytest.raises(ValueError, match=r"drop is 0\.2 and conditional is False"):
+        TrainConfig(data, tmp_path / "t", drop=0.2)

@@ -19,6 +19,7 @@ from bezierdistill.objectives import (
     Alignment,
     CurveRegression,
     Curves,
+    EarlyIntervals,
     EitherIntervals,
     EndIntervals,
     FlowMatching,
@@ -35,7 +36,13 @@ from bezierdistill.solvers import time_grid
 from conftest import RATE, CountedField, CountedNet, Draw, ExactMap, FieldNet, close
 
 KNOTS = ((0.0, 1.0), (0.0, 0.6, 1.0))
-INTERVALS = [Instants(), EndIntervals(), MapIntervals(), KnotIntervals(KNOTS)]
+INTERVALS = [
+    Instants(),
+    EndIntervals(),
+    MapIntervals(),
+    EarlyIntervals(),
+    KnotIntervals(KNOTS),
+]
 F64 = torch.float64
 
 
@@ -165,6 +172,11 @@ def test_intervals_are_ordered_and_have_their_distributions(generator: torch.Gen
     s, t = MapIntervals(0.5)(n, generator)
     assert share((s == 0) & (t == 1), 0.5)
     assert share((s > 0) & (t - s > 0.5), 0.5 * 0.25)  # the gap of two uniform times is triangular
+    s, t = EarlyIntervals(0.2, 0.6, 2.0)(n, generator)
+    assert share(s == 0, 0.2)
+    assert share((s > 0) & (s < 0.09), 0.8 * 0.3)  # of squares
+    assert share(t == 1, 0.6)
+    assert share((t < 1) & ((t - s) < 0.5 * (1 - s)), 0.4 * 0.5)  # uniform after s
     drawn = list(zip(*(time.tolist() for time in KnotIntervals(KNOTS)(n, generator)), strict=True))
     expected = [(0.0, 1.0), (0.0, 0.6), (0.6, 1.0)]
     counts = [drawn.count(interval) for interval in expected]

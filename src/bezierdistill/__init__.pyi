@@ -40,6 +40,7 @@ from .objectives import Discriminating as Discriminating
 from .objectives import DistributionMatching as DistributionMatching
 from .objectives import Drifted as Drifted
 from .objectives import Drifting as Drifting
+from .objectives import EarlyIntervals as EarlyIntervals
 from .objectives import EitherIntervals as EitherIntervals
 from .objectives import EmittedCurves as EmittedCurves
 from .objectives import EndIntervals as EndIntervals

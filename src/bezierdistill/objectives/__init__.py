@@ -32,6 +32,7 @@ from bezierdistill.objectives.flow_map_matching import (
 )
 from bezierdistill.objectives.flow_matching import FlowMatching as FlowMatching
 from bezierdistill.objectives.free_flow import FreeFlow as FreeFlow
+from bezierdistill.objectives.intervals import EarlyIntervals as EarlyIntervals
 from bezierdistill.objectives.intervals import EitherIntervals as EitherIntervals
 from bezierdistill.objectives.intervals import EndIntervals as EndIntervals
 from bezierdistill.objectives.intervals import Instants as Instants

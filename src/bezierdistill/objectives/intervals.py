@@ -114,6 +114,29 @@ class MapIntervals(Intervals):
 
 
 @dataclass(frozen=True)
+class EarlyIntervals(Intervals):
+    """Starts at 0 with probability ``whole``, otherwise at the power ``early`` of a uniform number;
+    ends at 1 with probability ``ends``, otherwise at a uniform later time.
+
+    Few start at 0 itself, for the reason named in :mod:`~bezierdistill.objectives.emitted_curves`.
+    """
+
+    whole: float = 0.15
+    ends: float = 0.5
+    early: float = 2.0
+
+    def __post_init__(self) -> None:
+        check_shares(whole=self.whole, ends=self.ends)
+        check_positive(early=self.early)
+
+    def __call__(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """See :class:`Intervals`."""
+        draws = torch.rand(4, count, generator=generator, device=generator.device)
+        s = torch.where(draws[0] < self.whole, 0.0, draws[1] ** self.early)
+        return s, torch.where(draws[2] < self.ends, 1.0, s + draws[3] * (1 - s))
+
+
+@dataclass(frozen=True)
 class LogitNormalIntervals(Intervals):
     """Two times in order whose noise shares ``1 - t`` have normally distributed logits.
 

@@ -278,7 +278,7 @@ def _distilled(
     aligned = config.out / "state-alignment.safetensors"
     if trainer.rank == 0 and aligned.exists() and trainer.left(config.steps):
         aligned.unlink()  # of an older regression: before this one, so that no kill falls between
-    net, spent = _regress(config, store, trainer, knots)
+    net, spent = _regress(config, store, trainer, network, knots)
     if data is not None:
         net, knots, more = align_curves(
             config, store, data, net, network, knots, own, trainer.device
@@ -347,14 +347,14 @@ def _check_whole(store: CurveStore, trainer: Trainer) -> None:
         raise UserError(f"{problem}: {REPAIR}")
 
 
-def _intervals(config: DistillConfig, knots: Mapping[int, Knots]) -> Intervals:
+def _intervals(config: DistillConfig, knots: Mapping[int, Knots], images: bool) -> Intervals:
     from bezierdistill.objectives import intervals
 
     own = intervals.KnotIntervals(tuple(knots.values()))
     if config.objective == "velocity":
         return intervals.Instants()
     if config.objective == "map":
-        return intervals.MapIntervals()
+        return intervals.MapIntervals() if images else intervals.EarlyIntervals()
     if config.objective == "knots":
         return own
     ends = intervals.EndIntervals()
@@ -362,9 +362,14 @@ def _intervals(config: DistillConfig, knots: Mapping[int, Knots]) -> Intervals:
 
 
 def _regress(
-    config: DistillConfig, store: CurveStore, trainer: Trainer, knots: Mapping[int, Knots]
+    config: DistillConfig,
+    store: CurveStore,
+    trainer: Trainer,
+    network: NetworkConfig | ForeignConfig | OwnConfig,
+    knots: Mapping[int, Knots],
 ) -> tuple[nn.Module, int]:
     """Regression along the curves; the network and the passes that this cost."""
+    from bezierdistill.networks.config import sees_images
     from bezierdistill.networks.curve import CurveNetwork
     from bezierdistill.objectives import CurveRegression, EmittedCurves, Loss
     from bezierdistill.objectives.emitted_curves import whole_share
@@ -380,8 +385,9 @@ def _regress(
             share = share if field else 0.0
             objective = EmittedCurves(metric, power=config.power, teacher=field, on_policy=share)
         else:
+            images = sees_images(network, store.recipe.shape)
             power = 0.0 if config.objective == "velocity" else config.power
-            objective = CurveRegression(_intervals(config, knots), metric, power)
+            objective = CurveRegression(_intervals(config, knots, images), metric, power)
         net = trainer.fit(objective, batches, config.steps, config.seed)
     return net, trainer.cost(objective, config.steps, config.batch)
 

@@ -43,6 +43,11 @@ class FlowSettings:
         check_choice("coupling", self.coupling, Coupling)
         if not 0 <= self.drop < 1:
             raise UserError(f"drop is {self.drop}, expected a share of the rows in [0, 1)")
+        if not self.conditional and self.drop != FlowSettings.drop:
+            raise UserError(
+                f"drop is {self.drop} and conditional is False, there is no condition to drop:"
+                " expected --conditional, or no --drop"
+            )
 
 
 @dataclass(frozen=True)
