@@ -51,6 +51,22 @@ NETWORK = NetworkConfig("unet", 32, 1, 2)
 LOOP = LoopConfig(lr=2e-3)
 BATCH, TEACHERS = 64, {"own-teacher": "bezier-teacher", "given-teacher": GIVEN}
 DISTILLED = {1: ("rfd-1", "rfd-2", "rfd-3"), 2: ("rfd-1-two",)}
+SHOWN = {
+    "frechet": "coarse",
+    "middle": "middle",
+    "fine": "fine",
+    "fidelity": "fidelity",
+    "precision": "precision",
+    "recall": "recall",
+    "classifier FD": "classifier FD",
+    "classifier precision": "its precision",
+    "classifier recall": "recall",
+    "classifier accuracy": "accuracy",
+    "classifier coverage": "coverage",
+    "squeezenet FD": "SqueezeNet FD",
+    "squeezenet precision": "its precision",
+    "squeezenet recall": "recall",
+}
 JUDGES = ("frechet", "classifier FD", "squeezenet FD")
 WANTED = {"own-teacher": 0.6, "given-teacher": 0.5}  # classifier FD over the best distillation's
 RANGE, SCALES = (1.0, 3.0), (1.0, 2.0, 3.0)
@@ -103,8 +119,10 @@ def guidance_table(rows: Rows) -> list[str]:
 
 def table(found: list[Line]) -> list[str]:
     """Means over seeds with standard errors, a method and number of passes per line."""
-    names = list(dict.fromkeys(name for line in found for name in line.figures))
-    rows = [f"| method | passes | {' | '.join(names)} |", "|---" * (len(names) + 2) + "|"]
+    known = {name for line in found for name in line.figures}
+    names = [name for name in SHOWN if name in known]
+    heads = [SHOWN[name] for name in names]
+    rows = [f"| method | passes | {' | '.join(heads)} |", "|---" * (len(names) + 2) + "|"]
     for entry, figures in found:
         cells = [_cell(figures.get(name), entry.seeds) for name in names]
         rows.append(f"| {entry.method} | {entry.passes} | {' | '.join(cells)} |")

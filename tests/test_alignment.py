@@ -479,7 +479,7 @@ def test_steps_are_the_most_that_passes_pay_for(calls: int, count: int | None) -
         return steps * step + calls * pool_rows(calls, steps * 32, count)
 
     for passes in (0, step - 1, step, 1000, 5000.5, 30_000, 10**6):
-        steps, spent = align_steps(config, None, (3,), knots, passes, count)
+        steps, spent = align_steps(config, None, (3,), knots, passes, 256, count)
         assert spent == cost(steps) <= passes
         assert cost(steps + 1) > passes
     assert pool_rows(1, 10**9, None) == POOL

@@ -404,7 +404,6 @@ def test_every_recipe_file_is_taken_and_says_how_it_is_run(file: Path) -> None:
             "flows from noise without conditions",
         ),
         ({"through": "x"}, "expected --domain"),
-        ({"distill": StudentSettings(align_batch=1)}, "expected 2 or more"),
         ({"loop": LoopConfig(accumulate=2)}, "counted in whole batches"),
     ],
 )
@@ -436,6 +435,7 @@ def test_alignment_has_a_batch_of_its_own(tmp_path: Path, monkeypatch: pytest.Mo
         return true(objective, net, batch, *more)
 
     monkeypatch.setattr(Alignment, "loss", recorded)
+    assert [StudentSettings().align_rows(batch) for batch in (1, 8, 64, 512)] == [2, 16, 128, 128]
     own = StudentSettings(align_batch=2 * BATCH)
     student = run_recipe(small("digits", tmp_path / "run", distill=own))
     steps = int(0.14 * BUDGET) // (2 * ALIGNED * BATCH)

@@ -150,7 +150,7 @@ def align(
     from bezierdistill.training.loop import Trainer
     from bezierdistill.training.pool import make_pool
 
-    size, seed = config.align_batch, config.seed + 1
+    size, seed = config.align_rows(config.batch), config.seed + 1
     rates = {"student": config.align_lr}
     trainer = Trainer({"student": net}, config.loop, config.out, "alignment", rates)
     objective = Alignment(
@@ -273,6 +273,7 @@ def align_steps(
     shape: tuple[int, ...],
     knots: Sequence[Knots],
     passes: float,
+    batch: int,
     count: int | None,
     emits: bool = False,
 ) -> tuple[int, int]:
@@ -285,12 +286,13 @@ def align_steps(
         shape: shape of a state.
         knots: of its samplers.
         passes: what may be spent.
+        batch: rows of a step of the regression.
         count: rows of the training data; None without an end.
         emits: whether the student emits curves.
     """
     from bezierdistill.objectives.alignment import REAL_ROWS, step_cost
 
-    size, names = config.align_batch, _named(config.align_features, network, shape)
+    size, names = config.align_rows(batch), _named(config.align_features, network, shape)
     asked = ("teacher" in names) + any(name not in NAMED for name in names)
     calls = asked * max(1, len(config.align_times))
     step, drawn = size * step_cost(knots, calls, emits), REAL_ROWS * size

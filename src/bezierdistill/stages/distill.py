@@ -81,8 +81,9 @@ class StudentSettings:
     """Scale of the pseudo-Huber loss; 0 is the squared error."""
     power: float = 1.0
     """Exponent p of the weight (t - s)^-p of an interval."""
-    align_batch: int = 128
-    """Samples of a sampler per step of alignment."""
+    align_batch: int | None = None
+    """Samples of a sampler per step of alignment; without it twice the rows per step of the
+    regression, 128 at most."""
     align_lr: float = 2e-4
     """Peak learning rate of the student during alignment."""
     anchor: float = 0.03
@@ -103,7 +104,7 @@ class StudentSettings:
         check_choice("init", self.init, Init)
         check_counts(
             passes=self.most_passes,
-            align_batch=self.align_batch,
+            align_batch=self.align_batch or 1,
             control_points=self.control_points or 1,
         )
         check_shares(on_policy=self.on_policy)
@@ -118,6 +119,11 @@ class StudentSettings:
                 " student is to save"
             )
         check_not_negative(huber=self.huber, anchor=self.anchor, power=self.power)
+        if self.align_batch == 1:
+            raise UserError(
+                "align-batch is 1, expected 2 or more: the distance between distributions needs"
+                " pairs of samples"
+            )
         if self.align_lr <= 0:
             raise UserError(f"align-lr is {self.align_lr}, expected a positive number")
         parse_distance(self.align_distance)
@@ -136,6 +142,12 @@ class StudentSettings:
                 f"objective is velocity, which trains a flow, and {', '.join(set_)} given: leave"
                 " them out, or choose --objective end, map or knots"
             )
+
+    def align_rows(self, batch: int) -> int:
+        """Samples of a sampler per step of alignment, where a step of the regression has so many
+        rows.
+        """
+        return self.align_batch or min(2 * batch, 128)
 
     @property
     def most_passes(self) -> int:
@@ -200,11 +212,6 @@ class DistillConfig(StudentSettings):
                 f"align is {self.align} and data {self.data}, expected both or neither: alignment"
                 " needs real data"
             )
-        if self.align and self.align_batch < 2:
-            raise UserError(
-                "align-batch is 1, expected 2 or more in alignment: the distance between"
-                " distributions needs pairs of samples"
-            )
 
 
 CONTENTS = Contents(
@@ -238,7 +245,7 @@ def distill(config: DistillConfig) -> Model:
     trainer = Trainer({"student": net}, config.loop, config.out, "curves")
     trainer.share(config.batch)  # checks, before the folder is taken and hours are spent
     if config.align:
-        trainer.share(config.align_batch, 2)
+        trainer.share(config.align_rows(config.batch), 2)
     if not is_model(config.out):  # else there is nothing left to train
         _check_whole(store, trainer)
     identity = {"curves": store.digest}

@@ -396,7 +396,9 @@ def _distillation(
     count = data.count("train")
     network = teachers[0].network
     emits = _emits(config, network)
-    align, cost = align_steps(settings, network, data.shape, knots, passes, count, emits)
+    align, cost = align_steps(
+        settings, network, data.shape, knots, passes, config.batch, count, emits
+    )
     free = {
         teacher.digest: teacher.spent
         for teacher, given in zip(teachers, (config.strong, config.weak), strict=False)
