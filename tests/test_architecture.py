@@ -199,7 +199,7 @@ def test_no_setting_is_declared_twice() -> None:
         )
     assert recipe.train == type(recipe.train)()
     assert recipe.distill == type(recipe.distill)()
-    assert recipe.simulate == dataclasses.replace(type(recipe.simulate)(), steps=4)
+    assert recipe.simulate == dataclasses.replace(type(recipe.simulate)(), steps=8)
     assert recipe.loop == LoopConfig()
     assert recipe.network == NetworkConfig()
 

@@ -337,6 +337,11 @@ ABLATED = {
     "bezier-one-teacher": 0.25,
     "bezier-squared": 0.5,
     "bezier-unaligned": 0.75,
+    "bezier-energy": 0.6,
+    "bezier-hidden": 0.65,
+    "bezier-stored": 0.55,
+    "bezier-jumps": 0.6,
+    **{f"bezier-degree-{degree}": 0.5 for degree in (2, 3, 5, 6)},
 }
 
 

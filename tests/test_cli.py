@@ -273,7 +273,7 @@ def test_chain_passes_add_up(chain: Path) -> None:
     assert valid is not None
     assert valid < 100
     knots = 4 * 2 * valid  # four powers, samples of two passes
-    alignment = 2 * 16 * (3 + 3 + 2 * 3) + 2 * 16 * 4  # the pool: as many as are drawn
+    alignment = 2 * 32 * (3 + 3)  # of twice as many rows: from the source, and the second jump
     parts = load_model(chain / "student").card.passes.parts
     training = regression + knots + alignment
     assert parts == {"training": training, "curves": 3200, "teachers": 2 * teacher, "search": 0}
@@ -429,7 +429,7 @@ def test_mistakes_in_distillation(
         "--objective velocity --align 3": "trains a flow, not jumps",
         "--align 3": "alignment needs real data",
         "--data digits": "alignment needs real data",
-        "--align 3 --data digits --batch 1": "batch is 1",
+        "--align 3 --data digits --align-batch 1": "align-batch is 1",
         "--align 3 --data digits": "not what the teachers",
         "--knots 1.5": "rising between 0 and 1",
     }.items():

@@ -494,7 +494,7 @@ def test_models_stores_and_curves_say_what_they_are_in_a_line(data: str, tmp_pat
     assert repr(model) == f"Model(teacher, {net}, 960 passes spent, {tmp_path / 't'})"
     size = sum(parameter.numel() for parameter in student.net.parameters())
     net = f"CurveNetwork of {size:,} parameters, shape (3,)"
-    assert f"{net}, knots of 1, 2 passes, " in repr(student)
+    assert f"{net}, knots of 1, 2, 3, 4 passes, " in repr(student)
     made = "40 curves of degree 4, shape (3,), guides fit, 1 teacher"
     assert repr(store) == f"CurveStore({made}, {tmp_path / 'c'})"
     curve = store.curves(torch.arange(7))

@@ -477,7 +477,7 @@ def test_passes_of_a_module_of_several_and_of_features_are_counted(tmp_path: Pat
     spent = {}
     for passes in (1, 2):
         teacher = teacher_of(Net(), data=data, scaling=bd.Scaling(), passes=passes, shape=None)
-        more = {"align": 4, "data": data, "objective": "end", "passes": 1}
+        more = {"align": 4, "align_batch": 8, "data": data, "objective": "end", "passes": 1}
         for features in (("states",), ("mid",)):
             folder = tmp_path / f"{passes}{features}"
             model = distilled(teacher, folder, align_features=features, **more)

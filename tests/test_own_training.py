@@ -379,7 +379,7 @@ def by_hand(
         trainer = bd.Trainer({"student": net}, LOOP, folder, stage, rates)
         batches = CurveBatches(curves, trainer, 32)
         if stage == "curves":
-            intervals = objectives.MapIntervals()
+            intervals = objectives.EarlyIntervals()
             regression = objectives.CurveRegression(intervals, objectives.Loss(0.03), 1.0)
             net = trainer.fit(regression, batches, steps, 0)
             real = rescaled(bd.load_data(REAL), bd.Scaling())
@@ -395,6 +395,16 @@ def by_hand(
             aligned = AlignedBatches(batches.starts, pool, REAL_ROWS * 32)
             net = trainer.fit(aligning, aligned, steps, 1)
     return net
+
+
+# What is aligned by hand.
+BY_HAND: dict[str, Any] = {
+    "data": REAL,
+    "passes": 2,
+    "align_batch": 32,
+    "align_features": ("teacher",),
+    "align_distance": "energy",
+}
 
 
 def assert_same(a: nn.Module, b: nn.Module) -> None:
@@ -423,7 +433,7 @@ def aligned(
 ) -> Path:
     """A finished distillation of six steps and four of alignment."""
     out = tmp_path_factory.mktemp("aligned") / "run"
-    distilled(curves, out, teacher.student(), steps=6, align=4, data=REAL)
+    distilled(curves, out, teacher.student(), steps=6, align=4, **BY_HAND)
     return out
 
 
@@ -456,7 +466,7 @@ def test_an_alignment_of_before_never_counts_for_a_newer_regression(
     shutil.copytree(aligned, out)
 
     def more() -> bd.Model:
-        settings: dict[str, Any] = {"steps": steps, "align": align, "data": REAL}
+        settings = BY_HAND | {"steps": steps, "align": align}
         return distilled(curves, out, teacher.student(), **settings)
 
     if kill is not None:
@@ -485,7 +495,7 @@ def test_a_kill_between_a_regression_and_its_alignment(
         if self.done == 12:
             raise KilledError
 
-    settings: dict[str, Any] = {"steps": 12, "align": 4, "data": REAL}
+    settings = BY_HAND | {"steps": 12, "align": 4}
     with monkeypatch.context() as context:
         context.setattr(bd.Trainer, "_save", save)
         with pytest.raises(KilledError):
