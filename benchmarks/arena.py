@@ -52,6 +52,7 @@ ABLATIONS = {
     "bezier-hidden": "alignment in the teacher's hidden states",
     "bezier-stored": "no on-policy rows",
     "bezier-jumps": "no emitted curves: a student that jumps",
+    "on-policy": "on-policy curves alone: nothing is stored, nothing aligned",
     **{f"bezier-degree-{degree}": f"curves of degree {degree}" for degree in (2, 3, 5, 6)},
 }
 NOT_RANKED = {*ABLATIONS, "bezier-half", "bezier-teacher", GIVEN}

@@ -341,6 +341,7 @@ ABLATED = {
     "bezier-hidden": 0.65,
     "bezier-stored": 0.55,
     "bezier-jumps": 0.6,
+    "on-policy": 0.9,
     **{f"bezier-degree-{degree}": 0.5 for degree in (2, 3, 5, 6)},
 }
 
