@@ -344,23 +344,49 @@ def orderings(results: Results) -> list[str]:
     return lines
 
 
+def paired(
+    results: Results, method: str, passes: int, metric: str
+) -> tuple[list[str], float, float]:
+    """Tasks on which a method was run, and the means of it and of ours over these tasks and the
+    seeds that both have.
+    """
+    found: dict[str, list[tuple[float, float]]] = {}
+    for task, rows in results.rows.items():
+        here = [row for row in rows if row.passes == passes]
+        ours = {row.seed: figures(row)[metric] for row in here if row.method == OURS}
+        pairs = [
+            (figures(row)[metric], ours[row.seed])
+            for row in here
+            if row.method == method and row.seed in ours
+        ]
+        if pairs:
+            found[task] = pairs
+    if not found:
+        return [], math.inf, math.inf
+    own, other = zip(
+        *((statistics.mean(side) for side in zip(*pairs, strict=True)) for pairs in found.values()),
+        strict=True,
+    )
+    return list(found), statistics.mean(own), statistics.mean(other)
+
+
 def ablation(results: Results) -> list[str]:
-    """What every ingredient is worth: excess with the change, and the ratio to the whole recipe;
-    methods that were not run are left out.
+    """What every ingredient is worth: excess with the change, its ratio to the whole recipe's on
+    the same tasks and seeds, and that of fidelity; methods that were not run are left out.
     """
     there = [passes for passes in PASSES if not results.without([OURS], passes)]
-    head = [text for passes in there for text in (counted(passes, "pass"), "ratio")]
-    lines = [f"| | {' | '.join(head)} | seconds |", "|---" * (len(head) + 2) + "|"]
+    head = [text for k in there for text in (counted(k, "pass"), "ratio", "of fidelity")]
+    lines = [f"| | tasks | {' | '.join(head)} | seconds |", "|---" * (len(head) + 3) + "|"]
     for method, text in {OURS: "the whole recipe", **ABLATIONS}.items():
-        if method in results.without(ABLATIONS):
-            continue
         every = [row for rows in results.rows.values() for row in rows if row.method == method]
-        cells = []
+        cells, tasks = list[str](), list[str]()
         for passes in there:
-            mean = results.mean(method, passes)
-            cells += [f"{mean:.2f}", f"{mean / results.mean(OURS, passes):.2f}"]
-        seconds = statistics.mean(row.seconds for row in every)
-        lines.append(f"| {text} | {' | '.join(cells)} | {seconds:.0f} |")
+            tasks, own, whole = paired(results, method, passes, "frechet")
+            _, near, its = paired(results, method, passes, "fidelity")
+            cells += [f"{own:.2f}", f"{own / whole:.2f}", f"{near / its:.2f}"] if tasks else []
+        if every and tasks:
+            seconds = statistics.mean(row.seconds for row in every)
+            lines.append(f"| {text} | {len(tasks)} | {' | '.join(cells)} | {seconds:.0f} |")
     return lines
 
 

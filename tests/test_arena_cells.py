@@ -377,8 +377,8 @@ def test_results_of_the_benchmark_by_hand(tmp_path: Path) -> None:
     assert "on 2 of 2 tasks (manifold 1.50 against 18.00; digits 0.50 against 6.00): holds." in text
     assert "Given" not in text
     assert "The teacher is given" not in text  # that track was not run
-    assert "| no curves: straight lines | 2.00 | 2.00 | 1.00 | 2.00 | 4 |" in text
-    assert "| no second teacher | 0.50 | 0.50 | 0.25 | 0.50 | 4 |" in text
+    assert "| no curves: straight lines | 2 | 2.00 | 2.00 | 1.50 | 1.00 | 2.00 | 1.33 | 4 |" in text
+    assert "| no second teacher | 2 | 0.50 | 0.50 | 0.75 | 0.25 | 0.50 | 0.83 | 4 |" in text
     assert all(f"| {name} |" in text for name in benchmark("arena").ABLATIONS.values())
     assert {
         OURS,
