@@ -203,6 +203,9 @@ def place(
         for method in results.methods(passes)
         if method != OURS
     }
+    others = {method: mean for method, mean in others.items() if math.isfinite(mean)}
+    if not others:
+        return f"{own:.2f}, with no other method on all of these tasks", True
     better = sorted((mean, method) for method, mean in others.items() if mean < own)
     within = not better or better[0][0] >= own - results.error(OURS, passes, metric, task)
     words = "first" if not better else "within one standard error of the first" if within else ""
