@@ -8,11 +8,12 @@ At this budget a weak teacher of a twenty-fifth of it is of no use; the settings
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from bezierdistill.arena.bench import Bench, Sampler, trains_on
 from bezierdistill.arena.methods import bezier
 
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "shares": {"strong": 0.5, "weak": 0.0, "curves": 0.07, "align": 0.2},
     "distill": {"align_lr": 1.5e-4},
 }

@@ -364,7 +364,8 @@ def test_features_by_name(draw: Draw, capsys: pytest.CaptureFixture[str]) -> Non
     size = (1, 16, 16)
     assert isinstance(found("auto", teacher=vectors), States)
     assert isinstance(found("auto", shape=size, teacher=images), HiddenStates)
-    for kind, features in (("mlp", States), ("unet", HiddenStates), ("dit", HiddenStates)):
+    kinds: dict[Any, type] = {"mlp": States, "unet": HiddenStates, "dit": HiddenStates}
+    for kind, features in kinds.items():
         own = bd.NetworkConfig(kind)
         assert isinstance(found("auto", shape=size, teacher=images, network=own), features)
     assert isinstance(found("states"), States)
