@@ -52,8 +52,15 @@ def formula(source: str) -> str:
     Its colour is that of the text.
     """
     picture = io.BytesIO()
-    drawn = re.sub(r"\\tfrac\s*(\w)(\w)", r"\\frac{\1}{\2}", " ".join(source.split()))
-    drawn = drawn.replace(r"\operatorname", r"\mathrm")  # matplotlib knows the one, not the other
+    drawn = " ".join(source.split())
+    for known, plain in (  # to matplotlib, which has not all of TeX
+        (r"\\t?frac\s*(\w)(\w)", r"\\frac{\1}{\2}"),
+        (r"\\tfrac", r"\\frac"),
+        (r"\\sqrt\s*(\w)", r"\\sqrt{\1}"),
+        (r"\\[bB]ig+[lr]?(?![a-z])", ""),
+        (r"\\operatorname", r"\\mathrm"),
+    ):
+        drawn = re.sub(known, plain, drawn)
     with matplotlib.rc_context(
         {"savefig.transparent": True, "svg.hashsalt": source, "mathtext.fontset": "cm"}
     ):
