@@ -389,13 +389,14 @@ def _distillation(
     from bezierdistill.objectives import CurveRegression
     from bezierdistill.objectives.emitted_curves import emitted_cost, whole_share
     from bezierdistill.stages.align import align_steps, aligned_samplers, knots_cost, tried_rows
+    from bezierdistill.stages.students import points_of
 
     settings = config.distill
     knots = tuple(aligned_samplers(even_knots(settings.most_passes)).values())
     passes = config.share(budget, "align")
     count = data.count("train")
     network = teachers[0].network
-    emits = _emits(config, network)
+    emits = points_of(settings, network) > 1
     align, cost = align_steps(
         settings, network, data.shape, knots, passes, config.batch, count, emits
     )
@@ -413,16 +414,6 @@ def _distillation(
     each = emitted_cost(len(teachers), asked) if emits else CurveRegression.cost
     steps = budget.steps(each, what="the student")
     return config.student(curves.folder, steps, align)
-
-
-def _emits(config: RecipeConfig, network: object) -> bool:
-    """Whether a student of a teacher's network emits curves."""
-    from bezierdistill.networks.config import NetworkConfig
-    from bezierdistill.stages.students import usual_points
-
-    if config.distill.objective != "map" or not isinstance(network, NetworkConfig):
-        return False
-    return (config.distill.control_points or usual_points(network)) > 1
 
 
 def main_recipe(config: RecipeConfig) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from bezierdistill.settings import Contents
 from bezierdistill.store import CurveStore
 
 if TYPE_CHECKING:
-    from bezierdistill.stages.distill import DistillConfig
+    from bezierdistill.stages.distill import DistillConfig, StudentSettings
 
 
 Network = NetworkConfig | ForeignConfig | OwnConfig
@@ -88,7 +88,7 @@ def _emitting(config: DistillConfig, network: Network) -> Network:
     """The network of a student, which emits curves if it can and is to."""
     points = config.control_points
     if isinstance(network, NetworkConfig) and config.objective == "map":
-        return replace(network, control_points=points or usual_points(network))
+        return replace(network, control_points=points_of(config, network))
     if (points or 1) > 1:
         raise UserError(
             f"control-points is {points} and the student is no network of ours, which could emit"
@@ -97,11 +97,14 @@ def _emitting(config: DistillConfig, network: Network) -> Network:
     return network
 
 
-def usual_points(network: NetworkConfig) -> int:
-    """Control points of a student, where settings name none: those of its teacher, if it emits
-    curves itself, else :data:`POINTS`.
+def points_of(settings: StudentSettings, network: object) -> int:
+    """Control points of a student of a network: 1, a jump, unless it is one of ours and learns a
+    map; then what settings name, else its teacher's, if that emits curves, else :data:`POINTS`.
     """
-    return network.control_points if network.control_points > 1 else POINTS[network.kind]
+    if settings.objective != "map" or not isinstance(network, NetworkConfig):
+        return 1
+    usual = network.control_points if network.control_points > 1 else POINTS[network.kind]
+    return settings.control_points or usual
 
 
 def _check_points(network: Network, teacher: Network) -> None:
