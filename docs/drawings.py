@@ -16,6 +16,7 @@ import math
 import tempfile
 from collections.abc import Callable
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -195,12 +196,12 @@ def aligned() -> nn.Module:
     """The student of the wrong teacher after alignment at one and two passes."""
     net, curve = network(), stored(moons(WRONG), 4)
     net.load_state_dict(student(WRONG).state_dict())
-    objective = Alignment([knots(1), knots(2)], Loss(0.03))
+    objective, turns = Alignment([knots(1), knots(2)], Loss(0.03)), count()
 
     def loss(generator: torch.Generator) -> Tensor:
         rows = torch.randint(curve.points.shape[1], (256,), generator=generator)
         own, real = take(curve, rows), moons().sample(REAL_ROWS * 256, generator)
-        batch = Aligned(own.source, (real,), end=own.data)
+        batch = Aligned(own.source, (real,), end=own.data, turn=next(turns))
         return objective.loss(net, batch, generator)
 
     return fitted(net, loss, 300, 2e-3)

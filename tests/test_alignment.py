@@ -474,14 +474,14 @@ def test_steps_are_the_most_that_passes_pay_for(calls: int, count: int | None) -
     times = (0.9, 0.95)[:calls]
     config = StudentSettings(align_features=names, align_times=times, align_batch=8)
     knots = ((0.0, 1.0), (0.0, 0.5, 1.0))
-    step = 8 * (3 + 4 + 2 * 3 * calls)
+    step = 8 * (3 + 4 + 2 * 3 * calls) / 2
 
     def cost(steps: int) -> int:
         return steps * step + calls * pool_rows(calls, steps * 32, count)
 
     for passes in (0, step - 1, step, 1000, 5000.5, 30_000, 10**6):
         steps, spent = align_steps(config, None, (3,), knots, passes, 256, count)
-        assert spent == cost(steps) <= passes
+        assert spent == cost(steps) - 4 * (steps % 2) <= passes  # the first sampler is cheaper
         assert cost(steps + 1) > passes
     assert pool_rows(1, 10**9, None) == POOL
 

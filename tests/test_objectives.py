@@ -283,8 +283,8 @@ def test_alignment_anchor_is_the_regression_of_every_sampler(draw: Draw) -> None
 
     def loss(anchor: float) -> Tensor:
         objective = Alignment(knots, Loss(0.1), anchor)
-        batch = Aligned(curve.source, (real,), end=curve.data)
-        return objective.loss(net, batch, torch.Generator())
+        batches = (Aligned(curve.source, (real,), end=curve.data, turn=turn) for turn in (3, 4))
+        return sum(objective.loss(net, batch, torch.Generator()) for batch in batches)
 
     expected = 2 * Loss(0.1)(curve.source + 0.5, curve.data) / mean_distance(curve.data)
     torch.testing.assert_close(
@@ -314,9 +314,10 @@ def test_the_cost_is_what_a_step_spends(
 ) -> None:
     student, curve = CountedNet(MLP((3,), width=8, depth=1).double()), BezierCurve(draw(3, 6, 3))
     alignment = Alignment(knots)
-    batch = Aligned(curve.source, (draw(12, 3),), end=curve.data)
-    alignment.loss(student, batch, generator).backward()
-    assert alignment.cost == student.passes
+    for turn in range(len(knots)):
+        batch = Aligned(curve.source, (draw(12, 3),), end=curve.data, turn=turn)
+        alignment.loss(student, batch, generator).backward()
+    assert len(knots) * alignment.cost == student.passes
     student.passes = 0
     CurveRegression(KnotIntervals(knots)).loss(student, Curves(curve), generator).backward()
     assert CurveRegression.cost == FlowMatching.cost == student.passes == 3

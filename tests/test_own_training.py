@@ -375,7 +375,7 @@ def by_hand(
     net: nn.Module = teacher.student().build(0)
     knots: dict[int, Any] = {}
     for stage, steps in stages:
-        rates = {"student": 2e-4} if stage == "alignment" else None
+        rates = {"student": 3e-4} if stage == "alignment" else None
         trainer = bd.Trainer({"student": net}, LOOP, folder, stage, rates)
         batches = CurveBatches(curves, trainer, 32)
         if stage == "curves":
@@ -392,7 +392,7 @@ def by_hand(
             )
             rows = pool_rows(features.calls, steps * REAL_ROWS * 32, real.count("train"))
             pool = make_pool(real, features, rows, 1, trainer)
-            aligned = AlignedBatches(batches.starts, pool, REAL_ROWS * 32)
+            aligned = AlignedBatches(batches.starts, pool, REAL_ROWS * 32, trainer)
             net = trainer.fit(aligning, aligned, steps, 1)
     return net
 

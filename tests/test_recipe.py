@@ -41,7 +41,12 @@ from conftest import Account, CountedNet, FieldNet, gaussian
 NET, LOOP = NetworkConfig(width=16, depth=2), LoopConfig(accelerator="cpu")
 BUDGET, BATCH = 240_000, 128
 STEP = 3 * BATCH + 2 * 38  # of the regression: 0.3 of the rows, 38 whole ones, ask two teachers
-ALIGNED = 3 + 3 + 5  # a curve from the source, the second jump, the next three of four
+ALIGNED = 2 * BATCH * (3 + 4 + 6) / 3  # of alignment: samplers of one, two and four passes in turn
+
+
+def spent_in(align: int) -> int:
+    """Passes of so many steps of alignment."""
+    return 2 * BATCH * sum((3, 4, 6)[k % 3] for k in range(align))
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +99,7 @@ def test_the_budget_holds_every_pass(
     steps = [int(share * BUDGET) // (3 * BATCH) for share in (shares.strong, shares.weak)]
     assert passes.teachers == 3 * BATCH * sum(steps)
     assert passes.search == 8 * 4 * 8 * (int(shares.search * BUDGET) // (8 * 4 * 8))
-    align = int(shares.align * BUDGET) // (BATCH * ALIGNED)
+    align = int(shares.align * BUDGET / ALIGNED)
     assert student.card.settings["align"] == align
     assert store.recipe.degree == config.simulate.degree
     assert len(store.recipe.teachers) == teachers
@@ -186,8 +191,7 @@ def test_alignment_gets_clamped_samples_many_real_rows_and_its_own_rate(
     monkeypatch.setattr(Alignment, "loss", recorded)
     monkeypatch.setattr(loop_module, "Trainer", train_at)
     run_recipe(small("digits", tmp_path / "run", distill=StudentSettings(align_lr=3e-4)))
-    pool = load_data("digits").count("train")
-    assert rows == [4 * BATCH] * (int(0.14 * BUDGET - (pool or 0)) // (ALIGNED * BATCH))
+    assert rows == [8 * BATCH] * int(0.14 * BUDGET / ALIGNED)
     assert ("alignment", {"student": 3e-4}) in rates
 
 
@@ -233,12 +237,12 @@ def test_given_teachers_are_free_and_their_shares_go_to_the_others(
     assert passes.curves == int(0.09 * BUDGET / rest) // 32 * 32
     valid = load_data(data).count("valid")
     assert valid is not None
-    align = int(0.14 * BUDGET / rest) // (BATCH * ALIGNED)
+    align = int(0.14 * BUDGET / rest / ALIGNED)
     assert student.card.settings["align"] == align
-    spent = trained + passes.curves + align * BATCH * ALIGNED + 8 * valid
+    spent = trained + passes.curves + spent_in(align) + 8 * valid
     assert student.card.settings["steps"] == (BUDGET - spent) // STEP
     steps = student.card.settings["steps"]
-    assert passes.training == steps * STEP + align * BATCH * ALIGNED + 8 * valid
+    assert passes.training == steps * STEP + spent_in(align) + 8 * valid
 
 
 def test_one_teacher_given_as_both_is_free_once(data: str, tmp_path: Path) -> None:
@@ -435,11 +439,10 @@ def test_alignment_has_a_batch_of_its_own(tmp_path: Path, monkeypatch: pytest.Mo
         return true(objective, net, batch, *more)
 
     monkeypatch.setattr(Alignment, "loss", recorded)
-    assert [StudentSettings().align_rows(batch) for batch in (1, 8, 64, 512)] == [2, 16, 128, 128]
-    own = StudentSettings(align_batch=2 * BATCH)
+    assert [StudentSettings().align_rows(batch) for batch in (1, 8, 64, 512)] == [2, 16, 128, 256]
+    own = StudentSettings(align_batch=BATCH)
     student = run_recipe(small("digits", tmp_path / "run", distill=own))
-    steps = int(0.14 * BUDGET) // (2 * ALIGNED * BATCH)
-    assert rows == [(2 * BATCH, 8 * BATCH)] * steps
+    assert rows == [(BATCH, 4 * BATCH)] * int(0.14 * BUDGET / (ALIGNED / 2))
     assert BUDGET - STEP < student.spent <= BUDGET
 
 

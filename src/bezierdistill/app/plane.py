@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from statistics import mean
 from tempfile import TemporaryDirectory
@@ -242,7 +243,7 @@ def distil(
     noise that all are judged on.
     """
     points = setting.curves(noise(0, Stream.SIMULATE, range(LEARNT), (2,))).points
-    real, metric = open_plane(setting.task).learnt, Loss(0.03)
+    real, metric, turns = open_plane(setting.task).learnt, Loss(0.03), count()
 
     def curves(draws: torch.Generator) -> Curves:
         rows = torch.randint(LEARNT, (batch,), generator=draws)
@@ -251,7 +252,7 @@ def distil(
     def aligned(draws: torch.Generator) -> Aligned:
         curve = curves(draws).curve
         few = torch.randint(LEARNT, (REAL_ROWS * batch,), generator=draws)
-        return Aligned(curve.source, (real[few],), end=curve.data)
+        return Aligned(curve.source, (real[few],), end=curve.data, turn=next(turns))
 
     net: nn.Module = NetworkConfig("mlp", 64, 3).build((2,), 0)
     with TemporaryDirectory() as folder:

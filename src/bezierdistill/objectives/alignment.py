@@ -17,9 +17,9 @@ once, so Y may be many times X.
 With conditions the joint distribution of a sample and its condition c is aligned: groups are
 lengthened by :math:`c / \sqrt 2`, which makes two classes as far apart as two real states are.
 
-Every sampler of the student (one pass, two passes) has a term of its own. The gradient goes through
-its last jump, the jumps before it cost one pass each. Where the samples start at the sources of
-stored curves, their ends can anchor them at no further pass.
+The samplers of the student (one pass, two passes, four) take turns, a step each. The gradient goes
+through the last jump, the jumps before it cost one pass each. Where the samples start at the
+sources of stored curves, their ends can anchor them at no further pass.
 
 Source: Szekely & Rizzo 2013, *Energy statistics*; Li et al. 2015, *Generative moment matching
 networks* (arXiv 1502.02761) and Bellemare et al. 2017, *The Cramer distance* (arXiv 1705.10743),
@@ -31,7 +31,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +39,6 @@ from bezierdistill.errors import UserError
 from bezierdistill.flow_map import sample
 from bezierdistill.knots import check_knots
 from bezierdistill.models.features import Features, Groups, States
-from bezierdistill.networks.curve import Emitted, emits
 from bezierdistill.objectives.base import Aligned, SingleObjective
 from bezierdistill.objectives.distances import Distance, energy, mean_distance
 from bezierdistill.objectives.losses import Loss
@@ -51,7 +49,7 @@ REAL_ROWS = 4  # real rows for every sample: they cost no pass of a step
 
 @dataclass(frozen=True)
 class Alignment(SingleObjective):
-    """Distance of samplers' states to real data, anchored at the ends of the curves.
+    """Distance of a sampler's states to real data, anchored at the ends of the curves.
 
     Args:
         knots: the knots of each sampler, from 0 to 1.
@@ -65,7 +63,6 @@ class Alignment(SingleObjective):
         features: what is compared of states; batches hold it of the real ones.
         distance: of samples and real states in a group; see
             :func:`~bezierdistill.objectives.distances.find_distance`.
-        emits: whether the network emits curves, for the cost.
 
     Raises:
         UserError: on knots that do not rise from 0 to 1, or a negative anchor.
@@ -78,7 +75,6 @@ class Alignment(SingleObjective):
     joint: bool = True
     features: Features = field(default_factory=States)
     distance: Distance = energy
-    emits: bool = False
 
     def __post_init__(self) -> None:
         for times in self.knots:
@@ -86,57 +82,45 @@ class Alignment(SingleObjective):
         check_not_negative(anchor=self.anchor)
 
     @property
-    def cost(self) -> int:
-        """Network passes per row of a step: every sampler with the gradient of its last jump, and
-        features of its states. Those of real states are made once and are not among them.
+    def cost(self) -> float:
+        """Network passes per row of a step, in the mean over samplers: one with the gradient of its
+        last jump, and features of its states. Those of real states are made once and are not among
+        them.
         """
-        return step_cost(self.knots, self.features.calls, self.emits)
+        return turns_cost(self.knots, self.features.calls, len(self.knots)) / len(self.knots)
 
     def loss(self, net: nn.Module, batch: Aligned, generator: torch.Generator) -> Tensor:
-        """Loss of two samples or more against real states; nothing is drawn.
+        """Loss of the sampler whose turn it is: two samples or more against real states; nothing is
+        drawn.
 
         Raises:
             UserError: if only one of the samples and the real states have conditions.
         """
-        x0, real, cond, real_cond, end = batch
+        x0, real, cond, real_cond, end, turn = batch
         beside = (cond, real_cond) if self.joint else (None, None)
         if (beside[0] is None) != (beside[1] is None):
             raise UserError("one of samples and real data has conditions, expected both or neither")
         units = [mean_distance(group) for group in real]
+        times = self.knots[turn % len(self.knots)]
+        with torch.no_grad():
+            before = sample(net, x0, times[:-1], cond)
+        x = sample(net, before, times[-2:], cond)
+        made = _joined(self.features(self.clamp(x), cond), units, beside[0])
         seen = _joined(real, units, beside[1])
-        total = torch.zeros((), device=x0.device)
-        first = Emitted(net, x0, cond) if emits(net) else None
-        for times in self.knots:
-            x = self._last(net, x0, times, cond, first)
-            made = _joined(self.features(self.clamp(x), cond), units, beside[0])
-            apart = [self.distance(a, b) for a, b in zip(made, seen, strict=True)]
-            total = total + sum(apart) / len(apart)
-            if self.anchor and end is not None:
-                total = total + self.anchor * self.metric(x, end) / mean_distance(end)
+        apart = [self.distance(a, b) for a, b in zip(made, seen, strict=True)]
+        total = torch.stack(apart).mean()
+        if self.anchor and end is not None:
+            total = total + self.anchor * self.metric(x, end) / mean_distance(end)
         return total
 
-    @staticmethod
-    def _last(
-        net: nn.Module, x0: Tensor, times: Sequence[float], cond: Tensor | None, first: Any
-    ) -> Tensor:
-        """A sampler's states, with the gradient of its last jump alone."""
-        if first is not None and len(times) == 2:
-            return first.point(1.0)
-        with torch.no_grad():
-            if first is None:
-                before = sample(net, x0, times[:-1], cond)
-            else:
-                before = sample(net, first.point(times[1]), times[1:-1], cond)
-        return sample(net, before, times[-2:], cond)
 
-
-def step_cost(knots: Sequence[Sequence[float]], calls: int, emits: bool = False) -> int:
-    """Network passes per row of a step of samplers, with features of so many passes; a network that
-    emits curves makes the first jump of all samplers in one pass.
+def turns_cost(knots: Sequence[Sequence[float]], calls: int, batches: int) -> int:
+    """Network passes of a row in each of so many batches, of samplers in turns from the first, with
+    features of so many passes.
     """
-    if emits:
-        return 3 + sum((len(times) > 2) * len(times) + 3 * calls for times in knots)
-    return sum(len(times) - 1 + 2 + 3 * calls for times in knots)
+    each = [len(times) + 1 + 3 * calls for times in knots]
+    whole, rest = divmod(batches, len(each))
+    return whole * sum(each) + sum(each[:rest])
 
 
 def _joined(groups: Groups, units: Sequence[Tensor], cond: Tensor | None) -> Groups:

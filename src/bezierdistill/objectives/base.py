@@ -54,6 +54,7 @@ class Aligned(NamedTuple):
         cond: conditions ``(B, C)`` of the samples.
         real_cond: conditions ``(N, C)`` of the real states.
         end: where the samples are held ``(B, ...)``, such as the ends of curves.
+        turn: number of the batch: which of several samplers is trained.
     """
 
     x0: Tensor
@@ -61,6 +62,7 @@ class Aligned(NamedTuple):
     cond: Tensor | None = None
     real_cond: Tensor | None = None
     end: Tensor | None = None
+    turn: int = 0
 
 
 class Balanced(NamedTuple):

@@ -142,9 +142,8 @@ def align(
         features: what is compared.
         conditional: whether samples have conditions such as those of the data.
     """
-    from bezierdistill.networks.curve import emits
     from bezierdistill.objectives import Alignment, Loss
-    from bezierdistill.objectives.alignment import REAL_ROWS
+    from bezierdistill.objectives.alignment import REAL_ROWS, turns_cost
     from bezierdistill.objectives.distances import find_distance
     from bezierdistill.training.batches import AlignedBatches
     from bezierdistill.training.loop import Trainer
@@ -161,15 +160,16 @@ def align(
         conditional,
         features,
         find_distance(config.align_distance),
-        emits=emits(net),
     )
     drawn = REAL_ROWS * size * config.loop.accumulate
     rows = pool_rows(features.calls, config.align * drawn, data.count("train"))
     with _as_found(features, trainer):
         pool = make_pool(data, features, rows, seed, trainer, conditional)
-        batches = AlignedBatches(starts(trainer, size), pool, REAL_ROWS * trainer.share(size))
+        real = REAL_ROWS * trainer.share(size)
+        batches = AlignedBatches(starts(trainer, size), pool, real, trainer)
         net = trainer.fit(objective, batches, config.align, seed)
-    return net, trainer.cost(objective, config.align, size) + pool.rows * features.calls
+    turns = turns_cost(objective.knots, features.calls, config.align * config.loop.accumulate)
+    return net, size * turns + pool.rows * features.calls
 
 
 def find_features(
@@ -275,7 +275,6 @@ def align_steps(
     passes: float,
     batch: int,
     count: int | None,
-    emits: bool = False,
 ) -> tuple[int, int]:
     """Steps of alignment that ``passes`` pay for, the pool of real states among them, and what they
     cost: at most, as a pool of large states has fewer rows.
@@ -288,15 +287,15 @@ def align_steps(
         passes: what may be spent.
         batch: rows of a step of the regression.
         count: rows of the training data; None without an end.
-        emits: whether the student emits curves.
     """
-    from bezierdistill.objectives.alignment import REAL_ROWS, step_cost
+    from bezierdistill.objectives.alignment import REAL_ROWS, turns_cost
 
     size, names = config.align_rows(batch), _named(config.align_features, network, shape)
     asked = ("teacher" in names) + any(name not in NAMED for name in names)
     calls = asked * max(1, len(config.align_times))
-    step, drawn = size * step_cost(knots, calls, emits), REAL_ROWS * size
+    step, drawn = size * turns_cost(knots, calls, len(knots)) / len(knots), REAL_ROWS * size
     most = pool_rows(calls, POOL * drawn, count)
     # What n steps cost, n * step + calls * min(n * drawn, most), is the less of two lines.
     steps = int(max(passes // (step + calls * drawn), (passes - calls * most) // step, 0))
-    return steps, steps * step + calls * pool_rows(calls, steps * drawn, count)
+    cost = size * turns_cost(knots, calls, steps)
+    return steps, cost + calls * pool_rows(calls, steps * drawn, count)

@@ -82,9 +82,9 @@ class StudentSettings:
     power: float = 1.0
     """Exponent p of the weight (t - s)^-p of an interval."""
     align_batch: int | None = None
-    """Samples of a sampler per step of alignment; without it twice the rows per step of the
-    regression, 128 at most."""
-    align_lr: float = 2e-4
+    """Samples per step of alignment, which trains one sampler after the other; without it twice the
+    rows per step of the regression, 256 at most."""
+    align_lr: float = 3e-4
     """Peak learning rate of the student during alignment."""
     anchor: float = 0.03
     """Weight of the ends of the curves during alignment."""
@@ -144,10 +144,8 @@ class StudentSettings:
             )
 
     def align_rows(self, batch: int) -> int:
-        """Samples of a sampler per step of alignment, where a step of the regression has so many
-        rows.
-        """
-        return self.align_batch or min(2 * batch, 128)
+        """Samples per step of alignment, where a step of the regression has so many rows."""
+        return self.align_batch or min(2 * batch, 256)
 
     @property
     def most_passes(self) -> int:

@@ -397,9 +397,7 @@ def _distillation(
     count = data.count("train")
     network = teachers[0].network
     emits = points_of(settings, network) > 1
-    align, cost = align_steps(
-        settings, network, data.shape, knots, passes, config.batch, count, emits
-    )
+    align, cost = align_steps(settings, network, data.shape, knots, passes, config.batch, count)
     free = {
         teacher.digest: teacher.spent
         for teacher, given in zip(teachers, (config.strong, config.weak), strict=False)

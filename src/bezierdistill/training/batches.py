@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -132,14 +133,21 @@ class AlignedBatches:
             :meth:`CurveBatches.starts` of stored curves, or fresh noise.
         pool: the real states.
         rows: real rows of a batch.
+        trainer: whose steps are counted.
     """
 
     starts: Starts
     pool: Pool
     rows: int
+    trainer: Trainer
 
     def __call__(self, generator: torch.Generator) -> Aligned:
         """A batch."""
         x0, end, cond = self.starts(generator)
         real, given = self.pool.draw(self.rows, generator)
-        return Aligned(x0, real, cond, None if cond is None else given, end)
+        return Aligned(x0, real, cond, None if cond is None else given, end, next(self._turns))
+
+    @cached_property
+    def _turns(self) -> Iterator[int]:
+        """Opened at the first batch, when the trainer knows where it goes on."""
+        return count(self.trainer.done * self.trainer.config.accumulate)

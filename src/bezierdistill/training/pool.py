@@ -68,21 +68,27 @@ def make_pool(
     """
     rows = min(rows, MOST_BYTES // (NUMBER * math.prod(data.shape)))
     left, step = max(2, rows // trainer.ranks), batch_size(data.shape)
-    found: list[tuple[Tensor, ...]] = []
+    kept: list[
+        Tensor
+    ] = []  # filled in place: parts that are joined later take several times as much
     given: list[Tensor] = []
+    done = 0
     for x, cond in _blocks(data, left, step, seed, trainer):
-        x, cond = x[:left].to(trainer.device), None if cond is None else cond[:left]
+        x, cond = x[: left - done].to(trainer.device), None if cond is None else cond[: left - done]
         cond = None if cond is None or not conditional else cond.to(trainer.device)
-        found.append(tuple(group.float() for group in features(x, cond)))
-        given += [] if cond is None else [cond]
-        if len(found) == 1:  # now it is known how many numbers a row has
-            numbers = sum(group.shape[1] for group in found[0])
+        found = features(x, cond)
+        if not kept:  # now it is known how many numbers a row has
+            numbers = sum(group.shape[1] for group in found)
             left = max(len(x), min(left, MOST_BYTES // (NUMBER * numbers * trainer.ranks)))
-        left -= len(x)
-        if not left:
+            kept = [group.new_empty(left, group.shape[1], dtype=torch.float32) for group in found]
+        for group, made in zip(kept, found, strict=True):
+            group[done : done + len(x)] = made
+        given += [] if cond is None else [cond]
+        done += len(x)
+        if done == left:
             break
-    groups = tuple(torch.cat(parts) for parts in zip(*found, strict=True))
-    return Pool(groups, torch.cat(given) if given else None, len(groups[0]) * trainer.ranks)
+    groups = tuple(group[:done] for group in kept)
+    return Pool(groups, torch.cat(given) if given else None, done * trainer.ranks)
 
 
 def _blocks(data: Data, rows: int, step: int, seed: int, trainer: Trainer) -> Iterator[Rows]:
