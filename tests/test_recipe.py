@@ -239,10 +239,10 @@ def test_given_teachers_are_free_and_their_shares_go_to_the_others(
     assert valid is not None
     align = int(0.14 * BUDGET / rest / ALIGNED)
     assert student.card.settings["align"] == align
-    spent = trained + passes.curves + spent_in(align) + 8 * valid
+    spent = trained + passes.curves + spent_in(align) + 10 * valid
     assert student.card.settings["steps"] == (BUDGET - spent) // STEP
     steps = student.card.settings["steps"]
-    assert passes.training == steps * STEP + spent_in(align) + 8 * valid
+    assert passes.training == steps * STEP + spent_in(align) + 10 * valid
 
 
 def test_one_teacher_given_as_both_is_free_once(data: str, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 AUTO = {"images": ("teacher",), "vectors": ("states",)}  # what align-features auto is
 NAMED = ("auto", "states", "patches", "teacher")  # others are parts of a user's own module
 POOL, FREE_POOL = 16_384, 65_536  # the most real states; where features cost no pass
-POWERS = (0.5, 0.7, 1.0, 1.4)  # of knots that are tried
+POWERS = (0.7, 1.0, 1.4, 2.0, 2.8)  # of knots that are tried
 TRIED, TOLD = 1024, 4  # samples by which knots are chosen; the most passes that they are told for
 
 
