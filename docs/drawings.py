@@ -204,7 +204,7 @@ def aligned() -> nn.Module:
         batch = Aligned(own.source, (real,), end=own.data, turn=next(turns))
         return objective.loss(net, batch, generator)
 
-    return fitted(net, loss, 300, 2e-3)
+    return fitted(net, loss, 600, 2e-3)
 
 
 @cache

@@ -237,7 +237,7 @@ def samples_figure(setting: Setting, student: Sequence[Tensor] | None = None) ->
 
 
 def distil(
-    setting: Setting, steps: int = 500, align: int = 150, batch: int = 256
+    setting: Setting, steps: int = 500, align: int = 300, batch: int = 256
 ) -> tuple[Tensor, ...]:
     """Train a small student on the curves of a setting; its samples at one and two passes from the
     noise that all are judged on.

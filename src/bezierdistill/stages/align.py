@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bezierdistill.training.batches import Starts
     from bezierdistill.training.loop import Trainer
 
-AUTO = {"images": ("teacher",), "vectors": ("states",)}  # what align-features auto is
+AUTO = {"images": ("patches",), "vectors": ("states",)}  # what align-features auto is
 NAMED = ("auto", "states", "patches", "teacher")  # others are parts of a user's own module
 POOL, FREE_POOL = 16_384, 65_536  # the most real states; where features cost no pass
 POWERS = (0.7, 1.0, 1.4, 2.0, 2.8)  # of knots that are tried
@@ -189,24 +189,17 @@ def find_features(
         conditional: whether states have conditions that it can be given.
 
     Raises:
-        UserError: if there are none such; of ``auto`` it is told, and states are compared.
+        UserError: if there are none such.
     """
     from bezierdistill.models.features import Several, States
     from bezierdistill.models.patches import Patches
-    from bezierdistill.progress import notice
 
     names = _named(config.align_features, network, shape)
     found: list[Features] = [States()] if "states" in names else []
     found += [Patches(shape)] if "patches" in names else []
     paths = tuple(name for name in names if name not in NAMED)
     for parts in ([()] if "teacher" in names else []) + ([paths] if paths else []):
-        try:
-            found.append(_hidden(teacher(), parts, config.align_times, conditional))
-        except UserError as error:
-            if config.align_features != ("auto",):
-                raise
-            notice(f"alignment compares {found[0].name if found else 'states'}: {error}")
-            found = found or [States()]
+        found.append(_hidden(teacher(), parts, config.align_times, conditional))
     return found[0] if len(found) == 1 else Several(found)
 
 
