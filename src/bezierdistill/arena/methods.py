@@ -124,7 +124,8 @@ def rectified_flow(
     """k-rectified flow (Liu et al. 2022): a teacher, then ``rounds - 1`` flows on the pairs of the
     one before.
     """
-    return _jumps(_reflow(bench, bench.teacher(share), rounds - 1, rounds - 1, **settings), 1, 2)
+    flow = _reflow(bench, bench.teacher(share), rounds - 1, rounds - 1, **settings)
+    return _jumps(flow, 1, 2, 4)
 
 
 def rectified_flow_distillation(
@@ -166,7 +167,7 @@ def rectified_flow_pp(
     """
     model = bench.teacher(share)
     store, objective = bench.pairs(model), RectifiedFlowPP(huber=huber, **settings)
-    return even_jumps(bench.fit(copy.deepcopy(model.net), objective, bench.lines(store)), 1, 2)
+    return even_jumps(bench.fit(copy.deepcopy(model.net), objective, bench.lines(store)), 1, 2, 4)
 
 
 def conic(
@@ -186,7 +187,7 @@ def conic(
     for half, weight in enumerate((real, 0.0)):
         spend = bench.budget.left // (2 - half)
         net = bench.fit(net, Conic(weight, zeta), batches, f"half-{half + 1}", spend)
-    return even_jumps(net, 1, 2)
+    return even_jumps(net, 1, 2, 4)
 
 
 def progressive(bench: Bench, share: float = TEACHER, steps: int = 64) -> Mapping[int, Sampler]:
@@ -308,20 +309,21 @@ def mean_flow(
     logit_std: float = 2.0,
 ) -> Mapping[int, Sampler]:
     """Mean flow (Geng et al. 2025), from scratch."""
-    return even_jumps(bench.fit(bench.build(), MeanFlow(share, power, logit_mean, logit_std)), 1, 2)
+    objective = MeanFlow(share, power, logit_mean, logit_std)
+    return even_jumps(bench.fit(bench.build(), objective), 1, 2, 4)
 
 
 def flow_map_matching(bench: Bench, share: float = TEACHER) -> Mapping[int, Sampler]:
     """Lagrangian map distillation of a teacher (Boffi et al. 2024)."""
     model = bench.teacher(share)
-    return even_jumps(bench.fit(copy.deepcopy(model.net), LagrangianMap(model.field)), 1, 2)
+    return even_jumps(bench.fit(copy.deepcopy(model.net), LagrangianMap(model.field)), 1, 2, 4)
 
 
 def flow_map_self_distillation(bench: Bench, share: float = 0.5) -> Mapping[int, Sampler]:
     """Lagrangian self-distillation (Boffi et al. 2025), from scratch; ``share`` is that of the rows
     that learn the map.
     """
-    return even_jumps(bench.fit(bench.build(), LagrangianSelfDistillation(share)), 1, 2)
+    return even_jumps(bench.fit(bench.build(), LagrangianSelfDistillation(share)), 1, 2, 4)
 
 
 def _jumps(model: Model, *passes: int) -> dict[int, Sampler]:

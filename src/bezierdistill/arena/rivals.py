@@ -162,7 +162,7 @@ def align_your_flow(
     eulerian = EulerianMap(field, MapIntervals(whole), offset=offset)
     objective = LagrangianMap(field) if lagrangian else eulerian
     net = bench.fit(copy.deepcopy(strong.net), objective, rates={"student": lr})
-    return even_jumps(net, 1, 2)
+    return even_jumps(net, 1, 2, 4)
 
 
 def adversarial_matching(
@@ -199,12 +199,12 @@ def solution_flow(
 ) -> Mapping[int, Sampler]:
     """SoFlow (Luo et al. 2025), with other shares alpha-Flow (Zhang et al. 2025), from scratch."""
     objective = SolutionFlow(share, first, last, power, logit_std=logit_std)
-    return even_jumps(bench.fit(bench.build(), objective), 1, 2)
+    return even_jumps(bench.fit(bench.build(), objective), 1, 2, 4)
 
 
 def terminal_velocity(bench: Bench, **settings: float) -> Mapping[int, Sampler]:
     """Terminal velocity matching (Zhou et al. 2025), from scratch."""
-    return even_jumps(bench.fit(bench.build(), TerminalVelocity(**settings)), 1, 2)
+    return even_jumps(bench.fit(bench.build(), TerminalVelocity(**settings)), 1, 2, 4)
 
 
 def rectified_mean_flow(
@@ -222,7 +222,7 @@ def rectified_mean_flow(
         return Pairs(*parts)  # pyright: ignore[reportArgumentType]
 
     objective = RectifiedMeanFlow(**settings)
-    return even_jumps(bench.fit(copy.deepcopy(model.net), objective, batches), 1, 2)
+    return even_jumps(bench.fit(copy.deepcopy(model.net), objective, batches), 1, 2, 4)
 
 
 def fake_score_free(
