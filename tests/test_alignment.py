@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import bezierdistill as bd
 from bezierdistill.data import Data, load_data
 from bezierdistill.data.base import ArrayData
+from bezierdistill.flow_map import sample
 from bezierdistill.models import features as features_module
 from bezierdistill.models.features import HiddenStates, Several, States
 from bezierdistill.models.model import Model
@@ -31,6 +32,7 @@ from bezierdistill.records import ModelCard, Passes
 from bezierdistill.stages.align import POOL, align_steps, find_features, pool_rows
 from bezierdistill.stages.distill import StudentSettings
 from bezierdistill.training import pool as pool_module
+from bezierdistill.training.batches import AlignedBatches
 from bezierdistill.training.pool import Pool, make_pool
 from conftest import Draw
 
@@ -182,6 +184,13 @@ class Pair:
 
     def __call__(self, x: Tensor, cond: Any = None) -> tuple[Tensor, ...]:
         return x[:, :1], 1000 * x[:, 1:]
+
+
+class Shrinking(nn.Module):
+    """Jumps shrink a state, and the more the longer they are."""
+
+    def forward(self, x: Tensor, s: Tensor, t: Tensor, cond: Any = None) -> Tensor:
+        return -(t - s)[:, None] * x / 2
 
 
 class Still(nn.Module):
@@ -480,6 +489,26 @@ def test_steps_are_the_most_that_passes_pay_for(calls: int, count: int | None) -
         assert spent == cost(steps) - 4 * (steps % 2) <= passes  # the first sampler is cheaper
         assert cost(steps + 1) > passes
     assert pool_rows(1, 10**9, None) == POOL
+
+
+@pytest.mark.parametrize(("done", "accumulate"), [(0, 1), (5, 1), (4, 3)])
+def test_samplers_take_turns_and_go_on_where_a_run_stopped(
+    done: int, accumulate: int, draw: Draw
+) -> None:
+    trainer: Any = SimpleNamespace(done=done, config=SimpleNamespace(accumulate=accumulate))
+    pool, ends = Pool((draw(6, 2),), None, 6), draw(3, 2)
+    batches = AlignedBatches(lambda _: (ends, None, None), pool, 4, trainer)
+    turns = [batches(table()).turn for _ in range(4)]
+    assert turns == [done * accumulate + k for k in range(4)]
+
+
+@pytest.mark.parametrize("turn", range(5))
+def test_a_step_is_of_the_sampler_whose_turn_it_is(turn: int, draw: Draw) -> None:
+    x0, real, knots = draw(9, 2), draw(12, 2), ((0.0, 1.0), (0.0, 0.3, 1.0), (0.0, 0.2, 0.6, 1.0))
+    student = Shrinking()
+    loss = Alignment(knots, anchor=0.0).loss(student, Aligned(x0, (real,), turn=turn), table())
+    end = sample(student, x0, knots[turn % 3])
+    torch.testing.assert_close(loss, energy(end, real) / mean_distance(real))
 
 
 def test_a_distillation_charges_the_pool_and_leaves_the_teacher(tmp_path: Any) -> None:
