@@ -86,12 +86,15 @@ class Cells:
 
     def __init__(self, config: ArenaConfig, data: Data, methods: Mapping[str, Method]) -> None:
         self.config, self.data, self.methods = config, data, methods
-        device = open_fabric(config.loop.accelerator).device
-        chosen = choose_judges(config, data)
-        self.judges: dict[str, nn.Module | None] = {"": None}
-        self.judges |= {name: judge.to(device) for name, judge in chosen.items()}
+        self.device = open_fabric(config.loop.accelerator).device
+        self.judges: dict[str, nn.Module | None] = {"": None, **choose_judges(config, data)}
         self.network = network_of(config)
-        self.evaluator = cache(lambda seed, judge: Evaluator(data, seed, self.judges[judge]))
+        self.evaluator = cache(self._evaluator)
+
+    def _evaluator(self, seed: int, judge: str) -> Evaluator:
+        """A judge is placed when it is first asked, so not where others run the cells."""
+        own = self.judges[judge]
+        return Evaluator(self.data, seed, own if own is None else own.to(self.device))
 
     def run(self, cell: Cell) -> None:
         """Run a cell and write its rows; an error that is no user's is told with its traceback and

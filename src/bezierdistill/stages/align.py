@@ -68,7 +68,7 @@ def align_curves(
         config, network, store.recipe.shape, lambda: own or best_teacher(store), conditional
     )
     chosen, spent = knots, 0
-    if config.objective == "map" and not config.knots and config.most_passes > 1:
+    if config.chooses_knots:
         chosen, spent = choose_knots(net, store, data, config.most_passes, device)
         knots = {k: chosen[k] for k in knots}
     aligned = aligned_samplers(knots)

@@ -153,6 +153,11 @@ class StudentSettings:
         usual = len(self.knots) + 1 if self.knots else 4 if self.objective == "map" else 2
         return usual if self.passes is None else self.passes
 
+    @property
+    def chooses_knots(self) -> bool:
+        """Whether alignment chooses the knots of its samplers."""
+        return self.objective == "map" and not self.knots and self.most_passes > 1
+
     def _differs(self, name: str) -> bool:
         return getattr(self, name) != StudentSettings.__dataclass_fields__[name].default
 

@@ -405,7 +405,7 @@ def _distillation(
     }
     teaching = curves.recipe.teacher_passes - sum(free.values())
     budget.charge(teaching + curves.manifest.passes + searched)
-    if align and settings.objective == "map" and not settings.knots and settings.most_passes > 1:
+    if align and settings.chooses_knots:
         cost += knots_cost(tried_rows(len(curves), data.count("valid")))
     budget.charge(cost)
     asked = 0.0 if config.through else whole_share(settings.on_policy, config.batch)
