@@ -481,7 +481,7 @@ def test_steps_are_the_most_that_passes_pay_for(calls: int, count: int | None) -
     knots = ((0.0, 1.0), (0.0, 0.5, 1.0))
     step = 8 * (3 + 4 + 2 * 3 * calls) / 2
 
-    def cost(steps: int) -> int:
+    def cost(steps: int) -> float:
         return steps * step + calls * pool_rows(calls, steps * 32, count)
 
     for passes in (0, step - 1, step, 1000, 5000.5, 30_000, 10**6):
