@@ -68,7 +68,7 @@ def teacher_drifting(
     widths: Sequence[float] = WIDTHS,
     normalised: bool = True,
     real_rows: int = 1,
-    time: float | None = None,
+    time: float | None = 0.9,
     lr: float | None = None,
 ) -> Mapping[int, Sampler]:
     """Drifting in a teacher's hidden states (Zhang et al. 2026), from its weights."""
@@ -89,7 +89,7 @@ def _drift(
 def policy_flow(
     bench: Bench,
     share: float = TEACHER,
-    outputs: int = 10,
+    outputs: int = 4,
     points: int = 2,
     passes: Sequence[int] = (1, 2),
     huber: float = 0.0,
@@ -108,7 +108,7 @@ def policy_flow(
 def free_flow(
     bench: Bench,
     share: float = TEACHER,
-    corrected: float = 0.5,
+    corrected: float = 0.75,
     weight: float = 1.0,
     huber: float = 0.0,
     lr: float = 5e-4,
@@ -123,7 +123,7 @@ def free_flow(
 def mid_training(
     bench: Bench,
     share: float = TEACHER,
-    mid: float = 0.5,
+    mid: float = 0.25,
     huber: float = 0.001,
     middle: float = MIDDLE,
     stages: int = 1,
@@ -150,8 +150,8 @@ def align_your_flow(
     strength: float = 1.25,
     whole: float = 0.0,
     offset: float | None = 0.1,
-    lagrangian: bool = False,
-    lr: float = 3e-4,
+    lagrangian: bool = True,
+    lr: float = 2e-3,
 ) -> Mapping[int, Sampler]:
     """Align your flow (Sabour et al. 2025) without its adversarial end: map distillation of a
     strong teacher guided away from a weak one.
@@ -169,7 +169,7 @@ def adversarial_matching(
     bench: Bench,
     share: float = TEACHER,
     times: tuple[float, float] = (0.02, 0.98),
-    lr: float = 1e-4,
+    lr: float = 5e-4,
     critic_steps: int = 2,
     generator_weight: float = 3e-3,
     critic_weight: float = 1e-2,
@@ -191,9 +191,9 @@ def adversarial_matching(
 
 def solution_flow(
     bench: Bench,
-    share: float = 0.25,
-    power: float = 1.0,
-    logit_std: float = 1.0,
+    share: float = 0.5,
+    power: float = 0.5,
+    logit_std: float = 2.0,
     first: float = 0.1,
     last: float = 0.002,
 ) -> Mapping[int, Sampler]:
@@ -208,7 +208,11 @@ def terminal_velocity(bench: Bench, **settings: float) -> Mapping[int, Sampler]:
 
 
 def rectified_mean_flow(
-    bench: Bench, share: float = TEACHER, dropped: float = 0.1, **settings: float
+    bench: Bench,
+    share: float = TEACHER,
+    dropped: float = 0.1,
+    power: float = 0.5,
+    **settings: float,
 ) -> Mapping[int, Sampler]:
     """Re-MeanFlow (Zhang et al. 2025): mean flow on the nearer pairs of a teacher, from its
     weights.
@@ -221,7 +225,7 @@ def rectified_mean_flow(
         parts = (None if part is None else part.to(bench.draws.device) for part in pairs)
         return Pairs(*parts)  # pyright: ignore[reportArgumentType]
 
-    objective = RectifiedMeanFlow(**settings)
+    objective = RectifiedMeanFlow(power=power, **settings)
     return even_jumps(bench.fit(copy.deepcopy(model.net), objective, batches), 1, 2, 4)
 
 
