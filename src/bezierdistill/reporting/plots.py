@@ -262,4 +262,6 @@ def save_rows(path: Path, rows: Mapping[str, Tensor], shown: int = 12) -> None:
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
         axes.set_ylabel(title, rotation=0, ha="right", va="center", fontsize=8)
-    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110))
+    write_atomically(
+        path, lambda file: figure.savefig(file, format="png", dpi=110, bbox_inches="tight")
+    )
