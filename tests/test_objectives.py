@@ -283,8 +283,9 @@ def test_alignment_anchor_is_the_regression_of_every_sampler(draw: Draw) -> None
 
     def loss(anchor: float) -> Tensor:
         objective = Alignment(knots, Loss(0.1), anchor)
-        batches = (Aligned(curve.source, (real,), end=curve.data, turn=turn) for turn in (3, 4))
-        return sum(objective.loss(net, batch, torch.Generator()) for batch in batches)
+        batches = [Aligned(curve.source, (real,), end=curve.data, turn=turn) for turn in (3, 4)]
+        losses = [objective.loss(net, batch, torch.Generator()) for batch in batches]
+        return torch.stack(losses).sum()
 
     expected = 2 * Loss(0.1)(curve.source + 0.5, curve.data) / mean_distance(curve.data)
     torch.testing.assert_close(
