@@ -272,8 +272,8 @@ def test_chain_passes_add_up(chain: Path) -> None:
     valid = load_data(str(chain / "data.npz")).count("valid")
     assert valid is not None
     assert valid < 100
-    knots = 4 * 2 * valid  # four powers, samples of two passes
-    alignment = 2 * 32 * (3 + 3)  # of twice as many rows: from the source, and the second jump
+    knots = 5 * 2 * valid  # five powers, samples of two passes
+    alignment = 32 * (3 + 4)  # of twice as many rows: a step of one pass, one of two
     parts = load_model(chain / "student").card.passes.parts
     training = regression + knots + alignment
     assert parts == {"training": training, "curves": 3200, "teachers": 2 * teacher, "search": 0}
