@@ -160,8 +160,11 @@ class ModelCard(Record, frozen=True):
 
     def __post_init__(self) -> None:
         shape = self.shape
-        fits = len(shape) in (1, 3) and min(shape) > 0 and math.prod(shape) <= MAX_STATE
-        expect(fits, "shape", shape, f"1 or 3 sizes whose product is {MAX_STATE:,} or less")
+        latent = self.network.get("kind") == "pipeline"
+        sizes = (1, 2, 3, 4) if latent else (1, 3)
+        fits = len(shape) in sizes and min(shape) > 0 and math.prod(shape) <= MAX_STATE
+        told = f"{', '.join(map(str, sizes))} sizes whose product is {MAX_STATE:,} or less"
+        expect(fits, "shape", shape, told)
         self.scaling.check(self.shape)
         if self.domain is not None:
             self.domain.check(self.shape)

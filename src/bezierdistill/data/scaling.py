@@ -13,7 +13,7 @@ from torch import Tensor
 from bezierdistill.errors import UserError
 from bezierdistill.settings import check_choice
 
-Layout = Literal["flat", "hw", "hwc", "chw"]
+Layout = Literal["flat", "hw", "hwc", "chw", "latent"]
 CHANNELS = (1, 3, 4)
 MIN_SCALE, MAX_NUMBER = 1e-37, 3e38  # of single precision
 
@@ -27,7 +27,7 @@ class Scaling:
         shift: one number, or one per component (flat) or channel (images).
         scale: likewise, positive.
         layout: how a state is stored: ``flat`` (D,), ``hw``, ``hwc`` or ``chw``. Models use (D,)
-            and (C, H, W).
+            and (C, H, W). ``latent`` are states of any shape, as they are.
         low: least value in original units; None is unbounded.
         high: greatest value in original units; None is unbounded.
         integer: whether original units are whole numbers (images of bytes).
@@ -108,7 +108,8 @@ class Scaling:
 
     def check(self, shape: Sequence[int]) -> None:
         """Raise ``UserError`` unless it fits model states of ``shape``."""
-        fits = len(shape) == 1 if self.layout == "flat" else len(shape) == 3
+        sizes = {"flat": (1,), "latent": range(1, 5)}.get(self.layout, (3,))
+        fits = len(shape) in sizes
         fits = fits and (self.layout != "hw" or shape[0] == 1)
         if not fits or {len(self.shift), len(self.scale)} - {1, shape[0]}:
             told = f"{self.layout} with {len(self.shift)} and {len(self.scale)} numbers"

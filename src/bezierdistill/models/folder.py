@@ -38,6 +38,7 @@ from bezierdistill.models.weights import check_fit, check_weights
 from bezierdistill.networks.config import NetworkConfig, read_network
 from bezierdistill.networks.lora import save_lora
 from bezierdistill.networks.own import OwnConfig, OwnNetwork
+from bezierdistill.networks.pipeline import PipelineConfig
 from bezierdistill.records import (
     ModelCard,
     TeacherRef,
@@ -69,6 +70,8 @@ def save_model(folder: Path, model: Model) -> Model:
         UserError: if what its card says does not agree with itself; nothing is written then.
     """
     from_json(to_json(model.card), ModelCard, folder / CARD)  # as it is read back
+    if isinstance(model.network, PipelineConfig):
+        return _save_pipeline(folder, model)
     if isinstance(model.net, OwnNetwork):
         _save_own(folder, model.net)
         write_text(folder / SAMPLER, standalone(model))
@@ -77,6 +80,19 @@ def save_model(folder: Path, model: Model) -> Model:
     card = msgspec.structs.replace(model.card, digest=_digest(folder))
     write_record(folder / CARD, card)
     return Model(model.net, card, folder)
+
+
+def _save_pipeline(folder: Path, model: Model) -> Model:
+    """The adapter of a student; a teacher is known by its pipeline and its prompts."""
+    from bezierdistill.models.pipeline import PipelineModel  # it takes diffusers
+
+    assert isinstance(model, PipelineModel)
+    card = model.card
+    if model.net.rank:
+        write_tensors(folder / WEIGHTS, model.net.tensors())
+        card = msgspec.structs.replace(card, digest=_digest(folder))
+    write_record(folder / CARD, card)
+    return PipelineModel(model.net, card, folder)
 
 
 def _save_own(folder: Path, net: OwnNetwork) -> None:
@@ -124,6 +140,8 @@ def load_model(folder: str | Path, teacher: Teacher | Student | None = None) -> 
     """
     folder = Path(folder)
     card = read_card(folder)
+    if card.network.get("kind") == "pipeline":
+        return _load_pipeline(folder, card)
     weights = read_tensors(folder / WEIGHTS)[0]
     if _digest(folder) != card.digest:
         raise UserError(
@@ -141,6 +159,18 @@ def load_model(folder: str | Path, teacher: Teacher | Student | None = None) -> 
         told = " ".join(str(error).split())[:500]
         raise UserError(f"{folder} does not describe the network of its weights: {told}") from None
     return Model(net.eval().requires_grad_(False), card, folder)
+
+
+def _load_pipeline(folder: Path, card: ModelCard) -> Model:
+    from bezierdistill.models.pipeline import load_pipeline  # it takes diffusers
+
+    network = read_network(card.network)
+    assert isinstance(network, PipelineConfig)
+    if network.lora and _digest(folder) != card.digest:
+        raise UserError(
+            f"{folder / WEIGHTS} differs from the digest in {CARD}: the file was changed or damaged"
+        )
+    return load_pipeline(folder, card, network)
 
 
 def _own_network(

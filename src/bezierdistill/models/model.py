@@ -27,6 +27,7 @@ from bezierdistill.models.conditions import Label, draw_condition, draw_labels
 from bezierdistill.networks.config import NetworkConfig, read_network
 from bezierdistill.networks.given import map_tensors
 from bezierdistill.networks.own import OwnConfig
+from bezierdistill.networks.pipeline import PipelineConfig
 from bezierdistill.noise import Stream
 from bezierdistill.noise import noise as draw_noise
 from bezierdistill.records import Conditions, ModelCard
@@ -68,7 +69,7 @@ class Model:
         return sum(parameter.numel() for parameter in found)
 
     @cached_property
-    def network(self) -> NetworkConfig | ForeignConfig | OwnConfig:
+    def network(self) -> NetworkConfig | ForeignConfig | OwnConfig | PipelineConfig:
         """How to build the network."""
         return read_network(self.card.network)
 
@@ -120,7 +121,9 @@ class Model:
     @property
     def _jumps_alone(self) -> bool:
         """Whether it is a module that is not told where a step ends, and has learnt given steps."""
-        own = isinstance(self.network, OwnConfig) and not self.network.times
+        network = self.network
+        own = isinstance(network, PipelineConfig)
+        own = own or (isinstance(network, OwnConfig) and not network.times)
         return own and self.card.kind == "student" and bool(self.knots)
 
     @property

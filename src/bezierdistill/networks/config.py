@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from bezierdistill.networks.foreign import ForeignConfig
     from bezierdistill.networks.own import OwnConfig
+    from bezierdistill.networks.pipeline import PipelineConfig
 
 NetworkKind = Literal["mlp", "unet", "dit"]
 LATER = {"control_points"}  # settings that records of older versions lack
@@ -77,7 +78,9 @@ def sees_images(network: object, shape: tuple[int, ...]) -> bool:
     return len(shape) == 3 and not (isinstance(network, NetworkConfig) and network.kind == "mlp")
 
 
-def read_network(fields: Mapping[str, Any]) -> NetworkConfig | ForeignConfig | OwnConfig:
+def read_network(
+    fields: Mapping[str, Any],
+) -> NetworkConfig | ForeignConfig | OwnConfig | PipelineConfig:
     """The settings of a network, as a record holds them.
 
     Raises:
@@ -85,9 +88,10 @@ def read_network(fields: Mapping[str, Any]) -> NetworkConfig | ForeignConfig | O
     """
     from bezierdistill.networks.foreign import ForeignConfig  # here: they take torch
     from bezierdistill.networks.own import OwnConfig
+    from bezierdistill.networks.pipeline import PipelineConfig
     from bezierdistill.records import from_json
 
-    kinds = {"diffusers": ForeignConfig, "own": OwnConfig}
+    kinds = {"diffusers": ForeignConfig, "own": OwnConfig, "pipeline": PipelineConfig}
     kind = kinds.get(str(fields.get("kind")), NetworkConfig)
     known = {field.name for field in dataclasses.fields(kind)}
     other = sorted((fields.keys() ^ known) - (LATER & known))

@@ -44,6 +44,53 @@ def add_lora(module: nn.Module, rank: int, targets: Sequence[str], seed: int) ->
         peft.inject_adapter_in_model(config, module)
 
 
+def put_adapter(
+    transformer: Any, name: str, rank: int, targets: Sequence[str], seed: int
+) -> dict[str, nn.Parameter]:
+    """Add an adapter of its own name to a transformer of diffusers, which may have others.
+
+    Args:
+        transformer: the transformer, whose own weights stay as they are.
+        name: the adapter's.
+        rank: its rank.
+        targets: which layers, by their names or the ends of these.
+        seed: seed of the first A.
+
+    Returns:
+        Its parameters, in single precision, by the layers' names, such as ``to_q.lora_A.weight``.
+
+    Raises:
+        UserError: without peft, on a rank below 1, or if a target is no layer.
+    """
+    peft = _peft()
+    if rank < 1:
+        raise UserError(f"lora is {rank}, expected a rank of 1 or more")
+    paths = [path for path, _ in transformer.named_modules() if ".base_layer" not in path]
+    layers = {path for path in paths for end in targets if f".{path}".endswith(f".{end}")}
+    known = dict(transformer.named_modules())
+    kinds = {path: getattr(known[path], "base_layer", known[path]) for path in layers}
+    wrong = [end for end in targets if not any(f".{path}".endswith(f".{end}") for path in layers)]
+    wrong += sorted(path for path, part in kinds.items() if not isinstance(part, KINDS))
+    if wrong:
+        raise UserError(
+            f"targets name {wrong[0][:80]}, expected linear layers or convolutions of the"
+            f" {type(transformer).__name__}, such as to_q"
+        )
+    pattern = "|".join(map(re.escape, sorted(layers)))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=pattern)
+        transformer.add_adapter(config, adapter_name=name)
+    found = {
+        path.replace(f".{name}.", "."): parameter
+        for path, parameter in transformer.named_parameters()
+        if f".{name}." in path
+    }
+    for parameter in found.values():
+        parameter.data = parameter.data.float()
+    return found
+
+
 def merged(module: nn.Module) -> dict[str, Tensor]:
     """The weights of a module with its adapters added to them, by the module's own names."""
     found = {

@@ -1,0 +1,372 @@
+"""A diffusers pipeline as a teacher, and its transformer with a low-rank adapter as a student.
+
+A :class:`PipelineTeacher` is a model like any other: it is simulated, blended with another pipeline
+of the same states or with itself under another guidance, and distilled. Its states are the
+pipeline's latents, as they are; its conditions are numbers of prompts.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor
+
+from bezierdistill.data import Scaling
+from bezierdistill.errors import UserError
+from bezierdistill.fields import NetworkField
+from bezierdistill.files import read_tensors
+from bezierdistill.models.model import Model
+from bezierdistill.models.weights import check_fit
+from bezierdistill.networks.pipeline import PipelineConfig
+from bezierdistill.objects import fingerprint
+from bezierdistill.pipelines.guidance import find_guidance
+from bezierdistill.pipelines.network import PipelineNetwork, Weights
+from bezierdistill.pipelines.opening import TEXT, find_pipeline, open_pipeline, pipeline_digest
+from bezierdistill.pipelines.probe import Loop, measure
+from bezierdistill.pipelines.prompts import (
+    Prompts,
+    embed_prompts,
+    load_prompts,
+    save_prompts,
+)
+from bezierdistill.progress import progress
+from bezierdistill.records import Conditions, ModelCard, Passes, TeacherRef, to_json
+
+PROMPTS = "prompts"
+PLACES = 65_536  # numbers of states that go through a pipeline at once
+MOST = 64  # rows that do
+APART = 1e-2  # of a velocity's size: what a batch of several times may change
+
+
+@dataclass(frozen=True)
+class PipelineModel(Model):
+    """A pipeline's transformer, as a teacher or as a student; see :class:`PipelineTeacher`."""
+
+    net: PipelineNetwork
+
+    @property
+    def pipeline(self) -> PipelineConfig:
+        """Which pipeline, and how it is called."""
+        network = self.network
+        assert isinstance(network, PipelineConfig)
+        return network
+
+    def __repr__(self) -> str:
+        made, lora = self.pipeline, f", LoRA of rank {self.net.rank}" if self.net.rank else ""
+        return f"{type(self).__name__}({made.name}{lora}, shape {self.shape}, {self.folder})"
+
+    @property
+    def field(self) -> NetworkField:
+        """The velocity field; a teacher's with its guidance."""
+        if self.net.rank:
+            return super().field
+        return NetworkField(self.net, self.pipeline.passes)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the transformer is."""
+        return self.net.loop.device
+
+    @property
+    def batch(self) -> int:
+        """Rows that go through the transformer at once."""
+        return max(1, min(MOST, PLACES // math.prod(self.shape)))
+
+    @property
+    def prompts(self) -> Prompts:
+        """Its prompts."""
+        return self.net.prompts
+
+    def with_prompts(self, texts: Sequence[str]) -> PipelineModel:
+        """The same model with other prompts, of which sample i has the one of number i.
+
+        Its text encoders are loaded for this, and freed afterwards.
+        """
+        if not texts:
+            raise UserError("prompts are empty, expected one or more")
+        loop, config = self.net.loop, self.pipeline
+        guided = not self.net.rank and config.guidance != config.plain
+        given = (config.given, config.guidance, config.plain, config.negative)
+        if any(getattr(loop.pipe, name, None) is not None for name in _text_parts(loop.pipe)):
+            found = embed_prompts(loop.encoded, texts, guided)
+        else:
+            folder, device = find_pipeline(config.source), self.device
+            kept = {name: getattr(loop.pipe, name) for name in ("transformer", "vae")}
+            pipe = open_pipeline(folder, config.dtype, text=True, **kept).to(device)
+            found = embed_prompts(Loop(pipe, *given).encoded, texts, guided)
+            del pipe
+            gc.collect()
+        conditions = Conditions(size=1, rows=len(texts), table=found.fingerprint[:16])
+        card = msgspec.structs.replace(self.card, conditions=conditions)
+        return PipelineModel(self.net.with_prompts(found), card, self.folder)
+
+    @torch.no_grad()
+    def images(self, states: Tensor | np.ndarray, rows: Sequence[int] | None = None) -> np.ndarray:
+        """Images ``(B, H, W, C)``, or frames ``(B, F, H, W, C)``, as bytes, that the pipeline's own
+        decoder makes of states ``(B, *shape)``.
+        """
+        x, made = torch.as_tensor(states, dtype=torch.float32), []
+        for part in x.split(self.batch):
+            numbers = torch.zeros(len(part), dtype=torch.long)
+            texts = self.prompts.outputs(numbers, False, self.device)
+            found = self.net.loop.decoded(part.to(self.device), texts, self.pipeline.call.state)
+            made.append((255 * found).round().to(torch.uint8).cpu().numpy())
+        return np.concatenate(made)
+
+    def student(self, lora: int = 16, targets: Sequence[str] = ()) -> PipelineModel:
+        """A student that starts as this pipeline without guidance: an adapter beside its weights.
+
+        Args:
+            lora: rank of the adapter.
+            targets: the layers that get one, by their names or the ends of these; none: all linear
+                layers of the transformer's blocks.
+
+        Raises:
+            UserError: on a rank below 1, or if there are no such layers.
+        """
+        net = self.net.add_lora(lora, tuple(targets), seed=0)
+        network = replace(self.pipeline, lora=lora)
+        card = msgspec.structs.replace(self.card, kind="student", network=to_json(network))
+        return PipelineModel(net, card, None)
+
+
+class PipelineTeacher(PipelineModel):
+    """A diffusers pipeline as a teacher: its own field, guidance included.
+
+    Nothing is listed by family: how the transformer is called is measured by a few probes.
+
+    Args:
+        pipe: the pipeline, with its text encoders; or a local folder or a name on the hub.
+        prompts: the prompts, which are embedded once.
+        guidance: scale of its guidance, which becomes part of the teacher; None is the pipeline's
+            own, 1 is none.
+        negative: the negative prompt; None is the pipeline's own.
+        dtype: number type of the networks of a pipeline that is opened here.
+        folder: where prompts are kept; without it in memory.
+        device: where the pipeline is opened.
+        given: further keyword arguments of every call of the pipeline: height, width, num_frames.
+
+    Raises:
+        UserError: if it cannot be opened safely, has a loop of its own, or probes disagree.
+
+    Example::
+
+        teacher = bd.PipelineTeacher("Efficient-Large-Model/Sana_600M_1024px_diffusers",
+                                     prompts=["a red boot", "a blue bag"], guidance=4.5)
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        prompts: Sequence[str],
+        guidance: float | None = None,
+        negative: str | None = None,
+        *,
+        dtype: str = "float32",
+        folder: Path | None = None,
+        device: torch.device | str = "cpu",
+        **given: Any,
+    ) -> None:
+        texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+        if not texts:
+            raise UserError("prompts are empty, expected one or more")
+        given = {name: value for name, value in given.items() if value is not None}
+        if isinstance(pipe, str | Path):
+            place = find_pipeline(pipe)
+            source, weights = _source(pipe), pipeline_digest(place)
+            pipe = open_pipeline(place, dtype, text=True).to(device)
+            own = True
+        else:
+            source, own = str(pipe.config.get("_name_or_path") or "python"), False
+            weights = fingerprint(dict(pipe.transformer.state_dict()))
+            dtype = str(pipe.transformer.dtype).removeprefix("torch.")
+            pipe.set_progress_bar_config(disable=True)
+        made = refused(type(pipe).__name__, _probed, pipe, texts, guidance, negative, folder, given)
+        loop, found, call, shape, passes = made
+        if own:
+            free_text(pipe)
+        network = PipelineConfig(
+            source,
+            weights,
+            type(pipe).__name__,
+            dtype,
+            given,
+            loop.guidance[True],
+            loop.guidance[False],
+            loop.negative,
+            call,
+            passes,
+        )
+        card = ModelCard(
+            kind="teacher",
+            network=to_json(network),
+            shape=shape,
+            scaling=Scaling(layout="latent"),
+            seed=0,
+            steps=0,
+            passes=Passes(training=0),
+            conditions=Conditions(size=1, rows=len(texts), table=found.fingerprint[:16]),
+            digest=_digest(network, found),
+        )
+        net = PipelineNetwork(loop, call, found, Weights(pipe.transformer))
+        for name, value in {"net": net, "card": card, "folder": None}.items():
+            object.__setattr__(self, name, value)
+        _check_times(self)
+
+
+def _probed(
+    pipe: Any,
+    texts: tuple[str, ...],
+    guidance: float | None,
+    negative: str | None,
+    folder: Path | None,
+    given: Mapping[str, Any],
+) -> tuple[Loop, Prompts, Any, tuple[int, ...], int]:
+    """The loop, the prompts, the call, the shape of a state and the passes of a velocity."""
+    made = find_guidance(pipe, given, guidance, negative)
+    loop = Loop(pipe, given, made.guided, made.plain, made.negative)
+    guided = made.guided != made.plain
+    with progress("prompts", len(texts)) as tell:
+        if folder is None:
+            found = embed_prompts(loop.encoded, texts, guided, tell)
+        else:
+            found = save_prompts(loop.encoded, texts, guided, folder / PROMPTS, tell)
+    two = torch.tensor([0, len(texts) - 1])
+    plain = found.outputs(two, False, loop.device)
+    x = loop.drawn(plain, 2)
+    call = measure(loop, plain, tuple(x.shape[1:]), pipe.transformer.dtype != torch.float32)
+    passes = loop.passes(found.outputs(two, True, loop.device), x, True)
+    return loop, found, call, tuple(x.shape[1:]), passes
+
+
+def refused(name: str, run: Any, *given: Any) -> Any:
+    """What a function returns; an error of the pipeline's own is told in a line."""
+    try:
+        return run(*given)
+    except UserError:
+        raise
+    except Exception as error:  # of whatever a pipeline does
+        told = " ".join(str(error).split())[:300]
+        raise UserError(f"a {name} refuses the call ({type(error).__name__}: {told})") from error
+
+
+def _check_times(model: PipelineModel) -> None:
+    """Whether the pipeline can be asked with a time of its own for every row, as it is asked for
+    rows that are on their way.
+    """
+    rows, times = torch.tensor([[0.0], [0.0]]), torch.tensor([0.25, 0.5])
+    x = torch.randn(2, *model.shape, generator=torch.Generator().manual_seed(1))
+    beside = model.net(x, times, times, rows)
+    alone = [model.net(x[k : k + 1], times[k : k + 1], times, rows[:1]) for k in (0, 1)]
+    apart, size = (beside - torch.cat(alone)).abs().max(), beside.abs().max()
+    half = model.pipeline.dtype != "float32"
+    if not bool(beside.isfinite().all()):
+        raise UserError(f"a {model.pipeline.name} gives NaN or infinite numbers: check its weights")
+    if float(apart) > (5 * APART if half else APART) * float(size):
+        raise UserError(
+            f"a {model.pipeline.name} gives a state another velocity beside states at other times:"
+            " its guidance depends on the time, expected one of no truncation"
+        )
+
+
+def _source(pipe: str | Path) -> str:
+    return str(Path(pipe).resolve()) if Path(pipe).exists() else str(pipe)
+
+
+def _digest(network: PipelineConfig, prompts: Prompts) -> str:
+    """What a teacher is known by: its weights, its call and its prompts."""
+    plain = {key: value for key, value in asdict(network).items() if key != "source"}
+    told = json.dumps(to_json(plain), sort_keys=True) + prompts.fingerprint
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
+def _text_parts(pipe: Any) -> list[str]:
+    return [name for name in pipe.components if name.startswith(TEXT)]
+
+
+def free_text(pipe: Any) -> None:
+    """Free the text encoders of a pipeline, whose prompts are embedded."""
+    pipe.register_modules(**dict.fromkeys(_text_parts(pipe)))
+    gc.collect()
+
+
+class _Open:
+    """A pipeline that is open in this process, without text encoders."""
+
+    def __init__(self, folder: Path, dtype: str) -> None:
+        self.pipe = open_pipeline(folder, dtype, text=False)
+        self.weights = Weights(self.pipe.transformer)
+
+
+_open: WeakValueDictionary[tuple[Path, str], _Open] = WeakValueDictionary()
+
+
+def load_pipeline(folder: Path, card: ModelCard, config: PipelineConfig) -> PipelineModel:
+    """The teacher or student in a model folder. All that come from one pipeline share its weights.
+
+    Raises:
+        UserError: if the pipeline is not there any more, or is another.
+    """
+    place = find_pipeline(config.source)
+    if pipeline_digest(place) != config.weights:
+        raise UserError(
+            f"{config.source} is another pipeline than that of {folder} (digest"
+            f" {config.weights[:8]}): restore it, or import and distil again"
+        )
+    key = (place.resolve(), config.dtype)
+    shared = _open.get(key) or _Open(place, config.dtype)
+    _open[key] = shared
+    loop = Loop(shared.pipe, config.given, config.guidance, config.plain, config.negative)
+    prompts = load_prompts(find_prompts(folder, card))
+    if prompts.fingerprint[:16] != card.conditions.table:
+        raise UserError(f"{folder / PROMPTS} holds other prompts than the card says: import again")
+    net = PipelineNetwork(loop, config.call, prompts, shared.weights)
+    if config.lora:
+        tensors = read_tensors(folder / "model.safetensors")[0]
+        layers = tuple({name.rsplit(".lora_", 1)[0] for name in tensors})
+        net = net.add_lora(config.lora, layers, seed=0)
+        check_fit(_Bare(net.tensors()), tensors)
+        net.load(tensors)
+        net.requires_grad_(False)
+    net.shared = shared  # as long as the network lives
+    return PipelineModel(net.eval(), card, folder)
+
+
+class _Bare(torch.nn.Module):
+    """Tensors by name, to compare others with."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.tensors = dict(tensors)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:  # pyright: ignore
+        return self.tensors
+
+
+def find_prompts(folder: Path, card: ModelCard) -> Path:
+    """The folder of a model's prompts: its own, or that of the teacher that it was distilled from.
+
+    Raises:
+        UserError: if there is none.
+    """
+    from bezierdistill.models.folder import find_folder
+
+    if (folder / PROMPTS).exists():
+        return folder / PROMPTS
+    refs: tuple[TeacherRef, ...] = card.teachers
+    for ref in refs:
+        found = find_folder(ref, folder) / PROMPTS
+        if found.exists():
+            return found
+    raise UserError(f"{folder} has no prompts, nor has a teacher of it: import the pipeline again")
