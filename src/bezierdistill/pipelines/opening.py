@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,10 +86,18 @@ def check_pipeline(folder: Path) -> dict[str, Any]:
     return index
 
 
+def pipeline_class(kind: str) -> Any:
+    """A class of diffusers by its name; None if there is none such."""
+    import diffusers
+
+    with _quiet():  # what it imports tells of processors of images
+        return getattr(diffusers, kind, None)
+
+
 def _check_kind(folder: Path, kind: str, parts: dict[str, Any]) -> None:
     import diffusers
 
-    found = getattr(diffusers, kind, None)
+    found = pipeline_class(kind)
     if not inspect.isclass(found) or not issubclass(found, diffusers.DiffusionPipeline):
         raise UserError(f"{folder} is a {kind[:60]}, which this diffusers does not have: update it")
     if "unet" in parts or NETWORK not in parts:
@@ -156,10 +165,8 @@ def open_pipeline(folder: Path, dtype: str, text: bool, **parts: Any) -> Any:
     import torch
 
     index = check_pipeline(folder)
-    import diffusers
-
     left: dict[str, Any] = {name: None for name in index if name.startswith(TEXT) and not text}
-    kind = getattr(diffusers, index["_class_name"])
+    kind = pipeline_class(index["_class_name"])
     with _quiet():
         try:
             pipe = kind.from_pretrained(
@@ -186,13 +193,18 @@ def _quiet() -> Iterator[None]:
     from diffusers.utils import logging
     from transformers.utils import logging as theirs
 
-    before = logging.get_verbosity()
+    before, other = logging.get_verbosity(), theirs.get_verbosity()
     logging.set_verbosity_error()
+    theirs.set_verbosity_error()
     logging.disable_progress_bar()
     theirs.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            # Of the name of the number type, which versions before know by this one alone.
+            warnings.filterwarnings("ignore", "`torch_dtype` is deprecated", FutureWarning)
+            yield
     finally:
+        theirs.set_verbosity(other)
         logging.set_verbosity(before)
         logging.enable_progress_bar()
         theirs.enable_progress_bar()

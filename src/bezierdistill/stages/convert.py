@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bezierdistill.settings import Contents, Prediction, ScheduleKind, as_paths
+from bezierdistill.errors import UserError
+from bezierdistill.settings import Contents, Prediction, ScheduleKind, as_paths, check_counts
 
 CONTENTS = Contents(
     "a teacher, imported from diffusers",
@@ -16,26 +17,59 @@ CONTENTS = Contents(
     },
     continues=False,
 )
+PIPELINE_CONTENTS = Contents(
+    "a teacher, a diffusers pipeline with prompts",
+    {
+        "model.json": "the model's card: which pipeline, how it is called, its digest",
+        "prompts/": "the prompts, and what the text encoders made of them; bezierdistill simulate"
+        " --teachers {out} reads both",
+    },
+    continues=False,
+)
 
 
 @dataclass(frozen=True)
 class ImportConfig:
-    """Make a teacher of a pretrained network of diffusers.
+    """Make a teacher of a diffusers pipeline with prompts, or of a pretrained network.
 
-    What the network predicts and its schedule are said by the pipeline's scheduler; where there is
-    none they have to be named. They are never guessed.
+    A pipeline with prompts (--source) is asked by its own loop, guidance included, and how it calls
+    its transformer is measured; the new folder names it and does not copy it. What a network alone
+    (--folder) predicts and its schedule are said by its scheduler; where there is none they have to
+    be named. They are never guessed.
 
     Example::
 
+        bezierdistill import --source sd35 --prompts prompts.txt --guidance 4.5 --out runs/teacher
         bezierdistill import --folder ddpm --out runs/teacher
-        bezierdistill import --folder net --prediction sample --schedule sigma --out runs/teacher
     """
 
-    folder: Path
-    """A local folder: a pipeline, a checkpoint of a training script with unet/, unet_ema/ or
-    transformer/, or the network alone; only safetensors are read."""
     out: Path
     """Folder of the new model."""
+    source: str | None = None
+    """A text-to-image or text-to-video flow pipeline: a local folder, or a name on the hub, which
+    is cached as usual; only safetensors are read."""
+    prompts: Path | None = None
+    """The prompts, a line each, or JSON lines; they are embedded once and kept."""
+    guidance: float | None = None
+    """Scale of the pipeline's guidance, which becomes part of the teacher; without it the
+    pipeline's own, 1 is none."""
+    negative: str | None = None
+    """The negative prompt; without it the pipeline's own."""
+    height: int | None = None
+    """Height of images in pixels; without it the pipeline's own."""
+    width: int | None = None
+    """Width of images in pixels."""
+    frames: int | None = None
+    """Frames of a video."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Number type of the pipeline's networks."""
+    call: str | None = None
+    """Further arguments of the pipeline's call, as JSON: '{"max_sequence_length": 256}'."""
+    accelerator: str = "auto"
+    """Device kind for Lightning Fabric, on which the pipeline is tried: auto, cpu, cuda, mps."""
+    folder: Path | None = None
+    """A network alone: a local folder of an unconditional or class-conditional pipeline, a
+    checkpoint of a training script with unet/, unet_ema/ or transformer/, or the network."""
     prediction: Prediction | None = None
     """Velocity (data minus noise), flow (noise minus data), epsilon (noise), sample (data),
     v_prediction; needed where no scheduler says it."""
@@ -54,7 +88,28 @@ class ImportConfig:
     """Sigma: greatest sigma; 80 without it."""
 
     def __post_init__(self) -> None:
-        as_paths(self, "folder", "out")
+        as_paths(self, "out", *(n for n in ("folder", "prompts") if getattr(self, n) is not None))
+        if (self.folder is None) == (self.source is None):
+            raise UserError(
+                "expected one of --source, a pipeline with prompts, and --folder, a network alone"
+            )
+        other = PIPELINE if self.source is None else NETWORK
+        if wrong := [name for name in other if _differs(self, name)]:
+            raise UserError(
+                f"{wrong[0]} is of --{'source' if self.source is None else 'folder'}, which is not"
+                " given: leave it out"
+            )
+        if self.source is not None and self.prompts is None:
+            raise UserError("a pipeline needs --prompts, a file of prompts, a line each")
+        check_counts(**{n: getattr(self, n) or 1 for n in ("height", "width", "frames")})
+
+
+PIPELINE = ("prompts", "guidance", "negative", "height", "width", "frames", "dtype", "call")
+NETWORK = ("prediction", "schedule", "scale", "low", "high", "least", "most")
+
+
+def _differs(config: ImportConfig, name: str) -> bool:
+    return getattr(config, name) != ImportConfig.__dataclass_fields__[name].default
 
 
 @dataclass(frozen=True)
@@ -86,7 +141,10 @@ def main_import(config: ImportConfig) -> dict[str, Any]:
     from bezierdistill.interop import import_diffusers
     from bezierdistill.run import made_whole
 
-    given = {name: value for name, value in vars(config).items() if value is not None}
+    if config.source is not None:
+        return _import_pipeline(config)
+    names = ("folder", "out", *NETWORK)
+    given = {n: getattr(config, n) for n in names if getattr(config, n) is not None}
     with made_whole(config.out, "import", config, CONTENTS):
         model = import_diffusers(**given)
     said = model.card.settings
@@ -103,6 +161,40 @@ def main_import(config: ImportConfig) -> dict[str, Any]:
     if said["passed_over"]:
         print(f"settings that the network does not have: {', '.join(said['passed_over'])}")
     return {**model.facts(), **said}
+
+
+def _import_pipeline(config: ImportConfig) -> dict[str, Any]:
+    from bezierdistill.interop.pipeline import import_pipeline, read_arguments
+    from bezierdistill.run import made_whole
+    from bezierdistill.training.ranks import open_fabric
+
+    assert config.source is not None
+    assert config.prompts is not None
+    sizes = {"height": config.height, "width": config.width, "num_frames": config.frames}
+    given = {name: value for name, value in sizes.items() if value is not None}
+    with made_whole(config.out, "import", config, PIPELINE_CONTENTS):
+        model = import_pipeline(
+            config.source,
+            config.prompts,
+            config.out,
+            config.guidance,
+            config.negative,
+            config.dtype,
+            given | read_arguments(config.call),
+            str(open_fabric(config.accelerator).device),
+        )
+    made, call = model.pipeline, model.pipeline.call
+    told = ", ".join(f"{name} {value:g}" for name, value in made.guidance.items())
+    print(
+        f"{config.out}: teacher of {made.name}, states {model.shape}, {len(model.prompts):,}"
+        f" prompts, {told or 'no guidance'}, {made.passes} passes a velocity"
+    )
+    sign = "noise minus data" if call.sign > 0 else "data minus noise"
+    print(
+        f"measured: {call.state} is the state, {call.time} = {call.shift:g} + {call.scale:g} sigma,"
+        f" predicts {sign}"
+    )
+    return {**model.facts(), "pipeline": made.name, "prompts": len(model.prompts), **vars(call)}
 
 
 def main_export(config: ExportConfig) -> dict[str, Any]:
