@@ -84,9 +84,9 @@ def save_model(folder: Path, model: Model) -> Model:
 
 def _save_pipeline(folder: Path, model: Model) -> Model:
     """The adapter of a student; a teacher is known by its pipeline and its prompts."""
-    from bezierdistill.models.pipeline import PipelineModel  # it takes diffusers
+    from bezierdistill.models.pipeline import PipelineModel, PipelineNetwork  # they take diffusers
 
-    assert isinstance(model, PipelineModel)
+    assert isinstance(model.net, PipelineNetwork)
     card = model.card
     if model.net.rank:
         write_tensors(folder / WEIGHTS, model.net.tensors())

@@ -119,6 +119,11 @@ class Model:
         return NetworkField(self.net)
 
     @property
+    def passes(self) -> int:
+        """Network passes of one evaluation of its field."""
+        return 1
+
+    @property
     def _jumps_alone(self) -> bool:
         """Whether it is a module that is not told where a step ends, and has learnt given steps."""
         network = self.network
@@ -245,7 +250,7 @@ class Model:
         Raises:
             UserError: on passes that the solver cannot spend evenly, or an adaptive solver.
         """
-        if solver == "euler" and guidance_scale is None:
+        if solver == "euler" and guidance_scale is None and self.passes == 1:
             return sample(self.net, x0, self.knots_of(passes), cond)
         field: Field = self.field
         if guidance_scale is not None:

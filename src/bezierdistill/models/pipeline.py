@@ -69,9 +69,12 @@ class PipelineModel(Model):
     @property
     def field(self) -> NetworkField:
         """The velocity field; a teacher's with its guidance."""
-        if self.net.rank:
-            return super().field
-        return NetworkField(self.net, self.pipeline.passes)
+        return super().field if self.net.rank else NetworkField(self.net, self.passes)
+
+    @property
+    def passes(self) -> int:
+        """Network passes of one evaluation of the field: a teacher's guidance may take several."""
+        return 1 if self.net.rank else self.pipeline.passes
 
     @property
     def device(self) -> torch.device:

@@ -118,8 +118,8 @@ class PipelineNetwork(nn.Module):
     def to(self, *args: Any, **kwargs: Any) -> PipelineNetwork:
         """Move the adapter, and the pipeline with it, which stays in its number type."""
         super().to(*args, **kwargs)
-        device = torch._C._nn._parse_to(*args, **kwargs)[0]
-        if device is not None and device != self.loop.device:
+        device = torch.empty(0, device=self.loop.device).to(*args, **kwargs).device
+        if device != self.loop.device:
             self.loop.pipe.to(device)
         return self
 
@@ -188,4 +188,3 @@ def block_layers(transformer: nn.Module) -> tuple[str, ...]:
             f"a {type(transformer).__name__} has no blocks with linear layers: name --targets"
         )
     return found
-

@@ -42,11 +42,9 @@ if TYPE_CHECKING:
     from bezierdistill.knots import Knots
     from bezierdistill.models.model import Model
     from bezierdistill.models.teacher import Teacher
-    from bezierdistill.networks.config import NetworkConfig
-    from bezierdistill.networks.foreign import ForeignConfig
-    from bezierdistill.networks.own import OwnConfig
     from bezierdistill.objectives.intervals import Intervals
     from bezierdistill.records import TeacherRef
+    from bezierdistill.stages.students import Network
     from bezierdistill.store import CurveStore
     from bezierdistill.training.loop import Trainer
 
@@ -183,18 +181,31 @@ class DistillConfig(StudentSettings):
     student: str | object | None = None
     """What is trained, where it is not the network of the best teacher: FILE.py:function that
     returns teacher.student(...), your own module, or a NetworkConfig, one of ours from scratch."""
+    lora: int = 0
+    """Rank of a low-rank adapter of a pipeline's transformer, which is what is trained of one (with
+    --objective knots)."""
+    targets: tuple[str, ...] = written((), WORDS)
+    """The layers that get one, such as to_q,to_k,to_v,to_out.0; without them all linear layers of
+    the transformer's blocks."""
     steps: int = 6000
     """Optimizer steps of the regression."""
-    batch: int = 512
-    """Rows per step."""
+    batch: int = 0
+    """Rows per step; without it 512, or 16 of a pipeline."""
     seed: int = 0
     """Seed of the draws (and of the weights, with --init scratch)."""
     loop: LoopConfig = field(default_factory=LoopConfig)
     """How weights are updated."""
 
     def __post_init__(self) -> None:
+        if self.lora and self.objective == "map":  # which a pipeline cannot learn
+            object.__setattr__(self, "objective", "knots")
+        if not self.batch:
+            object.__setattr__(self, "batch", 16 if self.lora else 512)
         super().__post_init__()
         as_paths(self, "curves", "out")
+        check_not_negative(lora=self.lora)
+        if self.targets and not self.lora:
+            raise UserError(f"targets are {self.targets} without --lora, the adapter's rank")
         as_named(self, "student")
         as_data(self, "data")
         check_seed(self.seed)
@@ -269,13 +280,14 @@ def _distilled(
     config: DistillConfig,
     store: CurveStore,
     trainer: Trainer,
-    network: NetworkConfig | ForeignConfig | OwnConfig,
+    network: Network,
     data: Data | None,
     own: Teacher | None,
 ) -> Model:
     from bezierdistill.knots import even_knots, inner_knots
     from bezierdistill.models.model import Model
     from bezierdistill.networks.own import OwnConfig
+    from bezierdistill.networks.pipeline import PipelineConfig
     from bezierdistill.records import Passes
     from bezierdistill.stages.train import card_of, saved
 
@@ -283,7 +295,9 @@ def _distilled(
     teachers = tuple(_moved(ref, store.folder, config.out) for ref in recipe.teachers)
     given = inner_knots(config.knots, config.most_passes) if config.knots else None
     knots = {} if config.objective == "velocity" else even_knots(config.most_passes, given)
-    if isinstance(network, OwnConfig) and not network.times:
+    if isinstance(network, PipelineConfig) or (
+        isinstance(network, OwnConfig) and not network.times
+    ):
         knots = {k: times for k, times in knots.items() if k == config.most_passes}
     aligned = config.out / "state-alignment.safetensors"
     if trainer.rank == 0 and aligned.exists() and trainer.left(config.steps):
@@ -375,7 +389,7 @@ def _regress(
     config: DistillConfig,
     store: CurveStore,
     trainer: Trainer,
-    network: NetworkConfig | ForeignConfig | OwnConfig,
+    network: Network,
     knots: Mapping[int, Knots],
 ) -> tuple[nn.Module, int]:
     """Regression along the curves; the network and the passes that this cost."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bezierdistill.errors import UserError
 from bezierdistill.objects import as_named
 from bezierdistill.settings import (
     WORDS,
@@ -29,16 +30,18 @@ class SampleConfig:
 
         bezierdistill sample --model runs/student --count 100 --out a.npz --grid a.png
         bezierdistill sample --model runs/labels --labels 0,1,2 --passes 2 --out b.npz
+        bezierdistill sample --model runs/lora --prompt "a red boot" --passes 2 --out boot.png
     """
 
     model: Path
     """Folder of a student or teacher."""
     out: Path
-    """The .npz to write; its array is x."""
+    """The .npz to write; its array is x. Of a pipeline with prompts a .png, .gif or .mp4 as well, or
+    a folder of these."""
     passes: int = 1
     """Network passes per sample."""
-    count: int = 64
-    """Number of samples."""
+    count: int | None = None
+    """Number of samples; without it 64, or one for each prompt that is given."""
     seed: int = 0
     """Seed of the noise; sample i depends on the seed and i alone, up to rounding."""
     solver: Solver = "euler"
@@ -52,6 +55,11 @@ class SampleConfig:
     guidance_scale: float | None = None
     """Scale of guidance: of a student that was distilled for a range, or of a conditional
     teacher."""
+    prompt: str | None = None
+    """Of a pipeline: a prompt of all samples."""
+    prompts: Path | None = None
+    """Of a pipeline: a file of prompts, a line each, in turn; without either those that it was
+    distilled on."""
     accelerator: str = "auto"
     """Device kind for Lightning Fabric: auto, cpu, cuda, mps."""
     grid: Path | None = None
@@ -63,7 +71,11 @@ class SampleConfig:
         as_paths(self, "model", "out")
         as_named(self, "network")
         check_seed(self.seed)
-        check_counts(passes=self.passes, count=self.count)
+        check_counts(passes=self.passes, count=1 if self.count is None else self.count)
+        if self.prompt is not None and self.prompts is not None:
+            raise UserError("prompt and prompts are both given, expected one of them")
+        if self.prompts is not None:
+            as_paths(self, "prompts")
         check_choice("solver", self.solver, Solver)
 
 
@@ -91,10 +103,19 @@ def main_sample(config: SampleConfig) -> dict[str, Any]:
     from bezierdistill.reporting.plots import save_grid
 
     model = load_on(config.model, config.accelerator, config.network)
+    if model.card.network.get("kind") == "pipeline":
+        from bezierdistill.stages.prompted import sample_prompts
+
+        return sample_prompts(config, model)
+    if config.prompt is not None or config.prompts is not None:
+        raise UserError(f"{config.model} is no pipeline and takes no prompt: expected --labels")
+    if config.out.suffix != ".npz":
+        raise UserError(f"out is {config.out}, expected a .npz")
+    count = config.count or 64
     labels = list(config.labels) or None
     vectors = None if config.conditions is None else read_array(config.conditions)
     x = model.sample(
-        config.count,
+        count,
         config.passes,
         config.seed,
         config.solver,
@@ -104,17 +125,17 @@ def main_sample(config: SampleConfig) -> dict[str, Any]:
     )
     more = {}
     if model.conditions.frequencies is not None and vectors is None:  # as the samples had them
-        given = model.labels(range(config.count), config.seed, labels=labels)
+        given = model.labels(range(count), config.seed, labels=labels)
         more = {"labels": given.numpy()}
     write_array(config.out, x, **more)
     if config.grid is not None:
         save_grid(config.grid, model.scaling.encode(x[:64]))
     shape = x.shape[1:]
-    print(f"{config.out}: {config.count} samples of shape {shape}, {config.passes} passes each")
+    print(f"{config.out}: {count} samples of shape {shape}, {config.passes} passes each")
     return {
         "out": config.out,
         "grid": config.grid,
-        "count": config.count,
+        "count": count,
         "shape": shape,
         "passes": config.passes,
     }

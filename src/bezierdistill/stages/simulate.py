@@ -344,6 +344,11 @@ def _field(teacher: Model, device: Any, scale: Sequence[float]) -> Field:
     field = teacher.field
     if not scale:
         return field
+    if teacher.card.network.get("kind") == "pipeline":
+        raise UserError(
+            f"guidance scale is {scale[0]:g} and the teacher a pipeline, which has its own: expected"
+            " import --guidance"
+        )
     if not teacher.condition_size:
         raise UserError(
             f"teacher {teacher.folder or 'given'} takes no condition and cannot be guided: train it"
@@ -404,7 +409,8 @@ def _check_alike(config: SimulateConfig, teachers: list[Model]) -> None:
                 " from the same"
             )
         names, others = teacher.conditions.names, first.conditions.names
-        if teacher.conditions.rows != first.conditions.rows or (
+        table = (teacher.conditions.rows, teacher.conditions.table)
+        if table != (first.conditions.rows, first.conditions.table) or (
             names and others and names != others
         ):
             raise UserError(

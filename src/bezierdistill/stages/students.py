@@ -20,6 +20,7 @@ from bezierdistill.models.weights import start_from
 from bezierdistill.networks.config import NetworkConfig
 from bezierdistill.networks.foreign import ForeignConfig
 from bezierdistill.networks.own import OwnConfig
+from bezierdistill.networks.pipeline import PipelineConfig
 from bezierdistill.objects import find_object, is_object
 from bezierdistill.progress import notice
 from bezierdistill.records import CurveRecipe
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from bezierdistill.stages.distill import DistillConfig, StudentSettings
 
 
-Network = NetworkConfig | ForeignConfig | OwnConfig
+Network = NetworkConfig | ForeignConfig | OwnConfig | PipelineConfig
 POINTS = {"mlp": 4, "unet": 1, "dit": 1}  # control points of a student, by its kind
 
 
@@ -69,6 +70,13 @@ def choose_student(config: DistillConfig, store: CurveStore) -> Chosen:
         net = chosen.build(recipe.shape, config.seed, _sizes(recipe))
         return Chosen(net, chosen, None)
     best = best_teacher(store)
+    if best is not None and isinstance(best.network, PipelineConfig):
+        return _adapted(config, best)
+    if config.lora:
+        raise UserError(
+            f"lora is {config.lora} and the best teacher is no pipeline with prompts: expected"
+            " --student FILE.py:function that returns teacher.student(lora=...), or no --lora"
+        )
     if best is None:
         raise UserError(
             f"the curves of {store.folder} were made by a module of your own, which has no network"
@@ -82,6 +90,36 @@ def choose_student(config: DistillConfig, store: CurveStore) -> Chosen:
     if config.init == "teacher":
         start_from(net, best.net)
     return Chosen(net, network, None)
+
+
+def _adapted(config: DistillConfig, best: Model) -> Chosen:
+    """A low-rank adapter in the transformer of a pipeline."""
+    from bezierdistill.models.pipeline import PipelineModel  # it takes diffusers
+
+    assert isinstance(best, PipelineModel)
+    if config.lora < 1:
+        raise UserError(
+            f"lora is {config.lora} and the teacher is a pipeline, whose transformer is trained by"
+            " a low-rank adapter: expected its rank, such as --lora 16"
+        )
+    if (config.control_points or 1) > 1 or config.init == "scratch":
+        raise UserError(
+            "the student is a pipeline's transformer with an adapter: expected --init teacher and"
+            " no --control-points"
+        )
+    one = config.objective == "end" and config.most_passes == 1
+    if config.objective not in ("knots", "velocity") and not one:
+        raise UserError(
+            f"objective is {config.objective} with {config.most_passes} passes, a pipeline knows the"
+            " start time only and learns one grid of knots: expected --objective knots"
+        )
+    if config.loop.compile or config.loop.strategy == "fsdp":
+        raise UserError(
+            "loop is asked to compile or for fsdp, and an adapter is a small part of a pipeline that"
+            " every rank holds whole: expected neither"
+        )
+    net = best.net.add_lora(config.lora, config.targets, config.seed)
+    return Chosen(net, replace(best.pipeline, lora=config.lora), None)
 
 
 def _emitting(config: DistillConfig, network: Network) -> Network:
@@ -156,7 +194,8 @@ def best_teacher(store: CurveStore) -> Model | None:
     means = [sum(row) / len(row) for row in recipe.weights]
     best = recipe.teachers[means.index(max(means))]
     if is_object(best.path):
-        return None
+        found = find_object(best.path, "teacher", "returns a bezierdistill.PipelineTeacher")
+        return None if isinstance(found, Teacher) or not isinstance(found, Model) else found
     folder = find_folder(best, store.folder)
     return None if read_card(folder).is_own else load_model(folder)
 
