@@ -63,6 +63,7 @@ class Alignment(SingleObjective):
         features: what is compared of states; batches hold it of the real ones.
         distance: of samples and real states in a group; see
             :func:`~bezierdistill.objectives.distances.find_distance`.
+        describe: gives the conditions of samples as vectors ``(B, C)``, as those of real states.
 
     Raises:
         UserError: on knots that do not rise from 0 to 1, or a negative anchor.
@@ -75,6 +76,7 @@ class Alignment(SingleObjective):
     joint: bool = True
     features: Features = field(default_factory=States)
     distance: Distance = energy
+    describe: Callable[[Tensor], Tensor] = lambda cond: cond
 
     def __post_init__(self) -> None:
         for times in self.knots:
@@ -105,7 +107,8 @@ class Alignment(SingleObjective):
         with torch.no_grad():
             before = sample(net, x0, times[:-1], cond)
         x = sample(net, before, times[-2:], cond)
-        made = _joined(self.features(self.clamp(x), cond), units, beside[0])
+        told = None if beside[0] is None else self.describe(beside[0])
+        made = _joined(self.features(self.clamp(x), cond), units, told)
         seen = _joined(real, units, beside[1])
         apart = [self.distance(a, b) for a, b in zip(made, seen, strict=True)]
         total = torch.stack(apart).mean()

@@ -136,6 +136,30 @@ class Loop:
         """Images ``(B, H, W, C)`` or frames ``(B, F, H, W, C)``, in [0, 1], that the pipeline makes
         of states ``(B, ...)``, by its own way and without a network pass.
         """
+        images = self._finished(x, texts, state)[0]
+        images = torch.stack(list(images)) if isinstance(images, list | tuple) else images
+        return images.float().movedim(-3, -1).clamp(0, 1)
+
+    def decoder_input(self, x: Tensor, texts: Sequence[Any], state: str) -> Tensor:
+        """What the pipeline hands its decoder for states ``(B, ...)``, in single precision."""
+        seen: list[Tensor] = []
+        vae = self.pipe.vae
+
+        def look(z: Tensor, *args: Any, **kwargs: Any) -> None:
+            seen.append(z)
+            raise Stop
+
+        kind = next(vae.parameters()).dtype
+        vae.float().decode = look
+        try:
+            self._finished(x, texts, state)
+        finally:
+            vae.to(kind)
+            del vae.decode  # the class's own again
+        return seen[0].float()
+
+    def _finished(self, x: Tensor, texts: Sequence[Any], state: str) -> Any:
+        """What the pipeline returns of states, taken as those that its loop ends on."""
         last = Finish.from_config(self.pipe.scheduler.config)
         last.state, own = x, self.transformer
 
@@ -144,13 +168,10 @@ class Loop:
 
         before, self.probe, own.forward = self.probe, last, skip
         try:
-            made = self._run(x, LEVELS[0], texts, False, kind="pt")
+            return self._run(x, LEVELS[0], texts, False, kind="pt")
         finally:
             self.probe = before
             del own.forward
-        images = made[0]
-        images = torch.stack(list(images)) if isinstance(images, list | tuple) else images
-        return images.float().movedim(-3, -1).clamp(0, 1)
 
     def encoded(self, prompts: Sequence[str], guided: bool) -> list[Any]:
         """What the pipeline's own ``encode_prompt`` returns for prompts, call by call."""

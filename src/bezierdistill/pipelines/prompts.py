@@ -36,6 +36,7 @@ SAME = 1e-2  # of a part's size: what kernels of other batches may change
 KEPT = 2**31  # bytes of shards that stay in memory
 MAX_PROMPTS, MAX_LENGTH = 10_000_000, 20_000
 LENGTHS = ".lengths"
+VECTOR, NUMBERS = "vector", 32  # what stands for a prompt where prompts are compared; its length
 Parts = dict[str, Tensor]
 # What a pipeline's encode_prompt returned, call by call, for a list of prompts.
 Encode = Callable[[Sequence[str], bool], list[Any]]
@@ -116,6 +117,13 @@ class Prompts:
         """What the texts, in their order, are known by."""
         return hashlib.sha256("\n".join(self.texts).encode()).hexdigest()
 
+    def vectors(self, rows: Tensor) -> Tensor:
+        """Vectors ``(B, 32)`` of the prompts of numbers ``(B,)``, by which these are compared: a
+        fixed projection of the mean of their embeddings.
+        """
+        places = [divmod(row, self.shard_rows) for row in rows.tolist()]
+        return torch.stack([self._shard(shard)[VECTOR][place] for shard, place in places])
+
     def outputs(self, rows: Tensor, guided: bool, device: torch.device) -> list[Any]:
         """What ``encode_prompt`` returned for the prompts of numbers ``(B,)``, a value per call."""
         parts = self._joined(rows.tolist())
@@ -133,7 +141,8 @@ class Prompts:
         for number in numbers:
             shard, place = divmod(number, self.shard_rows)
             held = self._shard(shard)
-            found.append({name: part[place : place + 1] for name, part in held.items()})
+            names = (name for name in held if name != VECTOR)
+            found.append({name: held[name][place : place + 1] for name in names})
         return join(found)
 
     def _shard(self, number: int) -> Parts:
@@ -269,7 +278,8 @@ class Embedder:
         if wrong:
             self.kinds |= dict.fromkeys(wrong, True)
             raise Again
-        return {name: part for name, part in found.items() if name.split(".")[0] in self.rows}
+        own = {name: part for name, part in found.items() if name.split(".")[0] in self.rows}
+        return own | {VECTOR: _vector(own, len(texts))}
 
     def _gather(self, form: Any, value: Any, count: int, found: Parts) -> None:
         if isinstance(form, list):
@@ -328,6 +338,18 @@ def _ragged(name: str, value: Sequence[Tensor]) -> Parts:
     rows = [_padded(part[None], longest) for part in value]
     lengths = torch.tensor([len(part) for part in value])
     return {name: torch.cat(rows), name + LENGTHS: lengths}
+
+
+def _vector(parts: Parts, count: int) -> Tensor:
+    """What stands for prompts: of the largest part the mean over tokens, projected."""
+    floats = [part for part in parts.values() if part.is_floating_point()]
+    if not floats:
+        return torch.zeros(count, NUMBERS)
+    part = max(floats, key=lambda one: one.numel())
+    mean = part.float().mean(1) if part.ndim > 2 else part.float()
+    mean = mean.cpu() / mean.shape[1] ** 0.5
+    generator = torch.Generator().manual_seed(0)
+    return mean @ torch.randn(mean.shape[1], NUMBERS, generator=generator)
 
 
 def _apart(a: Tensor, b: Tensor) -> float:

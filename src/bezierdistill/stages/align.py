@@ -56,10 +56,12 @@ def align_curves(
     ends; the network, the knots and the passes that this cost.
     """
     from bezierdistill.stages.students import best_teacher
+    from bezierdistill.stages.targets import find_describe
     from bezierdistill.training.batches import CurveBatches
 
     kept = store.recipe.conditions
-    conditional, seed = kept.size > 0 and kept.rows is None, config.seed + 1
+    conditional, seed = kept.size > 0 and data.condition_size > 0, config.seed + 1
+    describe = find_describe(store, best_teacher(store))
 
     def starts(trainer: Trainer, batch: int) -> Starts:
         return CurveBatches(store, trainer, batch, seed if config.epochs else None).starts
@@ -72,7 +74,7 @@ def align_curves(
         chosen, spent = choose_knots(net, store, data, config.most_passes, device)
         knots = {k: chosen[k] for k in knots}
     aligned = aligned_samplers(knots)
-    net, cost = align(config, data, net, aligned, starts, features, conditional)
+    net, cost = align(config, data, net, aligned, starts, features, conditional, describe)
     return net, chosen, spent + cost
 
 
@@ -130,6 +132,7 @@ def align(
     starts: Callable[[Trainer, int], Starts],
     features: Features,
     conditional: bool,
+    describe: Callable[[torch.Tensor], torch.Tensor] = lambda cond: cond,
 ) -> tuple[nn.Module, int]:
     """Align every sampler with real data; the network and the passes that this cost.
 
@@ -141,6 +144,7 @@ def align(
         starts: what samples start from, of a trainer and rows on all ranks.
         features: what is compared.
         conditional: whether samples have conditions such as those of the data.
+        describe: gives those of samples as vectors such as the data's.
     """
     from bezierdistill.objectives import Alignment, Loss
     from bezierdistill.objectives.alignment import REAL_ROWS, turns_cost
@@ -160,6 +164,7 @@ def align(
         conditional,
         features,
         find_distance(config.align_distance),
+        describe,
     )
     drawn = REAL_ROWS * size * config.loop.accumulate
     rows = pool_rows(features.calls, config.align * drawn, data.count("train"))

@@ -175,9 +175,10 @@ class DistillConfig(StudentSettings):
     out: Path
     """Folder of the new model."""
     align: int = 0
-    """Steps of alignment with real data after the regression; 0 is none."""
+    """Steps of alignment after the regression; 0 is none."""
     data: str | object | None = None
-    """Built-in name or path of that real data."""
+    """Built-in name or path of the real data that samples are aligned with (of a pipeline a folder
+    of images); without it the ends of the curves, which are the teachers' samples."""
     student: str | object | None = None
     """What is trained, where it is not the network of the best teacher: FILE.py:function that
     returns teacher.student(...), your own module, or a NetworkConfig, one of ours from scratch."""
@@ -221,10 +222,10 @@ class DistillConfig(StudentSettings):
                 "objective velocity trains a flow, not jumps: expected --align 0, or --objective"
                 " end, map or knots"
             )
-        if bool(self.align) != (self.data is not None):
+        if not self.align and self.data is not None:
             raise UserError(
-                f"align is {self.align} and data {self.data}, expected both or neither: alignment"
-                " needs real data"
+                f"data is {self.data} without --align, the steps of alignment with it: expected"
+                " both, or neither"
             )
 
 
@@ -243,18 +244,16 @@ def distill(config: DistillConfig) -> Model:
         UserError: on a bad store, teachers other than those that made it, or a folder that holds
             another run.
     """
-    from bezierdistill.data import load_data, rescaled
     from bezierdistill.models.folder import is_model, load_model
     from bezierdistill.run import Run
     from bezierdistill.stages.students import choose_student, contents_of
+    from bezierdistill.stages.targets import find_targets
     from bezierdistill.store import CurveStore
     from bezierdistill.training.loop import Trainer
 
     store = CurveStore.open(config.curves)
     net, network, own = choose_student(config, store)
-    data = None if config.data is None else load_data(config.data)
-    if data is not None and own is not None:
-        data = rescaled(data, own.scaling)
+    data = find_targets(config, store, own)
     _check_data(config, store, data)
     trainer = Trainer({"student": net}, config.loop, config.out, "curves")
     trainer.share(config.batch)  # checks, before the folder is taken and hours are spent
@@ -346,7 +345,7 @@ def _data_of(store: CurveStore) -> str | None:
 
 def _check_data(config: DistillConfig, store: CurveStore, data: Data | None) -> None:
     """Whether real data are what the curves end on."""
-    if data is None:
+    if data is None or config.data is None:
         return
     recipe = store.recipe
     check_data(data, recipe.shape, recipe.scaling)

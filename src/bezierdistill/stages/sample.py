@@ -36,8 +36,8 @@ class SampleConfig:
     model: Path
     """Folder of a student or teacher."""
     out: Path
-    """The .npz to write; its array is x. Of a pipeline with prompts a .png, .gif or .mp4 as well, or
-    a folder of these."""
+    """The .npz to write; its array is x. Of a pipeline with prompts a .png, .gif or .mp4 as well,
+    or a folder of these."""
     passes: int = 1
     """Network passes per sample."""
     count: int | None = None

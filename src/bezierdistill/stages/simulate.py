@@ -346,7 +346,7 @@ def _field(teacher: Model, device: Any, scale: Sequence[float]) -> Field:
         return field
     if teacher.card.network.get("kind") == "pipeline":
         raise UserError(
-            f"guidance scale is {scale[0]:g} and the teacher a pipeline, which has its own: expected"
+            f"guidance scale is {scale[0]:g} and the teacher a pipeline with its own: expected"
             " import --guidance"
         )
     if not teacher.condition_size:

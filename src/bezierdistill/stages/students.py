@@ -110,13 +110,13 @@ def _adapted(config: DistillConfig, best: Model) -> Chosen:
     one = config.objective == "end" and config.most_passes == 1
     if config.objective not in ("knots", "velocity") and not one:
         raise UserError(
-            f"objective is {config.objective} with {config.most_passes} passes, a pipeline knows the"
-            " start time only and learns one grid of knots: expected --objective knots"
+            f"objective is {config.objective} with {config.most_passes} passes, a pipeline knows"
+            " the start time only and learns one grid of knots: expected --objective knots"
         )
     if config.loop.compile or config.loop.strategy == "fsdp":
         raise UserError(
-            "loop is asked to compile or for fsdp, and an adapter is a small part of a pipeline that"
-            " every rank holds whole: expected neither"
+            "loop is asked to compile or for fsdp, and an adapter is a small part of a pipeline"
+            " that every rank holds whole: expected neither"
         )
     net = best.net.add_lora(config.lora, config.targets, config.seed)
     return Chosen(net, replace(best.pipeline, lora=config.lora), None)
