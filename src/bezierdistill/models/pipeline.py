@@ -184,7 +184,6 @@ class PipelineTeacher(PipelineModel):
         texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
         if not texts:
             raise UserError("prompts are empty, expected one or more")
-        given = {name: value for name, value in given.items() if value is not None}
         if isinstance(pipe, str | Path):
             place = find_pipeline(pipe)
             source, weights = _source(pipe), pipeline_digest(place)

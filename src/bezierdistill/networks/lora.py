@@ -65,9 +65,8 @@ def put_adapter(
     peft = _peft()
     if rank < 1:
         raise UserError(f"lora is {rank}, expected a rank of 1 or more")
-    paths = [path for path, _ in transformer.named_modules() if ".base_layer" not in path]
-    layers = {path for path in paths for end in targets if f".{path}".endswith(f".{end}")}
-    known = dict(transformer.named_modules())
+    known = {n: part for n, part in transformer.named_modules() if not n.endswith("base_layer")}
+    layers = {path for path in known for end in targets if f".{path}".endswith(f".{end}")}
     kinds = {path: getattr(known[path], "base_layer", known[path]) for path in layers}
     wrong = [end for end in targets if not any(f".{path}".endswith(f".{end}") for path in layers)]
     wrong += sorted(path for path, part in kinds.items() if not isinstance(part, KINDS))

@@ -1,4 +1,4 @@
-r"""Images as the states of a pipeline: its encoder, and the way back from what its decoder is given.
+r"""Images as the states of a pipeline: its encoder, and the way back from what its decoder gets.
 
 A pipeline shifts and scales what its decoder is given, channel by channel, and may pack it into
 tokens; each does it otherwise, and only on the way out. So the way out is measured, with states of

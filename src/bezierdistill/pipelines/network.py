@@ -181,7 +181,9 @@ def block_layers(transformer: nn.Module) -> tuple[str, ...]:
     found = tuple(
         name
         for name, part in transformer.named_modules()
-        if type(part) is nn.Linear and name.startswith(tuple(f"{n}." for n in outer))
+        if type(getattr(part, "base_layer", part)) is nn.Linear
+        and name.startswith(tuple(f"{n}." for n in outer))
+        and not {"base_layer", "lora_A", "lora_B"} & {*name.split(".")}
     )
     if not found:
         raise UserError(
