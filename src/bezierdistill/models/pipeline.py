@@ -311,7 +311,7 @@ class _Open:
         self.weights = Weights(self.pipe.transformer)
 
 
-_open: WeakValueDictionary[tuple[Path, str], _Open] = WeakValueDictionary()
+_open: WeakValueDictionary[str, _Open] = WeakValueDictionary()
 
 
 def load_pipeline(folder: Path, card: ModelCard, config: PipelineConfig) -> PipelineModel:
@@ -326,7 +326,7 @@ def load_pipeline(folder: Path, card: ModelCard, config: PipelineConfig) -> Pipe
             f"{config.source} is another pipeline than that of {folder} (digest"
             f" {config.weights[:8]}): restore it, or import and distil again"
         )
-    key = (place.resolve(), config.dtype)
+    key = f"{place.resolve()} {config.dtype}"  # text: at exit paths are gone before this
     shared = _open.get(key) or _Open(place, config.dtype)
     _open[key] = shared
     loop = Loop(shared.pipe, config.given, config.guidance, config.plain, config.negative)

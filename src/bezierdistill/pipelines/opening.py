@@ -165,8 +165,10 @@ def open_pipeline(folder: Path, dtype: str, text: bool, **parts: Any) -> Any:
     import torch
 
     index = check_pipeline(folder)
-    left: dict[str, Any] = {name: None for name in index if name.startswith(TEXT) and not text}
     kind = pipeline_class(index["_class_name"])
+    known = [name for name in inspect.signature(kind.__init__).parameters if name.startswith(TEXT)]
+    # What is left out here, or was when it was saved.
+    left: dict[str, Any] = {n: None for n in known if not text or index.get(n, (None,))[0] is None}
     with _quiet():
         try:
             pipe = kind.from_pretrained(
