@@ -40,20 +40,24 @@ LINE = (
         "fields",
     ),
     *("schedules", "solvers", "couplings", "flow_map", "knots", "sdedit", "data", "records"),
-    *("run", "networks", "models", "simulation", "store", "objectives", "metrics"),
+    *("run", "networks", "pipelines", "models", "simulation", "store", "objectives", "metrics"),
     *("training", "budget", "interop", "reporting", "stages", "arena", "app", "cli"),
 )
 SETTINGS = [
     name
     for name in FILES
     if name.startswith("stages.")
-    and name not in ("stages.starts", "stages.exchange", "stages.students")
+    and name
+    not in (
+        *("stages.starts", "stages.exchange", "stages.students"),
+        *("stages.targets", "stages.prompted"),
+    )
 ] + [
     *("arena.demo", "arena.runner", "app.__init__", "networks.config", "training.settings"),
 ]
 LAZY = {
     *("lightning_fabric", "sklearn", "ot", "torchdiffeq", "matplotlib", "tensorboard", "diffusers"),
-    *("gradio", "datasets", "scipy", "PIL", "jinja2", "peft"),
+    *("gradio", "datasets", "scipy", "PIL", "jinja2", "peft", "transformers"),
 }
 
 

@@ -13,6 +13,7 @@ from .flow_map import jump as jump
 from .flow_map import renoised_sample as renoised_sample
 from .interop import export_diffusers as export_diffusers
 from .interop import import_diffusers as import_diffusers
+from .interop.pipeline import import_pipeline as import_pipeline
 from .knots import even_knots as even_knots
 from .knots import powered_knots as powered_knots
 from .metrics import Evaluator as Evaluator
@@ -20,6 +21,8 @@ from .models.folder import load_model as load_model
 from .models.folder import refer as refer
 from .models.folder import save_model as save_model
 from .models.model import Model as Model
+from .models.pipeline import PipelineModel as PipelineModel
+from .models.pipeline import PipelineTeacher as PipelineTeacher
 from .models.teacher import Student as Student
 from .models.teacher import Teacher as Teacher
 from .networks.config import NetworkConfig as NetworkConfig
