@@ -150,11 +150,14 @@ class Loop:
             raise Stop
 
         kind = next(vae.parameters()).dtype
-        vae.float().decode = look
+        vae.decode = look
+        if kind != torch.float32:
+            vae.float()
         try:
             self._finished(x, texts, state)
         finally:
-            vae.to(kind)
+            if kind != torch.float32:
+                vae.to(kind)
             del vae.decode  # the class's own again
         return seen[0].float()
 

@@ -4,7 +4,7 @@ knots, the account of passes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from bezierdistill.models.model import Model, finite
 from bezierdistill.networks.config import NetworkConfig
 from bezierdistill.noise import Stream, noise
 from bezierdistill.reporting.page import Note, Opening, Part, Section, Table, Words
-from bezierdistill.reporting.runs import Findings, generates
+from bezierdistill.reporting.runs import Findings, generates, takes_prompts
 from bezierdistill.reporting.samples import COLUMNS, IMAGES, Panel, sheets, strips
 from bezierdistill.words import counted
 
@@ -61,12 +61,14 @@ def opening(found: Findings) -> Opening:
 def sections(found: Findings) -> list[Section]:
     """Samples or translations, and the account."""
     generators, translators = found.generators, found.translators
+    prompted = {name: model for name, model in found.models.items() if takes_prompts(model)}
     parts: list[Part] = [
         Note(f"{name} takes vectors as conditions: no samples are shown.")
         for name in found.models
-        if name not in generators and name not in translators
+        if name not in generators and name not in translators and name not in prompted
     ]
     parts += _samples(generators) if generators else []
+    parts += _prompted(prompted) if prompted else []
     shown = [Section("Samples", parts)] if parts else []
     if translators:
         shown.append(Section("Translations", _translations(translators)))
@@ -123,6 +125,12 @@ def _samples(models: Models) -> list[Part]:
     return [*map(Note, told), *(sheets(group) for group in groups.values())]
 
 
+def _prompted(models: Models) -> list[Part]:
+    from bezierdistill.reporting.prompted import prompt_rows  # it takes diffusers
+
+    return prompt_rows({**_teachers(models, takes_prompts), **models})
+
+
 def _few(student: Model) -> list[int]:
     """One and two passes, as far as a student has learnt them; else the most that it has."""
     known = student.knots or (1, 2)
@@ -150,7 +158,7 @@ def _classes(model: Model) -> tuple[str, ...]:
     return (model.conditions.names or tuple(map(str, range(classes))))[:ROW]
 
 
-def _teachers(models: Models) -> dict[str, Model]:
+def _teachers(models: Models, wanted: Callable[[Model], bool] = generates) -> dict[str, Model]:
     """The teachers of students that lie elsewhere and are still the same."""
     known, teachers = {model.card.digest for model in models.values()}, {}
     for model in models.values():
@@ -158,7 +166,7 @@ def _teachers(models: Models) -> dict[str, Model]:
             if ref.digest not in known:
                 with suppress(UserError):
                     teacher = find_teacher(ref, model.folder or Path())
-                    if generates(teacher):
+                    if wanted(teacher):
                         teachers[f"{Path(ref.path).name} (teacher)"] = teacher
     return teachers
 

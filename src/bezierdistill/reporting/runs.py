@@ -129,9 +129,16 @@ def _loaded(folder: Path, given: Teacher | Student | None) -> Model:
 
 def generates(model: Model) -> bool:
     """Whether a model needs no more than noise, and labels."""
+    if takes_prompts(model):
+        return False
     asked = model.conditions
     vectors = asked.size > 0 and not asked.classes and asked.rows is None
     return model.domain is None and not vectors
+
+
+def takes_prompts(model: Model) -> bool:
+    """Whether a model is a pipeline, or its student."""
+    return model.card.network.get("kind") == "pipeline"
 
 
 def _files(folder: Path, name: str) -> list[tuple[str, Path]]:

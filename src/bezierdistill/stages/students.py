@@ -121,7 +121,9 @@ def _adapted(config: DistillConfig, best: Model) -> Chosen:
     net = best.net.add_lora(config.lora, config.targets, config.seed)
     if best.net.rank:  # a student's student starts as it
         before = best.net.tensors()
-        if {k: v.shape for k, v in before.items()} != {k: v.shape for k, v in net.tensors().items()}:
+        if {k: v.shape for k, v in before.items()} != {
+            k: v.shape for k, v in net.tensors().items()
+        }:
             raise UserError(
                 f"lora is {config.lora} and the teacher a student with an adapter of rank"
                 f" {best.net.rank}, from which this one starts: expected the same rank and targets"

@@ -4,9 +4,11 @@ there are none at hand, the ends of the stored curves, which are samples of the 
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,7 +16,7 @@ from torch import Tensor
 
 from bezierdistill.data import ArrayData, Data, Scaling, load_data, rescaled
 from bezierdistill.errors import UserError
-from bezierdistill.files import read_tensors, write_tensors
+from bezierdistill.files import read_tensors, read_text, write_tensors
 from bezierdistill.models.model import Model
 from bezierdistill.models.teacher import Teacher
 from bezierdistill.noise import Stream
@@ -26,9 +28,11 @@ from bezierdistill.training.pool import MOST_BYTES
 
 if TYPE_CHECKING:
     from bezierdistill.models.pipeline import PipelineModel
+    from bezierdistill.pipelines.prompts import Prompts
     from bezierdistill.stages.distill import DistillConfig
 
 IMAGES = 16_384  # of the user's that are encoded, at most
+CAPTIONS, LATENTS = "metadata.jsonl", "latents"
 VALID = 16  # one end of so many is kept apart, to choose settings by
 
 Describe = Callable[[Tensor], Tensor]
@@ -45,9 +49,10 @@ def find_targets(config: DistillConfig, store: CurveStore, own: Teacher | None) 
     model = best_teacher(store)
     if config.data is None:
         return ends_of(store, find_describe(store, model))
-    data = load_data(config.data)
     if model is not None and model.card.network.get("kind") == "pipeline":
-        return encoded(model, data)
+        captions = read_captions(Path(str(config.data)))
+        return encoded(model, captions or uncaptioned(load_data(config.data)))
+    data = load_data(config.data)
     return data if own is None else rescaled(data, own.scaling)
 
 
@@ -60,11 +65,16 @@ def find_describe(store: CurveStore, model: Model | None) -> Describe:
     prompts = getattr(model, "prompts", None)
     if prompts is None:
         return lambda cond: cond[:, :0]
+    unit = unit_of(prompts)
+    return lambda cond: unit * prompts.vectors(cond[:, 0].long().cpu()).float().to(cond.device)
+
+
+def unit_of(prompts: Prompts) -> float:
+    """What vectors of prompts are multiplied by, so that two are as far apart as two classes."""
     some = torch.arange(min(len(prompts), 1024))
     known = prompts.vectors(some).float()
     apart = torch.cdist(known, known).mean() * len(some) / max(1, len(some) - 1)
-    unit = math.sqrt(2) / float(apart.clamp_min(1e-9))
-    return lambda cond: unit * prompts.vectors(cond[:, 0].long().cpu()).float().to(cond.device)
+    return math.sqrt(2) / float(apart.clamp_min(1e-9))
 
 
 def ends_of(store: CurveStore, describe: Describe) -> ArrayData:
@@ -86,24 +96,95 @@ def ends_of(store: CurveStore, describe: Describe) -> ArrayData:
     return ArrayData(f"the ends of {store.folder}", **kept, scaling=recipe.scaling, given=known)
 
 
-def encoded(model: Any, data: Data) -> ArrayData:
-    """Images as latents of a pipeline, which are kept in its teacher's folder.
+class Images(NamedTuple):
+    """Images of the user's.
+
+    Args:
+        name: what the user called them.
+        count: how many there are.
+        read: gives ``(B, H, W, 3)`` of bytes of some rows.
+        texts: their captions, if there are any.
+    """
+
+    name: str
+    count: int
+    read: Callable[[range], np.ndarray]
+    texts: tuple[str, ...] = ()
+
+
+def read_captions(folder: Path) -> Images | None:
+    """The images of a folder with captions: a line ``{"file_name": ..., "text": ...}`` of its
+    ``metadata.jsonl`` for each, as the library datasets has them; None if there is no such file.
 
     Raises:
-        UserError: if they are no colour or grey images of bytes, or of another size.
+        UserError: on a line that is none, or a file that is no image or has another size.
     """
-    from bezierdistill.pipelines.latents import Latents
+    path = folder / CAPTIONS
+    if not path.is_file():
+        return None
+    rows = []
+    for number, line in enumerate(read_text(path, "captions").splitlines()[:IMAGES], 1):
+        try:
+            row = json.loads(line)
+            file, text = Path(row["file_name"]), str(row["text"])
+        except (ValueError, KeyError, TypeError):
+            raise UserError(
+                f'line {number} of {path} is no {{"file_name": ..., "text": ...}}'
+            ) from None
+        if file.is_absolute() or ".." in file.parts:
+            raise UserError(f"line {number} of {path} names {file}, expected a file below {folder}")
+        rows.append((folder / file, text))
+    if not rows:
+        raise UserError(f"{path} is empty, expected a line for each image")
 
-    pipeline: PipelineModel = model
+    def read(part: range) -> np.ndarray:
+        return np.stack([_pixels(rows[k][0]) for k in part])
+
+    return Images(str(folder), len(rows), read, tuple(text for _, text in rows))
+
+
+def _pixels(file: Path) -> np.ndarray:
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} is no image that can be read ({error})") from None
+
+
+def uncaptioned(data: Data) -> Images:
+    """Images of any data of images.
+
+    Raises:
+        UserError: if they are no colour or grey images of bytes.
+    """
     if not data.scaling.integer or data.scaling.layout not in ("hw", "hwc"):
         raise UserError(f"data {data.name} are no images, expected a folder of some for --data")
     size = data.count("train")
-    count = IMAGES if size is None else min(size, IMAGES)
-    first = data.take(range(min(count, 16)), 0, Stream.TRAIN)[0]
-    name = fingerprint([first, count, data.name])[:16]
-    path = None if model.folder is None else model.folder / "latents" / f"{name}.safetensors"
+
+    def read(part: range) -> np.ndarray:
+        images = data.scaling.decode(data.take(part, 0, Stream.TRAIN)[0])
+        images = images[..., None] if images.ndim == 3 else images
+        return np.broadcast_to(images[..., :3], (*images.shape[:3], 3)).copy()
+
+    return Images(data.name, IMAGES if size is None else min(size, IMAGES), read)
+
+
+def encoded(model: Any, images: Images) -> ArrayData:
+    """Images as latents of a pipeline, and their captions as vectors, which are kept in its
+    teacher's folder.
+
+    Raises:
+        UserError: if they are of another size than the pipeline's.
+    """
+    pipeline: PipelineModel = model
+    name = fingerprint([images.read(range(min(images.count, 16))), *images[:2], images.texts])[:16]
+    path = None if model.folder is None else model.folder / LATENTS / f"{name}.safetensors"
     if path is not None and path.exists():
-        return _latents(data, read_tensors(path)[0]["x"])
+        return _latents(pipeline, images, read_tensors(path)[0])
+    from bezierdistill.pipelines.latents import Latents
+
     row = torch.tensor([0])
     encode = Latents(
         pipeline.net.loop,
@@ -112,21 +193,26 @@ def encoded(model: Any, data: Data) -> ArrayData:
         pipeline.shape,
     )
     found = []
-    with progress("encode", count) as tell:
-        for start in range(0, count, pipeline.batch):
-            part = range(start, min(start + pipeline.batch, count))
-            images = data.scaling.decode(data.take(part, 0, Stream.TRAIN)[0])
-            images = images[..., None] if images.ndim == 3 else images
-            found.append(encode(np.broadcast_to(images[..., :3], (*images.shape[:3], 3)).copy()))
+    with progress("encode", images.count) as tell:
+        for start in range(0, images.count, pipeline.batch):
+            part = range(start, min(start + pipeline.batch, images.count))
+            found.append(encode(images.read(part)))
             tell(len(part))
-    x = torch.cat(found)
+    made = {"x": torch.cat(found)}
+    if images.texts:
+        told = pipeline.with_prompts(tuple(dict.fromkeys(images.texts))).prompts
+        places = {text: k for k, text in enumerate(told.texts)}
+        made["cond"] = told.vectors(torch.tensor([places[text] for text in images.texts]))
     if path is not None:
         path.parent.mkdir(exist_ok=True)
-        write_tensors(path, {"x": x})
-    return _latents(data, x)
+        write_tensors(path, made)
+    return _latents(pipeline, images, made)
 
 
-def _latents(data: Data, x: Tensor) -> ArrayData:
-    array = x.numpy()
-    few = array[:VALID]
-    return ArrayData(data.name, array, few, few, Scaling(layout="latent"))
+def _latents(model: PipelineModel, images: Images, made: Mapping[str, Tensor]) -> ArrayData:
+    few, x = slice(VALID), made["x"].numpy()
+    given: dict[Any, np.ndarray] = {}
+    if "cond" in made:
+        vectors = (unit_of(model.prompts) * made["cond"].float()).numpy()
+        given = {"train": vectors, "valid": vectors[few], "test": vectors[few]}
+    return ArrayData(images.name, x, x[few], x[few], Scaling(layout="latent"), given)
