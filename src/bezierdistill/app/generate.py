@@ -8,17 +8,20 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
+import torch
 
 from bezierdistill.app.answers import answered, follow, image, shown, slider
 from bezierdistill.app.run import Shown
 from bezierdistill.errors import UserError
 from bezierdistill.models import Model
+from bezierdistill.reporting.runs import takes_prompts
 from bezierdistill.words import counted
 
 TEXT = """The same noise through a student, in one or two passes, and through the teacher that it
 was distilled from, in many. Times are those of this machine, all samples at once, the best of
 five."""
 COLUMNS, MAX_SAMPLES, MAX_PASSES, MAX_SEED, REPEATS = 8, 160, 100, 2**31, 5
+MAX_PROMPT, MAX_IMAGES = 1000, 16  # of pipelines
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Draw:
     labels: list[int]
     guidance: float
     many: int
+    prompt: str = ""
 
     @classmethod
     def of(cls, run: Shown, name: str, *controls: Any) -> Draw:
@@ -40,8 +44,8 @@ class Draw:
         Raises:
             UserError: if they say what no control says.
         """
-        seed, passes, count, labels, guidance, many = controls
-        models = run.generators
+        seed, passes, count, labels, guidance, many, *rest = controls
+        models, prompt = run.sampled, " ".join(str(rest[0] or "").split()) if rest else ""
         if name not in models:
             raise UserError(f"model is {str(name)[:60]!r}, expected one of {', '.join(models)}")
         if seed is None or not 0 <= seed < MAX_SEED:
@@ -52,10 +56,17 @@ class Draw:
                 f"samples are {count}, passes {passes} and {many}: expected up to {MAX_SAMPLES},"
                 f" and up to {MAX_PASSES}"
             )
-        return cls(models[name], int(seed), int(passes), int(count), labels, guidance, int(many))
+        if takes_prompts(models[name]) and not 0 < len(prompt) <= MAX_PROMPT:
+            raise UserError(
+                f"the prompt has {len(prompt)} characters, expected 1 to {MAX_PROMPT:,}"
+            )
+        numbers = int(seed), int(passes), int(count)
+        return cls(models[name], *numbers, labels, guidance, int(many), prompt)
 
     def sampled(self, model: Model, passes: int, solver: str) -> tuple[np.ndarray, str, float]:
         """Its samples as a picture, what it cost in words, and the seconds."""
+        if takes_prompts(model):
+            return self._prompted(model, passes)
         asked: dict[str, Any] = {"labels": self.labels or None} if model.conditions.classes else {}
         scale = self.model.teacher_scale(self.guidance)
         takes = model is not self.model or self.model.conditions.guidance_range is not None
@@ -71,14 +82,28 @@ class Draw:
         words = f"{counted(passes, 'pass')}, {took}{guided}"
         return shown(model.scaling.encode(x), COLUMNS), words, min(seconds)
 
+    def _prompted(self, model: Model, passes: int) -> tuple[np.ndarray, str, float]:
+        from bezierdistill.models.pipeline import PipelineModel  # it takes diffusers
+
+        assert isinstance(model, PipelineModel)
+        asked, passes = model.with_prompts([self.prompt]), passes * model.passes
+        count, started = min(self.count, MAX_IMAGES), time.perf_counter()
+        x = asked.sample(count, passes, self.seed, conditions=np.zeros(count, int))
+        seconds = time.perf_counter() - started
+        images = asked.images(x)
+        first = images[:, 0] if images.ndim == 5 else images  # of films the first frames
+        took = f"{count} samples in {1000 * seconds:.1f} ms, without the decoder"
+        pixels = torch.from_numpy(first).movedim(-1, 1).float() / 127.5 - 1
+        return shown(pixels, COLUMNS), f"{counted(passes, 'pass')}, {took}", seconds
+
 
 def generate_tab(page: gr.Blocks, run: Shown) -> None:
     """Fill the tab."""
-    models = run.generators
+    models = run.sampled
     if not models:
         gr.Markdown(
-            "This run holds no model that starts from noise and takes labels or nothing as"
-            " conditions."
+            "This run holds no model that starts from noise and takes labels, a prompt or nothing"
+            " as conditions."
         )
         return
     first = next(iter(models))
@@ -89,7 +114,7 @@ def generate_tab(page: gr.Blocks, run: Shown) -> None:
             seed = gr.Number(0, precision=0, label="seed", elem_id="generate-seed")
             passes = slider("generate-passes", "its passes", 1, 8, 1, 1)
             count = slider("generate-count", "samples", COLUMNS, MAX_SAMPLES, 64, COLUMNS)
-            labels, guidance = _asked(models[first])
+            labels, guidance, prompt = _asked(models[first])
             many = slider("generate-many", "passes of the teacher", 4, MAX_PASSES, 40, 4)
         with gr.Column(scale=3, min_width=300):
             own = image("samples of the model", "generate-ours")
@@ -113,12 +138,12 @@ def generate_tab(page: gr.Blocks, run: Shown) -> None:
         return left, picture, right, beside
 
     asked = answered(lambda name: list(_asked(models[name])))
-    name.change(asked, name, [labels, guidance], show_progress="hidden")
-    given = [name, seed, passes, count, labels, guidance, many]
+    name.change(asked, name, [labels, guidance, prompt], show_progress="hidden")
+    given = [name, seed, passes, count, labels, guidance, many, prompt]
     follow(page, draw, given, [own_words, own, teacher_words, teacher])
 
 
-def _asked(model: Model) -> tuple[gr.CheckboxGroup, gr.Slider]:
+def _asked(model: Model) -> tuple[gr.CheckboxGroup, gr.Slider, gr.Textbox]:
     """The controls of what a model takes as conditions; hidden where it takes none."""
     ends, classes = model.conditions.guidance_range, list(range(model.conditions.classes))
     label = "labels (none chosen: as frequent as in the data)"
@@ -127,4 +152,12 @@ def _asked(model: Model) -> tuple[gr.CheckboxGroup, gr.Slider]:
     labels = gr.CheckboxGroup(
         classes, value=[], label=label, visible=bool(classes), elem_id="generate-labels"
     )
-    return labels, slider("generate-guidance", "guidance", low, high, **given)
+    texts = getattr(getattr(model, "prompts", None), "texts", ("",))
+    prompt = gr.Textbox(
+        texts[0],
+        label="prompt",
+        max_length=MAX_PROMPT,
+        visible=takes_prompts(model),
+        elem_id="generate-prompt",
+    )
+    return labels, slider("generate-guidance", "guidance", low, high, **given), prompt
