@@ -153,7 +153,7 @@ def align(
     from bezierdistill.training.loop import Trainer
     from bezierdistill.training.pool import make_pool
 
-    size, seed = config.align_rows(config.batch), config.seed + 1
+    size, seed = config.align_rows(config.rows), config.seed + 1
     rates = {"student": config.align_lr}
     trainer = Trainer({"student": net}, config.loop, config.out, "alignment", rates)
     objective = Alignment(

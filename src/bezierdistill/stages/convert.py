@@ -30,7 +30,7 @@ PIPELINE_CONTENTS = Contents(
 
 @dataclass(frozen=True)
 class ImportConfig:
-    """Make a teacher of a diffusers pipeline with prompts, or of a pretrained network.
+    """Make a teacher of a diffusers pipeline or network.
 
     A pipeline with prompts (--source) is asked by its own loop, guidance included, and how it calls
     its transformer is measured; the new folder names it and does not copy it. What a network alone

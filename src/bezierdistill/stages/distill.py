@@ -190,7 +190,7 @@ class DistillConfig(StudentSettings):
     the transformer's blocks."""
     steps: int = 6000
     """Optimizer steps of the regression."""
-    batch: int = 0
+    batch: int | None = None
     """Rows per step; without it 512, or 16 of a pipeline."""
     seed: int = 0
     """Seed of the draws (and of the weights, with --init scratch)."""
@@ -200,8 +200,6 @@ class DistillConfig(StudentSettings):
     def __post_init__(self) -> None:
         if self.lora and self.objective == "map":  # which a pipeline cannot learn
             object.__setattr__(self, "objective", "knots")
-        if not self.batch:
-            object.__setattr__(self, "batch", 16 if self.lora else 512)
         super().__post_init__()
         as_paths(self, "curves", "out")
         check_not_negative(lora=self.lora)
@@ -210,7 +208,7 @@ class DistillConfig(StudentSettings):
         as_named(self, "student")
         as_data(self, "data")
         check_seed(self.seed)
-        check_counts(steps=self.steps, batch=self.batch)
+        check_counts(steps=self.steps, batch=self.rows)
         check_not_negative(align=self.align)
         if self.loop.precision not in ("32-true", "bf16-mixed"):
             raise UserError(
@@ -227,6 +225,12 @@ class DistillConfig(StudentSettings):
                 f"data is {self.data} without --align, the steps of alignment with it: expected"
                 " both, or neither"
             )
+
+
+    @property
+    def rows(self) -> int:
+        """Rows per step."""
+        return self.batch or (16 if self.lora else 512)
 
 
 CONTENTS = Contents(
@@ -256,9 +260,9 @@ def distill(config: DistillConfig) -> Model:
     data = find_targets(config, store, own)
     _check_data(config, store, data)
     trainer = Trainer({"student": net}, config.loop, config.out, "curves")
-    trainer.share(config.batch)  # checks, before the folder is taken and hours are spent
+    trainer.share(config.rows)  # checks, before the folder is taken and hours are spent
     if config.align:
-        trainer.share(config.align_rows(config.batch), 2)
+        trainer.share(config.align_rows(config.rows), 2)
     if not is_model(config.out):  # else there is nothing left to train
         _check_whole(store, trainer)
     identity = {"curves": store.digest}
@@ -400,10 +404,10 @@ def _regress(
     from bezierdistill.training.batches import CurveBatches
 
     metric = Loss(config.huber)
-    batches = CurveBatches(store, trainer, config.batch, config.seed if config.epochs else None)
+    batches = CurveBatches(store, trainer, config.rows, config.seed if config.epochs else None)
     with ExitStack() as left:
         if config.objective == "map" and isinstance(trainer.plain["student"], CurveNetwork):
-            share = whole_share(config.on_policy, trainer.share(config.batch))
+            share = whole_share(config.on_policy, trainer.share(config.rows))
             field = asked_field(store, trainer.device, left) if share else None
             share = share if field else 0.0
             objective = EmittedCurves(metric, power=config.power, teacher=field, on_policy=share)
@@ -412,7 +416,7 @@ def _regress(
             power = 0.0 if config.objective == "velocity" else config.power
             objective = CurveRegression(_intervals(config, knots, images), metric, power)
         net = trainer.fit(objective, batches, config.steps, config.seed)
-    return net, trainer.cost(objective, config.steps, config.batch)
+    return net, trainer.cost(objective, config.steps, config.rows)
 
 
 def main_distill(config: DistillConfig) -> dict[str, Any]:
