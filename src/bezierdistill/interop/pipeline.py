@@ -63,12 +63,16 @@ def read_arguments(text: str | None) -> dict[str, Any]:
         UserError: if they are none.
     """
     try:
-        found = json.loads(text or "{}")
-    except ValueError as error:
+        found = json.loads(text or "{}", parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
         raise UserError(f"call is no JSON ({error}), expected such as {SUCH}") from None
     if not isinstance(found, dict):
         raise UserError(f"call is {str(found)[:60]}, expected arguments by name, such as {SUCH}")
     return found
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"it has no {constant}")
 
 
 SUCH = """'{"max_sequence_length": 256}'"""

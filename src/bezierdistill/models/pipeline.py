@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -25,7 +25,7 @@ from torch import Tensor
 from bezierdistill.data import Scaling
 from bezierdistill.errors import UserError
 from bezierdistill.fields import NetworkField
-from bezierdistill.files import read_tensors
+from bezierdistill.files import digest, read_tensors
 from bezierdistill.models.model import Model
 from bezierdistill.models.weights import check_fit
 from bezierdistill.networks.pipeline import PipelineConfig
@@ -43,9 +43,10 @@ from bezierdistill.pipelines.prompts import (
 from bezierdistill.progress import progress
 from bezierdistill.records import Conditions, ModelCard, Passes, TeacherRef, to_json
 
-PROMPTS = "prompts"
+CARD, WEIGHTS, PROMPTS = "model.json", "model.safetensors", "prompts"
 PLACES = 65_536  # numbers of states that go through a pipeline at once
 MOST = 64  # rows that do
+TOLD = ("kind", "network", "shape", "scaling", "conditions", "knots")  # samples depend on them
 APART = 1e-2  # of a velocity's size: what a batch of several times may change
 
 
@@ -112,6 +113,8 @@ class PipelineModel(Model):
             gc.collect()
         conditions = Conditions(size=1, rows=len(texts), table=found.fingerprint[:16])
         card = msgspec.structs.replace(self.card, conditions=conditions)
+        if not self.net.rank:
+            card = msgspec.structs.replace(card, digest=card_digest(card))
         return PipelineModel(self.net.with_prompts(found), card, self.folder)
 
     @torch.no_grad()
@@ -219,8 +222,8 @@ class PipelineTeacher(PipelineModel):
             steps=0,
             passes=Passes(training=0),
             conditions=Conditions(size=1, rows=len(texts), table=found.fingerprint[:16]),
-            digest=_digest(network, found),
         )
+        card = msgspec.structs.replace(card, digest=card_digest(card))
         net = PipelineNetwork(loop, call, found, Weights(pipe.transformer))
         for name, value in {"net": net, "card": card, "folder": None}.items():
             object.__setattr__(self, name, value)
@@ -286,11 +289,13 @@ def _source(pipe: str | Path) -> str:
     return str(Path(pipe).resolve()) if Path(pipe).exists() else str(pipe)
 
 
-def _digest(network: PipelineConfig, prompts: Prompts) -> str:
-    """What a teacher is known by: its weights, its call and its prompts."""
-    plain = {key: value for key, value in asdict(network).items() if key != "source"}
-    told = json.dumps(to_json(plain), sort_keys=True) + prompts.fingerprint
-    return hashlib.sha256(told.encode()).hexdigest()
+def card_digest(card: ModelCard, adapter: str = "") -> str:
+    """What a teacher or a student is known by, wherever its pipeline lies: all of its card that
+    samples depend on, and the digest of its adapter.
+    """
+    told = {name: value for name, value in to_json(card).items() if name in TOLD}
+    told["network"] = {name: value for name, value in card.network.items() if name != "source"}
+    return hashlib.sha256((json.dumps(told, sort_keys=True) + adapter).encode()).hexdigest()
 
 
 def _text_parts(pipe: Any) -> list[str]:
@@ -320,22 +325,25 @@ def load_pipeline(folder: Path, card: ModelCard, config: PipelineConfig) -> Pipe
     Raises:
         UserError: if the pipeline is not there any more, or is another.
     """
+    _check_card(folder, card, config)
     place = find_pipeline(config.source)
-    if pipeline_digest(place) != config.weights:
-        raise UserError(
-            f"{config.source} is another pipeline than that of {folder} (digest"
-            f" {config.weights[:8]}): restore it, or import and distil again"
-        )
-    key = f"{place.resolve()} {config.dtype}"  # text: at exit paths are gone before this
-    shared = _open.get(key) or _Open(place, config.dtype)
-    _open[key] = shared
+    # Text: at exit paths are gone before this.
+    key = f"{place.resolve()} {config.dtype} {config.weights}"
+    shared = _open.get(key)
+    if shared is None:
+        if pipeline_digest(place) != config.weights:
+            raise UserError(
+                f"{config.source} is another pipeline than that of {folder} (digest"
+                f" {config.weights[:8]}): restore it, or import and distil again"
+            )
+        shared = _open[key] = _Open(place, config.dtype)
     loop = Loop(shared.pipe, config.given, config.guidance, config.plain, config.negative)
     prompts = load_prompts(find_prompts(folder, card))
     if prompts.fingerprint[:16] != card.conditions.table:
         raise UserError(f"{folder / PROMPTS} holds other prompts than the card says: import again")
     net = PipelineNetwork(loop, config.call, prompts, shared.weights)
     if config.lora:
-        tensors = read_tensors(folder / "model.safetensors")[0]
+        tensors = read_tensors(folder / WEIGHTS)[0]
         layers = tuple({name.rsplit(".lora_", 1)[0] for name in tensors})
         net = net.add_lora(config.lora, layers, seed=0)
         check_fit(_Bare(net.tensors()), tensors)
@@ -343,6 +351,14 @@ def load_pipeline(folder: Path, card: ModelCard, config: PipelineConfig) -> Pipe
         net.requires_grad_(False)
     net.shared = shared  # as long as the network lives
     return PipelineModel(net.eval(), card, folder)
+
+
+def _check_card(folder: Path, card: ModelCard, config: PipelineConfig) -> None:
+    if card.digest != card_digest(card, digest(folder / WEIGHTS) if config.lora else ""):
+        kept = f"{folder / WEIGHTS} or {CARD}" if config.lora else f"{folder / CARD}"
+        raise UserError(
+            f"{kept} differs from the digest of the model: the file was changed or damaged"
+        )
 
 
 class _Bare(torch.nn.Module):

@@ -9,6 +9,7 @@ call without guidance is one pass a row is counted.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,8 +43,11 @@ def find_guidance(
         negative: the negative prompt; None is the pipeline's own.
 
     Raises:
-        UserError: if it takes no scale and one is given, or none is its call of one pass a row.
+        UserError: if it takes no scale and one is given, or one that is not finite, or none is its
+            call of one pass a row.
     """
+    if scale is not None and not math.isfinite(scale):
+        raise UserError(f"guidance is {scale}, expected a finite number")
     known = inspect.signature(type(pipe).__call__).parameters
     embedded = bool(getattr(pipe.transformer.config, "guidance_embeds", False))
     second = SECOND in known and (negative is not None or not embedded)

@@ -10,11 +10,15 @@ one copy of the weights; an adapter is switched on for its student's calls, and 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import count
 from typing import Any
+from weakref import finalize
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from bezierdistill.errors import UserError
 from bezierdistill.networks.lora import put_adapter
@@ -31,26 +35,52 @@ class Weights:
 
     def __init__(self, transformer: Any) -> None:
         self.transformer, self.active = transformer, ""
+        self.gone: list[str] = []  # adapters of students that are no more
+
+    def add(
+        self, adapter: str, rank: int, targets: Sequence[str], seed: int
+    ) -> dict[str, nn.Parameter]:
+        """Add an adapter, see :func:`~bezierdistill.networks.lora.put_adapter`; those of students
+        that are gone are removed.
+        """
+        with self._needing():
+            if self.gone:
+                self.transformer.delete_adapters([self.gone.pop() for _ in [*self.gone]])
+            made = put_adapter(self.transformer, adapter, rank, targets, seed)
+        self.active = "?"  # whatever has been switched on
+        return made
 
     def switch(self, adapter: str) -> None:
-        """Switch one adapter on, or, with no name, all of them off.
-
-        Raises:
-            UserError: if activations are to be computed again that another adapter has made.
-        """
+        """Switch one adapter on, or, with no name, all of them off."""
         if adapter == self.active:
             return
-        if torch.is_grad_enabled() and getattr(self.transformer, "gradient_checkpointing", False):
-            raise UserError(
-                "checkpoint is on and the teacher is asked beside the student, whose weights it"
-                " shares: expected --loop.checkpoint false, or --align-features without teacher"
-            )
-        if adapter:
-            self.transformer.enable_adapters()
-            self.transformer.set_adapter(adapter)
-        else:
-            self.transformer.disable_adapters()
+        with self._needing():
+            if adapter:
+                self.transformer.enable_adapters()
+                self.transformer.set_adapter(adapter)
+            else:
+                self.transformer.disable_adapters()
         self.active = adapter
+
+    @contextmanager
+    def _needing(self) -> Iterator[None]:
+        """Leaves parameters with a gradient or without, which peft changes as it switches."""
+        held = [(parameter, parameter.requires_grad) for parameter in self.transformer.parameters()]
+        yield
+        for parameter, needs in held:
+            parameter.requires_grad_(needs)
+
+    def keep_fewer(self, block: Any, *args: Any) -> Any:
+        """Run a block whose activations are computed again for the gradient, by the adapter that
+        made them, whatever has been asked since.
+        """
+        adapter = self.active
+
+        def run(*args: Any) -> Any:
+            self.switch(adapter)
+            return block(*args)
+
+        return checkpoint(run, *args, use_reentrant=False)
 
 
 class PipelineNetwork(nn.Module):
@@ -100,9 +130,9 @@ class PipelineNetwork(nn.Module):
         made = PipelineNetwork(self.loop, self.call, self.prompts, self.weights, guided=False)
         made.adapter, made.rank = f"student{next(_numbers)}", rank
         names = targets or block_layers(self.module)
-        parameters = put_adapter(self.module, made.adapter, rank, names, seed)
+        parameters = self.weights.add(made.adapter, rank, names, seed)
         made.adapters = nn.ParameterDict({n.replace(".", "/"): p for n, p in parameters.items()})
-        self.weights.active = "?"  # whatever the new adapter has switched on
+        finalize(made.adapters, self.weights.gone.append, made.adapter)
         return made
 
     def tensors(self) -> dict[str, Tensor]:
@@ -118,10 +148,15 @@ class PipelineNetwork(nn.Module):
     def to(self, *args: Any, **kwargs: Any) -> PipelineNetwork:
         """Move the adapter, and the pipeline with it, which stays in its number type."""
         super().to(*args, **kwargs)
-        device = torch.empty(0, device=self.loop.device).to(*args, **kwargs).device
+        one = torch.empty(1, 1, 1, 1, device=self.loop.device)  # of any format of memory
+        device = one.to(*args, **kwargs).device
         if device != self.loop.device:
             self.loop.pipe.to(device)
         return self
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Have the transformer keep fewer activations."""
+        self.module.enable_gradient_checkpointing(self.weights.keep_fewer)
 
     def forward(self, x: Tensor, s: Tensor, t: Tensor, cond: Any = None) -> Tensor:
         """Velocity ``(B, ...)`` of states at the times ``s`` ``(B,)``, data minus noise."""

@@ -80,6 +80,8 @@ def check_pipeline(folder: Path) -> dict[str, Any]:
                 " run: expected diffusers and transformers"
             )
     _check_kind(folder, kind, parts)
+    for file in sorted(folder.glob("*.py")):
+        _refuse_code(file)
     for name in parts:
         _check_files(folder / name)
     _check_flow(folder)
@@ -133,12 +135,16 @@ def _check_flow(folder: Path) -> None:
 def _check_files(part: Path) -> None:
     for file in sorted(part.rglob("*")) if part.is_dir() else ():
         if file.suffix == ".py":
-            raise UserError(f"{file} is code, which is not run: expected a pipeline without any")
+            _refuse_code(file)
         if file.suffix in PICKLED:
             raise UserError(
                 f"{file} may be pickled, which is not read: expected safetensors alone (save the"
                 " pipeline by save_pretrained, or remove the file)"
             )
+
+
+def _refuse_code(file: Path) -> None:
+    raise UserError(f"{file} is code, which is not run: expected a pipeline without any")
 
 
 def pipeline_digest(folder: Path) -> str:

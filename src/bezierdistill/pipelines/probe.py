@@ -149,15 +149,15 @@ class Loop:
             seen.append(z)
             raise Stop
 
-        kind = next(vae.parameters()).dtype
+        held = [(parameter, parameter.data) for parameter in vae.parameters()]
+        for parameter, data in held:  # a pipeline hands over what is of their type
+            parameter.data = data.float()
         vae.decode = look
-        if kind != torch.float32:
-            vae.float()
         try:
             self._finished(x, texts, state)
         finally:
-            if kind != torch.float32:
-                vae.to(kind)
+            for parameter, data in held:
+                parameter.data = data
             del vae.decode  # the class's own again
         return seen[0].float()
 

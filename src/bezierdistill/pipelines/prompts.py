@@ -80,7 +80,7 @@ def read_prompts(path: Path) -> tuple[str, ...]:
 def _json_prompt(path: Path, number: int, line: str) -> str:
     try:
         value = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"line {number} of {path} is no JSON ({error})") from None
     value = value.get("prompt", value.get("text")) if isinstance(value, Mapping) else value
     if not isinstance(value, str) or not value:

@@ -101,7 +101,8 @@ class ImportConfig:
             )
         if self.source is not None and self.prompts is None:
             raise UserError("a pipeline needs --prompts, a file of prompts, a line each")
-        check_counts(**{n: getattr(self, n) or 1 for n in ("height", "width", "frames")})
+        sizes = {name: getattr(self, name) for name in ("height", "width", "frames")}
+        check_counts(**{name: size for name, size in sizes.items() if size is not None})
 
 
 PIPELINE = ("prompts", "guidance", "negative", "height", "width", "frames", "dtype", "call")

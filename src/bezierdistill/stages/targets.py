@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bezierdistill.data import ArrayData, Data, Scaling, load_data, rescaled
 from bezierdistill.errors import UserError
-from bezierdistill.files import read_tensors, read_text, write_tensors
+from bezierdistill.files import read_text
 from bezierdistill.models.model import Model
 from bezierdistill.models.teacher import Teacher
 from bezierdistill.noise import Stream
@@ -24,6 +24,7 @@ from bezierdistill.objects import fingerprint
 from bezierdistill.progress import progress
 from bezierdistill.stages.students import best_teacher
 from bezierdistill.store import CurveStore
+from bezierdistill.training.checkpoint import load_state, save_state
 from bezierdistill.training.pool import MOST_BYTES
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def read_captions(folder: Path) -> Images | None:
         try:
             row = json.loads(line)
             file, text = Path(row["file_name"]), str(row["text"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise UserError(
                 f'line {number} of {path} is no {{"file_name": ..., "text": ...}}'
             ) from None
@@ -182,7 +183,7 @@ def encoded(model: Any, images: Images) -> ArrayData:
     name = fingerprint([images.read(range(min(images.count, 16))), *images[:2], images.texts])[:16]
     path = None if model.folder is None else model.folder / LATENTS / f"{name}.safetensors"
     if path is not None and path.exists():
-        return _latents(pipeline, images, read_tensors(path)[0])
+        return _latents(pipeline, images, load_state(path, images.count)[0])
     from bezierdistill.pipelines.latents import Latents
 
     row = torch.tensor([0])
@@ -205,7 +206,7 @@ def encoded(model: Any, images: Images) -> ArrayData:
         made["cond"] = told.vectors(torch.tensor([places[text] for text in images.texts]))
     if path is not None:
         path.parent.mkdir(exist_ok=True)
-        write_tensors(path, made)
+        save_state(path, made, images.count)
     return _latents(pipeline, images, made)
 
 
