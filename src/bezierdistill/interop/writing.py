@@ -12,6 +12,7 @@ from bezierdistill import __version__
 from bezierdistill.errors import UserError
 from bezierdistill.files import read_text, whole_folder
 from bezierdistill.models import Model
+from bezierdistill.networks.pipeline import PipelineConfig
 from bezierdistill.records import parse_json, to_json
 
 
@@ -49,6 +50,11 @@ def export_diffusers(model: Model, out: str | Path, guidance_scale: float | None
 
 def _check(model: Model) -> None:
     """Refuse a model that no pipeline can be."""
+    if isinstance(model.network, PipelineConfig):
+        raise UserError(
+            "the model is a pipeline's transformer, expected a network of ours: write its student"
+            " by --to lora"
+        )
     if len(model.shape) != 3 or model.shape[1] != model.shape[2]:
         expected = "(C, N, N): diffusers makes square images"
         raise UserError(f"states have shape {model.shape}, expected {expected}")
@@ -98,9 +104,7 @@ def _readme(model: Model, guidance_scale: float | None) -> str:
     teachers = "\n".join(f"- `{teacher.digest}`" for teacher in model.card.teachers) or "- none"
     spent = {**model.card.passes.parts, "total": model.spent}
     made_by = {"seed": model.card.seed, "steps": model.card.steps, **model.card.settings}
-    title, metrics = " x ".join(map(str, model.shape)), "Not measured.\n"
-    if model.folder is not None and (file := model.folder / "metrics.json").exists():
-        metrics = _block(parse_json(file, read_text(file, "metrics")))
+    title = " x ".join(map(str, model.shape))
     return f"""---
 library_name: diffusers
 tags: [bezierdistill, flow-map, few-step, image-generation]
@@ -134,18 +138,26 @@ Time runs from 0 (noise) to 1 (data); other numbers of passes are evenly spaced.
 
 ## Network passes spent
 
-{_block(spent)}
+{json_block(spent)}
 ## Teachers, by the SHA-256 of their weights
 
 {teachers}
 
 ## Metrics
 
-{metrics}
+{metrics_block(model)}
 ## Settings
 
-{_block(to_json(made_by))}"""
+{json_block(to_json(made_by))}"""
 
 
-def _block(value: Any) -> str:
+def metrics_block(model: Model) -> str:
+    """The metrics of a model, where it was evaluated."""
+    if model.folder is None or not (file := model.folder / "metrics.json").exists():
+        return "Not measured.\n"
+    return json_block(parse_json(file, read_text(file, "metrics")))
+
+
+def json_block(value: Any) -> str:
+    """Readable JSON in Markdown."""
     return f"```json\n{json.dumps(value, indent=2)}\n```\n"

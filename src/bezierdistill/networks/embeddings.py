@@ -26,7 +26,9 @@ from bezierdistill.errors import UserError
 
 def log_spaced(count: int) -> Tensor:
     """Frequencies omega from pi/4 to 16 pi, ``(count,)``."""
-    return math.pi / 4 * 64 ** torch.linspace(0, 1, count)
+    # The device is named as transformers 5, once it has loaded a model, may keep torch from giving
+    # linspace the one that is set.
+    return math.pi / 4 * 64 ** torch.linspace(0, 1, count, device=torch.get_default_device())
 
 
 def interval_features(gap: Tensor, omega: Tensor) -> Tensor:

@@ -62,6 +62,23 @@ class Finish(Probe):
         return (self.state.to(sample),)
 
 
+class Stock(Probe):
+    """The stock scheduler, which ends a call as soon as its steps are set."""
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: Any = None,
+        sigmas: Any = None,
+        mu: float | None = None,
+        timesteps: Any = None,
+    ) -> None:
+        """The steps as they are asked for."""
+        stock = FlowMatchEulerDiscreteScheduler.set_timesteps
+        stock(self, num_inference_steps, device, sigmas, mu, timesteps)
+        raise Stop
+
+
 class Loop:
     """The loop of a pipeline, cut to one step.
 
@@ -131,6 +148,25 @@ class Loop:
         with self.hook(count):
             self._run(x, LEVELS[0], texts, guided)
         return sum(seen)
+
+    def steps(
+        self, settings: Mapping[str, Any], passes: int, texts: Sequence[Any], **more: Any
+    ) -> tuple[Tensor, Tensor]:
+        """The noise levels ``(K,)`` and the times ``(K,)`` of the steps that the pipeline takes.
+
+        Args:
+            settings: of a stock Euler scheduler of flow matching.
+            passes: the number of steps that it is asked for.
+            texts: what ``encode_prompt`` returned for a prompt.
+            more: further keyword arguments of the call.
+        """
+        stock = Stock(**settings)
+        before, self.probe = self.probe, stock
+        try:
+            self._run(None, 1.0, texts, False, 1, num_inference_steps=passes, **more)
+        finally:
+            self.probe = before
+        return stock.sigmas[:-1].cpu(), stock.timesteps.cpu()
 
     def decoded(self, x: Tensor, texts: Sequence[Any], state: str) -> Tensor:
         """Images ``(B, H, W, C)`` or frames ``(B, F, H, W, C)``, in [0, 1], that the pipeline makes
@@ -212,6 +248,7 @@ class Loop:
         guided: bool,
         rows: int = 0,
         kind: str = "latent",
+        **more: Any,
     ) -> Any:
         known = iter(texts)
 
@@ -219,7 +256,7 @@ class Loop:
             return next(known)
 
         prompts = [" "] * (rows if x is None else len(x))
-        made = self._call(x, level, encode, guided, prompts, kind)
+        made = self._call(x, level, encode, guided, prompts, kind, **more)
         if made is None or kind != "latent":
             return made
         raise UserError(
@@ -235,9 +272,10 @@ class Loop:
         guided: bool,
         prompts: list[str],
         kind: str = "latent",
+        **more: Any,
     ) -> Any:
         """What the pipeline returns; None where something has stopped it."""
-        more = dict(self.guidance[guided])
+        more = {"num_inference_steps": 1, **self.guidance[guided], **more}
         if self.negative is not None and guided:
             more["negative_prompt"] = [self.negative] * len(prompts)
         if x is not None:
@@ -248,7 +286,6 @@ class Loop:
         try:
             return self.pipe(
                 prompt=prompts,
-                num_inference_steps=1,
                 output_type=kind,
                 return_dict=False,
                 **self.given,

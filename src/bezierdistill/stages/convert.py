@@ -115,26 +115,38 @@ def _differs(config: ImportConfig, name: str) -> bool:
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """Write a student as a pipeline of diffusers, with a model card.
+    """Write a student as a pipeline of diffusers, or as a LoRA.
+
+    There is a model card in either, which says how it is loaded.
 
     Example::
 
         bezierdistill export --model runs/student --out runs/pipeline
         bezierdistill export --model runs/guided --guidance-scale 2 --out runs/pipeline
+        bezierdistill export --model runs/prompted --to lora --out runs/lora
     """
 
     model: Path
-    """Folder of a student or teacher of images."""
+    """Folder of a student or teacher of images, or of a student of a pipeline."""
     out: Path
     """The new folder."""
-    to: Literal["diffusers"] = "diffusers"
-    """The library."""
+    to: Literal["diffusers", "lora"] = "diffusers"
+    """A pipeline of diffusers; or, of a student of a pipeline, its LoRA alone, with a scheduler."""
     guidance_scale: float | None = None
-    """Guidance scale of every image, for a student that takes it as an input; the middle of its
-    range without it."""
+    """Diffusers: guidance scale of every image, for a student that takes it as an input; the middle
+    of its range without it."""
+    dialect: Literal["diffusers", "comfyui"] | None = None
+    """Lora: for whom the file is; diffusers without it."""
 
     def __post_init__(self) -> None:
         as_paths(self, "model", "out")
+        if self.to == "diffusers" and self.dialect is not None:
+            raise UserError(f"dialect is {self.dialect}, expected it with --to lora alone")
+        if self.to == "lora" and self.guidance_scale is not None:
+            raise UserError(
+                f"guidance_scale is {self.guidance_scale:g}, expected it with --to diffusers alone:"
+                " a pipeline's student has its guidance in the weights"
+            )
 
 
 def main_import(config: ImportConfig) -> dict[str, Any]:
@@ -200,9 +212,15 @@ def _import_pipeline(config: ImportConfig) -> dict[str, Any]:
 
 def main_export(config: ExportConfig) -> dict[str, Any]:
     """The verb ``export``."""
-    from bezierdistill.interop import export_diffusers
+    from bezierdistill.interop import export_diffusers, export_lora
     from bezierdistill.models import load_model
 
-    folder = export_diffusers(load_model(config.model), config.out, config.guidance_scale)
-    print(f"{folder}: pipeline of {config.to}; its README.md says how to load it")
+    model = load_model(config.model)
+    if config.to == "lora":
+        folder = export_lora(model, config.out, config.dialect or "diffusers")
+        made = f"LoRA for {config.dialect or 'diffusers'}"
+    else:
+        folder = export_diffusers(model, config.out, config.guidance_scale)
+        made = "pipeline of diffusers"
+    print(f"{folder}: {made}; its README.md says how to load it")
     return {"out": folder, "to": config.to}
