@@ -270,7 +270,7 @@ def _check_times(model: PipelineModel) -> None:
     """Whether the pipeline can be asked with a time of its own for every row, as it is asked for
     rows that are on their way.
     """
-    rows, times = torch.tensor([[0.0], [0.0]]), torch.tensor([0.25, 0.5])
+    rows, times = torch.tensor([[0.0], [0.0]]), torch.tensor([0.5, 0.75])
     x = torch.randn(2, *model.shape, generator=torch.Generator().manual_seed(1))
     beside = model.net(x, times, times, rows)
     alone = [model.net(x[k : k + 1], times[k : k + 1], times, rows[:1]) for k in (0, 1)]
@@ -338,6 +338,7 @@ def load_pipeline(folder: Path, card: ModelCard, config: PipelineConfig) -> Pipe
             )
         shared = _open[key] = _Open(place, config.dtype)
     loop = Loop(shared.pipe, config.given, config.guidance, config.plain, config.negative)
+    loop.kind = getattr(torch, config.call.kind)
     prompts = load_prompts(find_prompts(folder, card))
     if prompts.fingerprint[:16] != card.conditions.table:
         raise UserError(f"{folder / PROMPTS} holds other prompts than the card says: import again")

@@ -25,6 +25,8 @@ class Call:
     """See ``scale``."""
     listed: bool
     """Whether the states are a list of rows."""
+    kind: str
+    """Number type of the states that the pipeline draws and keeps."""
     sign: int
     """1 if the transformer predicts noise minus data, -1 if data minus noise."""
 

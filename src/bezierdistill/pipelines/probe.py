@@ -21,7 +21,7 @@ from torch import Tensor
 from bezierdistill.errors import UserError
 from bezierdistill.networks.pipeline import Call
 
-LEVELS = (0.25, 0.75, 0.5)  # noise levels of the probes: exact in half precision
+LEVELS = (0.125, 0.5, 0.25)  # of the probes: a thousand times they are exact in half precision
 CLOSE = 1e-3  # of the size of what is compared
 HALF = 2e-2  # likewise in half precision
 
@@ -100,6 +100,7 @@ class Loop:
     ) -> None:
         self.pipe, self.given, self.negative = pipe, dict(given), negative
         self.guidance = {True: dict(guidance), False: dict(plain)}
+        self.kind: torch.dtype | None = None  # of the states that the pipeline keeps, once known
         self.encode = pipe.encode_prompt
         # Pipelines compute a shift for the config of theirs; the steps are set without.
         self.probe = Probe.from_config(pipe.scheduler.config)
@@ -135,6 +136,7 @@ class Loop:
     def drawn(self, texts: Sequence[Any], rows: int) -> Tensor:
         """The states ``(B, ...)`` that the pipeline draws where none are given."""
         self._run(None, 1.0, texts, False, rows)
+        self.kind = self.probe.state.dtype
         return self.probe.state
 
     def passes(self, texts: Sequence[Any], x: Tensor, guided: bool) -> int:
@@ -279,7 +281,7 @@ class Loop:
         if self.negative is not None and guided:
             more["negative_prompt"] = [self.negative] * len(prompts)
         if x is not None:
-            more["latents"] = x
+            more["latents"] = x.to(self.kind) if self.kind else x
         self.probe.at = level
         before = self.pipe.scheduler
         self.pipe.encode_prompt, self.pipe.scheduler = encode, self.probe
@@ -311,7 +313,8 @@ def measure(loop: Loop, texts: Sequence[Any], shape: tuple[int, ...], half: bool
         UserError: if probes disagree, or the call is none that a student can be called by.
     """
     generator = torch.Generator().manual_seed(0)
-    x, other = torch.randn(2, 2, *shape, generator=generator).to(loop.device)
+    drawn = torch.randn(2, 2, *shape, generator=generator).to(loop.device)
+    x, other = drawn.to(loop.kind or torch.float32).float()
     low, high, middle = LEVELS
     first, second = loop.asked(x, low, texts, False), loop.asked(x, high, texts, False)
     third = loop.asked(other, middle, texts, False)
@@ -334,7 +337,8 @@ def measure(loop: Loop, texts: Sequence[Any], shape: tuple[int, ...], half: bool
         raise UserError(
             f"{kind} is told the times {ends} at noise levels {LEVELS}, expected an affine map"
         )
-    told = (scale, shift, isinstance(first[state], list | tuple))
+    kept = str(loop.kind or torch.float32).removeprefix("torch.")
+    told = (scale, shift, isinstance(first[state], list | tuple), kept)
     calls = [Call(state, time, *told, sign) for sign in (1, -1)]
     found = loop.velocity(x, low, texts, False)
     # The first probe's arguments, so that nothing but the sign is left open.
