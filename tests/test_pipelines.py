@@ -1,11 +1,14 @@
 """Pipelines of diffusers as teachers: eight families, none of which is listed anywhere."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
+    FlowMatchEulerDiscreteScheduler,
+)
 from torch import Tensor
 
 from bezierdistill.errors import UserError
@@ -32,7 +35,9 @@ class Recorder(FlowMatchEulerDiscreteScheduler):
     def step(self, model_output: Any, timestep: Any, sample: Any, *rest: Any, **more: Any) -> Any:
         if self.step_index is None:
             self._init_step_index(timestep)
-        self.path.append((sample, model_output, float(self.sigmas[self.step_index])))
+        self.path.append(
+            (sample, model_output, float(cast(Tensor, self.sigmas)[self.step_index or 0]))
+        )
         return super().step(model_output, timestep, sample, *rest, **more)
 
 
@@ -71,7 +76,7 @@ def close(a: Tensor, b: Tensor, within: float = 1e-4) -> bool:
 def test_the_field_is_what_the_pipeline_computes_from_the_texts(
     family: str, base: Path, teacher: PipelineModel
 ) -> None:
-    pipe = DiffusionPipeline.from_pretrained(base)
+    pipe: Any = DiffusionPipeline.from_pretrained(base)
     pipe.set_progress_bar_config(disable=True)
     pipe.scheduler = Recorder(shift=3.0)
     pipe.scheduler.path = []
@@ -98,7 +103,7 @@ def test_guidance_is_charged(family: str, teacher: PipelineModel) -> None:
 def test_a_student_starts_as_the_pipeline_without_guidance(
     family: str, base: Path, teacher: PipelineModel
 ) -> None:
-    pipe = DiffusionPipeline.from_pretrained(base)
+    pipe: Any = DiffusionPipeline.from_pretrained(base)
     pipe.set_progress_bar_config(disable=True)
     pipe.scheduler = Recorder(shift=3.0)
     pipe.scheduler.path = []
@@ -156,7 +161,7 @@ def test_other_prompts_are_embedded_when_they_are_asked_for(
 def test_images_are_those_of_the_pipelines_own_decoder(
     family: str, base: Path, teacher: PipelineModel
 ) -> None:
-    pipe = DiffusionPipeline.from_pretrained(base)
+    pipe: Any = DiffusionPipeline.from_pretrained(base)
     pipe.set_progress_bar_config(disable=True)
     pipe.scheduler = Recorder(shift=3.0)
     pipe.scheduler.path = []

@@ -153,6 +153,7 @@ def load_model(folder: str | Path, teacher: Teacher | Student | None = None) -> 
         return Model(_own_network(folder, card, teacher, weights), card, folder)
     try:
         network, size = read_network(card.network), card.conditions.size
+        assert not isinstance(network, PipelineConfig)
         trial = not isinstance(network, NetworkConfig)
         check_weights(network, card.shape, size, weights, trial)
         net = network.build(card.shape, 0, size)

@@ -350,7 +350,7 @@ def load_pipeline(folder: Path, card: ModelCard, config: PipelineConfig) -> Pipe
         check_fit(_Bare(net.tensors()), tensors)
         net.load(tensors)
         net.requires_grad_(False)
-    net.shared = shared  # as long as the network lives
+    object.__setattr__(net, "shared", shared)  # as long as the network lives
     return PipelineModel(net.eval(), card, folder)
 
 

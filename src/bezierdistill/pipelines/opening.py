@@ -97,10 +97,10 @@ def pipeline_class(kind: str) -> Any:
 
 
 def _check_kind(folder: Path, kind: str, parts: dict[str, Any]) -> None:
-    import diffusers
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
     found = pipeline_class(kind)
-    if not inspect.isclass(found) or not issubclass(found, diffusers.DiffusionPipeline):
+    if not inspect.isclass(found) or not issubclass(found, DiffusionPipeline):
         raise UserError(f"{folder} is a {kind[:60]}, which this diffusers does not have: update it")
     if "unet" in parts or NETWORK not in parts:
         raise UserError(

@@ -15,7 +15,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
+    FlowMatchEulerDiscreteScheduler,
+)
 from torch import Tensor
 
 from bezierdistill.errors import UserError
@@ -50,7 +52,10 @@ class Probe(FlowMatchEulerDiscreteScheduler):
         self.timesteps = self.config["num_train_timesteps"] * self.sigmas[:1]
         self.num_inference_steps, self._step_index, self._begin_index = 1, None, None
 
-    def step(self, model_output: Tensor, timestep: Any, sample: Tensor, *rest: Any, **more: Any):  # noqa: D102
+    def step(
+        self, model_output: Tensor, timestep: Any, sample: Tensor, *rest: Any, **more: Any
+    ) -> Any:
+        """One step."""
         self.state, self.velocity = sample, model_output.detach()
         raise Stop
 
@@ -58,7 +63,10 @@ class Probe(FlowMatchEulerDiscreteScheduler):
 class Finish(Probe):
     """A scheduler whose one step ends on states of ours."""
 
-    def step(self, model_output: Tensor, timestep: Any, sample: Tensor, *rest: Any, **more: Any):  # noqa: D102
+    def step(
+        self, model_output: Tensor, timestep: Any, sample: Tensor, *rest: Any, **more: Any
+    ) -> Any:
+        """One step."""
         return (self.state.to(sample),)
 
 
@@ -103,7 +111,7 @@ class Loop:
         self.kind: torch.dtype | None = None  # of the states that the pipeline keeps, once known
         self.encode = pipe.encode_prompt
         # Pipelines compute a shift for the config of theirs; the steps are set without.
-        self.probe = Probe.from_config(pipe.scheduler.config)
+        self.probe: Any = Probe.from_config(pipe.scheduler.config)
         self.signature = inspect.signature(type(pipe.transformer).forward)
 
     @property
@@ -201,7 +209,7 @@ class Loop:
 
     def _finished(self, x: Tensor, texts: Sequence[Any], state: str) -> Any:
         """What the pipeline returns of states, taken as those that its loop ends on."""
-        last = Finish.from_config(self.pipe.scheduler.config)
+        last: Any = Finish.from_config(self.pipe.scheduler.config)
         last.state, own = x, self.transformer
 
         def skip(*args: Any, **kwargs: Any) -> tuple[Any]:

@@ -242,9 +242,9 @@ class Embedder:
         if isinstance(value, tuple):
             return [self._known(part) for part in value]
         listed = isinstance(value, list) and bool(value)
-        if not isinstance(value, Tensor) and not listed:
+        own: Any = _ragged("", value)[""] if listed else value
+        if not isinstance(own, Tensor):
             return value if isinstance(value, bool | int | float) else None
-        own = _ragged("", value)[""] if listed else value
         apart = {
             name: _apart(self.example[name], own)
             for name in self.kinds

@@ -226,7 +226,6 @@ class DistillConfig(StudentSettings):
                 " both, or neither"
             )
 
-
     @property
     def rows(self) -> int:
         """Rows per step."""

@@ -95,7 +95,7 @@ def _write(path: Path, image: np.ndarray, kind: str) -> None:
 
     frames = [Image.fromarray(frame) for frame in (image if image.ndim == 4 else image[None])]
     if kind == ".mp4":
-        from diffusers.utils import export_to_video
+        from diffusers.utils.export_utils import export_to_video
 
         named = path.with_name(f"{path.name}{kind}")  # writers go by the ending
         export_to_video(frames, str(named), fps=FPS)

@@ -7,8 +7,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -92,12 +93,13 @@ def ends_of(store: CurveStore, describe: Describe) -> ArrayData:
     vectors = torch.cat(given).numpy() if given else None
     apart = np.arange(len(x)) % VALID == 0
     splits: dict[Any, np.ndarray] = {"train": ~apart, "valid": apart, "test": apart}
-    kept = {name: x[own] for name, own in splits.items()}
+    train, valid, test = (x[own] for own in splits.values())
     known = {n: vectors[own] for n, own in splits.items()} if vectors is not None else {}
-    return ArrayData(f"the ends of {store.folder}", **kept, scaling=recipe.scaling, given=known)
+    return ArrayData(f"the ends of {store.folder}", train, valid, test, recipe.scaling, known)
 
 
-class Images(NamedTuple):
+@dataclass(frozen=True)
+class Images:
     """Images of the user's.
 
     Args:
@@ -180,7 +182,9 @@ def encoded(model: Any, images: Images) -> ArrayData:
         UserError: if they are of another size than the pipeline's.
     """
     pipeline: PipelineModel = model
-    name = fingerprint([images.read(range(min(images.count, 16))), *images[:2], images.texts])[:16]
+    name = fingerprint(
+        [images.read(range(min(images.count, 16))), images.name, images.count, images.texts]
+    )[:16]
     path = None if model.folder is None else model.folder / LATENTS / f"{name}.safetensors"
     if path is not None and path.exists():
         return _latents(pipeline, images, load_state(path, images.count)[0])
