@@ -154,7 +154,8 @@ def train(modules: Any, loss: Callable[[int], Tensor], steps: int, rate: float, 
             optimizer.step()
             rates.step()
             decay = min(DECAY, (1 + step) / (10 + step))
-            torch._foreach_lerp_(kept, new, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
+            for mean, own in zip(kept, new, strict=True):
+                mean.lerp_(own, 1 - decay)
             recent += (float(value.detach()) - recent) * max(0.01, 1 / (1 + step))
             if (step + 1) % 200 == 0:
                 spent = time.perf_counter() - told
