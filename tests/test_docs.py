@@ -67,6 +67,12 @@ LESS = [
     (r"sample\(1000", "sample(200"),
     (r"count=\d[\d_]{3,}", "count=500"),
 ]
+# A tiny pipeline with prompts learns nothing, and has many passes of text.
+PROMPTED = {
+    "simulate": ["--count", "32", "--steps", "4"],
+    "distill": ["--steps", "4", "--batch", "4", "--align", "2"],
+    "sample": ["--count", "2"],
+}
 RUN = ("bezierdistill", "torchrun", "srun")  # what starts a command of ours
 LEFT = ("make", "git", "cd", "source", "pip", "python", "head=$(scontrol", "#SBATCH")
 
@@ -101,6 +107,8 @@ def smaller(command: list[str]) -> list[str]:
         where = own.index("--methods") + 1
         files = [name for name in own[where].split(",") if name.endswith(".py")]
         own[where] = ",".join(["rfd-1", *files])
+    if any(part.startswith("runs/prompted") for part in own):
+        return own + PROMPTED.get(own[0], [])
     if "--align" in own:
         own += ["--align", "20"]
     return own + SMALLER.get(own[0], [])
@@ -162,6 +170,11 @@ def readers_folder(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     Path("PAIRS").mkdir()
     np.save("PAIRS/z0.npy", torch.randn(256, 1, 8, 8).numpy())
     np.save("PAIRS/z1.npy", (x[:256, None] / 8 - 1).astype(np.float32))
+    if "PIPELINE" in PAGES[page]:
+        from tiny_pipelines import save  # it takes seconds to import
+
+        save("sd3", Path("PIPELINE"))
+        Path("PROMPTS.txt").write_text("a red boot\na small blue bag with a green handle\nboot\n")
     for k, folder in enumerate(("PHOTOS/cats", "PHOTOS/dogs", "SUMMER", "WINTER", "PATH")):
         if folder.partition("/")[0] in PAGES[page]:
             save_images(Path(folder), x[labels == k][:96])
@@ -380,7 +393,8 @@ def test_from_a_module_to_a_student_in_eight_lines(
 ) -> None:
     """The first code of the page on one's own module, as it is written there but for numbers."""
     monkeypatch.chdir(tmp_path)
-    code = [text for kind, text in blocks(PAGES["own-model"]) if kind == "python"]
+    page = PAGES["own-model"].partition("\n## A torch module\n")[2]
+    code = [text for kind, text in blocks(page) if kind == "python"]
     module, student, plain, _, conditional = code[:5]
     assert len(list(filter(str.strip, student.splitlines()))) <= 8
     assert len(list(filter(str.strip, conditional.splitlines()))) <= 12

@@ -394,6 +394,76 @@ def test_every_recipe_file_is_taken_and_says_how_it_is_run(file: Path) -> None:
     assert parse(["recipe", "--config", str(file), "--data", "digits", "--out", "x"])
 
 
+PIPELINES = Path(__file__).parents[1] / "recipes" / "pipelines"
+# The transformers that these recipes are for, as their weights' settings have them.
+TRANSFORMERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "sana-600m": (
+        "SanaTransformer2DModel",
+        {"num_layers": 28, "num_attention_heads": 36, "num_cross_attention_heads": 16}
+        | {"cross_attention_head_dim": 72, "cross_attention_dim": 1152},
+    ),
+    "sd35-medium": (
+        "SD3Transformer2DModel",
+        {"num_layers": 24, "num_attention_heads": 24, "caption_projection_dim": 1536}
+        | {"pos_embed_max_size": 384, "qk_norm": "rms_norm"}
+        | {"dual_attention_layers": tuple(range(13))},
+    ),
+    "flux1-dev": ("FluxTransformer2DModel", {"guidance_embeds": True}),
+    "wan21-1.3b": (
+        "WanTransformer3DModel",
+        {"num_attention_heads": 12, "num_layers": 30, "ffn_dim": 8960},
+    ),
+}
+
+
+def sizes_of(name: str) -> dict[str, Any]:
+    """What the head of a pipeline's recipe says of its sizes."""
+    head = (PIPELINES / name / "import.yaml").read_text()
+    line = next(line for line in head.splitlines() if line.startswith("# Sizes: "))
+    return yaml.safe_load(line.removeprefix("# Sizes: "))
+
+
+@pytest.mark.parametrize(
+    "file", sorted(PIPELINES.glob("*/*.yaml")), ids=lambda file: f"{file.parent.name}-{file.stem}"
+)
+def test_every_recipe_of_a_pipeline_is_taken_and_its_sums_are_right(file: Path) -> None:
+    verb, name, text = file.stem, file.parent.name, file.read_text()
+    place, sizes = f"recipes/pipelines/{name}/{file.name}", sizes_of(name)
+    assert f"bezierdistill {verb}" in text
+    assert f"--config {place}" in text
+    assert "Not run at this size" in text
+    more = ["--prompts", "x"] if verb == "import" else []
+    config = parse([verb, "--config", str(file), *more]).config
+    if verb == "import":
+        assert f"{2 * sizes['weights'] / 1e9:.1f} GB" in text
+    elif verb == "simulate":
+        curve = (config.degree + 1) * int(np.prod(sizes["state"])) * 2
+        assert config.points == "bfloat16"
+        assert f"a curve, {config.count * curve / 1e9:.1f} GB in all" in text
+        assert f"{config.count * 2 * config.steps * sizes['passes']:,} in all" in text
+    else:
+        assert (config.lora, config.objective) == (16, "knots")
+        assert f"average), {20 * sizes['adapter'] / 1e9:.1f} GB" in text
+    usual = type(config).__dataclass_fields__
+    held = yaml.safe_load(text)
+    assert [key for key in held if held[key] == usual[key].default] == []
+
+
+@pytest.mark.parametrize("name", sorted(TRANSFORMERS))
+def test_the_weights_that_these_recipes_count_are_those_of_the_classes(name: str) -> None:
+    import diffusers
+
+    from bezierdistill.pipelines.network import block_layers
+
+    kind, settings = TRANSFORMERS[name]
+    with torch.device("meta"):
+        transformer = getattr(diffusers, kind)(**settings)
+    parts, sizes = dict(transformer.named_modules()), sizes_of(name)
+    assert sum(p.numel() for p in transformer.parameters()) == sizes["weights"]
+    layers: list[Any] = [parts[layer] for layer in block_layers(transformer)]
+    assert sum(16 * (part.in_features + part.out_features) for part in layers) == sizes["adapter"]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
