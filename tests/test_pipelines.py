@@ -16,6 +16,8 @@ from bezierdistill.models import load_model, save_model
 from bezierdistill.models.pipeline import PipelineModel, PipelineTeacher
 from bezierdistill.pipelines.latents import Latents
 from bezierdistill.pipelines.prompts import join, read_prompts
+from bezierdistill.stages.distill import DistillConfig, distill
+from bezierdistill.stages.simulate import SimulateConfig, simulate
 from tiny_pipelines import SIZES, save
 
 EIGHT = ("sd3", "flux", "qwen", "zimage", "sana", "lumina2", "wan", "ltx")
@@ -221,3 +223,21 @@ def test_many_prompts_lie_in_several_shards_and_are_found(
     few = PipelineTeacher(base, [texts[k] for k in (0, 299, 17)], 4.0, **SIZES["qwen"])
     x = states(few, 3)
     assert close(kept.field(x, 0.3, numbers(0, 299, 17)), few.field(x, 0.3, numbers(0, 1, 2)))
+
+
+@pytest.mark.parametrize("family", ["sd3"], scope="module")
+def test_a_pipeline_given_in_python_is_distilled(base: Path, tmp_path: Path) -> None:
+    pipe: Any = DiffusionPipeline.from_pretrained(base)
+    teacher = PipelineTeacher(pipe, TEXTS, 4.0, **SIZES["sd3"])
+    simulate(
+        SimulateConfig(teachers=(teacher,), out=tmp_path / "curves", count=16, steps=2, degree=1)
+    )
+    usual = {"curves": tmp_path / "curves", "passes": 1, "steps": 2, "batch": 4}
+    student = distill(DistillConfig(out=tmp_path / "a", lora=2, **usual))
+    own = distill(
+        DistillConfig(out=tmp_path / "b", student=teacher.student(2), objective="knots", **usual)
+    )
+    x = states(teacher, 2)
+    for model in (student, own):
+        assert model.generate(x, 1, cond=numbers(0, 1)).shape == x.shape
+        assert model.net.module is teacher.net.module

@@ -29,7 +29,7 @@ from bezierdistill.files import digest, read_tensors
 from bezierdistill.models.model import Model
 from bezierdistill.models.weights import check_fit
 from bezierdistill.networks.pipeline import PipelineConfig
-from bezierdistill.objects import fingerprint
+from bezierdistill.objects import find_object, fingerprint, is_object
 from bezierdistill.pipelines.guidance import find_guidance
 from bezierdistill.pipelines.network import PipelineNetwork, Weights
 from bezierdistill.pipelines.opening import TEXT, find_pipeline, open_pipeline, pipeline_digest
@@ -44,6 +44,7 @@ from bezierdistill.progress import progress
 from bezierdistill.records import Conditions, ModelCard, Passes, TeacherRef, to_json
 
 CARD, WEIGHTS, PROMPTS = "model.json", "model.safetensors", "prompts"
+GIVEN = "python"  # the source of a pipeline that is given as it is
 PLACES = 65_536  # numbers of states that go through a pipeline at once
 MOST = 64  # rows that do
 TOLD = ("kind", "network", "shape", "scaling", "conditions", "knots")  # samples depend on them
@@ -193,7 +194,8 @@ class PipelineTeacher(PipelineModel):
             pipe = open_pipeline(place, dtype, text=True).to(device)
             own = True
         else:
-            source, own = str(pipe.config.get("_name_or_path") or "python"), False
+            _check_transformers(pipe)
+            source, own = GIVEN, False
             weights = fingerprint(dict(pipe.transformer.state_dict()))
             dtype = str(pipe.transformer.dtype).removeprefix("torch.")
             pipe.set_progress_bar_config(disable=True)
@@ -224,7 +226,9 @@ class PipelineTeacher(PipelineModel):
             conditions=Conditions(size=1, rows=len(texts), table=found.fingerprint[:16]),
         )
         card = msgspec.structs.replace(card, digest=card_digest(card))
-        net = PipelineNetwork(loop, call, found, Weights(pipe.transformer))
+        shared = _open[_key(network)] = _Open(pipe)
+        net = PipelineNetwork(loop, call, found, shared.weights)
+        object.__setattr__(net, "shared", shared)  # as long as the network lives
         for name, value in {"net": net, "card": card, "folder": None}.items():
             object.__setattr__(self, name, value)
         _check_times(self)
@@ -285,6 +289,15 @@ def _check_times(model: PipelineModel) -> None:
         )
 
 
+def _check_transformers(pipe: Any) -> None:
+    for name, part in pipe.components.items():
+        if name.startswith("transformer_") and part is not None:
+            raise UserError(
+                f"a {type(pipe).__name__} has a {name} as well, which takes over in the middle of"
+                " the path: expected one transformer"
+            )
+
+
 def _source(pipe: str | Path) -> str:
     return str(Path(pipe).resolve()) if Path(pipe).exists() else str(pipe)
 
@@ -309,14 +322,38 @@ def free_text(pipe: Any) -> None:
 
 
 class _Open:
-    """A pipeline that is open in this process, without text encoders."""
+    """A pipeline that is open in this process."""
 
-    def __init__(self, folder: Path, dtype: str) -> None:
-        self.pipe = open_pipeline(folder, dtype, text=False)
-        self.weights = Weights(self.pipe.transformer)
+    def __init__(self, pipe: Any) -> None:
+        self.pipe, self.weights = pipe, Weights(pipe.transformer)
 
 
 _open: WeakValueDictionary[str, _Open] = WeakValueDictionary()
+
+
+def _key(config: PipelineConfig) -> str:
+    """By what an open pipeline is found; text, as at exit paths are gone before it."""
+    return f"{_source(config.source)} {config.dtype} {config.weights}"
+
+
+def _opened(folder: Path, config: PipelineConfig) -> _Open:
+    """The pipeline of a model folder, opened once in a process."""
+    shared = _open.get(_key(config))
+    if shared is None and config.source == GIVEN:
+        raise UserError(
+            f"{folder} was made of a pipeline that was given in Python, which is not there: save it"
+            " by save_pretrained, and import and distil it by its folder"
+        )
+    if shared is None:
+        place = find_pipeline(config.source)
+        if pipeline_digest(place) != config.weights:
+            raise UserError(
+                f"{config.source} is another pipeline than that of {folder} (digest"
+                f" {config.weights[:8]}): restore it, or import and distil again"
+            )
+        pipe = open_pipeline(place, config.dtype, text=False)
+        shared = _open[_key(config)] = _Open(pipe)
+    return shared
 
 
 def load_pipeline(folder: Path, card: ModelCard, config: PipelineConfig) -> PipelineModel:
@@ -326,20 +363,10 @@ def load_pipeline(folder: Path, card: ModelCard, config: PipelineConfig) -> Pipe
         UserError: if the pipeline is not there any more, or is another.
     """
     _check_card(folder, card, config)
-    place = find_pipeline(config.source)
-    # Text: at exit paths are gone before this.
-    key = f"{place.resolve()} {config.dtype} {config.weights}"
-    shared = _open.get(key)
-    if shared is None:
-        if pipeline_digest(place) != config.weights:
-            raise UserError(
-                f"{config.source} is another pipeline than that of {folder} (digest"
-                f" {config.weights[:8]}): restore it, or import and distil again"
-            )
-        shared = _open[key] = _Open(place, config.dtype)
+    shared = _opened(folder, config)
     loop = Loop(shared.pipe, config.given, config.guidance, config.plain, config.negative)
     loop.kind = getattr(torch, config.call.kind)
-    prompts = load_prompts(find_prompts(folder, card))
+    prompts = find_prompts(folder, card)
     if prompts.fingerprint[:16] != card.conditions.table:
         raise UserError(f"{folder / PROMPTS} holds other prompts than the card says: import again")
     net = PipelineNetwork(loop, config.call, prompts, shared.weights)
@@ -373,8 +400,8 @@ class _Bare(torch.nn.Module):
         return self.tensors
 
 
-def find_prompts(folder: Path, card: ModelCard) -> Path:
-    """The folder of a model's prompts: its own, or that of the teacher that it was distilled from.
+def find_prompts(folder: Path, card: ModelCard) -> Prompts:
+    """A model's prompts: its own, or those of the teacher that it was distilled from.
 
     Raises:
         UserError: if there is none.
@@ -382,10 +409,13 @@ def find_prompts(folder: Path, card: ModelCard) -> Path:
     from bezierdistill.models.folder import find_folder
 
     if (folder / PROMPTS).exists():
-        return folder / PROMPTS
+        return load_prompts(folder / PROMPTS)
     refs: tuple[TeacherRef, ...] = card.teachers
     for ref in refs:
-        found = find_folder(ref, folder) / PROMPTS
-        if found.exists():
-            return found
+        if is_object(ref.path):
+            found = find_object(ref.path, "teacher", "returns a bezierdistill.PipelineTeacher")
+            if isinstance(found, PipelineModel):
+                return found.prompts
+        elif (kept := find_folder(ref, folder) / PROMPTS).exists():
+            return load_prompts(kept)
     raise UserError(f"{folder} has no prompts, nor has a teacher of it: import the pipeline again")

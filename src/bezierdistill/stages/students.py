@@ -57,6 +57,9 @@ def choose_student(config: DistillConfig, store: CurveStore) -> Chosen:
             _check_own(config, store, chosen)
             _emitting(config, chosen.network)  # which it cannot: refuses control points
             return Chosen(chosen.build(config.seed), chosen.network, chosen.teacher)
+        if isinstance(chosen, Model) and isinstance(chosen.network, PipelineConfig):
+            _check_adapted(config, chosen.network.lora)
+            return Chosen(chosen.net, chosen.network, None)
         if not isinstance(chosen, NetworkConfig):
             raise UserError(
                 f"student is a {type(chosen).__name__}, expected teacher.student(...), or a"
@@ -72,6 +75,19 @@ def choose_student(config: DistillConfig, store: CurveStore) -> Chosen:
     best = best_teacher(store)
     if best is not None and isinstance(best.network, PipelineConfig):
         return _adapted(config, best)
+    _check_bare(config, store, best)
+    assert best is not None
+    network = _emitting(config, best.network)
+    if config.init == "teacher":
+        _check_points(network, best.network)
+    net = network.build(recipe.shape, config.seed, recipe.conditions.size)
+    if config.init == "teacher":
+        start_from(net, best.net)
+    return Chosen(net, network, None)
+
+
+def _check_bare(config: DistillConfig, store: CurveStore, best: Model | None) -> None:
+    """Whether there is a teacher's network of ours to start from."""
     if config.lora:
         raise UserError(
             f"lora is {config.lora} and the best teacher is no pipeline with prompts: expected"
@@ -83,13 +99,6 @@ def choose_student(config: DistillConfig, store: CurveStore) -> Chosen:
             " of ours: expected student=teacher.student(...), or a NetworkConfig with --init"
             " scratch"
         )
-    network = _emitting(config, best.network)
-    if config.init == "teacher":
-        _check_points(network, best.network)
-    net = network.build(recipe.shape, config.seed, recipe.conditions.size)
-    if config.init == "teacher":
-        start_from(net, best.net)
-    return Chosen(net, network, None)
 
 
 def _adapted(config: DistillConfig, best: Model) -> Chosen:
@@ -97,9 +106,25 @@ def _adapted(config: DistillConfig, best: Model) -> Chosen:
     from bezierdistill.models.pipeline import PipelineModel  # it takes diffusers
 
     assert isinstance(best, PipelineModel)
-    if config.lora < 1:
+    _check_adapted(config, config.lora)
+    net = best.net.add_lora(config.lora, config.targets, config.seed)
+    if best.net.rank:  # a student's student starts as it
+        before = best.net.tensors()
+        shapes = [{k: v.shape for k, v in own.items()} for own in (before, net.tensors())]
+        if shapes[0] != shapes[1]:
+            raise UserError(
+                f"lora is {config.lora} and the teacher a student with an adapter of rank"
+                f" {best.net.rank}, from which this one starts: expected the same rank and targets"
+            )
+        net.load(before)
+    return Chosen(net, replace(best.pipeline, lora=config.lora), None)
+
+
+def _check_adapted(config: DistillConfig, lora: int) -> None:
+    """Whether a pipeline's transformer with an adapter can learn what is asked for."""
+    if lora < 1:
         raise UserError(
-            f"lora is {config.lora} and the teacher is a pipeline, whose transformer is trained by"
+            f"lora is {lora} and the teacher is a pipeline, whose transformer is trained by"
             " a low-rank adapter: expected its rank, such as --lora 16"
         )
     if (config.control_points or 1) > 1 or config.init == "scratch":
@@ -118,18 +143,6 @@ def _adapted(config: DistillConfig, best: Model) -> Chosen:
             "loop is asked to compile or for fsdp, and an adapter is a small part of a pipeline"
             " that every rank holds whole: expected neither"
         )
-    net = best.net.add_lora(config.lora, config.targets, config.seed)
-    if best.net.rank:  # a student's student starts as it
-        before = best.net.tensors()
-        if {k: v.shape for k, v in before.items()} != {
-            k: v.shape for k, v in net.tensors().items()
-        }:
-            raise UserError(
-                f"lora is {config.lora} and the teacher a student with an adapter of rank"
-                f" {best.net.rank}, from which this one starts: expected the same rank and targets"
-            )
-        net.load(before)
-    return Chosen(net, replace(best.pipeline, lora=config.lora), None)
 
 
 def _emitting(config: DistillConfig, network: Network) -> Network:

@@ -128,8 +128,8 @@ def read_captions(folder: Path) -> Images | None:
     rows = []
     for number, line in enumerate(read_text(path, "captions").splitlines()[:IMAGES], 1):
         try:
-            row = json.loads(line)
-            file, text = Path(row["file_name"]), str(row["text"])
+            told = json.loads(line)
+            file, text = Path(told["file_name"]), str(told["text"])
         except (ValueError, KeyError, TypeError, RecursionError):
             raise UserError(
                 f'line {number} of {path} is no {{"file_name": ..., "text": ...}}'
@@ -203,21 +203,21 @@ def encoded(model: Any, images: Images) -> ArrayData:
             part = range(start, min(start + pipeline.batch, images.count))
             found.append(encode(images.read(part)))
             tell(len(part))
-    made = {"x": torch.cat(found)}
+    tensors = {"x": torch.cat(found)}
     if images.texts:
         told = pipeline.with_prompts(tuple(dict.fromkeys(images.texts))).prompts
         places = {text: k for k, text in enumerate(told.texts)}
-        made["cond"] = told.vectors(torch.tensor([places[text] for text in images.texts]))
+        tensors["cond"] = told.vectors(torch.tensor([places[text] for text in images.texts]))
     if path is not None:
         path.parent.mkdir(exist_ok=True)
-        save_state(path, made, images.count)
-    return _latents(pipeline, images, made)
+        save_state(path, tensors, images.count)
+    return _latents(pipeline, images, tensors)
 
 
-def _latents(model: PipelineModel, images: Images, made: Mapping[str, Tensor]) -> ArrayData:
-    few, x = slice(VALID), made["x"].numpy()
+def _latents(model: PipelineModel, images: Images, tensors: Mapping[str, Tensor]) -> ArrayData:
+    few, x = slice(VALID), tensors["x"].numpy()
     given: dict[Any, np.ndarray] = {}
-    if "cond" in made:
-        vectors = (unit_of(model.prompts) * made["cond"].float()).numpy()
+    if "cond" in tensors:
+        vectors = (unit_of(model.prompts) * tensors["cond"].float()).numpy()
         given = {"train": vectors, "valid": vectors[few], "test": vectors[few]}
     return ArrayData(images.name, x, x[few], x[few], Scaling(layout="latent"), given)
