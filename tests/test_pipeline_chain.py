@@ -30,6 +30,7 @@ from bezierdistill.models import load_model, pipeline
 from bezierdistill.models.pipeline import PipelineModel, PipelineTeacher
 from bezierdistill.noise import Stream
 from bezierdistill.objectives import Alignment, CurveRegression
+from bezierdistill.pipelines import shared
 from bezierdistill.simulation import Simulation
 from bezierdistill.store import CurveStore, CurveWriter
 from bezierdistill.training.checkpoint import load_state
@@ -419,7 +420,8 @@ def test_the_text_encoders_are_freed_when_prompts_are_embedded(
         kept.extend(weakref.ref(pipe.components[f"text_encoder{end}"]) for end in ("", "_2", "_3"))
         return pipe
 
-    monkeypatch.setattr(pipeline, "open_pipeline", opened)
+    for module in (pipeline, shared):
+        monkeypatch.setattr(module, "open_pipeline", opened)
     teacher = PipelineTeacher(base, PROMPTS, 4.0, **tiny.SIZES["sd3"])
     gc.collect()
     assert len(kept) == 3

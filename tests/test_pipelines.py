@@ -15,7 +15,8 @@ from bezierdistill.errors import UserError
 from bezierdistill.models import load_model, save_model
 from bezierdistill.models.pipeline import PipelineModel, PipelineTeacher
 from bezierdistill.pipelines.latents import Latents
-from bezierdistill.pipelines.prompts import join, read_prompts
+from bezierdistill.pipelines.parts import join
+from bezierdistill.pipelines.prompts import read_prompts
 from bezierdistill.stages.distill import DistillConfig, distill
 from bezierdistill.stages.simulate import SimulateConfig, simulate
 from tiny_pipelines import SIZES, save

@@ -165,7 +165,7 @@ def load_model(folder: str | Path, teacher: Teacher | Student | None = None) -> 
 
 
 def _load_pipeline(folder: Path, card: ModelCard) -> Model:
-    from bezierdistill.models.pipeline import load_pipeline  # it takes diffusers
+    from bezierdistill.models.pipeline_folder import load_pipeline  # it takes diffusers
 
     network = read_network(card.network)
     assert isinstance(network, PipelineConfig)

@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from weakref import WeakValueDictionary
 
 import msgspec
 import numpy as np
@@ -25,26 +24,21 @@ from torch import Tensor
 from bezierdistill.data import Scaling
 from bezierdistill.errors import UserError
 from bezierdistill.fields import NetworkField
-from bezierdistill.files import digest, read_tensors
 from bezierdistill.models.model import Model
-from bezierdistill.models.weights import check_fit
 from bezierdistill.networks.pipeline import PipelineConfig
-from bezierdistill.objects import find_object, fingerprint, is_object
+from bezierdistill.objects import fingerprint
+from bezierdistill.pipelines.embedding import embed_prompts, save_prompts
 from bezierdistill.pipelines.guidance import find_guidance
-from bezierdistill.pipelines.network import PipelineNetwork, Weights
-from bezierdistill.pipelines.opening import TEXT, find_pipeline, open_pipeline, pipeline_digest
-from bezierdistill.pipelines.probe import Loop, measure
-from bezierdistill.pipelines.prompts import (
-    Prompts,
-    embed_prompts,
-    load_prompts,
-    save_prompts,
-)
+from bezierdistill.pipelines.loop import Loop
+from bezierdistill.pipelines.measure import measure
+from bezierdistill.pipelines.network import PipelineNetwork
+from bezierdistill.pipelines.opening import TEXT, find_pipeline, open_pipeline
+from bezierdistill.pipelines.prompts import Prompts
+from bezierdistill.pipelines.shared import GIVEN, absolute, open_with_text, share
 from bezierdistill.progress import progress
-from bezierdistill.records import Conditions, ModelCard, Passes, TeacherRef, to_json
+from bezierdistill.records import Conditions, ModelCard, Passes, to_json
 
-CARD, WEIGHTS, PROMPTS = "model.json", "model.safetensors", "prompts"
-GIVEN = "python"  # the source of a pipeline that is given as it is
+PROMPTS = "prompts"  # the folder of prompts
 PLACES = 65_536  # numbers of states that go through a pipeline at once
 MOST = 64  # rows that do
 TOLD = ("kind", "network", "shape", "scaling", "conditions", "knots")  # samples depend on them
@@ -189,10 +183,9 @@ class PipelineTeacher(PipelineModel):
         if not texts:
             raise UserError("prompts are empty, expected one or more")
         if isinstance(pipe, str | Path):
-            place = find_pipeline(pipe)
-            source, weights = _source(pipe), pipeline_digest(place)
-            pipe = open_pipeline(place, dtype, text=True).to(device)
-            own = True
+            source, own = absolute(pipe), True
+            pipe, weights = open_with_text(pipe, dtype)
+            pipe.to(device)
         else:
             _check_transformers(pipe)
             source, own = GIVEN, False
@@ -226,7 +219,7 @@ class PipelineTeacher(PipelineModel):
             conditions=Conditions(size=1, rows=len(texts), table=found.fingerprint[:16]),
         )
         card = msgspec.structs.replace(card, digest=card_digest(card))
-        shared = _open[_key(network)] = _Open(pipe)
+        shared = share(network, pipe)
         net = PipelineNetwork(loop, call, found, shared.weights)
         object.__setattr__(net, "shared", shared)  # as long as the network lives
         for name, value in {"net": net, "card": card, "folder": None}.items():
@@ -298,10 +291,6 @@ def _check_transformers(pipe: Any) -> None:
             )
 
 
-def _source(pipe: str | Path) -> str:
-    return str(Path(pipe).resolve()) if Path(pipe).exists() else str(pipe)
-
-
 def card_digest(card: ModelCard, adapter: str = "") -> str:
     """What a teacher or a student is known by, wherever its pipeline lies: all of its card that
     samples depend on, and the digest of its adapter.
@@ -319,103 +308,3 @@ def free_text(pipe: Any) -> None:
     """Free the text encoders of a pipeline, whose prompts are embedded."""
     pipe.register_modules(**dict.fromkeys(_text_parts(pipe)))
     gc.collect()
-
-
-class _Open:
-    """A pipeline that is open in this process."""
-
-    def __init__(self, pipe: Any) -> None:
-        self.pipe, self.weights = pipe, Weights(pipe.transformer)
-
-
-_open: WeakValueDictionary[str, _Open] = WeakValueDictionary()
-
-
-def _key(config: PipelineConfig) -> str:
-    """By what an open pipeline is found; text, as at exit paths are gone before it."""
-    return f"{_source(config.source)} {config.dtype} {config.weights}"
-
-
-def _opened(folder: Path, config: PipelineConfig) -> _Open:
-    """The pipeline of a model folder, opened once in a process."""
-    shared = _open.get(_key(config))
-    if shared is None and config.source == GIVEN:
-        raise UserError(
-            f"{folder} was made of a pipeline that was given in Python, which is not there: save it"
-            " by save_pretrained, and import and distil it by its folder"
-        )
-    if shared is None:
-        place = find_pipeline(config.source)
-        if pipeline_digest(place) != config.weights:
-            raise UserError(
-                f"{config.source} is another pipeline than that of {folder} (digest"
-                f" {config.weights[:8]}): restore it, or import and distil again"
-            )
-        pipe = open_pipeline(place, config.dtype, text=False)
-        shared = _open[_key(config)] = _Open(pipe)
-    return shared
-
-
-def load_pipeline(folder: Path, card: ModelCard, config: PipelineConfig) -> PipelineModel:
-    """The teacher or student in a model folder. All that come from one pipeline share its weights.
-
-    Raises:
-        UserError: if the pipeline is not there any more, or is another.
-    """
-    _check_card(folder, card, config)
-    shared = _opened(folder, config)
-    loop = Loop(shared.pipe, config.given, config.guidance, config.plain, config.negative)
-    loop.kind = getattr(torch, config.call.kind)
-    prompts = find_prompts(folder, card)
-    if prompts.fingerprint[:16] != card.conditions.table:
-        raise UserError(f"{folder / PROMPTS} holds other prompts than the card says: import again")
-    net = PipelineNetwork(loop, config.call, prompts, shared.weights)
-    if config.lora:
-        tensors = read_tensors(folder / WEIGHTS)[0]
-        layers = tuple({name.rsplit(".lora_", 1)[0] for name in tensors})
-        net = net.add_lora(config.lora, layers, seed=0)
-        check_fit(_Bare(net.tensors()), tensors)
-        net.load(tensors)
-        net.requires_grad_(False)
-    object.__setattr__(net, "shared", shared)  # as long as the network lives
-    return PipelineModel(net.eval(), card, folder)
-
-
-def _check_card(folder: Path, card: ModelCard, config: PipelineConfig) -> None:
-    if card.digest != card_digest(card, digest(folder / WEIGHTS) if config.lora else ""):
-        kept = f"{folder / WEIGHTS} or {CARD}" if config.lora else f"{folder / CARD}"
-        raise UserError(
-            f"{kept} differs from the digest of the model: the file was changed or damaged"
-        )
-
-
-class _Bare(torch.nn.Module):
-    """Tensors by name, to compare others with."""
-
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        self.tensors = dict(tensors)
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:  # pyright: ignore
-        return self.tensors
-
-
-def find_prompts(folder: Path, card: ModelCard) -> Prompts:
-    """A model's prompts: its own, or those of the teacher that it was distilled from.
-
-    Raises:
-        UserError: if there is none.
-    """
-    from bezierdistill.models.folder import find_folder
-
-    if (folder / PROMPTS).exists():
-        return load_prompts(folder / PROMPTS)
-    refs: tuple[TeacherRef, ...] = card.teachers
-    for ref in refs:
-        if is_object(ref.path):
-            found = find_object(ref.path, "teacher", "returns a bezierdistill.PipelineTeacher")
-            if isinstance(found, PipelineModel):
-                return found.prompts
-        elif (kept := find_folder(ref, folder) / PROMPTS).exists():
-            return load_prompts(kept)
-    raise UserError(f"{folder} has no prompts, nor has a teacher of it: import the pipeline again")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bezierdistill.errors import UserError
-from bezierdistill.pipelines.probe import Loop
+from bezierdistill.pipelines.loop import Loop
 
 EMBEDDED, SECOND = "guidance_scale", "true_cfg_scale"
 BLANK = " "  # a negative prompt, where there has to be one

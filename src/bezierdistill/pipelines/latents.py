@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bezierdistill.errors import UserError
-from bezierdistill.pipelines.probe import Loop
+from bezierdistill.pipelines.loop import Loop
 
 BASE = 1024  # digits of places: small, so that they survive the scaling in single precision
 CLOSE = 1e-3

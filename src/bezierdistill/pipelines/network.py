@@ -23,7 +23,8 @@ from torch.utils.checkpoint import checkpoint
 from bezierdistill.errors import UserError
 from bezierdistill.networks.lora import put_adapter
 from bezierdistill.networks.pipeline import Call
-from bezierdistill.pipelines.probe import Loop, as_argument, as_state
+from bezierdistill.pipelines.loop import Loop
+from bezierdistill.pipelines.measure import as_argument, as_state
 from bezierdistill.pipelines.prompts import Prompts
 
 LEVEL = 0.5  # noise level of a call whose time is put in its place

@@ -1,10 +1,9 @@
-r"""A pipeline's own velocity field, read off by a scheduler that stops after one step.
+r"""A pipeline's own loop, cut to one step, by which its velocity field is read off.
 
 A pipeline hands its scheduler a state x, and the velocity v that its transformer and its guidance
 have made of it, whatever they are. :class:`Loop` runs one such step at a noise level
 :math:`\sigma = 1 - t` of our choice. With a hook before the transformer it also sees how that is
-called, so that a student can be called the same way; which argument is the state, which the time,
-by which map of :math:`\sigma`, and with which sign, is measured (:func:`measure`) and not listed.
+called, so that a student can be called the same way (:mod:`bezierdistill.pipelines.measure`).
 """
 
 from __future__ import annotations
@@ -15,76 +14,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
-    FlowMatchEulerDiscreteScheduler,
-)
 from torch import Tensor
 
 from bezierdistill.errors import UserError
-from bezierdistill.networks.pipeline import Call
+from bezierdistill.pipelines.schedulers import Finish, Probe, Stock, Stop
 
-LEVELS = (0.125, 0.5, 0.25)  # of the probes: a thousand times they are exact in half precision
-CLOSE = 1e-3  # of the size of what is compared
-HALF = 2e-2  # likewise in half precision
-
-
-class Stop(Exception):  # noqa: N818
-    """Ends a pipeline's call: what was asked for is known."""
-
-
-class Probe(FlowMatchEulerDiscreteScheduler):
-    """A scheduler of one step, at a noise level of ours, that keeps what it is given."""
-
-    at = 1.0
-    state: Tensor
-    velocity: Tensor
-
-    def set_timesteps(
-        self,
-        num_inference_steps: int | None = None,
-        device: Any = None,
-        sigmas: Any = None,
-        mu: float | None = None,
-        timesteps: Any = None,
-    ) -> None:
-        """The one step, whatever is asked for."""
-        self.sigmas = torch.tensor([self.at, 0.0], device=device)
-        self.timesteps = self.config["num_train_timesteps"] * self.sigmas[:1]
-        self.num_inference_steps, self._step_index, self._begin_index = 1, None, None
-
-    def step(
-        self, model_output: Tensor, timestep: Any, sample: Tensor, *rest: Any, **more: Any
-    ) -> Any:
-        """One step."""
-        self.state, self.velocity = sample, model_output.detach()
-        raise Stop
-
-
-class Finish(Probe):
-    """A scheduler whose one step ends on states of ours."""
-
-    def step(
-        self, model_output: Tensor, timestep: Any, sample: Tensor, *rest: Any, **more: Any
-    ) -> Any:
-        """One step."""
-        return (self.state.to(sample),)
-
-
-class Stock(Probe):
-    """The stock scheduler, which ends a call as soon as its steps are set."""
-
-    def set_timesteps(
-        self,
-        num_inference_steps: int | None = None,
-        device: Any = None,
-        sigmas: Any = None,
-        mu: float | None = None,
-        timesteps: Any = None,
-    ) -> None:
-        """The steps as they are asked for."""
-        stock = FlowMatchEulerDiscreteScheduler.set_timesteps
-        stock(self, num_inference_steps, device, sigmas, mu, timesteps)
-        raise Stop
+LEVEL = 0.125  # noise level of a call of which nothing is kept but how it is made
 
 
 class Loop:
@@ -156,7 +91,7 @@ class Loop:
             seen.append(max(_repeats(value, x) for value in values))
 
         with self.hook(count):
-            self._run(x, LEVELS[0], texts, guided)
+            self._run(x, LEVEL, texts, guided)
         return sum(seen)
 
     def steps(
@@ -217,7 +152,7 @@ class Loop:
 
         before, self.probe, own.forward = self.probe, last, skip
         try:
-            return self._run(x, LEVELS[0], texts, False, kind="pt")
+            return self._run(x, LEVEL, texts, False, kind="pt")
         finally:
             self.probe = before
             del own.forward
@@ -308,112 +243,6 @@ class Loop:
             del self.pipe.encode_prompt  # the class's own again
 
 
-def measure(loop: Loop, texts: Sequence[Any], shape: tuple[int, ...], half: bool) -> Call:
-    """How a pipeline calls its transformer without guidance, by probes.
-
-    Args:
-        loop: the pipeline's loop.
-        texts: what ``encode_prompt`` returned for two prompts.
-        shape: shape of one state.
-        half: whether the network is in half precision.
-
-    Raises:
-        UserError: if probes disagree, or the call is none that a student can be called by.
-    """
-    generator = torch.Generator().manual_seed(0)
-    drawn = torch.randn(2, 2, *shape, generator=generator).to(loop.device)
-    x, other = drawn.to(loop.kind or torch.float32).float()
-    low, high, middle = LEVELS
-    first, second = loop.asked(x, low, texts, False), loop.asked(x, high, texts, False)
-    third = loop.asked(other, middle, texts, False)
-    kind = type(loop.transformer).__name__
-    states = [n for n, v in first.items() if _is_state(v, x) and _is_state(third[n], other)]
-    if len(states) != 1:
-        raise UserError(
-            f"the states are {_listed(states)} of the arguments of {kind}, expected one argument"
-        )
-    moved = [n for n in first if n not in states and not _same(first[n], second[n])]
-    if len(moved) != 1 or not isinstance(first[moved[0]], Tensor):
-        raise UserError(
-            f"the time is {_listed(moved)} of the arguments of {kind}, expected one tensor"
-        )
-    state, time = states[0], moved[0]
-    ends = [_number(asked[time], time, kind) for asked in (first, second, third)]
-    scale = (ends[1] - ends[0]) / (high - low)
-    shift = ends[0] - scale * low
-    if abs(shift + scale * middle - ends[2]) > CLOSE * max(map(abs, ends)):
-        raise UserError(
-            f"{kind} is told the times {ends} at noise levels {LEVELS}, expected an affine map"
-        )
-    kept = str(loop.kind or torch.float32).removeprefix("torch.")
-    told = (scale, shift, isinstance(first[state], list | tuple), kept)
-    calls = [Call(state, time, *told, sign) for sign in (1, -1)]
-    found = loop.velocity(x, low, texts, False)
-    # The first probe's arguments, so that nothing but the sign is left open.
-    made = as_state(loop.transformer(**first), x)
-    size = float(found.float().abs().max())
-    for call in calls:
-        error = float((found.float() - call.sign * made.float()).abs().max())
-        if error <= (HALF if half else CLOSE) * size:
-            return call
-    raise UserError(
-        f"{type(loop.pipe).__name__} makes of what {kind} predicts another velocity without"
-        " guidance, neither it nor its negative: such a student could not be called"
-    )
-
-
-def as_state(out: Any, x: Tensor) -> Tensor:
-    """What a transformer returned, as states ``(B, ...)`` like ``x``.
-
-    Raises:
-        UserError: if it has another number of values.
-    """
-    out = out[0] if isinstance(out, list | tuple) else out.sample
-    out = torch.stack(list(out)) if isinstance(out, list | tuple) else out
-    if out.numel() != x.numel():
-        raise UserError(
-            f"the transformer returns shape {tuple(out.shape)} for states {tuple(x.shape)},"
-            " expected as many values"
-        )
-    return out.reshape(x.shape)
-
-
-def as_argument(x: Tensor, like: Any) -> Any:
-    """States ``(B, ...)`` in the form of an argument that was seen."""
-    if isinstance(like, list | tuple):
-        return [row.to(own.dtype).reshape(own.shape) for row, own in zip(x, like, strict=True)]
-    return x.to(like.dtype).reshape(like.shape)
-
-
-def _is_state(value: Any, x: Tensor) -> bool:
-    rows = value if isinstance(value, list | tuple) else None
-    if rows is not None:
-        fits = len(rows) == len(x) and all(isinstance(row, Tensor) for row in rows)
-        return fits and all(_is_state(row[None], own[None]) for row, own in zip(rows, x))  # noqa: B905
-    if not isinstance(value, Tensor) or value.numel() != x.numel() or len(value) != len(x):
-        return False
-    return bool(torch.equal(value.reshape(x.shape), x.to(value.dtype)))
-
-
-def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, Tensor):
-        return isinstance(b, Tensor) and a.shape == b.shape and bool(torch.equal(a, b))
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(_same, a, b))
-    if isinstance(a, Mapping):
-        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
-    return bool(a == b)
-
-
-def _number(value: Tensor, name: str, kind: str) -> float:
-    """The one time that a tensor tells of all rows."""
-    if value.ndim < 1 or len(value) != 2 or float(value.max()) != float(value.min()):
-        raise UserError(
-            f"{name} of {kind} has shape {tuple(value.shape)} for 2 rows, expected a time per row"
-        )
-    return float(value.flatten()[0])
-
-
 def _repeats(value: Any, x: Tensor) -> int:
     """How often an argument holds the states ``x``, one batch after the other."""
     if isinstance(value, list | tuple):
@@ -424,7 +253,3 @@ def _repeats(value: Any, x: Tensor) -> int:
         return 0
     parts = value.reshape(-1, *x.shape)
     return len(parts) if all(torch.equal(part, x.to(part)) for part in parts) else 0
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names) or "none"
