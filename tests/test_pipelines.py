@@ -64,6 +64,15 @@ def teacher(family: str, base: Path) -> PipelineModel:
     return found
 
 
+def recorded(base: Path) -> Any:
+    """The stock pipeline, whose scheduler keeps its path."""
+    pipe: Any = DiffusionPipeline.from_pretrained(base)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = Recorder(shift=3.0)
+    pipe.scheduler.path = []
+    return pipe
+
+
 def states(model: PipelineModel, rows: int, seed: int = 0) -> Tensor:
     return torch.randn(rows, *model.shape, generator=torch.Generator().manual_seed(seed))
 
@@ -79,10 +88,7 @@ def close(a: Tensor, b: Tensor, within: float = 1e-4) -> bool:
 def test_the_field_is_what_the_pipeline_computes_from_the_texts(
     family: str, base: Path, teacher: PipelineModel
 ) -> None:
-    pipe: Any = DiffusionPipeline.from_pretrained(base)
-    pipe.set_progress_bar_config(disable=True)
-    pipe.scheduler = Recorder(shift=3.0)
-    pipe.scheduler.path = []
+    pipe = recorded(base)
     more = SIZES[family] | GUIDED[family]
     pipe(list(TEXTS[:2]), num_inference_steps=3, output_type="latent", **more)
     assert len(pipe.scheduler.path) == 3
@@ -106,10 +112,7 @@ def test_guidance_is_charged(family: str, teacher: PipelineModel) -> None:
 def test_a_student_starts_as_the_pipeline_without_guidance(
     family: str, base: Path, teacher: PipelineModel
 ) -> None:
-    pipe: Any = DiffusionPipeline.from_pretrained(base)
-    pipe.set_progress_bar_config(disable=True)
-    pipe.scheduler = Recorder(shift=3.0)
-    pipe.scheduler.path = []
+    pipe = recorded(base)
     off = {"flux": {"guidance_scale": 4.0}, "zimage": {"guidance_scale": 0.0}, "qwen": {}}
     more = SIZES[family] | off.get(family, {"guidance_scale": 1.0})
     pipe(list(TEXTS[:2]), num_inference_steps=2, output_type="latent", **more)
@@ -164,10 +167,7 @@ def test_other_prompts_are_embedded_when_they_are_asked_for(
 def test_images_are_those_of_the_pipelines_own_decoder(
     family: str, base: Path, teacher: PipelineModel
 ) -> None:
-    pipe: Any = DiffusionPipeline.from_pretrained(base)
-    pipe.set_progress_bar_config(disable=True)
-    pipe.scheduler = Recorder(shift=3.0)
-    pipe.scheduler.path = []
+    pipe = recorded(base)
     x0, off = states(teacher, 1), {"guidance_scale": 4.0 if family == "flux" else 1.0}
     off = {"guidance_scale": 0.0} if family == "zimage" else {} if family == "qwen" else off
     seen = pipe(
