@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bezierdistill.errors import UserError
 from bezierdistill.models import load_model, save_model
+from bezierdistill.models.features import HiddenStates
 from bezierdistill.models.pipeline import PipelineModel, PipelineTeacher
 from bezierdistill.pipelines.latents import Latents
 from bezierdistill.pipelines.parts import join
@@ -242,3 +243,24 @@ def test_a_pipeline_given_in_python_is_distilled(base: Path, tmp_path: Path) -> 
     for model in (student, own):
         assert model.generate(x, 1, cond=numbers(0, 1)).shape == x.shape
         assert model.net.module is teacher.net.module
+
+
+@pytest.mark.parametrize("family", ["sd3", "zimage", "ltx"], scope="module")
+def test_hidden_states_are_those_of_the_transformer_without_adapters(
+    teacher: PipelineModel,
+) -> None:
+    x = states(teacher, 2).requires_grad_()
+    features = HiddenStates(teacher)
+    before = features(x)
+    student = teacher.student(2)
+    student.net.requires_grad_(True)
+    with torch.no_grad():
+        for parameter in student.net.parameters():
+            parameter += 0.1
+    after = features(student.generate(states(teacher, 2, 3), 1, cond=numbers(0, 1)) * 0 + x)
+    assert before
+    assert all(close(a, b, 1e-5) for a, b in zip(after, before, strict=True))
+    sum(group.square().sum() for group in before).backward()  # pyright: ignore
+    assert x.grad is not None
+    assert float(x.grad.abs().sum()) > 0
+    assert all(p.grad is None and p.requires_grad for p in student.net.parameters())

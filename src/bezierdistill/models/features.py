@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bezierdistill.errors import UserError
-from bezierdistill.fields import as_found
+from bezierdistill.fields import NetworkField, as_found
 from bezierdistill.networks.curve import CurveNetwork
 from bezierdistill.networks.mlp import MLP
 from bezierdistill.networks.own import OwnNetwork
@@ -101,8 +101,8 @@ class Several:
 class HiddenStates:
     """Hidden states of a teacher.
 
-    It is asked without a condition; one that cannot be is given those of the states. Gradients go
-    to the states alone, and its module is left as it is found.
+    It is asked without a condition; one that cannot be is given those of the states, a pipeline its
+    first prompt for all. Gradients go to the states alone, and its module is left as it is found.
 
     Args:
         model: the teacher.
@@ -127,7 +127,12 @@ class HiddenStates:
         if not all(0 < time < 1 for time in self.times):
             raise UserError(f"times are {self.times}, expected some between 0 and 1")
         net, self.field = model.net, model.field
-        self.module: Any = net.module if isinstance(net, OwnNetwork) else net
+        self.prompted = hasattr(net, "bare")  # a pipeline: asked without guidance, by one prompt
+        if self.prompted:
+            net = net.bare()
+            self.field = NetworkField(net)
+        given = self.prompted or isinstance(net, OwnNetwork)
+        self.module: Any = net.module if given else net
         if not isinstance(self.module, nn.Module):
             raise UserError(
                 f"the teacher is a {type(self.module).__name__}, which has no parts with hidden"
@@ -135,7 +140,7 @@ class HiddenStates:
             )
         self.conditional = _needs_condition(model)
         with as_found(net), torch.no_grad():
-            own = names or isinstance(net, OwnNetwork)
+            own = names or given
             self.parts = self._checked(tuple(names)) if own else hidden_parts(net)
 
     @property
@@ -168,6 +173,8 @@ class HiddenStates:
         """What submodules make of states, in the order in which they run."""
         trained = [part for part in self.module.parameters() if part.requires_grad]
         asked = cond if self.conditional else None
+        if self.prompted:
+            asked = torch.zeros(len(x), 1)
         try:
             for parameter in trained:  # gradients are of the states alone, and none are left in it
                 parameter.requires_grad_(False)
@@ -249,7 +256,8 @@ def _needs_condition(model: Model) -> bool:
 
 def _tried(model: Model, conditional: bool) -> tuple[Tensor, Any]:
     """States to try a module on, real ones where it knows its data, and conditions it may need."""
-    x, data = noise(0, Stream.SEARCH, range(ROWS), model.shape), getattr(model, "data", None)
+    rows = max(2, min(ROWS, model.batch))
+    x, data = noise(0, Stream.SEARCH, range(rows), model.shape), getattr(model, "data", None)
     if data is not None:
         count = data.count("valid")
         x = model.real(ROWS if count is None else min(ROWS, count))  # pyright: ignore[reportAttributeAccessIssue]

@@ -116,6 +116,10 @@ class PipelineNetwork(nn.Module):
         made.adapter, made.rank, made.adapters = self.adapter, self.rank, self.adapters
         return made
 
+    def bare(self) -> PipelineNetwork:
+        """The pipeline's own transformer, without adapter and without guidance."""
+        return PipelineNetwork(self.loop, self.call, self.prompts, self.weights, guided=False)
+
     def add_lora(self, rank: int, targets: tuple[str, ...], seed: int) -> PipelineNetwork:
         """A student of it, with a new adapter that changes nothing yet.
 
