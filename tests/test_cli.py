@@ -427,8 +427,9 @@ def test_mistakes_in_distillation(
         "--passes two": "argument --passes: got 'two', expected INT",
         "--steps 0": "steps is 0",
         "--objective velocity --align 3": "trains a flow, not jumps",
-        "--align 3": "alignment needs real data",
-        "--data digits": "alignment needs real data",
+        "--data digits": "without --align",
+        "--lora 4": "no pipeline with prompts",
+        "--targets to_q": "without --lora",
         "--align 3 --data digits --align-batch 1": "align-batch is 1",
         "--align 3 --data digits": "not what the teachers",
         "--knots 1.5": "rising between 0 and 1",
@@ -436,6 +437,19 @@ def test_mistakes_in_distillation(
         assert message in fails(capsys, f"{base} {options}"), options
     assert "no curve store" in fails(capsys, f"distill --curves {tmp_path} --out {tmp_path}/out")
     assert not (tmp_path / "out").exists()
+
+
+def test_alignment_without_data_is_with_the_ends_of_the_curves(chain: Path, tmp_path: Path) -> None:
+    """It leaves the regression as it is and draws towards others than with data."""
+    line = f"distill --curves {chain}/curves --passes 2 {TINY}"
+    assert run(f"{line} --align 2 --out {tmp_path}/ends") == 0
+    assert run(f"{line} --align 2 --data {chain}/data.npz --out {tmp_path}/data") == 0
+    ends, data = (load_model(tmp_path / name) for name in ("ends", "data"))
+    assert ends.digest != data.digest
+    logs = [(tmp_path / name / "log.jsonl").read_text().splitlines() for name in ("ends", "data")]
+    losses = [[json.loads(row)["loss"] for row in log] for log in logs]
+    assert losses[0][0] == losses[1][0]
+    assert losses[0][-1] != losses[1][-1]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the mistake is to ask for what is there")
