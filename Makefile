@@ -12,7 +12,7 @@ OUT ?= runs/demo
 # Processes, of one thread each, that share the cells of an arena.
 JOBS ?= 1
 
-.PHONY: setup demo app test test-portable test-all test-browser test-wheel check docs wheel bench faults store scale search arena own images translation bundled clean
+.PHONY: setup demo app test test-portable test-all test-browser test-wheel check docs wheel bench faults store scale search arena own images translation text-to-image bundled clean
 
 setup: $(READY)
 
@@ -93,6 +93,10 @@ images: setup
 
 translation: setup
 	for pair in mnist-usps sandal-boot; do $(BIN)/python benchmarks/translation.py --pair $$pair --budget 2000000 --out runs/translation; done
+
+# A small pipeline that is trained here, distilled to one adapter: an hour and a half of one core.
+text-to-image: setup
+	for seed in 0 1 2; do $(BIN)/python benchmarks/text_to_image.py --base runs/small --out runs/text-to-image --seed $$seed || exit 1; done
 
 bundled: setup
 	$(BIN)/python benchmarks/bundled.py --out runs/bundled
