@@ -672,7 +672,6 @@ def test_a_name_on_the_hub_needs_a_network(
         ("--lora 2 --control-points 2 --objective knots", "control-points is 2"),
         ("--lora 2 --align 1 --data digits", "data digits are no images"),
         ("--lora 2 --data digits", "without --align"),
-        ("--lora 2 --align 1 --align-features teacher", "has no hidden states"),
         ("--lora 2 --align 1 --align-features attn", "names 'attn'"),
     ],
 )

@@ -126,7 +126,8 @@ class HiddenStates:
         self.model, self.times = model, tuple(times) or (TIMES[kind],)
         if not all(0 < time < 1 for time in self.times):
             raise UserError(f"times are {self.times}, expected some between 0 and 1")
-        net, self.field = model.net, model.field
+        net: Any = model.net
+        self.field = model.field
         self.prompted = hasattr(net, "bare")  # a pipeline: asked without guidance, by one prompt
         if self.prompted:
             net = net.bare()

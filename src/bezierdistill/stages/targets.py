@@ -106,12 +106,14 @@ class Images:
         name: what the user called them.
         count: how many there are.
         read: gives ``(B, H, W, 3)`` of bytes of some rows.
+        stamp: what tells these images from others.
         texts: their captions, if there are any.
     """
 
     name: str
     count: int
     read: Callable[[range], np.ndarray]
+    stamp: tuple[object, ...]
     texts: tuple[str, ...] = ()
 
 
@@ -141,9 +143,15 @@ def read_captions(folder: Path) -> Images | None:
         raise UserError(f"{path} is empty, expected a line for each image")
 
     def read(part: range) -> np.ndarray:
-        return np.stack([_pixels(rows[k][0]) for k in part])
+        images = [_pixels(rows[k][0]) for k in part]
+        if len(sizes := {image.shape for image in images}) > 1:
+            told = ", ".join(f"{width} x {height}" for height, width, _ in sorted(sizes))
+            raise UserError(f"{folder} has images of {told} pixels, expected one size")
+        return np.stack(images)
 
-    return Images(str(folder), len(rows), read, tuple(text for _, text in rows))
+    stats = [file.stat() for file, _ in rows if file.exists()]
+    stamp = tuple(f"{stat.st_size} {stat.st_mtime_ns}" for stat in stats)
+    return Images(str(folder), len(rows), read, stamp, tuple(text for _, text in rows))
 
 
 def _pixels(file: Path) -> np.ndarray:
@@ -171,7 +179,10 @@ def uncaptioned(data: Data) -> Images:
         images = images[..., None] if images.ndim == 3 else images
         return np.broadcast_to(images[..., :3], (*images.shape[:3], 3)).copy()
 
-    return Images(data.name, IMAGES if size is None else min(size, IMAGES), read)
+    count = IMAGES if size is None else min(size, IMAGES)
+    own = getattr(data, "fingerprint", None)  # of data in memory: all of them
+    some = read(range(min(count, 16)))
+    return Images(data.name, count, read, (own, fingerprint(some)))
 
 
 def encoded(model: Any, images: Images) -> ArrayData:
@@ -182,9 +193,9 @@ def encoded(model: Any, images: Images) -> ArrayData:
         UserError: if they are of another size than the pipeline's.
     """
     pipeline: PipelineModel = model
-    name = fingerprint(
-        [images.read(range(min(images.count, 16))), images.name, images.count, images.texts]
-    )[:16]
+    told = [images.name, images.count, list(images.stamp), list(images.texts)]
+    decoder = dict(pipeline.net.loop.pipe.vae.state_dict())
+    name = fingerprint([*told, decoder])[:16]
     path = None if model.folder is None else model.folder / LATENTS / f"{name}.safetensors"
     if path is not None and path.exists():
         return _latents(pipeline, images, load_state(path, images.count)[0])
