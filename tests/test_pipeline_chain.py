@@ -24,13 +24,14 @@ from torch import Tensor
 
 from bezierdistill.cli import main
 from bezierdistill.data import load_data
+from bezierdistill.errors import UserError
 from bezierdistill.fields import Blend
 from bezierdistill.files import read_tensors
 from bezierdistill.models import load_model, pipeline
 from bezierdistill.models.pipeline import PipelineModel, PipelineTeacher
 from bezierdistill.noise import Stream
 from bezierdistill.objectives import Alignment, CurveRegression
-from bezierdistill.pipelines import shared
+from bezierdistill.pipelines import opening, shared
 from bezierdistill.simulation import Simulation
 from bezierdistill.store import CurveStore, CurveWriter
 from bezierdistill.training.checkpoint import load_state
@@ -741,6 +742,12 @@ def others(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         " --network.depth 1 --loop.accelerator cpu"
     )
     return at
+
+
+def test_what_is_not_installed_is_named(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install 'bezierdistill\\[pipelines\\]'"):
+        PipelineTeacher(base, PROMPTS, 4.0, **tiny.SIZES["sd3"])
 
 
 # --- Two teachers

@@ -10,6 +10,7 @@ import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,13 @@ def check_pipeline(folder: Path) -> dict[str, Any]:
 
 
 def pipeline_class(kind: str) -> Any:
-    """A class of diffusers by its name; None if there is none such."""
+    """A class of diffusers by its name; None if there is none such.
+
+    Raises:
+        UserError: without transformers, of which diffusers' pipelines are made.
+    """
+    if find_spec("transformers") is None:
+        raise UserError("pipelines need transformers: pip install 'bezierdistill[pipelines]'")
     import diffusers
 
     with _quiet():  # what it imports tells of processors of images
