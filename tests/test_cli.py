@@ -429,6 +429,7 @@ def test_mistakes_in_distillation(
         "--objective velocity --align 3": "trains a flow, not jumps",
         "--data digits": "without --align",
         "--lora 4": "no pipeline with prompts",
+        "--full": "no pipeline with prompts",
         "--targets to_q": "without --lora",
         "--align 3 --data digits --align-batch 1": "align-batch is 1",
         "--align 3 --data digits": "not what the teachers",

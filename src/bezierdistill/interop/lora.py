@@ -80,34 +80,49 @@ def export_lora(model: Model, out: str | Path, dialect: str = "diffusers") -> Pa
         raise UserError(f"dialect is {dialect}, expected {' or '.join(FILES)}")
     config = _check(model)
     named = _tensors(model, config, dialect)
-    card = _head(model, config)
     with whole_folder(out) as folder:
         if dialect == "diffusers":
-            steps = [find_levels(model, passes) for passes in sorted(model.knots, reverse=True)]
-            terminal = next((made.terminal for made in steps if made.by == "scheduler"), None)
-            _scheduler(model, terminal).save_pretrained(folder / "scheduler")
-            card += _use(config, steps, terminal)
+            write_stock(model, config, folder)
         else:
-            card += _comfyui(model, config)
+            text = _head(model, config) + _comfyui(model, config) + _facts(model, config)
+            (folder / "README.md").write_text(text, encoding="utf-8")
         write_tensors(folder / FILES[dialect], named, _metadata(model, config))
-        (folder / "README.md").write_text(card + _facts(model, config), encoding="utf-8")
     return out
 
 
+def write_stock(model: Model, config: PipelineConfig, folder: Path) -> None:
+    """Write a student's scheduler, and a README with the lines of stock diffusers that sample."""
+    steps = [find_levels(model, passes) for passes in sorted(model.knots, reverse=True)]
+    terminal = next((made.terminal for made in steps if made.by == "scheduler"), None)
+    _scheduler(model, terminal).save_pretrained(folder / "scheduler")
+    text = _head(model, config) + _use(model, config, steps, terminal) + _facts(model, config)
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
 def _check(model: Model) -> PipelineConfig:
-    """The settings of a pipeline's student; refuses any other model."""
+    """The settings of a pipeline's student with an adapter; refuses any other model."""
     config = model.network
     if not isinstance(config, PipelineConfig):
         raise UserError(
             "the model is a network of ours, expected a student of a pipeline: leave --to lora out"
         )
+    if config.full:
+        raise UserError(
+            "the model has all its weights trained, expected one with an adapter: write it by --to"
+            " diffusers"
+        )
     if not config.lora:
         raise UserError(
             f"the model is a {config.name} without an adapter, expected a student: distil one first"
         )
+    check_distilled(model)
+    return config
+
+
+def check_distilled(model: Model) -> None:
+    """Refuse a student that has not been trained."""
     if not model.knots:
         raise UserError("the student has learnt no passes yet, expected one that is distilled")
-    return config
 
 
 def _tensors(model: Model, config: PipelineConfig, dialect: str) -> dict[str, torch.Tensor]:
@@ -186,12 +201,13 @@ def _head(model: Model, config: PipelineConfig) -> str:
     steps = "1 step" if passes == "1" else f"{passes} steps"
     local = config.source.count("/") != 1 or Path(config.source).is_absolute()
     base = "" if local else f"base_model: {config.source}\n"
+    kind, tag = ("transformer", "") if config.full else ("LoRA", "lora, ")
     return f"""---
 library_name: diffusers
-{base}tags: [bezierdistill, lora, few-step]
+{base}tags: [bezierdistill, {tag}few-step]
 ---
 
-# A LoRA for {config.name} in {steps}, distilled along Bezier curves
+# A {kind} for {config.name} in {steps}, distilled along Bezier curves
 
 Made by bezierdistill {__version__}, which it does not need.
 """
@@ -201,27 +217,48 @@ def _listed(words: list[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
 
 
-def _use(config: PipelineConfig, steps: list[Levels], terminal: float | None) -> str:
+def _use(model: Model, config: PipelineConfig, steps: list[Levels], terminal: float | None) -> str:
     """The lines of diffusers that sample."""
     blocks = "\n".join(_sampled(config, made, terminal) for made in steps)
-    place, dtype = json.dumps(config.source), f"torch.{config.dtype}"
-    load = 'load_lora_weights("THIS FOLDER")'
-    if not hasattr(_pipeline(config), "load_lora_weights"):
-        load = f'transformer.load_lora_adapter("THIS FOLDER", weight_name="{FILES["diffusers"]}")'
+    load = _loaded_whole(model, config) if config.full else _loaded(config)
+    other = "" if config.full else " For ComfyUI, export it with\n`--dialect comfyui`."
     return f"""
 ```python
 import torch
-from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
-
-pipe = DiffusionPipeline.from_pretrained({place}, torch_dtype={dtype})
-pipe.{load}
+{load}
 ```
 
 {blocks}
 It has learnt these steps, from these noise levels, and no others: other numbers of steps, other
-schedulers and guidance give something else than it was trained for. For ComfyUI, export it with
-`--dialect comfyui`.
+schedulers and guidance give something else than it was trained for.{other}
 """
+
+
+def _loaded(config: PipelineConfig) -> str:
+    """The lines that load the base, and the adapter into it."""
+    load = 'load_lora_weights("THIS FOLDER")'
+    if not hasattr(_pipeline(config), "load_lora_weights"):
+        load = f'transformer.load_lora_adapter("THIS FOLDER", weight_name="{FILES["diffusers"]}")'
+    return f"""from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+
+pipe = DiffusionPipeline.from_pretrained(
+    {json.dumps(config.source)}, torch_dtype=torch.{config.dtype}
+)
+pipe.{load}"""
+
+
+def _loaded_whole(model: Model, config: PipelineConfig) -> str:
+    """The lines that load the base with the student in the place of its transformer."""
+    net: Any = model.net
+    kind = type(net.module).__name__
+    return f"""from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, {kind}
+
+transformer = {kind}.from_pretrained(
+    "THIS FOLDER", subfolder="transformer", torch_dtype=torch.{config.dtype}
+)
+pipe = DiffusionPipeline.from_pretrained(
+    {json.dumps(config.source)}, transformer=transformer, torch_dtype=torch.{config.dtype}
+)"""
 
 
 def _sampled(config: PipelineConfig, made: Levels, terminal: float | None) -> str:
@@ -318,7 +355,7 @@ def _facts(model: Model, config: PipelineConfig) -> str:
         "dtype": config.dtype,
         "guidance": config.guidance | _negative(config),
         "prompts": model.conditions.rows,
-        "rank": config.lora,
+        "trained": "all weights" if config.full else f"an adapter of rank {config.lora}",
         "student": model.digest,
     }
     spent = {**model.card.passes.parts, "total": model.spent}

@@ -21,7 +21,9 @@ def export_diffusers(model: Model, out: str | Path, guidance_scale: float | None
     absent.
 
     Args:
-        model: a student or teacher of square images that lie in [-1, 1] in model units.
+        model: a student or teacher of square images that lie in [-1, 1] in model units; or a
+            student of a pipeline whose weights were all trained, of which the transformer and the
+            scheduler are written.
         out: the new folder.
         guidance_scale: the scale of every image of a student that takes it as an input; None: the
             middle of its range.
@@ -37,6 +39,15 @@ def export_diffusers(model: Model, out: str | Path, guidance_scale: float | None
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is not empty: choose another --out")
+    if isinstance(model.network, PipelineConfig):
+        from bezierdistill.interop.whole import export_transformer  # it uses this file
+
+        if guidance_scale is not None:
+            raise UserError(
+                f"guidance_scale is {guidance_scale:g}, expected none: a pipeline's student has its"
+                " guidance in the weights"
+            )
+        return export_transformer(model, model.network, out)
     _check(model)
     model.condition(range(1), guidance_scale=guidance_scale)  # rejects another scale
     if model.conditions.guidance_range is not None:
@@ -50,11 +61,6 @@ def export_diffusers(model: Model, out: str | Path, guidance_scale: float | None
 
 def _check(model: Model) -> None:
     """Refuse a model that no pipeline can be."""
-    if isinstance(model.network, PipelineConfig):
-        raise UserError(
-            "the model is a pipeline's transformer, expected a network of ours: write its student"
-            " by --to lora"
-        )
     if len(model.shape) != 3 or model.shape[1] != model.shape[2]:
         expected = "(C, N, N): diffusers makes square images"
         raise UserError(f"states have shape {model.shape}, expected {expected}")

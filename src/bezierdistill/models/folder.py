@@ -6,6 +6,8 @@
     sampler.py               of one: samples it with torch alone
     lora/                    of one with adapters: these alone, in peft's format
 
+Of a pipeline's student the weights are its adapter, or all those of its transformer.
+
 A card may come from anybody: everything in it is checked, and no network is built that the weights
 do not fill.
 """
@@ -83,16 +85,16 @@ def save_model(folder: Path, model: Model) -> Model:
 
 
 def _save_pipeline(folder: Path, model: Model) -> Model:
-    """The adapter of a student; a teacher is known by its pipeline and its prompts."""
+    """What was trained of a student; a teacher is known by its pipeline and its prompts."""
     # They take diffusers.
     from bezierdistill.models.pipeline import PipelineModel, PipelineNetwork, card_digest
 
     assert isinstance(model.net, PipelineNetwork)
-    adapter = ""
-    if model.net.rank:
+    weights = ""
+    if model.net.is_student:
         write_tensors(folder / WEIGHTS, model.net.tensors())
-        adapter = digest(folder / WEIGHTS)
-    card = msgspec.structs.replace(model.card, digest=card_digest(model.card, adapter))
+        weights = digest(folder / WEIGHTS)
+    card = msgspec.structs.replace(model.card, digest=card_digest(model.card, weights))
     write_record(folder / CARD, card)
     return PipelineModel(model.net, card, folder)
 

@@ -1,4 +1,5 @@
-"""A diffusers pipeline as a teacher, and its transformer with a low-rank adapter as a student.
+"""A diffusers pipeline as a teacher, and its transformer as a student: with a low-rank adapter, or
+with weights of its own.
 
 A :class:`PipelineTeacher` is a model like any other: it is simulated, blended with another pipeline
 of the same states or with itself under another guidance, and distilled. Its states are the
@@ -59,18 +60,20 @@ class PipelineModel(Model):
         return network
 
     def __repr__(self) -> str:
-        made, lora = self.pipeline, f", LoRA of rank {self.net.rank}" if self.net.rank else ""
-        return f"{type(self).__name__}({made.name}{lora}, shape {self.shape}, {self.folder})"
+        lora = f", LoRA of rank {self.net.rank}" if self.net.rank else ""
+        told = ", weights of its own" if self.pipeline.full else lora
+        name = self.pipeline.name
+        return f"{type(self).__name__}({name}{told}, shape {self.shape}, {self.folder})"
 
     @property
     def field(self) -> NetworkField:
         """The velocity field; a teacher's with its guidance."""
-        return super().field if self.net.rank else NetworkField(self.net, self.passes)
+        return super().field if self.net.is_student else NetworkField(self.net, self.passes)
 
     @property
     def passes(self) -> int:
         """Network passes of one evaluation of the field: a teacher's guidance may take several."""
-        return 1 if self.net.rank else self.pipeline.passes
+        return 1 if self.net.is_student else self.pipeline.passes
 
     @property
     def device(self) -> torch.device:
@@ -95,7 +98,7 @@ class PipelineModel(Model):
         if not texts:
             raise UserError("prompts are empty, expected one or more")
         loop, config = self.net.loop, self.pipeline
-        guided = not self.net.rank and config.guidance != config.plain
+        guided = not self.net.is_student and config.guidance != config.plain
         given = (config.given, config.guidance, config.plain, config.negative)
         if any(getattr(loop.pipe, name, None) is not None for name in _text_parts(loop.pipe)):
             found = embed_prompts(loop.encoded, texts, guided)
@@ -108,7 +111,7 @@ class PipelineModel(Model):
             gc.collect()
         conditions = Conditions(size=1, rows=len(texts), table=found.fingerprint[:16])
         card = msgspec.structs.replace(self.card, conditions=conditions)
-        if not self.net.rank:
+        if not self.net.is_student:
             card = msgspec.structs.replace(card, digest=card_digest(card))
         return PipelineModel(self.net.with_prompts(found), card, self.folder)
 
@@ -125,19 +128,23 @@ class PipelineModel(Model):
             made.append((255 * found).round().to(torch.uint8).cpu().numpy())
         return np.concatenate(made)
 
-    def student(self, lora: int = 16, targets: Sequence[str] = ()) -> PipelineModel:
-        """A student that starts as this pipeline without guidance: an adapter beside its weights.
+    def student(
+        self, lora: int = 16, targets: Sequence[str] = (), *, full: bool = False
+    ) -> PipelineModel:
+        """A student that starts as this pipeline without guidance: an adapter beside its weights,
+        or a copy of them.
 
         Args:
             lora: rank of the adapter.
             targets: the layers that get one, by their names or the ends of these; none: all linear
                 layers of the transformer's blocks.
+            full: a copy of all weights, in single precision, in the place of an adapter.
 
         Raises:
             UserError: on a rank below 1, or if there are no such layers.
         """
-        net = self.net.add_lora(lora, tuple(targets), seed=0)
-        network = replace(self.pipeline, lora=lora)
+        net = self.net.whole() if full else self.net.add_lora(lora, tuple(targets), seed=0)
+        network = replace(self.pipeline, lora=0 if full else lora, full=full)
         card = msgspec.structs.replace(self.card, kind="student", network=to_json(network))
         return PipelineModel(net, card, None)
 
@@ -291,13 +298,13 @@ def _check_transformers(pipe: Any) -> None:
             )
 
 
-def card_digest(card: ModelCard, adapter: str = "") -> str:
+def card_digest(card: ModelCard, weights: str = "") -> str:
     """What a teacher or a student is known by, wherever its pipeline lies: all of its card that
-    samples depend on, and the digest of its adapter.
+    samples depend on, and the digest of what was trained.
     """
     told = {name: value for name, value in to_json(card).items() if name in TOLD}
     told["network"] = {name: value for name, value in card.network.items() if name != "source"}
-    return hashlib.sha256((json.dumps(told, sort_keys=True) + adapter).encode()).hexdigest()
+    return hashlib.sha256((json.dumps(told, sort_keys=True) + weights).encode()).hexdigest()
 
 
 def _text_parts(pipe: Any) -> list[str]:

@@ -25,7 +25,8 @@ CARD, WEIGHTS = "model.json", "model.safetensors"
 
 
 def load_pipeline(folder: Path, card: ModelCard, config: PipelineConfig) -> PipelineModel:
-    """The teacher or student in a model folder. All that come from one pipeline share its weights.
+    """The teacher or student in a model folder. All that come from one pipeline share its weights,
+    but for students with weights of their own.
 
     Raises:
         UserError: if the pipeline is not there any more, or is another.
@@ -38,20 +39,22 @@ def load_pipeline(folder: Path, card: ModelCard, config: PipelineConfig) -> Pipe
     if prompts.fingerprint[:16] != card.conditions.table:
         raise UserError(f"{folder / PROMPTS} holds other prompts than the card says: import again")
     net = PipelineNetwork(loop, config.call, prompts, shared.weights)
-    if config.lora:
+    if config.lora or config.full:
         tensors = read_tensors(folder / WEIGHTS)[0]
         layers = tuple({name.rsplit(".lora_", 1)[0] for name in tensors})
-        net = net.add_lora(config.lora, layers, seed=0)
+        net = net.whole() if config.full else net.add_lora(config.lora, layers, seed=0)
         check_fit(_Bare(net.tensors()), tensors)
         net.load(tensors)
         net.requires_grad_(False)
-    object.__setattr__(net, "shared", shared)  # as long as the network lives
+    if not config.full:
+        object.__setattr__(net, "shared", shared)  # as long as the network lives
     return PipelineModel(net.eval(), card, folder)
 
 
 def _check_card(folder: Path, card: ModelCard, config: PipelineConfig) -> None:
-    if card.digest != card_digest(card, digest(folder / WEIGHTS) if config.lora else ""):
-        kept = f"{folder / WEIGHTS} or {CARD}" if config.lora else f"{folder / CARD}"
+    trained = bool(config.lora) or config.full
+    if card.digest != card_digest(card, digest(folder / WEIGHTS) if trained else ""):
+        kept = f"{folder / WEIGHTS} or {CARD}" if trained else f"{folder / CARD}"
         raise UserError(
             f"{kept} differs from the digest of the model: the file was changed or damaged"
         )

@@ -56,7 +56,9 @@ class PipelineConfig:
     passes: int
     """Network passes of a guided velocity."""
     lora: int = 0
-    """Rank of the low-rank adapters that were trained; 0 is the pipeline's own."""
+    """Rank of the low-rank adapters that were trained; 0 is none."""
+    full: bool = False
+    """Whether all weights were trained, which the model's folder holds."""
     kind: Literal["pipeline"] = "pipeline"
     """What tells it from our networks."""
 

@@ -6,82 +6,28 @@ A teacher is asked through the pipeline's own loop, so that its guidance is in t
 student is the same transformer with low-rank adapters, called once a row, without guidance and by
 the start time alone: every pass is an Euler step of the pipeline's own scheduler. All of them share
 one copy of the weights; an adapter is switched on for its student's calls, and off for all others.
+A student whose weights are all trained is called likewise, and has a copy of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from itertools import count
 from typing import Any
 from weakref import finalize
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from bezierdistill.errors import UserError
-from bezierdistill.networks.lora import put_adapter
 from bezierdistill.networks.pipeline import Call
 from bezierdistill.pipelines.loop import Loop
 from bezierdistill.pipelines.measure import as_argument, as_state
 from bezierdistill.pipelines.prompts import Prompts
+from bezierdistill.pipelines.weights import Weights
+from bezierdistill.pipelines.whole import apart, as_kind
 
 LEVEL = 0.5  # noise level of a call whose time is put in its place
 _numbers = count()
-
-
-class Weights:
-    """The one copy of a transformer's weights, and which adapter is switched on."""
-
-    def __init__(self, transformer: Any) -> None:
-        self.transformer, self.active = transformer, ""
-        self.gone: list[str] = []  # adapters of students that are no more
-
-    def add(
-        self, adapter: str, rank: int, targets: Sequence[str], seed: int
-    ) -> dict[str, nn.Parameter]:
-        """Add an adapter, see :func:`~bezierdistill.networks.lora.put_adapter`; those of students
-        that are gone are removed.
-        """
-        with self._needing():
-            if self.gone:
-                self.transformer.delete_adapters([self.gone.pop() for _ in [*self.gone]])
-            made = put_adapter(self.transformer, adapter, rank, targets, seed)
-        self.active = "?"  # whatever has been switched on
-        return made
-
-    def switch(self, adapter: str) -> None:
-        """Switch one adapter on, or, with no name, all of them off."""
-        if adapter == self.active:
-            return
-        with self._needing():
-            if adapter:
-                self.transformer.enable_adapters()
-                self.transformer.set_adapter(adapter)
-            else:
-                self.transformer.disable_adapters()
-        self.active = adapter
-
-    @contextmanager
-    def _needing(self) -> Iterator[None]:
-        """Leaves parameters with a gradient or without, which peft changes as it switches."""
-        held = [(parameter, parameter.requires_grad) for parameter in self.transformer.parameters()]
-        yield
-        for parameter, needs in held:
-            parameter.requires_grad_(needs)
-
-    def keep_fewer(self, block: Any, *args: Any) -> Any:
-        """Run a block whose activations are computed again for the gradient, by the adapter that
-        made them, whatever has been asked since.
-        """
-        adapter = self.active
-
-        def run(*args: Any) -> Any:
-            self.switch(adapter)
-            return block(*args)
-
-        return checkpoint(run, *args, use_reentrant=False)
 
 
 class PipelineNetwork(nn.Module):
@@ -104,16 +50,25 @@ class PipelineNetwork(nn.Module):
         self.loop, self.call, self.prompts, self.weights = loop, call, prompts, weights
         self.guided, self.adapter, self.rank = guided, "", 0
         self.adapters = nn.ParameterDict()
+        self.own: Any = None
 
     @property
     def module(self) -> Any:
-        """The transformer, which is no part of this network: it is neither saved nor trained."""
+        """The transformer, which is a part of this network, saved and trained, only where it is
+        :attr:`own`.
+        """
         return self.weights.transformer
+
+    @property
+    def is_student(self) -> bool:
+        """Whether it has weights that were trained."""
+        return bool(self.rank) or self.own is not None
 
     def with_prompts(self, prompts: Prompts) -> PipelineNetwork:
         """The same network, adapter included, with other prompts."""
         made = PipelineNetwork(self.loop, self.call, prompts, self.weights, self.guided)
         made.adapter, made.rank, made.adapters = self.adapter, self.rank, self.adapters
+        made.own = self.own
         return made
 
     def bare(self) -> PipelineNetwork:
@@ -130,8 +85,13 @@ class PipelineNetwork(nn.Module):
             seed: seed of the first A.
 
         Raises:
-            UserError: on a rank below 1, or if there are no such layers.
+            UserError: on a rank below 1, if there are no such layers, or beside weights of its own.
         """
+        if self.own is not None:
+            raise UserError(
+                f"lora is {rank} and the teacher a student of which all weights were trained:"
+                " expected --full"
+            )
         made = PipelineNetwork(self.loop, self.call, self.prompts, self.weights, guided=False)
         made.adapter, made.rank = f"student{next(_numbers)}", rank
         names = targets or block_layers(self.module)
@@ -140,15 +100,46 @@ class PipelineNetwork(nn.Module):
         finalize(made.adapters, self.weights.gone.append, made.adapter)
         return made
 
+    def whole(self) -> PipelineNetwork:
+        """A student of it with a copy of all its weights, in single precision."""
+        if self.rank:
+            raise UserError(
+                f"full is given and the teacher a student with an adapter of rank {self.rank}:"
+                " expected --lora"
+            )
+        loop = apart(self.loop)
+        weights = Weights(loop.transformer)
+        made = PipelineNetwork(loop, self.call, self.prompts, weights, guided=False)
+        made.own = loop.transformer
+        return made
+
     def tensors(self) -> dict[str, Tensor]:
-        """The adapter's tensors by the transformer's names."""
+        """What was trained, the adapter's tensors or all, by the transformer's names."""
+        if self.own is not None:
+            return dict(self.own.state_dict())
         return {name.replace("/", "."): p.detach() for name, p in self.adapters.items()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Fill the adapter."""
+        """Fill the adapter, or all weights."""
+        if self.own is not None:
+            self.own.load_state_dict(tensors)
         with torch.no_grad():
             for name, parameter in self.adapters.items():
                 parameter.copy_(tensors[name.replace("/", ".")])
+
+    def train(self, mode: bool = True) -> PipelineNetwork:
+        """Weights of its own are trained as they are sampled: without dropout."""
+        super().train(mode)
+        if self.own is not None:
+            self.own.eval()
+        return self
+
+    def _apply(self, fn: Any, recurse: bool = True) -> PipelineNetwork:
+        """Whatever moves a transformer of its own brings the rest of its pipeline along."""
+        super()._apply(fn, recurse)
+        if self.own is not None:
+            self.loop.pipe.to(self.loop.device)
+        return self
 
     def to(self, *args: Any, **kwargs: Any) -> PipelineNetwork:
         """Move the adapter, and the pipeline with it, which stays in its number type."""
@@ -197,6 +188,8 @@ class PipelineNetwork(nn.Module):
         with torch.no_grad():
             texts = self.prompts.outputs(rows, False, x.device)
             named = self.loop.asked(x.detach(), LEVEL, texts, False)
+            if self.own is not None:
+                named = as_kind(named, self.own.dtype)
         named[self.call.state] = as_argument(x, named[self.call.state])
         named[self.call.time] = self._times(level, named[self.call.time])
         return self.call.sign * as_state(self.module(**named), x)

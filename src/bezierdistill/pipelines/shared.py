@@ -8,8 +8,8 @@ from weakref import WeakValueDictionary
 
 from bezierdistill.errors import UserError
 from bezierdistill.networks.pipeline import PipelineConfig
-from bezierdistill.pipelines.network import Weights
 from bezierdistill.pipelines.opening import find_pipeline, open_pipeline, pipeline_digest
+from bezierdistill.pipelines.weights import Weights
 
 GIVEN = "python"  # the source of a pipeline that is given as it is
 

@@ -131,7 +131,8 @@ class ExportConfig:
     out: Path
     """The new folder."""
     to: Literal["diffusers", "lora"] = "diffusers"
-    """A pipeline of diffusers; or, of a student of a pipeline, its LoRA alone, with a scheduler."""
+    """A pipeline of diffusers, or of a pipeline's student of --full its transformer; or, of one
+    with an adapter, its LoRA alone. Both have a scheduler."""
     guidance_scale: float | None = None
     """Diffusers: guidance scale of every image, for a student that takes it as an input; the middle
     of its range without it."""
@@ -221,6 +222,7 @@ def main_export(config: ExportConfig) -> dict[str, Any]:
         made = f"LoRA for {config.dialect or 'diffusers'}"
     else:
         folder = export_diffusers(model, config.out, config.guidance_scale)
-        made = "pipeline of diffusers"
+        whole = model.card.network.get("kind") != "pipeline"
+        made = "pipeline of diffusers" if whole else "transformer and scheduler of diffusers"
     print(f"{folder}: {made}; its README.md says how to load it")
     return {"out": folder, "to": config.to}

@@ -188,6 +188,9 @@ class DistillConfig(StudentSettings):
     targets: tuple[str, ...] = written((), WORDS)
     """The layers that get one, such as to_q,to_k,to_v,to_out.0; without them all linear layers of
     the transformer's blocks."""
+    full: bool = False
+    """Train all weights of a copy of a pipeline's transformer, in single precision, in the place of
+    an adapter (with --objective knots)."""
     steps: int = 6000
     """Optimizer steps of the regression."""
     batch: int | None = None
@@ -198,11 +201,13 @@ class DistillConfig(StudentSettings):
     """How weights are updated."""
 
     def __post_init__(self) -> None:
-        if self.lora and self.objective == "map":  # which a pipeline cannot learn
+        if (self.lora or self.full) and self.objective == "map":  # which a pipeline cannot learn
             object.__setattr__(self, "objective", "knots")
         super().__post_init__()
         as_paths(self, "curves", "out")
         check_not_negative(lora=self.lora)
+        if self.lora and self.full:
+            raise UserError(f"lora is {self.lora} beside --full, all weights: expected one of them")
         if self.targets and not self.lora:
             raise UserError(f"targets are {self.targets} without --lora, the adapter's rank")
         as_named(self, "student")
@@ -229,7 +234,7 @@ class DistillConfig(StudentSettings):
     @property
     def rows(self) -> int:
         """Rows per step."""
-        return self.batch or (16 if self.lora else 512)
+        return self.batch or (16 if self.lora or self.full else 512)
 
 
 CONTENTS = Contents(

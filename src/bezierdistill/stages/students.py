@@ -53,12 +53,14 @@ def choose_student(config: DistillConfig, store: CurveStore) -> Chosen:
     if config.student is not None:
         does = "returns teacher.student(...) or a NetworkConfig"
         chosen = find_object(str(config.student), "student", does)
+        if config.full:
+            _check_full(chosen)
         if isinstance(chosen, Student):
             _check_own(config, store, chosen)
             _emitting(config, chosen.network)  # which it cannot: refuses control points
             return Chosen(chosen.build(config.seed), chosen.network, chosen.teacher)
         if isinstance(chosen, Model) and isinstance(chosen.network, PipelineConfig):
-            _check_adapted(config, chosen.network.lora)
+            _check_prompted(config, chosen.network)
             return Chosen(chosen.net, chosen.network, None)
         if not isinstance(chosen, NetworkConfig):
             raise UserError(
@@ -74,7 +76,7 @@ def choose_student(config: DistillConfig, store: CurveStore) -> Chosen:
         return Chosen(net, chosen, None)
     best = best_teacher(store)
     if best is not None and isinstance(best.network, PipelineConfig):
-        return _adapted(config, best)
+        return _prompted(config, best)
     _check_bare(config, store, best)
     assert best is not None
     network = _emitting(config, best.network)
@@ -93,6 +95,11 @@ def _check_bare(config: DistillConfig, store: CurveStore, best: Model | None) ->
             f"lora is {config.lora} and the best teacher is no pipeline with prompts: expected"
             " --student FILE.py:function that returns teacher.student(lora=...), or no --lora"
         )
+    if config.full:
+        raise UserError(
+            "full is given and the best teacher is no pipeline with prompts, of others all weights"
+            " are trained anyway: expected no --full"
+        )
     if best is None:
         raise UserError(
             f"the curves of {store.folder} were made by a module of your own, which has no network"
@@ -101,12 +108,30 @@ def _check_bare(config: DistillConfig, store: CurveStore, best: Model | None) ->
         )
 
 
-def _adapted(config: DistillConfig, best: Model) -> Chosen:
-    """A low-rank adapter in the transformer of a pipeline."""
+def _check_full(student: object) -> None:
+    """Whether all weights are trained of what settings name."""
+    network = student.network if isinstance(student, Model) else None
+    if not isinstance(network, PipelineConfig):
+        raise UserError(
+            f"full is given and the student is a {type(student).__name__}, which is of no pipeline"
+            " with prompts: expected no --full"
+        )
+    if not network.full:
+        raise UserError(
+            f"full is given and the student has an adapter of rank {network.lora}: expected one"
+            " that teacher.student(full=True) returns, or no --full"
+        )
+
+
+def _prompted(config: DistillConfig, best: Model) -> Chosen:
+    """A low-rank adapter in the transformer of a pipeline, or a copy of all its weights."""
     from bezierdistill.models.pipeline import PipelineModel  # it takes diffusers
 
     assert isinstance(best, PipelineModel)
-    _check_adapted(config, config.lora)
+    network = replace(best.pipeline, lora=config.lora, full=config.full)
+    _check_prompted(config, network)
+    if config.full:
+        return Chosen(best.net.whole(), network, None)
     net = best.net.add_lora(config.lora, config.targets, config.seed)
     if best.net.rank:  # a student's student starts as it
         before = best.net.tensors()
@@ -117,20 +142,20 @@ def _adapted(config: DistillConfig, best: Model) -> Chosen:
                 f" {best.net.rank}, from which this one starts: expected the same rank and targets"
             )
         net.load(before)
-    return Chosen(net, replace(best.pipeline, lora=config.lora), None)
+    return Chosen(net, network, None)
 
 
-def _check_adapted(config: DistillConfig, lora: int) -> None:
-    """Whether a pipeline's transformer with an adapter can learn what is asked for."""
-    if lora < 1:
+def _check_prompted(config: DistillConfig, network: PipelineConfig) -> None:
+    """Whether a pipeline's transformer can learn what is asked for."""
+    if network.lora < 1 and not network.full:
         raise UserError(
-            f"lora is {lora} and the teacher is a pipeline, whose transformer is trained by"
-            " a low-rank adapter: expected its rank, such as --lora 16"
+            f"lora is {network.lora} and the teacher is a pipeline, whose transformer is trained by"
+            " a low-rank adapter: expected its rank, such as --lora 16, or --full for all weights"
         )
     if (config.control_points or 1) > 1 or config.init == "scratch":
         raise UserError(
-            "the student is a pipeline's transformer with an adapter: expected --init teacher and"
-            " no --control-points"
+            "the student is a pipeline's transformer: expected --init teacher and no"
+            " --control-points"
         )
     one = config.objective == "end" and config.most_passes == 1
     if config.objective not in ("knots", "velocity") and not one:
@@ -140,8 +165,8 @@ def _check_adapted(config: DistillConfig, lora: int) -> None:
         )
     if config.loop.compile or config.loop.strategy == "fsdp":
         raise UserError(
-            "loop is asked to compile or for fsdp, and an adapter is a small part of a pipeline"
-            " that every rank holds whole: expected neither"
+            "loop is asked to compile or for fsdp, and a pipeline's transformer is called as it is,"
+            " and held whole by every rank: expected neither"
         )
 
 
