@@ -94,6 +94,9 @@ def values_of(kind: Any) -> st.SearchStrategy[Any]:
     )
 
 
+NEEDED = ("ImportConfig", "folder")  # or its source: one of the two
+
+
 @st.composite
 def configs_of(draw: Any, config: Any) -> Any:
     """Settings with some fields changed; those that refuse each other are left as they are by
@@ -102,7 +105,7 @@ def configs_of(draw: Any, config: Any) -> Any:
     chosen = {
         field.name: draw(values_of(hints[field.name]))
         for field in dataclasses.fields(config)
-        if _has_no_default(field)
+        if _has_no_default(field) or (config.__name__, field.name) == NEEDED
     }
     for field in draw(st.permutations(dataclasses.fields(config)))[:6]:
         more = chosen | {field.name: draw(values_of(hints[field.name]))}

@@ -27,6 +27,7 @@ from bezierdistill.errors import UserError
 from bezierdistill.fields import NetworkField
 from bezierdistill.models.model import Model
 from bezierdistill.networks.pipeline import PipelineConfig
+from bezierdistill.noise import Stream, noise
 from bezierdistill.objects import fingerprint
 from bezierdistill.pipelines.embedding import embed_prompts, save_prompts
 from bezierdistill.pipelines.guidance import find_guidance
@@ -275,7 +276,7 @@ def _check_times(model: PipelineModel) -> None:
     rows that are on their way.
     """
     rows, times = torch.tensor([[0.0], [0.0]]), torch.tensor([0.5, 0.75])
-    x = torch.randn(2, *model.shape, generator=torch.Generator().manual_seed(1))
+    x = noise(1, Stream.SEARCH, range(2), model.shape)
     beside = model.net(x, times, times, rows)
     alone = [model.net(x[k : k + 1], times[k : k + 1], times, rows[:1]) for k in (0, 1)]
     apart, size = (beside - torch.cat(alone)).abs().max(), beside.abs().max()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from bezierdistill.errors import UserError
+from bezierdistill.noise import Stream, noise
 from bezierdistill.pipelines.loop import Loop
 
 BASE = 1024  # digits of places: small, so that they survive the scaling in single precision
@@ -48,7 +49,7 @@ class Latents:
         )
         self.places = (high * BASE + low).flatten()
         whole = torch.equal(self.places.sort().values, places)
-        x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(loop.device)
+        x = noise(0, Stream.SEARCH, range(1), shape)[0].to(loop.device)
         if not whole or float((self.states(out(x))[0] - x).abs().max()) > CLOSE:
             raise UserError(
                 f"a {type(loop.pipe).__name__} does more with its states than to scale and pack"

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bezierdistill.errors import UserError
 from bezierdistill.networks.pipeline import Call
+from bezierdistill.noise import Stream, noise
 from bezierdistill.pipelines.loop import Loop
 
 LEVELS = (0.125, 0.5, 0.25)  # of the probes: a thousand times they are exact in half precision
@@ -31,9 +32,8 @@ def measure(loop: Loop, texts: Sequence[Any], shape: tuple[int, ...], half: bool
     Raises:
         UserError: if probes disagree, or the call is none that a student can be called by.
     """
-    generator = torch.Generator().manual_seed(0)
-    drawn = torch.randn(2, 2, *shape, generator=generator).to(loop.device)
-    x, other = drawn.to(loop.kind or torch.float32).float()
+    drawn = noise(0, Stream.SEARCH, range(4), shape).to(loop.device)
+    x, other = drawn.to(loop.kind or torch.float32).float().split(2)
     low, high, middle = LEVELS
     first, second = loop.asked(x, low, texts, False), loop.asked(x, high, texts, False)
     third = loop.asked(other, middle, texts, False)

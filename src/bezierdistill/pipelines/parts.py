@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from bezierdistill.noise import Stream, noise
+
 LENGTHS = ".lengths"
 VECTOR, NUMBERS = "vector", 32  # what stands for a prompt where prompts are compared; its length
 Parts = dict[str, Tensor]
@@ -48,8 +50,7 @@ def vector(parts: Parts, count: int) -> Tensor:
     part = max(floats, key=lambda one: one.numel())
     mean = part.float().mean(1) if part.ndim > 2 else part.float()
     mean = mean.cpu() / mean.shape[1] ** 0.5
-    generator = torch.Generator().manual_seed(0)
-    return mean @ torch.randn(mean.shape[1], NUMBERS, generator=generator)
+    return mean @ noise(0, Stream.SEARCH, range(mean.shape[1]), (NUMBERS,))
 
 
 def difference(a: Tensor, b: Tensor) -> float:
