@@ -182,7 +182,7 @@ def test_images_are_those_of_the_pipelines_own_decoder(
     assert abs(found.astype(float) - 255 * images).max() < 1.1
 
 
-@pytest.mark.parametrize("family", ["sd3", "flux", "qwen", "zimage", "sana"], scope="module")
+@pytest.mark.parametrize("family", ["sd3", "flux", "qwen", "zimage", "sana"], indirect=True)
 def test_what_the_decoder_is_given_is_inverted(teacher: PipelineModel) -> None:
     loop, call = teacher.net.loop, teacher.pipeline.call
     texts = teacher.prompts.outputs(torch.tensor([0]), False, teacher.device)
@@ -227,7 +227,7 @@ def test_many_prompts_lie_in_several_shards_and_are_found(
     assert close(kept.field(x, 0.3, numbers(0, 299, 17)), few.field(x, 0.3, numbers(0, 1, 2)))
 
 
-@pytest.mark.parametrize("family", ["sd3"], scope="module")
+@pytest.mark.parametrize("family", ["sd3"], indirect=True)
 def test_a_pipeline_given_in_python_is_distilled(base: Path, tmp_path: Path) -> None:
     pipe: Any = DiffusionPipeline.from_pretrained(base)
     teacher = PipelineTeacher(pipe, TEXTS, 4.0, **SIZES["sd3"])
@@ -245,7 +245,7 @@ def test_a_pipeline_given_in_python_is_distilled(base: Path, tmp_path: Path) -> 
         assert model.net.module is teacher.net.module
 
 
-@pytest.mark.parametrize("family", ["sd3", "zimage", "ltx"], scope="module")
+@pytest.mark.parametrize("family", ["sd3", "zimage", "ltx"], indirect=True)
 def test_hidden_states_are_those_of_the_transformer_without_adapters(
     teacher: PipelineModel,
 ) -> None:
