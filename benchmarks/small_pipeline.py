@@ -21,7 +21,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -202,14 +202,13 @@ def _bytes(x: Tensor) -> Tensor:
     return x.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8).movedim(1, 3)
 
 
-def table(rows: dict[str, dict[str, float]]) -> str:
-    """The figures as Markdown."""
-    names = list(next(iter(rows.values())))
+def table(rows: dict[str, dict[str, float]], names: Sequence[str] = ()) -> str:
+    """The figures as Markdown: those of the first row, or some; what a row has not is left out."""
+    names = names or list(next(iter(rows.values())))
     lines = [f"| of | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
-    lines += [
-        f"| {name} | {' | '.join(f'{row[key]:.3f}' for key in names)} |"
-        for name, row in rows.items()
-    ]
+    for name, row in rows.items():
+        told = (f"{row[key]:.3f}" if key in row else "" for key in names)
+        lines.append(f"| {name} | {' | '.join(told)} |")
     return "\n".join(lines)
 
 

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from captions import Captioned, Judge, asked_of, states
 from PIL import Image
-from small_pipeline import Making, sample
+from small_pipeline import Making, sample, table
 
 from bezierdistill.files import whole_folder, write_json, write_text
 from bezierdistill.interop.pipeline import import_pipeline
@@ -45,6 +45,7 @@ GUIDANCE, COUNT, SOLVER_STEPS, DEGREE = 3.0, 6000, 4, 3
 RANK, BATCH, STEPS, ALIGN, ANCHOR, IMAGES = 16, 64, 1000, 300, 0.3, 6000
 JUDGED, SHOWN = 1200, 12
 TEACHER_STEPS = (28, 4, 2, 1)
+TOLD = ("class", "colour", "size", "all", "frechet over floor", "diversity", "seconds")
 
 
 @dataclass
@@ -169,30 +170,22 @@ def judged(bench: Bench) -> dict[str, dict[str, float]]:
         shown[f"pipeline, {steps}"] = found.numpy()
     for passes in bench.options.passes:
         own = ours(bench, passes)
-        models = {"ours": own, "rectified-flow distillation": None}
-        for name in models:
-            model = own if name == "ours" else rectified(bench, passes, own.card.passes.training)
+        rival = rectified(bench, passes, own.card.passes.training)
+        for name, short, model in (
+            ("ours", "ours", own),
+            ("rectified-flow distillation", "rfd", rival),
+        ):
             images, seconds = bench.images(model, passes)
             row = bench.judge(images, bench.asked)
             more = {"seconds": seconds, "spent": float(model.card.passes.training)}
             rows[f"{name}, {passes}"] = row | more
-            shown[f"{'ours' if name == 'ours' else 'rfd'}, {passes}"] = images
+            shown[f"{short}, {passes}"] = images
     columns = torch.linspace(0, 119, SHOWN).long()  # a caption each
     save_rows(
         bench.out / "rows.png",
         {name: states(torch.from_numpy(own)[columns]) for name, own in shown.items()},
     )
     return rows
-
-
-def table(rows: dict[str, dict[str, float]]) -> str:
-    """The figures as Markdown."""
-    names = ("class", "colour", "size", "all", "frechet over floor", "diversity", "seconds")
-    lines = [f"| sampler | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
-    for name, row in rows.items():
-        told = (f"{row[key]:.3f}" if key in row else "" for key in names)
-        lines.append(f"| {name} | {' | '.join(told)} |")
-    return "\n".join(lines)
 
 
 def main() -> None:
@@ -213,7 +206,7 @@ def main() -> None:
     bench.out.mkdir(parents=True, exist_ok=True)
     rows: dict[str, Any] = judged(bench)
     write_json(bench.out / "results.json", rows)
-    text = f"{table(rows)}\n"
+    text = f"{table(rows, TOLD)}\n"
     write_text(bench.out / "results.md", text)
     print(text)
     print(json.dumps({"out": str(bench.out)}))

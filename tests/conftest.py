@@ -19,6 +19,7 @@ from bezierdistill.curves import Time
 from bezierdistill.fields import Field, GaussianMixture
 from bezierdistill.networks.mlp import MLP
 from bezierdistill.objectives import eulerian_map, flow_map_matching, free_flow, jvp, mean_flow
+from bezierdistill.store import CurveWriter
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
@@ -192,3 +193,12 @@ def gaussian(mean: float | list[float], std: float | list[float]) -> GaussianMix
     return GaussianMixture(
         means.reshape(1, -1), stds.reshape(1, -1), torch.ones(1, dtype=torch.float64)
     )
+
+
+@pytest.fixture(scope="module")
+def small_shards() -> Iterator[None]:
+    """A batch per shard, so that a simulation that is half done has kept half."""
+    plan = CurveWriter.plan
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CurveWriter, "plan", lambda self, count, batch: plan(self, count, batch, 1))
+        yield

@@ -7,7 +7,7 @@ import copy
 import math
 from dataclasses import asdict
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -28,9 +28,11 @@ from bezierdistill.objectives import distances
 from bezierdistill.objectives.alignment import Alignment
 from bezierdistill.objectives.base import Aligned
 from bezierdistill.objectives.distances import DISTANCES, energy, find_distance, mean_distance
-from bezierdistill.records import ModelCard, Passes
+from bezierdistill.records import Conditions, CurveRecipe, ModelCard, Passes
 from bezierdistill.stages.align import POOL, align_steps, find_features, pool_rows
 from bezierdistill.stages.distill import StudentSettings
+from bezierdistill.stages.targets import find_describe
+from bezierdistill.store import CurveStore
 from bezierdistill.training import pool as pool_module
 from bezierdistill.training.batches import AlignedBatches
 from bezierdistill.training.pool import Pool, make_pool
@@ -539,3 +541,13 @@ def test_a_distillation_charges_the_pool_and_leaves_the_teacher(tmp_path: Any) -
     after = bd.load_model(tmp_path / "t").net.state_dict()
     assert all(torch.equal(before[name], value) for name, value in after.items())
     assert features_module.TIMES["vectors"] == 0.99
+
+
+def test_conditions_are_their_own_vectors_and_rows_of_a_users_table_have_none() -> None:
+    def described(conditions: Conditions) -> Tensor:
+        recipe = CurveRecipe(degree=1, shape=(2,), conditions=conditions)
+        store = cast(CurveStore, SimpleNamespace(recipe=recipe))
+        return find_describe(store)(torch.tensor([[2.0], [0.0]]))
+
+    assert described(Conditions(size=1)).tolist() == [[2.0], [0.0]]
+    assert described(Conditions(size=1, rows=3)).shape == (2, 0)

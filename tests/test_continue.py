@@ -7,7 +7,7 @@ import os
 import shlex
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,20 +30,12 @@ from bezierdistill.stages.recipe import RecipeConfig, run_recipe
 from bezierdistill.stages.reflow import ReflowConfig, reflow
 from bezierdistill.stages.simulate import SimulateConfig, simulate
 from bezierdistill.stages.train import TrainConfig, train
-from bezierdistill.store import CurveStore, CurveWriter
+from bezierdistill.store import CurveStore
 from bezierdistill.training.settings import LoopConfig
 
 LOOP, NET = LoopConfig(accelerator="cpu", save_every=2), NetworkConfig(width=16, depth=2)
 Call = Callable[..., Any]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_shards() -> Iterator[None]:
-    """A batch per shard, so that a simulation that is half done has kept half."""
-    plan = CurveWriter.plan
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CurveWriter, "plan", lambda self, count, batch: plan(self, count, batch, 1))
-        yield
+pytestmark = pytest.mark.usefixtures("small_shards")
 
 
 @pytest.fixture(scope="module")

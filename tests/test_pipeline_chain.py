@@ -33,13 +33,14 @@ from bezierdistill.noise import Stream
 from bezierdistill.objectives import Alignment, CurveRegression
 from bezierdistill.pipelines import opening, shared
 from bezierdistill.simulation import Simulation
-from bezierdistill.store import CurveStore, CurveWriter
+from bezierdistill.store import CurveStore
 from bezierdistill.training.checkpoint import load_state
 
 pytest.importorskip("peft")
 pytest.importorskip("transformers")
 tiny: Any = pytest.importorskip("tiny_pipelines")
 
+pytestmark = pytest.mark.usefixtures("small_shards")
 PROMPTS = ("a red boot", "a small blue bag", "a green handle", "boot")
 SIZES = """--height 16 --width 16 --call '{"max_sequence_length": 32}' --accelerator cpu"""
 CURVES = "--count 24 --batch 8 --steps 3 --degree 2 --accelerator cpu"
@@ -58,15 +59,6 @@ def fails(capsys: pytest.CaptureFixture[str], line: str) -> str:
     error = capsys.readouterr().err
     assert error.count("\n") == 1, error
     return error
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_shards() -> Iterator[None]:
-    """A batch per shard, so that a simulation that is half done has kept half."""
-    plan = CurveWriter.plan
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CurveWriter, "plan", lambda self, count, batch: plan(self, count, batch, 1))
-        yield
 
 
 @pytest.fixture(scope="module")

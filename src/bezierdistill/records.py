@@ -158,10 +158,14 @@ class ModelCard(Record, frozen=True):
         """Whether the network is a user's own module, which no file can build."""
         return self.network.get("kind") == "own"
 
+    @property
+    def is_pipeline(self) -> bool:
+        """Whether the network is the transformer of a pipeline with prompts."""
+        return self.network.get("kind") == "pipeline"
+
     def __post_init__(self) -> None:
         shape = self.shape
-        latent = self.network.get("kind") == "pipeline"
-        sizes = (1, 2, 3, 4) if latent else (1, 3)
+        sizes = (1, 2, 3, 4) if self.is_pipeline else (1, 3)
         fits = len(shape) in sizes and min(shape) > 0 and math.prod(shape) <= MAX_STATE
         told = f"{', '.join(map(str, sizes))} sizes whose product is {MAX_STATE:,} or less"
         expect(fits, "shape", shape, told)

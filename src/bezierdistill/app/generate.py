@@ -8,13 +8,11 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
-import torch
 
 from bezierdistill.app.answers import answered, follow, image, shown, slider
 from bezierdistill.app.run import Shown
 from bezierdistill.errors import UserError
 from bezierdistill.models import Model
-from bezierdistill.reporting.runs import takes_prompts
 from bezierdistill.words import counted
 
 TEXT = """The same noise through a student, in one or two passes, and through the teacher that it
@@ -56,7 +54,7 @@ class Draw:
                 f"samples are {count}, passes {passes} and {many}: expected up to {MAX_SAMPLES},"
                 f" and up to {MAX_PASSES}"
             )
-        if takes_prompts(models[name]) and not 0 < len(prompt) <= MAX_PROMPT:
+        if models[name].card.is_pipeline and not 0 < len(prompt) <= MAX_PROMPT:
             raise UserError(
                 f"the prompt has {len(prompt)} characters, expected 1 to {MAX_PROMPT:,}"
             )
@@ -65,7 +63,7 @@ class Draw:
 
     def sampled(self, model: Model, passes: int, solver: str) -> tuple[np.ndarray, str, float]:
         """Its samples as a picture, what it cost in words, and the seconds."""
-        if takes_prompts(model):
+        if model.card.is_pipeline:
             return self._prompted(model, passes)
         asked: dict[str, Any] = {"labels": self.labels or None} if model.conditions.classes else {}
         scale = self.model.teacher_scale(self.guidance)
@@ -84,16 +82,15 @@ class Draw:
 
     def _prompted(self, model: Model, passes: int) -> tuple[np.ndarray, str, float]:
         from bezierdistill.models.pipeline import PipelineModel  # it takes diffusers
+        from bezierdistill.reporting.prompted import as_pixels
 
         assert isinstance(model, PipelineModel)
         asked, passes = model.with_prompts([self.prompt]), passes * model.passes
         count, started = min(self.count, MAX_IMAGES), time.perf_counter()
         x = asked.sample(count, passes, self.seed, conditions=np.zeros(count, int))
         seconds = time.perf_counter() - started
-        images = asked.images(x)
-        first = images[:, 0] if images.ndim == 5 else images  # of films the first frames
+        pixels = as_pixels(asked.images(x))
         took = f"{count} samples in {1000 * seconds:.1f} ms, without the decoder"
-        pixels = torch.from_numpy(first).movedim(-1, 1).float() / 127.5 - 1
         return shown(pixels, COLUMNS), f"{counted(passes, 'pass')}, {took}", seconds
 
 
@@ -157,7 +154,7 @@ def _asked(model: Model) -> tuple[gr.CheckboxGroup, gr.Slider, gr.Textbox]:
         texts[0],
         label="prompt",
         max_length=MAX_PROMPT,
-        visible=takes_prompts(model),
+        visible=model.card.is_pipeline,
         elem_id="generate-prompt",
     )
     return labels, slider("generate-guidance", "guidance", low, high, **given), prompt

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bezierdistill.errors import UserError
 from bezierdistill.models import Model, find_teacher
-from bezierdistill.reporting.runs import Findings, takes_prompts
+from bezierdistill.reporting.runs import Findings
 
 BUNDLED = Path(__file__).parents[1] / "bundled"
 
@@ -26,8 +26,7 @@ class Shown(Findings):
     @property
     def sampled(self) -> dict[str, Model]:
         """The models that need no more than noise, and labels or a prompt."""
-        own = {name: model for name, model in self.models.items() if takes_prompts(model)}
-        return {**self.generators, **own}
+        return {**self.generators, **self.prompted}
 
     def teacher(self, student: Model) -> Model | None:
         """The first of a student's teachers, wherever in the run it lies now, or where it was; None

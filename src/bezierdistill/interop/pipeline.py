@@ -12,7 +12,7 @@ from typing import Any
 
 from bezierdistill.errors import UserError
 from bezierdistill.files import whole_folder
-from bezierdistill.models.folder import save_model
+from bezierdistill.models.folder import load_model, save_model
 from bezierdistill.models.pipeline import PipelineModel, PipelineTeacher
 from bezierdistill.pipelines.opening import check_pipeline, find_pipeline, pipeline_class
 from bezierdistill.pipelines.prompts import read_prompts
@@ -52,8 +52,10 @@ def import_pipeline(
             device=device,
             **(given or {}),
         )
-        saved = save_model(made, teacher)
-    return PipelineModel(teacher.net, saved.card, out)
+        save_model(made, teacher)
+    model = load_model(out)  # its prompts lie there now
+    assert isinstance(model, PipelineModel)
+    return model
 
 
 def read_arguments(text: str | None) -> dict[str, Any]:

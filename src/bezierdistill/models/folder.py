@@ -144,7 +144,7 @@ def load_model(folder: str | Path, teacher: Teacher | Student | None = None) -> 
     """
     folder = Path(folder)
     card = read_card(folder)
-    if card.network.get("kind") == "pipeline":
+    if card.is_pipeline:
         return _load_pipeline(folder, card)
     weights = read_tensors(folder / WEIGHTS)[0]
     if _digest(folder) != card.digest:

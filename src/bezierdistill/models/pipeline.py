@@ -34,7 +34,7 @@ from bezierdistill.pipelines.guidance import find_guidance
 from bezierdistill.pipelines.loop import Loop
 from bezierdistill.pipelines.measure import measure
 from bezierdistill.pipelines.network import PipelineNetwork
-from bezierdistill.pipelines.opening import TEXT, find_pipeline, open_pipeline
+from bezierdistill.pipelines.opening import TEXT, check_single, find_pipeline, open_pipeline
 from bezierdistill.pipelines.prompts import Prompts
 from bezierdistill.pipelines.shared import GIVEN, absolute, open_with_text, share
 from bezierdistill.progress import progress
@@ -117,7 +117,7 @@ class PipelineModel(Model):
         return PipelineModel(self.net.with_prompts(found), card, self.folder)
 
     @torch.no_grad()
-    def images(self, states: Tensor | np.ndarray, rows: Sequence[int] | None = None) -> np.ndarray:
+    def images(self, states: Tensor | np.ndarray) -> np.ndarray:
         """Images ``(B, H, W, C)``, or frames ``(B, F, H, W, C)``, as bytes, that the pipeline's own
         decoder makes of states ``(B, *shape)``.
         """
@@ -195,7 +195,7 @@ class PipelineTeacher(PipelineModel):
             pipe, weights = open_with_text(pipe, dtype)
             pipe.to(device)
         else:
-            _check_transformers(pipe)
+            check_single(f"a {type(pipe).__name__}", pipe.components)
             source, own = GIVEN, False
             weights = fingerprint(dict(pipe.transformer.state_dict()))
             dtype = str(pipe.transformer.dtype).removeprefix("torch.")
@@ -288,15 +288,6 @@ def _check_times(model: PipelineModel) -> None:
             f"a {model.pipeline.name} gives a state another velocity beside states at other times:"
             " its guidance depends on the time, expected one of no truncation"
         )
-
-
-def _check_transformers(pipe: Any) -> None:
-    for name, part in pipe.components.items():
-        if name.startswith("transformer_") and part is not None:
-            raise UserError(
-                f"a {type(pipe).__name__} has a {name} as well, which takes over in the middle of"
-                " the path: expected one transformer"
-            )
 
 
 def card_digest(card: ModelCard, weights: str = "") -> str:

@@ -19,12 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from bezierdistill.errors import UserError
+from bezierdistill.networks.given import map_tensors
 from bezierdistill.networks.pipeline import Call
 from bezierdistill.pipelines.loop import Loop
 from bezierdistill.pipelines.measure import as_argument, as_state
 from bezierdistill.pipelines.prompts import Prompts
 from bezierdistill.pipelines.weights import Weights
-from bezierdistill.pipelines.whole import apart, as_kind
+from bezierdistill.pipelines.whole import apart
 
 LEVEL = 0.5  # noise level of a call whose time is put in its place
 _numbers = count()
@@ -189,10 +190,14 @@ class PipelineNetwork(nn.Module):
             texts = self.prompts.outputs(rows, False, x.device)
             named = self.loop.asked(x.detach(), LEVEL, texts, False)
             if self.own is not None:
-                named = as_kind(named, self.own.dtype)
+                named = map_tensors(named, self._as_own)
         named[self.call.state] = as_argument(x, named[self.call.state])
         named[self.call.time] = self._times(level, named[self.call.time])
         return self.call.sign * as_state(self.module(**named), x)
+
+    def _as_own(self, part: Tensor) -> Tensor:
+        """A tensor of a call, floating ones in the number type of weights of its own."""
+        return part.to(self.own.dtype) if part.is_floating_point() else part
 
     def _times(self, level: Tensor, like: Tensor) -> Tensor:
         """The transformer's times for noise levels ``(B,)``, in the form of those that were seen:

@@ -8,7 +8,7 @@ import hashlib
 import inspect
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,7 +22,6 @@ INDEX, NETWORK = "model_index.json", "transformer"
 PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5"}
 TEXT = ("text_encoder", "tokenizer", "processor", "image_encoder", "feature_extractor")
 WANTED = [INDEX, *(f"*/*.{end}" for end in ("json", "safetensors", "txt", "model", "jinja"))]
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 def find_pipeline(source: str | Path) -> Path:
@@ -115,12 +114,21 @@ def _check_kind(folder: Path, kind: str, parts: dict[str, Any]) -> None:
             " pipeline such as StableDiffusion3Pipeline: an unconditional or epsilon model is"
             " imported by --folder"
         )
-    second = [name for name in parts if name.startswith(f"{NETWORK}_")]
-    if second:
-        raise UserError(
-            f"{folder} has a {second[0]} as well, which takes over in the middle of the path:"
-            " expected one transformer"
-        )
+    check_single(str(folder), parts)
+
+
+def check_single(what: str, parts: Mapping[str, Any]) -> None:
+    """Refuse what has a second transformer among its components; ``what`` is told.
+
+    Raises:
+        UserError: if there is one.
+    """
+    for name, part in parts.items():
+        if name.startswith(f"{NETWORK}_") and part is not None:
+            raise UserError(
+                f"{what} has a {name} as well, which takes over in the middle of the path:"
+                " expected one transformer"
+            )
 
 
 def _check_flow(folder: Path) -> None:

@@ -17,7 +17,7 @@ from bezierdistill.models.model import Model, finite
 from bezierdistill.networks.config import NetworkConfig
 from bezierdistill.noise import Stream, noise
 from bezierdistill.reporting.page import Note, Opening, Part, Section, Table, Words
-from bezierdistill.reporting.runs import Findings, generates, takes_prompts
+from bezierdistill.reporting.runs import Findings, generates
 from bezierdistill.reporting.samples import COLUMNS, IMAGES, Panel, sheets, strips
 from bezierdistill.words import counted
 
@@ -61,7 +61,7 @@ def opening(found: Findings) -> Opening:
 def sections(found: Findings) -> list[Section]:
     """Samples or translations, and the account."""
     generators, translators = found.generators, found.translators
-    prompted = {name: model for name, model in found.models.items() if takes_prompts(model)}
+    prompted = found.prompted
     parts: list[Part] = [
         Note(f"{name} takes vectors as conditions: no samples are shown.")
         for name in found.models
@@ -128,7 +128,7 @@ def _samples(models: Models) -> list[Part]:
 def _prompted(models: Models) -> list[Part]:
     from bezierdistill.reporting.prompted import prompt_rows  # it takes diffusers
 
-    return prompt_rows({**_teachers(models, takes_prompts), **models})
+    return prompt_rows({**_teachers(models, lambda model: model.card.is_pipeline), **models})
 
 
 def _few(student: Model) -> list[int]:

@@ -46,7 +46,13 @@ def prompt_rows(models: Mapping[str, Model]) -> list[Part]:
 
 
 def _drawn(model: PipelineModel, passes: int, count: int) -> torch.Tensor:
-    """Images ``(N, C, H, W)`` in [-1, 1] of the first prompts; of films the first frames."""
-    images = model.images(model.sample(count, passes, conditions=np.arange(count)))
+    """Images of the first prompts."""
+    return as_pixels(model.images(model.sample(count, passes, conditions=np.arange(count))))
+
+
+def as_pixels(images: np.ndarray) -> torch.Tensor:
+    """Images ``(N, H, W, C)`` of bytes, or the first frames of films, as they are drawn:
+    ``(N, C, H, W)`` in [-1, 1].
+    """
     first = images[:, 0] if images.ndim == 5 else images
     return torch.from_numpy(first).movedim(-1, 1).float() / 127.5 - 1

@@ -98,6 +98,11 @@ class Findings:
         return {name: model for name, model in self.models.items() if generates(model)}
 
     @property
+    def prompted(self) -> dict[str, Model]:
+        """The pipelines with prompts, and their students."""
+        return {name: model for name, model in self.models.items() if model.card.is_pipeline}
+
+    @property
     def translators(self) -> dict[str, Model]:
         """The models that start from another domain."""
         return {name: model for name, model in self.models.items() if model.domain is not None}
@@ -129,16 +134,9 @@ def _loaded(folder: Path, given: Teacher | Student | None) -> Model:
 
 def generates(model: Model) -> bool:
     """Whether a model needs no more than noise, and labels."""
-    if takes_prompts(model):
-        return False
     asked = model.conditions
     vectors = asked.size > 0 and not asked.classes and asked.rows is None
-    return model.domain is None and not vectors
-
-
-def takes_prompts(model: Model) -> bool:
-    """Whether a model is a pipeline, or its student."""
-    return model.card.network.get("kind") == "pipeline"
+    return model.domain is None and not vectors and not model.card.is_pipeline
 
 
 def _files(folder: Path, name: str) -> list[tuple[str, Path]]:

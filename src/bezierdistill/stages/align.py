@@ -61,7 +61,7 @@ def align_curves(
 
     kept = store.recipe.conditions
     conditional, seed = kept.size > 0 and data.condition_size > 0, config.seed + 1
-    describe = find_describe(store, best_teacher(store))
+    describe = find_describe(store)
 
     def starts(trainer: Trainer, batch: int) -> Starts:
         return CurveBatches(store, trainer, batch, seed if config.epochs else None).starts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -12,9 +12,7 @@ from bezierdistill.files import whole_folder, write_array, write_atomically, wri
 from bezierdistill.models.model import Model
 from bezierdistill.models.pipeline import PipelineModel
 from bezierdistill.pipelines.prompts import read_prompts
-
-if TYPE_CHECKING:
-    from bezierdistill.stages.sample import SampleConfig
+from bezierdistill.stages.sample import SampleConfig, told
 
 FILES = {".png": 3, ".gif": 4, ".mp4": 4}  # dimensions of a sample in such a file
 FPS = 16
@@ -44,16 +42,7 @@ def sample_prompts(config: SampleConfig, model: Model) -> dict[str, Any]:
     write_images(config.out, images, texts)
     if config.grid is not None:
         write_images(config.grid, grid(images[:64]), texts)
-    shape = images.shape[1:]
-    print(f"{config.out}: {count} samples of shape {shape}, {config.passes} passes each")
-    return {
-        "out": config.out,
-        "grid": config.grid,
-        "count": count,
-        "shape": shape,
-        "passes": config.passes,
-        "prompts": texts[:64],
-    }
+    return told(config, images.shape) | {"prompts": texts[:64]}
 
 
 def write_images(out: Path, images: np.ndarray, texts: list[str]) -> None:

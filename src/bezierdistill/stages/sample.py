@@ -103,7 +103,7 @@ def main_sample(config: SampleConfig) -> dict[str, Any]:
     from bezierdistill.reporting.plots import save_grid
 
     model = load_on(config.model, config.accelerator, config.network)
-    if model.card.network.get("kind") == "pipeline":
+    if model.card.is_pipeline:
         from bezierdistill.stages.prompted import sample_prompts
 
         return sample_prompts(config, model)
@@ -130,12 +130,18 @@ def main_sample(config: SampleConfig) -> dict[str, Any]:
     write_array(config.out, x, **more)
     if config.grid is not None:
         save_grid(config.grid, model.scaling.encode(x[:64]))
-    shape = x.shape[1:]
-    print(f"{config.out}: {count} samples of shape {shape}, {config.passes} passes each")
+    return told(config, x.shape)
+
+
+def told(config: SampleConfig, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Tell of samples of shape ``(N, ...)``; what ``--json`` prints of them."""
+    count, *rest = shape
+    own = tuple(rest)
+    print(f"{config.out}: {count} samples of shape {own}, {config.passes} passes each")
     return {
         "out": config.out,
         "grid": config.grid,
         "count": count,
-        "shape": shape,
+        "shape": own,
         "passes": config.passes,
     }

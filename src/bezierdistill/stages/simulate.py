@@ -344,7 +344,7 @@ def _field(teacher: Model, device: Any, scale: Sequence[float]) -> Field:
     field = teacher.field
     if not scale:
         return field
-    if teacher.card.network.get("kind") == "pipeline":
+    if teacher.card.is_pipeline:
         raise UserError(
             f"guidance scale is {scale[0]:g} and the teacher a pipeline with its own: expected"
             " import --guidance"

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -18,7 +18,6 @@ from torch import Tensor
 from bezierdistill.data import ArrayData, Data, Scaling, load_data, rescaled
 from bezierdistill.errors import UserError
 from bezierdistill.files import read_text
-from bezierdistill.models.model import Model
 from bezierdistill.models.teacher import Teacher
 from bezierdistill.noise import Stream
 from bezierdistill.objects import fingerprint
@@ -48,26 +47,33 @@ def find_targets(config: DistillConfig, store: CurveStore, own: Teacher | None) 
     """
     if not config.align:
         return None
-    model = best_teacher(store)
     if config.data is None:
-        return ends_of(store, find_describe(store, model))
-    if model is not None and model.card.network.get("kind") == "pipeline":
+        return ends_of(store, find_describe(store))
+    if (model := _pipeline_of(store)) is not None:
         captions = read_captions(Path(str(config.data)))
         return encoded(model, captions or uncaptioned(load_data(config.data)))
     data = load_data(config.data)
     return data if own is None else rescaled(data, own.scaling)
 
 
-def find_describe(store: CurveStore, model: Model | None) -> Describe:
+def _pipeline_of(store: CurveStore) -> PipelineModel | None:
+    """The best teacher of curves of prompts; None of others, which is not loaded."""
+    if store.recipe.conditions.rows is None:
+        return None
+    best = best_teacher(store)
+    return cast("PipelineModel", best) if best is not None and best.card.is_pipeline else None
+
+
+def find_describe(store: CurveStore) -> Describe:
     """Vectors ``(B, C)`` of the conditions of rows, by which samples are told apart: the conditions
-    themselves, or what stands for prompts, as far apart in the mean as two classes are.
+    themselves, or what stands for prompts, as far apart in the mean as two classes are. Numbers of
+    rows of another table are no vectors, and there are none.
     """
-    if store.recipe.conditions.rows is None or model is None:
+    if store.recipe.conditions.rows is None:
         return lambda cond: cond
-    prompts = getattr(model, "prompts", None)
-    if prompts is None:
+    if (model := _pipeline_of(store)) is None:
         return lambda cond: cond[:, :0]
-    unit = unit_of(prompts)
+    prompts, unit = model.prompts, unit_of(model.prompts)
     return lambda cond: unit * prompts.vectors(cond[:, 0].long().cpu()).float().to(cond.device)
 
 
@@ -185,18 +191,17 @@ def uncaptioned(data: Data) -> Images:
     return Images(data.name, count, read, (own, fingerprint(some)))
 
 
-def encoded(model: Any, images: Images) -> ArrayData:
+def encoded(pipeline: PipelineModel, images: Images) -> ArrayData:
     """Images as latents of a pipeline, and their captions as vectors, which are kept in its
     teacher's folder.
 
     Raises:
         UserError: if they are of another size than the pipeline's.
     """
-    pipeline: PipelineModel = model
     told = [images.name, images.count, list(images.stamp), list(images.texts)]
     decoder = dict(pipeline.net.loop.pipe.vae.state_dict())
     name = fingerprint([*told, decoder])[:16]
-    path = None if model.folder is None else model.folder / LATENTS / f"{name}.safetensors"
+    path = None if pipeline.folder is None else pipeline.folder / LATENTS / f"{name}.safetensors"
     if path is not None and path.exists():
         return _latents(pipeline, images, load_state(path, images.count)[0])
     from bezierdistill.pipelines.latents import Latents
