@@ -13,12 +13,12 @@ from torch import Tensor
 from bezierdistill.files import write_tensors
 from bezierdistill.store import CurveWriter
 from bezierdistill.training.loop import Trainer
-from test_pipeline_chain import CURVES, LEARN, run
+from test_pipeline_chain import CURVES, run
 
 plan: Any = partialmethod(CurveWriter.plan, shard_bytes=1)  # shards of one batch
 
 
-def ranks(chain: Path, out: Path) -> None:
+def ranks(chain: Path, out: Path, learn: str) -> None:
     """Curves and a student; every rank writes the weights that it ends with."""
     CurveWriter.plan = plan
     fit = Trainer.fit
@@ -31,8 +31,8 @@ def ranks(chain: Path, out: Path) -> None:
 
     Trainer.fit = fitted  # pyright: ignore[reportAttributeAccessIssue]
     run(f"simulate --teachers {chain}/t --out {out}/c {CURVES}")
-    run(f"distill --curves {out}/c --out {out}/s {LEARN}")
+    run(f"distill --curves {out}/c --out {out}/s {learn}")
 
 
 if __name__ == "__main__":
-    {"ranks": ranks}[sys.argv[1]](*map(Path, sys.argv[2:]))
+    ranks(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])

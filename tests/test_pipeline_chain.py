@@ -4,6 +4,7 @@ moved, and asked for what it cannot do."""
 from __future__ import annotations
 
 import gc
+import importlib.util
 import json
 import os
 import shlex
@@ -23,11 +24,11 @@ from PIL import Image
 from torch import Tensor
 
 from bezierdistill.cli import main
-from bezierdistill.data import load_data
+from bezierdistill.data import load_data, read_array
 from bezierdistill.errors import UserError
 from bezierdistill.fields import Blend
 from bezierdistill.files import read_tensors
-from bezierdistill.models import load_model, pipeline
+from bezierdistill.models import load_model, pipeline, save_model
 from bezierdistill.models.pipeline import PipelineModel, PipelineTeacher
 from bezierdistill.noise import Stream
 from bezierdistill.objectives import Alignment, CurveRegression
@@ -44,7 +45,8 @@ pytestmark = pytest.mark.usefixtures("small_shards")
 PROMPTS = ("a red boot", "a small blue bag", "a green handle", "boot")
 SIZES = """--height 16 --width 16 --call '{"max_sequence_length": 32}' --accelerator cpu"""
 CURVES = "--count 24 --batch 8 --steps 3 --degree 2 --accelerator cpu"
-LEARN = "--lora 2 --steps 5 --batch 4 --loop.accelerator cpu --loop.save-every 2 --loop.warmup 0"
+STEPS = "--steps 5 --batch 4 --loop.accelerator cpu --loop.save-every 2 --loop.warmup 0"
+LEARN, WHOLE = f"--lora 2 {STEPS}", f"--full {STEPS}"
 
 
 def run(line: str) -> None:
@@ -69,8 +71,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def chain(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Teachers ``t`` with guidance 4 and ``t1`` without, curves ``c``, students ``s`` and, aligned
-    with the ends of the curves, ``a``: none of it stopped."""
+    """Teachers ``t`` with guidance 4 and ``t1`` without, curves ``c``, students ``s``, ``f`` of all
+    weights and, aligned with the ends of the curves, ``a``: none of it stopped."""
     at = tmp_path_factory.mktemp("chain")
     (at / "prompts.txt").write_text("\n".join(PROMPTS))
     for name, guidance in (("t", 4), ("t1", 1)):
@@ -80,6 +82,7 @@ def chain(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     run(f"simulate --teachers {at}/t --out {at}/c {CURVES}")
     run(f"distill --curves {at}/c --out {at}/s {LEARN}")
+    run(f"distill --curves {at}/c --out {at}/f {WHOLE}")
     run(f"distill --curves {at}/c --out {at}/a --align 5 {LEARN}")
     return at
 
@@ -147,10 +150,11 @@ def test_a_simulation_that_was_stopped_goes_on_to_the_same_store(
 
 
 @pytest.mark.parametrize(
-    ("owner", "name", "kept", "whole", "more"),
+    ("owner", "name", "kept", "whole", "learn"),
     [
-        (CurveRegression, "loss", "curves", "s", ""),
-        (Alignment, "losses", "alignment", "a", "--align 5"),
+        (CurveRegression, "loss", "curves", "s", LEARN),
+        (CurveRegression, "loss", "curves", "f", WHOLE),
+        (Alignment, "losses", "alignment", "a", f"--align 5 {LEARN}"),
     ],
 )
 def test_a_training_that_was_stopped_goes_on_to_the_same_bits(
@@ -158,12 +162,12 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_bits(
     name: str,
     kept: str,
     whole: str,
-    more: str,
+    learn: str,
     chain: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    line = f"distill --curves {chain}/c --out {tmp_path}/s {more} {LEARN}"
+    line = f"distill --curves {chain}/c --out {tmp_path}/s {learn}"
     half(monkeypatch, owner, name, 4, line)
     assert load_state(tmp_path / "s" / f"state-{kept}.safetensors", 5)[1] == 2
     run(line)
@@ -192,13 +196,14 @@ def test_a_chain_is_moved_between_its_stages(chain: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("learn", [LEARN, WHOLE, f"{WHOLE} --loop.strategy fsdp"])
 def test_two_ranks_make_the_store_of_one_and_end_with_the_same_weights(
-    chain: Path, tmp_path: Path
+    learn: str, chain: Path, tmp_path: Path
 ) -> None:
     where = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
-        [*launcher, str(Path(__file__).parent / "pipeline_child.py"), "ranks", chain, tmp_path],
+        [*launcher, str(Path(__file__).parent / "pipeline_child.py"), chain, tmp_path, learn],
         capture_output=True,
         text=True,
         timeout=240,
@@ -213,9 +218,9 @@ def test_two_ranks_make_the_store_of_one_and_end_with_the_same_weights(
     first, second = (read_tensors(tmp_path / f"rank-{k}.safetensors")[0] for k in (0, 1))
     assert_same(first, second)
     # Ranks draw rows of their own: another student, as far from the start as that of one rank.
-    own, alone = adapter(tmp_path / "s"), adapter(chain / "s")
+    own, alone = adapter(tmp_path / "s"), adapter(chain / ("s" if learn == LEARN else "f"))
     assert_same(own, first)
-    before = teacher_in(chain / "t").student(2).net.tensors()
+    before = teacher_in(chain / "t").student(2, full=learn != LEARN).net.tensors()
     steps = [
         torch.cat([(part[n] - before[n]).flatten() for n in sorted(before)])
         for part in (own, alone)
@@ -674,6 +679,42 @@ def test_students_that_a_pipeline_cannot_have_are_refused(
     line = f"distill --curves {chain}/c --out {tmp_path}/s --steps 1 --loop.accelerator cpu {more}"
     assert message in fails(capsys, line)
     assert not list(tmp_path.rglob("model.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("--out x.gif", "of a pipeline of images: expected a folder, a .npz or a .png file"),
+        ("--out x.txt", "out is x.txt, for 2 samples of a pipeline of images"),
+        ("--out x.npz --grid x.mp4", "grid is x.mp4, for 2 samples of a pipeline of images"),
+    ],
+)
+def test_files_that_cannot_hold_samples_are_refused_before_sampling(
+    more: str, message: str, chain: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(PipelineModel, "sample", lambda *_: pytest.fail("samples were drawn"))
+    assert message in fails(capsys, f"sample --model {chain}/s --count 2 {more}")
+
+
+def test_films_are_written_as_films(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base, teacher = tiny.save("wan", tmp_path / "wan"), tmp_path / "t"
+    teacher.mkdir()
+    save_model(teacher, PipelineTeacher(base, PROMPTS, folder=teacher, **tiny.SIZES["wan"]))
+    line = f"sample --model {teacher} --passes 2 --accelerator cpu"
+    run(f"{line} --prompt boot --out {tmp_path}/one.gif")
+    run(f"{line} --count 3 --out {tmp_path}/three.npz --grid {tmp_path}/three.gif")
+    frames = read_array(tmp_path / "three.npz").shape[1]
+    for name in ("one", "three"):
+        with Image.open(tmp_path / f"{name}.gif") as film:
+            assert getattr(film, "n_frames", 1) in (1, frames)  # like frames are stored once
+    assert "expected a folder, a .npz or a .gif or .mp4 file" in fails(
+        capsys, f"{line} --prompt boot --out {tmp_path}/one.png"
+    )
+    if importlib.util.find_spec("imageio_ffmpeg") is None:
+        assert "needs imageio" in fails(capsys, f"{line} --prompt boot --out {tmp_path}/one.mp4")
+    else:
+        run(f"{line} --prompt boot --out {tmp_path}/one.mp4")
+        assert (tmp_path / "one.mp4").read_bytes()[4:8] == b"ftyp"
 
 
 def test_images_of_another_size_are_refused(

@@ -23,6 +23,7 @@ from bezierdistill.files import whole_folder, write_tensors
 from bezierdistill.interop.writing import json_block, metrics_block
 from bezierdistill.models import Model
 from bezierdistill.networks.pipeline import PipelineConfig
+from bezierdistill.pipelines.opening import makes_films
 from bezierdistill.records import to_json
 
 FILES = {"diffusers": "pytorch_lora_weights.safetensors", "comfyui": "comfyui_lora.safetensors"}
@@ -272,8 +273,7 @@ def _sampled(config: PipelineConfig, made: Levels, terminal: float | None) -> st
     if made.by == "call":
         given["sigmas"] = list(made.levels)
     told = "".join(f"    {name}={value!r},\n" for name, value in given.items())
-    known = inspect.signature(_pipeline(config).__call__).parameters
-    result = "frames" if "num_frames" in known else "images"
+    result = "frames" if makes_films(_pipeline(config)) else "images"
     title = f"1 step, from the noise level {_numbers(made.levels)}"
     if made.passes > 1:
         title = f"{made.passes} steps, from the noise levels {_numbers(made.levels)}"

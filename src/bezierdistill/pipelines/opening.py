@@ -102,6 +102,11 @@ def pipeline_class(kind: str) -> Any:
         return getattr(diffusers, kind, None)
 
 
+def makes_films(pipe: Any) -> bool:
+    """Whether a pipeline, or its class, makes films."""
+    return "num_frames" in inspect.signature(pipe.__call__).parameters
+
+
 def _check_kind(folder: Path, kind: str, parts: dict[str, Any]) -> None:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 

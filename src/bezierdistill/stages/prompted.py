@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ from bezierdistill.errors import UserError
 from bezierdistill.files import whole_folder, write_array, write_atomically, write_json
 from bezierdistill.models.model import Model
 from bezierdistill.models.pipeline import PipelineModel
+from bezierdistill.pipelines.opening import makes_films
 from bezierdistill.pipelines.prompts import read_prompts
 from bezierdistill.stages.sample import SampleConfig, told
+from bezierdistill.words import counted
 
-FILES = {".png": 3, ".gif": 4, ".mp4": 4}  # dimensions of a sample in such a file
+FILES = {False: (".png",), True: (".gif", ".mp4")}  # of images, of films
 FPS = 16
+WRITERS = ("imageio", "imageio_ffmpeg")  # of .mp4 files
 
 
 def sample_prompts(config: SampleConfig, model: Model) -> dict[str, Any]:
@@ -25,13 +29,12 @@ def sample_prompts(config: SampleConfig, model: Model) -> dict[str, Any]:
         UserError: on settings that it does not take, or an ``out`` that is no such file.
     """
     assert isinstance(model, PipelineModel)
-    _check(config)
-    if config.prompt is not None:
-        model = model.with_prompts([config.prompt])
-    elif config.prompts is not None:
-        model = model.with_prompts(read_prompts(config.prompts))
-    given = config.prompt is not None or config.prompts is not None
-    count = config.count or (len(model.prompts) if given else 64)
+    texts = read_prompts(config.prompts) if config.prompts is not None else None
+    texts = [config.prompt] if config.prompt is not None else texts
+    given = texts is not None
+    count = config.count or (64 if texts is None else len(texts))
+    _check(config, makes_films(model.net.loop.pipe), count)
+    model = model if texts is None else model.with_prompts(texts)
     rows = np.arange(count) % len(model.prompts)
     numbers = rows if given else None
     states = model.sample(count, config.passes, config.seed, config.solver, conditions=numbers)
@@ -52,12 +55,6 @@ def write_images(out: Path, images: np.ndarray, texts: list[str]) -> None:
     if out.suffix == ".npz":
         write_array(out, images)
     elif out.suffix:
-        if FILES[out.suffix] != images.ndim - 1 or (len(images) > 1 and images.ndim == 5):
-            kind = "an image" if images.ndim == 4 else "a film"
-            raise UserError(
-                f"out is {out} and {len(images)} samples are each {kind}: expected a folder, or"
-                f" {'a .png' if images.ndim == 4 else 'a .gif or .mp4 of one'}"
-            )
         one = images[0] if len(images) == 1 else grid(images)[0]
         write_atomically(out, lambda path: _write(path, one, out.suffix))
     else:
@@ -97,10 +94,22 @@ def _write(path: Path, image: np.ndarray, kind: str) -> None:
         frames[0].save(path, "PNG")
 
 
-def _check(config: SampleConfig) -> None:
-    if config.out.suffix not in ("", ".npz", *FILES):
+def _check(config: SampleConfig, films: bool, count: int) -> None:
+    """Refuse what could not be written, before anything is sampled."""
+    for name, file, more in (("out", config.out, ("", ".npz")), ("grid", config.grid, ())):
+        if file is None or file.suffix in (*FILES[films], *more):
+            continue
+        kinds = " or ".join(FILES[films])
         raise UserError(
-            f"out is {config.out}, expected a folder, or a .npz, .png, .gif or .mp4 file"
+            f"{name} is {file}, for {counted(count, 'sample')} of a pipeline of"
+            f" {'films' if films else 'images'}: expected {'a folder, a .npz or ' if more else ''}a"
+            f" {kinds} file"
+        )
+    made = {file.suffix for file in (config.out, config.grid) if file is not None}
+    if ".mp4" in made and not all(map(find_spec, WRITERS)):
+        raise UserError(
+            "a .mp4 file needs imageio and imageio-ffmpeg, which are not installed: expected a"
+            " .gif, or pip install imageio imageio-ffmpeg"
         )
     if config.out.suffix == "" and config.out.exists():
         raise UserError(f"{config.out} exists: choose another --out")

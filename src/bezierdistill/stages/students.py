@@ -163,10 +163,10 @@ def _check_prompted(config: DistillConfig, network: PipelineConfig) -> None:
             f"objective is {config.objective} with {config.most_passes} passes, a pipeline knows"
             " the start time only and learns one grid of knots: expected --objective knots"
         )
-    if config.loop.compile or config.loop.strategy == "fsdp":
+    if config.loop.compile or (config.loop.strategy == "fsdp" and not network.full):
         raise UserError(
             "loop is asked to compile or for fsdp, and a pipeline's transformer is called as it is,"
-            " and held whole by every rank: expected neither"
+            " and held whole by every rank that trains an adapter of it: expected neither"
         )
 
 
