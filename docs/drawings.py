@@ -2,6 +2,7 @@
 
     python docs/drawings.py [--out docs/pictures] [--only flow,curves]
     python docs/drawings.py --run runs/demo    # docs/demo.png, of the samples that a demo has kept
+    python docs/drawings.py --front            # docs/front.png, of pictures of the results
 
 In two dimensions the distribution is a mixture of Gaussians on two half circles, whose rectified
 flow is known exactly: a teacher without an error. The images are the 8x8 digits, with two small
@@ -602,15 +603,16 @@ def draw(name: str, out: Path) -> Path:
         return saved(DRAWINGS[name](), out / f"{name}.png")
 
 
-def saved(figure: Figure, path: Path) -> Path:
-    """Write a drawing. A palette makes a third of the bytes, and leaves nothing in the file but the
-    picture.
+def saved(figure: Figure, path: Path, coloured: bool = False) -> Path:
+    """Write a drawing, and nothing in the file but the picture. A palette makes a third of the
+    bytes, but for coloured samples, which it would change.
     """
     picture = io.BytesIO()
-    figure.savefig(picture, dpi=200)
-    Image.open(picture).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(
-        path, optimize=True
-    )
+    figure.savefig(picture, dpi=130 if coloured else 200)
+    image = Image.open(picture).convert("RGB")
+    if not coloured:
+        image = image.quantize(128, dither=Image.Dither.NONE)
+    image.save(path, optimize=True)
     return path
 
 
@@ -634,6 +636,52 @@ def demo(run: Path) -> Figure:
     return figure
 
 
+def front() -> Figure:
+    """Rows of ``docs/text-to-image.png`` and ``docs/fashion.png``, which the benchmarks make: what
+    a teacher makes of the same noise and captions, cut to few passes, and its students.
+    """
+    here = Path(__file__).parent
+    prompts = np.asarray(Image.open(here / "text-to-image.png").convert("RGB"))
+    fashion = np.asarray(Image.open(here / "fashion.png").convert("RGB"))
+    left = [88, 146, 204, 262, 320, 378, 436, 494, 553, 611, 669, 727]
+
+    def row(top: int) -> np.ndarray:
+        return np.stack([prompts[top : top + 56, x : x + 56] for x in left])
+
+    def panel(top: int, x: int) -> np.ndarray:
+        places = [(top + 77 * k // 2, x + 77 * n // 2) for k in (0, 1) for n in range(6)]
+        tiles = [Image.fromarray(fashion[y : y + 38, x : x + 38]) for y, x in places]
+        return np.stack([np.asarray(tile.resize((56, 56))) for tile in tiles])
+
+    parts = {
+        "a pipeline, 56 passes": row(77),
+        "cut to 2 passes": row(279),
+        "**ours, 1 pass**": row(346),
+        "rectified-flow\ndistillation, 1 pass": row(414),
+        "a teacher, 20 passes": panel(274, 244),
+        "**ours, 1 pass** ": panel(18, 244),
+        "rectified-flow\ndistillation, 1 pass ": panel(274, 4),
+    }
+    figure = Figure(figsize=(9.2, 4.7))
+    for k, (name, tiles) in enumerate(parts.items()):
+        axes = figure.add_axes((0.19, 0.865 - 0.14 * k - 0.02 * (k > 3), 0.805, 0.13))
+        gap = np.full((len(tiles), 56, 2, 3), 255, np.uint8)
+        axes.imshow(np.concatenate([*np.concatenate([tiles, gap], 2)], 1), aspect="auto")
+        axes.set_axis_off()
+        weight = "bold" if name.startswith("**") else "normal"
+        axes.text(
+            -0.012,
+            0.5,
+            name.strip("* "),
+            ha="right",
+            va="center",
+            fontsize=11,
+            weight=weight,
+            transform=axes.transAxes,
+        )
+    return figure
+
+
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description="Make the drawings of docs/concepts.md.")
@@ -642,7 +690,13 @@ def main() -> None:
     parser.add_argument(
         "--run", type=Path, help="draw docs/demo.png of this demo, and nothing else"
     )
+    parser.add_argument(
+        "--front", action="store_true", help="draw docs/front.png, and nothing else"
+    )
     arguments = parser.parse_args()
+    if arguments.front:
+        print(saved(front(), Path(__file__).parent / "front.png", coloured=True))
+        return
     if arguments.run is not None:
         print(saved(demo(arguments.run), Path(__file__).parent / "demo.png"))
         return

@@ -39,6 +39,7 @@ TARGETS = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULT
 SLOW = ("choose", "commands", "own-model", "results", "scale")
 PAST = ("log", "changelog")  # these tell of the past
 NO_MODELS = (
+    "README",
     "choose",
     "concepts",
     "use-in-code",
@@ -180,6 +181,9 @@ def readers_folder(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             save_images(Path(folder), x[labels == k][:96])
     np.save("threes.npy", x[labels == 3][:4])
     Path("mine.py").write_text(MINE)
+    if page == "README":  # as the page on one's own model has it
+        own = PAGES["own-model"].partition("\n## A torch module\n")[2]
+        Path("my_network.py").write_text(python(next(code for _, code in blocks(own))))
     np.savez("usps.npz", x=x[:200].astype(np.uint8), labels=labels[:200])
 
 
@@ -224,6 +228,7 @@ def test_code_runs_in_order_and_trains(
 ) -> None:
     names: dict[str, object] = {}
     monkeypatch.syspath_prepend(Path.cwd())
+    monkeypatch.delitem(sys.modules, "my_network", raising=False)
     for kind, text in blocks(PAGES[page]):
         if kind == "python":
             code = python(text)
