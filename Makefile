@@ -6,39 +6,44 @@ DOCS := .venv/.docs
 BROWSER := .venv/.browser
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 TEST := $(BIN)/python -m pytest -m "not slow and not browser"
+SITE := $(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env --builder html
 # Processes, of one thread each, that share the tests.
 WORKERS ?= 2
 OUT ?= runs/demo
 # Processes, of one thread each, that share the cells of an arena.
 JOBS ?= 1
 
-.PHONY: setup demo app test test-portable test-all test-browser test-wheel check docs wheel bench faults store scale search arena own images translation text-to-image bundled clean
+.PHONY: setup demo app test test-portable test-all test-browser test-wheel check docs docs-all wheel bench faults store scale search arena own images translation text-to-image bundled clean
 
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
+	@echo "Installing the package and its tools into .venv, once: pip takes some minutes and is silent ..."
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(INSTALL) --editable ".[dev]"
 	touch $(READY)
 
 $(DOCS): $(READY)
+	@echo "Installing what builds the documentation into .venv, once: pip takes a minute and is silent ..."
 	$(INSTALL) --editable ".[dev,docs]"
 	touch $(DOCS)
 
 $(BROWSER): $(READY)
+	@echo "Installing a browser for the tests, once: this takes some minutes and is silent ..."
 	$(INSTALL) --editable ".[dev,browser]"
 	command -v chromium || command -v google-chrome || $(BIN)/python -m playwright install --with-deps chromium || apt-get install --yes chromium
 	touch $(BROWSER)
 
 demo: setup
-	rm -rf $(OUT)
 	$(BIN)/bezierdistill demo --out $(OUT)
 
 app: setup
 	$(BIN)/bezierdistill app
 
 test: setup
-	OMP_NUM_THREADS=1 $(TEST) --numprocesses $(WORKERS)
+	@echo "Running the tests in $(WORKERS) processes: some minutes, a dot for each that passes ..."
+	@OMP_NUM_THREADS=1 $(TEST) --numprocesses $(WORKERS)
+	@echo "All tests have passed: the installation works."
 
 # The tests under other kernels and numbers of threads: what holds must not depend on the processor.
 test-portable: setup
@@ -57,8 +62,14 @@ check: $(DOCS)
 	$(BIN)/pyright
 	OMP_NUM_THREADS=1 $(TEST) --numprocesses $(WORKERS)
 
+# The site into site/; without the outputs of the notebooks, which run for minutes.
 docs: $(DOCS)
-	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env --builder html docs site
+	@echo "Building site/ without running the notebooks (make docs-all runs them) ..."
+	$(SITE) --define nb_execution_mode=off docs site
+
+docs-all: $(DOCS)
+	@echo "Running the notebooks and building site/: some minutes ..."
+	$(SITE) docs site
 
 wheel: setup
 	rm -rf dist

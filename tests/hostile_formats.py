@@ -336,7 +336,7 @@ def spoil_pipeline(rng: Random, kit: Kit) -> str:
     return done
 
 
-pipeline_used = either("import --folder IN --prediction epsilon --schedule steps --out OUT")
+pipeline_used = either("import --source IN --prediction epsilon --schedule steps --out OUT")
 plain_store = partial(build_store, points="float32", noise="stored")
 packed_store = partial(build_store, points="uint8", noise="seed")
 READ = {store_read: 8, store_used: 4}

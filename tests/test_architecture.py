@@ -34,6 +34,7 @@ LINE = (
         "memory",
         "progress",
         "files",
+        "hub",
         "objects",
         "noise",
         "curves",

@@ -249,7 +249,7 @@ def test_ctrl_c_stops_every_process(data: str, tmp_path: Path) -> None:
     for name in ("a", "b"):
         own(tmp_path, name, f"{body}    time.sleep(60)")
     words = ["--methods", f"{tmp_path}/a.py,{tmp_path}/b.py", "--seeds", "1", "--jobs", "2"]
-    words += ["--data", data, "--out", str(tmp_path / "out"), "--samples", "64"]
+    words += ["--data", data, "--out", str(tmp_path / "out"), "--samples", "64", "--quiet"]
     running = subprocess.Popen(
         [sys.executable, "-m", "bezierdistill.cli", "arena", *words],
         stderr=subprocess.PIPE,

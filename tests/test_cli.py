@@ -588,16 +588,19 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_progress_is_shown_on_a_terminal_and_nowhere_else(
+def test_bars_are_shown_on_a_terminal_alone_and_nothing_if_quiet(
     chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = f"recipe --budget 20000 --batch 16 --data {chain}/data.npz {NET} --out {tmp_path}"
+    parts = ("the strong teacher", "the weak teacher", "its curves", "the student")
     assert run(f"{recipe}/a") == 0
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == ""  # it is short
     monkeypatch.setattr(sys, "stderr", Terminal())
+    assert run(f"{recipe}/quiet --quiet") == 0
+    assert cast(Terminal, sys.stderr).getvalue() == ""
     assert run(f"{recipe}/b") == 0
     shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", cast(Terminal, sys.stderr).getvalue())
-    for part in ("the strong teacher", "the weak teacher", "its curves", "the student"):
+    for part in parts:
         assert f"{tmp_path / 'b'}: {part}\n" in shown
     for stage in ("teacher", "curves", "alignment"):  # steps, steps per second, time left
         assert re.search(rf"[\r\n]{stage} +\S+ +(\d+)/\1 +\S+/s \d:\d\d:\d\d", shown), stage

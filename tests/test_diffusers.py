@@ -3,6 +3,7 @@ make the same images."""
 
 import dataclasses
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -470,3 +471,66 @@ def test_mnist_from_training_to_a_pipeline(tmp_path: Path) -> None:
         2, num_inference_steps=2, generator=torch.Generator().manual_seed(0)
     ).images
     assert [image.size for image in images] == [(28, 28)] * 2
+
+
+ALONE = """
+import sys
+sys.modules["bezierdistill"] = None  # as if it were not installed
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+
+for folder in sys.argv[1:]:
+    pipe = DiffusionPipeline.from_pretrained(
+        folder, custom_pipeline=folder, trust_remote_code=True
+    )
+    pipe.set_progress_bar_config(disable=True)
+    labels = [0, 1, 2, 0] if pipe.unet.config.num_class_embeds else None
+    for passes in (1, 2):
+        made = pipe(
+            4,
+            class_labels=labels,
+            num_inference_steps=passes,
+            generator=torch.Generator().manual_seed(passes),
+            output_type="np",
+        ).images
+        np.save(f"{folder}/{passes}.npy", made)
+assert not any(name.startswith("bezierdistill.") for name in sys.modules if "interop" not in name)
+"""
+
+
+def test_diffusers_alone_runs_the_code_in_the_folder(tmp_path: Path) -> None:
+    guided = Conditions(size=4, frequencies=(1 / 3,) * 3, guidance_range=(1.0, 3.0))
+    labelled = Conditions(size=3, frequencies=(1 / 3,) * 3)
+    unet = tiny_unet()
+    unet.save_pretrained(tmp_path / "theirs")
+    teacher = import_diffusers(tmp_path / "theirs", tmp_path / "t", "flow", "linear-down")
+    knots = {1: (0.0, 1.0), 2: (0.0, 0.7, 1.0)}
+    models = {
+        "mlp": model_of(
+            NetworkConfig("mlp", 16, 2, control_points=3), conditions=guided, knots=knots
+        ),
+        "unet": model_of(NetworkConfig("unet", 8, 1, 1), conditions=labelled, knots=knots),
+        "dit": model_of(NetworkConfig("dit", 32, 1, 2), knots=knots),
+        "foreign": teacher,
+    }
+    for name, model in models.items():
+        for parameter in model.net.parameters():  # some layers start at zero
+            parameter.data += 0.05 * torch.randn_like(parameter)
+        export_diffusers(model, tmp_path / name)
+    cache = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "code")}
+    folders = [str(tmp_path / name) for name in models]
+    subprocess.run([sys.executable, "-c", ALONE, *folders], check=True, env=cache)
+    for name, model in models.items():
+        cond = None
+        if model.condition_size:
+            cond = torch.eye(model.condition_size)[[0, 1, 2, 0]]
+        if model.conditions.guidance_range is not None:
+            assert cond is not None
+            cond[:, 3] = 2.0  # the middle
+        for passes in (1, 2):
+            noise = torch.randn(4, *model.shape, generator=torch.Generator().manual_seed(passes))
+            own = (model.generate(noise, passes, cond=cond) / 2 + 0.5).clamp(0, 1)
+            made = np.load(tmp_path / name / f"{passes}.npy")
+            np.testing.assert_allclose(made, own.permute(0, 2, 3, 1), rtol=0, atol=1e-5)
+            assert made.std() > 0.01

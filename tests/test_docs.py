@@ -237,7 +237,7 @@ def test_code_runs_in_order_and_trains(
             exec(compile(code, f"{page}.md", "exec", dont_inherit=True), names)
             continue
         for command in commands(text):
-            if command[0] == "app":  # it would serve until it is interrupted
+            if command[0] in ("app", "push"):  # which serves, or needs a login
                 parse(command)
             else:
                 told = shlex.join(command)

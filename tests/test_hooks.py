@@ -266,7 +266,7 @@ def test_the_loss_stands_beside_the_bar_of_a_terminal_alone(
     fit(tmp_path / "shown", 40, log_every=40)
     assert len(read) == 4  # every ten steps
     last = logged(tmp_path / "shown")[-1]["loss"]["net"]
-    assert "net 0." in capsys.readouterr().err
+    assert "loss 0." in capsys.readouterr().err
     assert math.isfinite(last)
     with progress("work", 3) as advance:
         advance(1)

@@ -109,7 +109,7 @@ def test_a_scheduler_that_says_otherwise_is_an_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = save_pipeline(tmp_path / "pipeline", tiny_unet(), "v_prediction")
-    flags = ["--folder", str(folder), "--out", str(tmp_path / "out")]
+    flags = ["--source", str(folder), "--out", str(tmp_path / "out")]
     assert cli.main(["import", *flags, "--schedule", "steps", "--prediction", "epsilon"]) == 2
     assert "the scheduler of" in capsys.readouterr().err
     assert cli.main(["import", *flags, "--schedule", "linear-up"]) == 2
@@ -231,7 +231,7 @@ def test_averaged_weights_of_training_scripts_are_imported(
     averaged = save_ema(tmp_path / "run" / "unet_ema")
     assert '"decay"' in (tmp_path / "run" / "unet_ema" / "config.json").read_text()
     folder, out = tmp_path / "run", tmp_path / "out"
-    flags = ["--folder", str(folder), "--prediction", "flow", "--schedule", "linear-down"]
+    flags = ["--source", str(folder), "--prediction", "flow", "--schedule", "linear-down"]
     assert cli.main(["import", *flags, "--out", str(out)]) == 0
     told = capsys.readouterr().out
     assert "settings that the network does not have: decay, inv_gamma, min_decay" in told
@@ -241,7 +241,7 @@ def test_averaged_weights_of_training_scripts_are_imported(
         exact = field_of(averaged, model)(x, s)
         torch.testing.assert_close(model.field(x, s), exact, rtol=1e-6, atol=1e-6)
     tiny_unet().save_pretrained(folder / "unet")
-    with pytest.raises(UserError, match=r"holds unet and unet_ema: .* --folder .*unet_ema"):
+    with pytest.raises(UserError, match=r"holds unet and unet_ema: .* such as .*unet_ema"):
         import_diffusers(folder, tmp_path / "other", "flow", "linear-down")
 
 
@@ -327,7 +327,7 @@ def test_weights_are_loaded_however_they_were_saved(
     unet.save_pretrained(tmp_path / "net")
     spoil(tmp_path / "net")
     flags = ["--prediction", "flow", "--schedule", "linear-down"]
-    folders = ["--folder", str(tmp_path / "net"), "--out", str(tmp_path / "out")]
+    folders = ["--source", str(tmp_path / "net"), "--out", str(tmp_path / "out")]
     assert cli.main(["import", *flags, *folders]) == 0
     assert line in capsys.readouterr().out
     model = load_model(tmp_path / "out")

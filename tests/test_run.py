@@ -12,12 +12,14 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+import msgspec
 import numpy as np
 import pytest
 import yaml
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from bezierdistill import run as run_module
 from bezierdistill.arena.demo import DemoConfig, demo
 from bezierdistill.arena.runner import FREE, ArenaConfig, arena
 from bezierdistill.cli import VERBS, main, parse
@@ -252,6 +254,61 @@ def test_sessions_and_their_seconds_add_up_also_of_an_interrupted_one(tmp_path: 
     assert done.seconds >= stopped.seconds + 0.05
     assert done.machine == machine()
     assert done.commands == (command("train", TrainConfig("digits", tmp_path)),)
+
+
+def test_a_run_that_goes_on_with_other_threads_tells_how_to_keep_its_bits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> None:
+        with run_of(tmp_path):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert "begun with" not in capsys.readouterr().err
+    made, threads = told(tmp_path), machine().threads
+    before = msgspec.structs.replace(made.machine, threads=threads + 3)
+    write_sealed(tmp_path / MADE, msgspec.structs.replace(made, machine=before))
+    with run_of(tmp_path):
+        line = f"begun with {threads + 3} threads, goes on with {threads}: sums are rounded"
+        assert line in (notice := capsys.readouterr().err)
+        assert f"OMP_NUM_THREADS={threads + 3} continues it to the same bits" in notice
+    with run_of(tmp_path):  # finished: nothing is computed
+        assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("load", "share", "threads", "variable", "hinted"),
+    [
+        (9.0, 90.0, 2, None, True),
+        (9.0, 10.0, 2, None, False),  # the load is that of a command that has just ended
+        (0.1, 90.0, 2, None, False),
+        (9.0, 90.0, 1, None, False),
+        (9.0, 90.0, 2, "2", False),  # it was chosen
+    ],
+)
+def test_threads_that_wait_for_other_work_are_told_of_once(
+    load: float,
+    share: float,
+    threads: int,
+    variable: str | None,
+    hinted: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(run_module.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(run_module.psutil, "getloadavg", lambda: (load, 1.0, 1.0))
+    monkeypatch.setattr(run_module.psutil, "cpu_percent", lambda seconds: share)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    run_module._tell_busy.cache_clear()
+    here = msgspec.structs.replace(machine(), threads=threads, device="cpu")
+    for _ in range(2):
+        run_module._tell_threads(here, None)
+    told = capsys.readouterr().err
+    assert told.count("OMP_NUM_THREADS=1 takes less of the processor") == hinted
+    assert told.count("\n") == hinted
 
 
 def test_a_finished_run_is_left_alone_and_an_extended_one_is_told_of(tmp_path: Path) -> None:

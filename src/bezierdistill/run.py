@@ -19,22 +19,26 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from textwrap import indent
 from typing import Any
 
+import psutil
 import torch
 from msgspec.structs import replace
 
 from bezierdistill import __version__
 from bezierdistill.errors import UserError
 from bezierdistill.files import locked, write_text
-from bezierdistill.progress import is_follower
+from bezierdistill.progress import is_follower, notice
 from bezierdistill.records import Machine, Made, Settings, read_sealed, to_json, write_sealed
 from bezierdistill.settings import Contents, as_word, as_yaml, default_of
+from bezierdistill.words import counted
 
 RUN, MADE, README, SETTINGS = "run.json", "made.json", "README.txt", "settings.yaml"
+BUSY = 0.5  # load per core, above which runs get in each other's way
 PACKAGES = ("torch", "diffusers", "numpy", "safetensors", "lightning-fabric")
 AGAIN = "The same command continues it where it was stopped, and leaves it alone once finished.\n"
 # What may always change from session to session: it leaves the result as it is.
@@ -146,6 +150,7 @@ class Run:
             commands = before.commands if known else (*before.commands, *made.commands)
             more = {"commands": commands, "machine": made.machine, "sessions": before.sessions + 1}
             made = replace(before, finished=False, fast=self.fast, **more)
+        _tell_threads(made.machine, before and before.machine)
         _write(self.out, made, self.contents)
         write_text(self.out / SETTINGS, as_yaml(self.asked or self.config))
         started = time.perf_counter()
@@ -231,6 +236,31 @@ def machine() -> Machine:
         device="cuda" if torch.cuda.is_available() else "cpu",
         versions=versions | {name: _version(name) for name in PACKAGES},
     )
+
+
+def _tell_threads(here: Machine, before: Machine | None) -> None:
+    """Say where threads cost more than they bring, or results will differ in their last digits.
+
+    Their number is never chosen here: the same command would give other bits by other work's load.
+    """
+    if before is not None and before.threads != here.threads:
+        notice(
+            f"begun with {counted(before.threads, 'thread')}, goes on with {here.threads}: sums are"
+            f" rounded otherwise; OMP_NUM_THREADS={before.threads} continues it to the same bits"
+        )
+    elif here.threads > 1 and here.device == "cpu" and not os.environ.get("OMP_NUM_THREADS"):
+        _tell_busy(here.threads)
+
+
+@cache
+def _tell_busy(threads: int) -> None:
+    """Say once that other work has the cores, if it has."""
+    cores = os.cpu_count() or 1
+    if (load := psutil.getloadavg()[0]) > BUSY * cores and psutil.cpu_percent(0.2) > 100 * BUSY:
+        notice(
+            f"other work is running (load {load:.1f} of {cores} cores): {threads} threads wait for"
+            " each other; OMP_NUM_THREADS=1 takes less of the processor, and differs in rounding"
+        )
 
 
 def _version(package: str) -> str | None:

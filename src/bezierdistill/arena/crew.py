@@ -17,7 +17,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
-from io import TextIOWrapper
 from queue import SimpleQueue
 from typing import Any, TextIO
 
@@ -28,7 +27,7 @@ from bezierdistill.arena.runner import ArenaConfig, choose_methods
 from bezierdistill.data import load_data
 from bezierdistill.errors import UserError
 from bezierdistill.networks.config import NetworkConfig
-from bezierdistill.progress import announce
+from bezierdistill.progress import announce, silent, stage
 from bezierdistill.records import to_json, write_record
 from bezierdistill.training.settings import LoopConfig
 
@@ -68,11 +67,12 @@ class Crew:
                 process = process or self._started()
                 process = self._run(process, cell)
                 announce(f"cell {k} of {count} has ended: {what}, seed {cell.seed}")
+                advance(1)
             if process is not None:
                 self._end(process)
 
         jobs = min(self.config.jobs, count)
-        with ThreadPoolExecutor(max(1, jobs)) as pool:
+        with stage("cells", count) as advance, ThreadPoolExecutor(max(1, jobs)) as pool:
             futures = [pool.submit(work) for _ in range(jobs)]
             try:
                 for future in as_completed(futures):
@@ -147,13 +147,6 @@ def _send(process: subprocess.Popen[str], value: Any) -> None:
     process.stdin.flush()
 
 
-class _Plain(TextIOWrapper):
-    """Standard error of one process of several: lines alone, no bars."""
-
-    def isatty(self) -> bool:
-        return False
-
-
 def _settings(told: dict[str, Any]) -> ArenaConfig:
     parts = {"network": NetworkConfig, "loop": LoopConfig}
     inner = {name: kind(**_tuples(told[name])) for name, kind in parts.items()}
@@ -188,7 +181,6 @@ def main() -> None:
     torch.set_num_threads(1)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what methods print is no answer
-    sys.stderr = _Plain(sys.stderr.detach(), line_buffering=True)  # pyright: ignore
     asked, busy = SimpleQueue[str](), threading.Event()
 
     def listen() -> None:
@@ -199,7 +191,7 @@ def main() -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=listen, daemon=True).start()
-    with suppress(KeyboardInterrupt):
+    with suppress(KeyboardInterrupt), silent():  # who asked tells of the cells
         _serve(asked, answers, busy)
 
 

@@ -1,6 +1,7 @@
 """The command line: one verb per stage; settings are given by flags or by YAML (``--config``).
 
-A result is told to people, or with ``--json`` printed as one JSON value. What a user can put right
+A result is told to people, or with ``--json`` printed as one JSON value; what takes long is told on
+standard error, unless ``--quiet``. What a user can put right
 (:class:`~bezierdistill.errors.UserError`), a file that cannot be used and a lack of memory end with
 one line on standard error and exit code 2; ``BEZIERDISTILL_DEBUG=1`` shows the traceback instead.
 Anything else is a mistake of ours, and keeps its traceback.
@@ -20,9 +21,9 @@ from typing import Any
 
 from bezierdistill import __version__
 from bezierdistill.cli.parser import find_verb, listing, parse
-from bezierdistill.cli.verbs import CONTINUED, VERBS
+from bezierdistill.cli.verbs import CONTINUED, SILENT, VERBS
 from bezierdistill.errors import UnfitError, UserError
-from bezierdistill.progress import is_follower
+from bezierdistill.progress import is_follower, silent, stage
 from bezierdistill.settings import as_yaml
 
 __all__ = ["VERBS", "explain", "main", "parse"]
@@ -55,11 +56,13 @@ def _answer(words: list[str], asked: list[int]) -> int:
     name, as_json = "", False
     try:
         name = find_verb(words).name
-        verb, config, as_json, print_config = parse(words)
+        verb, config, as_json, quiet, print_config = parse(words)
         if print_config:
             print(as_yaml(config), end="")
             return 0
-        with redirect_stdout(io.StringIO()) if as_json or is_follower() else nullcontext():
+        told = nullcontext() if name in SILENT else stage(name)
+        only_json = redirect_stdout(io.StringIO()) if as_json or is_follower() else nullcontext()
+        with only_json, silent(quiet), told:
             result = verb.run(config)
         if as_json:
             _print_json(result)

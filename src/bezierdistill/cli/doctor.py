@@ -34,7 +34,6 @@ EXTRAS = {
     **{"app": ("gradio",), "hub": ("datasets", "huggingface_hub")},
     **{"docs": ("sphinx", "furo"), "browser": ("playwright",)},
 }
-BUSY = 0.5  # load per core, above which runs get in each other's way
 
 
 @dataclass(frozen=True)
@@ -186,6 +185,8 @@ def passes_per_second(recipe: Recipe, device: str, seconds: float) -> float:
 
 
 def _warnings(found: dict[str, Any]) -> Iterator[str]:
+    from bezierdistill.run import BUSY
+
     cores, threads = found["machine"]["cores"] or 1, found["threads_variable"]
     if threads is None and found["load"] > BUSY * cores:
         told = f"the load is {found['load']} of {cores} cores and OMP_NUM_THREADS is not set"

@@ -27,6 +27,7 @@ NONE = ("none", "null", "~", "")  # here, and in YAML
 MINUS = re.compile(r"-\.?\d")  # a value that begins so is no flag; as in Python 3.14
 WIDEST = 120  # columns
 JSON = "print the result as one JSON value on standard output, and nothing else there"
+QUIET = "no bars or lines of progress on standard error; notices and errors are still told"
 
 
 class Request(NamedTuple):
@@ -35,6 +36,7 @@ class Request(NamedTuple):
     verb: Verb
     config: Any
     json: bool
+    quiet: bool
     print_config: bool
 
 
@@ -124,6 +126,7 @@ def _fill(parser: argparse.ArgumentParser, verb: Verb) -> None:
     add("--print-config", action="store_true", help="print all settings as YAML and exit")
     if verb.name not in SILENT:
         add("--json", action="store_true", help=JSON)
+        add("--quiet", action="store_true", help=QUIET)
     add("-h", "--help", action="help", help="print this")
 
 
@@ -203,7 +206,8 @@ def parse(arguments: Sequence[str]) -> Request:
     words = _expanded([_dashed(word) for word in arguments[len(verb.name.split()) :]])
     parsed = vars(parser.parse_args(words))
     config = _built(verb.config, parsed, "")
-    return Request(verb, config, parsed.get("json", False), parsed["print_config"])
+    as_json, quiet = (parsed.get(name, False) for name in ("json", "quiet"))
+    return Request(verb, config, as_json, quiet, parsed["print_config"])
 
 
 def find_verb(words: Sequence[str]) -> Verb:

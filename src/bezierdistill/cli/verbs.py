@@ -24,7 +24,7 @@ GROUPS = {
     "use a model": ("sample", "translate", "evaluate"),
     "compare methods": ("arena", "reflow"),
     "look at a run": ("report", "app"),
-    "share": ("import", "export"),
+    "share": ("import", "export", "push"),
     "curve stores": ("store info", "store verify", "store merge", "store export", "store import"),
     "this machine": ("doctor", "completion"),
 }

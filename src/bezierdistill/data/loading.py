@@ -45,6 +45,7 @@ from bezierdistill.data.toys import TOYS, load_toy, loops_sampler, manifold_samp
 from bezierdistill.data.views import coloured, cropped, only_class, principal, resized
 from bezierdistill.errors import UserError
 from bezierdistill.objects import START, Named, find_object, is_object
+from bezierdistill.progress import stage
 
 BUILT_IN = ("digits", "manifold", "loops", *TOYS)
 ENDLESS = {"manifold": (manifold_sampler, 16), "loops": (loops_sampler, 20)}  # and dimensions
@@ -53,6 +54,7 @@ SOURCE = re.compile(r"(?:@key=([^@]+))?(?:@labels=([^@]+))?|@(rgba)")
 PLACE = re.compile(r"hf:([^:]+)(?::[^@]+)?|(.+\.py)(?::\w+)?")  # of what is not a path itself
 
 
+@stage("loading data")
 def load_data(source: str | object, key: str | None = None, labels: str | None = None) -> Data:
     """Load a data set; the same object as before, unless a file of it has changed.
 

@@ -9,8 +9,9 @@ would space few steps badly (two steps of flow matching would start at sigma 1 a
 the knots that the student was trained for. A time step here is a row ``[s, t]``: a flow map needs
 both times.
 
-Importing this module is what lets ``DiffusionPipeline.from_pretrained`` find the components:
-diffusers imports nothing that a folder names.
+Importing this module is what lets ``DiffusionPipeline.from_pretrained`` find the components, as
+diffusers imports nothing that a folder names; or it runs the same code from the folder's
+``pipeline.py``, where it is told to (``custom_pipeline``, ``trust_remote_code``).
 """
 
 from __future__ import annotations

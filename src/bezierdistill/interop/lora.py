@@ -24,6 +24,7 @@ from bezierdistill.interop.writing import json_block, metrics_block
 from bezierdistill.models import Model
 from bezierdistill.networks.pipeline import PipelineConfig
 from bezierdistill.pipelines.opening import makes_films
+from bezierdistill.progress import stage
 from bezierdistill.records import to_json
 
 FILES = {"diffusers": "pytorch_lora_weights.safetensors", "comfyui": "comfyui_lora.safetensors"}
@@ -59,6 +60,7 @@ class Levels:
         return self.levels[-1] if self.by == "scheduler" and self.passes > 1 else None
 
 
+@stage("exporting")
 def export_lora(model: Model, out: str | Path, dialect: str = "diffusers") -> Path:
     """Write the adapter of a pipeline's student as a folder; it is whole or absent.
 
@@ -375,7 +377,7 @@ def _facts(model: Model, config: PipelineConfig) -> str:
 {json_block(spent)}
 ## Metrics
 
-{metrics_block(model)}
+{metrics_block(model.folder)}
 ## Settings
 
 {json_block(to_json(made_by))}"""

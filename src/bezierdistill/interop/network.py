@@ -46,14 +46,17 @@ def find_network(folder: Path) -> Path:
     """
     for coder in ("vae", "vqvae"):
         if (folder / coder).exists():
-            raise UserError(f"{folder} has a {coder}: its network makes latents, expected images")
+            raise UserError(
+                f"{folder} has a {coder}: its network makes latents, expected images, or"
+                " --prompts for a pipeline with prompts"
+            )
     names = {path: _read(path / CONFIG, "network").get("_class_name") for path in _places(folder)}
     found = [place for place, name in names.items() if name in get_args(ClassName)]
     if len(found) == 1:
         return found[0]
     if found:
         held = " and ".join(place.name for place in found)
-        raise UserError(f"{folder} holds {held}: expected one network, --folder {found[-1]}")
+        raise UserError(f"{folder} holds {held}: expected one network, such as {found[-1]}")
     for place, name in names.items():
         if name is not None and place.name in (folder.name, "unet", "transformer"):
             expected = " or ".join(get_args(ClassName))

@@ -16,11 +16,13 @@ from bezierdistill.models.folder import load_model, save_model
 from bezierdistill.models.pipeline import PipelineModel, PipelineTeacher
 from bezierdistill.pipelines.opening import check_pipeline, find_pipeline, pipeline_class
 from bezierdistill.pipelines.prompts import read_prompts
+from bezierdistill.progress import stage
 
 # Of every call of ours, or none of the user's business.
 OURS = {"prompt", "latents", "generator", "num_inference_steps", "output_type", "return_dict"}
 
 
+@stage("importing")
 def import_pipeline(
     source: str,
     prompts: Path,

@@ -15,11 +15,13 @@ from bezierdistill import __version__
 from bezierdistill.data.scaling import Layout, Scaling
 from bezierdistill.errors import UserError
 from bezierdistill.files import whole_folder
+from bezierdistill.hub import SETTINGS, WEIGHTS, is_name, local_folder
 from bezierdistill.interop.network import find_network, load_network
 from bezierdistill.interop.scheduler import Convention, agree
 from bezierdistill.models import Model, save_model
 from bezierdistill.models.weights import check_weights
 from bezierdistill.networks import foreign
+from bezierdistill.progress import notice, stage
 from bezierdistill.records import Conditions, ModelCard, Passes, to_json
 from bezierdistill.schedules import check_prediction
 from bezierdistill.settings import Prediction, ScheduleKind
@@ -28,6 +30,7 @@ LAYOUTS: dict[int, Layout] = {1: "hw", 3: "hwc", 4: "hwc"}
 NOTE = "imported: passes of the teacher's own training are not counted, class frequencies not known"
 
 
+@stage("importing")
 def import_diffusers(
     folder: str | Path,
     out: str | Path,
@@ -43,7 +46,8 @@ def import_diffusers(
     tensors' names), ``passed_over`` (settings that the network does not have).
 
     Args:
-        folder: a local folder: a pipeline, a checkpoint of a training script, or the network alone.
+        folder: a folder, or its name on the hub (``OWNER/NAME``): a pipeline, a checkpoint of a
+            training script, or the network alone.
         out: folder of the new model.
         prediction: what the network predicts: velocity, flow, epsilon, sample, v_prediction
             (see :class:`~bezierdistill.Teacher`); needed where no scheduler says it.
@@ -55,18 +59,26 @@ def import_diffusers(
         UserError: on a folder that holds no such network, a scheduler there that contradicts what
             is named, weights that do not fit, or an ``out`` that is not empty.
     """
-    folder, out = Path(folder), Path(out)
+    source, out = folder, Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is not empty: choose another --out")
+    folder = local_folder(source, SETTINGS)
     place = find_network(folder)
     told = agree(Convention(prediction, schedule, numbers), folder, place)
-    teacher = _teacher(folder, place, told)
+    local_folder(source, WEIGHTS)  # of a hub's, once its settings are known to be of use
+    where = str(source) if is_name(source) else str(folder.resolve())
+    teacher = _teacher(where, place, told)
     with whole_folder(out) as made:
         saved = save_model(made, teacher)
+    if told.prediction == "epsilon":
+        notice(
+            f"{source} predicts epsilon: its velocity divides by alpha, which is almost 0 at the"
+            " noise end, so one pass of a student is hard to learn; compare with two"
+        )
     return replace(saved, folder=out)
 
 
-def _teacher(folder: Path, place: Path, told: Convention) -> Model:
+def _teacher(folder: str, place: Path, told: Convention) -> Model:
     """The model around the network in ``place``, which is tried."""
     prediction, schedule = told.prediction, told.schedule
     assert prediction is not None
@@ -88,7 +100,7 @@ def _teacher(folder: Path, place: Path, told: Convention) -> Model:
         raise UserError(f"{place} cannot be used: {' '.join(str(error).split())[:300]}") from None
     frequencies = (1 / classes,) * classes if classes else None
     settings = {
-        "folder": str(folder.resolve()),
+        "folder": folder,
         "prediction": prediction,
         "schedule": schedule,
         "scheduler": told.said_by and str(told.said_by),

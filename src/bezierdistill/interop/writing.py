@@ -11,14 +11,17 @@ import numpy as np
 from bezierdistill import __version__
 from bezierdistill.errors import UserError
 from bezierdistill.files import read_text, whole_folder
+from bezierdistill.interop.code import FILE, pipeline_code
 from bezierdistill.models import Model
 from bezierdistill.networks.pipeline import PipelineConfig
-from bezierdistill.records import parse_json, to_json
+from bezierdistill.progress import stage
+from bezierdistill.records import ModelCard, parse_json, to_json
 
 
+@stage("exporting")
 def export_diffusers(model: Model, out: str | Path, guidance_scale: float | None = None) -> Path:
-    """Write a model as a folder of diffusers: safetensors, settings, and a README; it is whole or
-    absent.
+    """Write a model as a folder of diffusers: safetensors, settings, the pipeline's code, and a
+    README; it is whole or absent.
 
     Args:
         model: a student or teacher of square images that lie in [-1, 1] in model units; or a
@@ -55,6 +58,7 @@ def export_diffusers(model: Model, out: str | Path, guidance_scale: float | None
     pipeline = _pipeline(model, guidance_scale)
     with whole_folder(out) as folder:
         pipeline.save_pretrained(folder, safe_serialization=True)
+        (folder / FILE).write_text(pipeline_code(), encoding="utf-8")
         (folder / "README.md").write_text(_readme(model, guidance_scale), encoding="utf-8")
     return out
 
@@ -105,11 +109,6 @@ def _readme(model: Model, guidance_scale: float | None) -> str:
         low, high = model.conditions.guidance_range
         told += f"\nThe guidance scale is an input of the network: {guidance_scale:g} here"
         told += f" (`unet/config.json`), {low:g} to {high:g} was distilled."
-    rows = {k: ", ".join(f"{time:g}" for time in knots) for k, knots in model.knots.items()}
-    spaced = "\n".join(f"- {k}: {rows[k]}" for k in sorted(rows))
-    teachers = "\n".join(f"- `{teacher.digest}`" for teacher in model.card.teachers) or "- none"
-    spent = {**model.card.passes.parts, "total": model.spent}
-    made_by = {"seed": model.card.seed, "steps": model.card.steps, **model.card.settings}
     title = " x ".join(map(str, model.shape))
     return f"""---
 library_name: diffusers
@@ -118,25 +117,37 @@ tags: [bezierdistill, flow-map, few-step, image-generation]
 
 # A {model.card.kind} of {title} images, distilled along Bezier curves
 
-Made by bezierdistill {__version__}, which it needs: diffusers runs no code that a folder names, so
-the import below comes first.
-Without it, `from_pretrained` says that `bezierdistill.interop.diffusers` has not been imported.
+Made by bezierdistill {__version__}. diffusers runs it by the code in `pipeline.py`, which you allow
+it to run:
 
 ```python
-import bezierdistill.interop.diffusers
 import torch
 from diffusers import DiffusionPipeline
 
-pipe = DiffusionPipeline.from_pretrained("THIS FOLDER")
+folder = "THIS FOLDER"  # or its name on the hub
+pipe = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)
 generator = torch.Generator().manual_seed(0)
 images = pipe(
     batch_size=4{labels}, num_inference_steps={passes}, generator=generator
 ).images
 ```
 
+Where bezierdistill is installed, `import bezierdistill.interop.diffusers` before
+`DiffusionPipeline.from_pretrained(folder)` takes the code from there, none of the folder's.
+
 {told}
 
-## Knots by number of passes (`num_inference_steps`)
+{origin(model.card, model.folder)}"""
+
+
+def origin(card: ModelCard, folder: Path | None) -> str:
+    """Sections of a README: a model's knots, what it cost, its teachers, metrics and settings."""
+    rows = {k: ", ".join(f"{time:g}" for time in knots) for k, knots in card.knots.items()}
+    spaced = "\n".join(f"- {k}: {rows[k]}" for k in sorted(rows))
+    teachers = "\n".join(f"- `{teacher.digest}`" for teacher in card.teachers) or "- none"
+    spent = {**card.passes.parts, "total": card.passes.total}
+    made_by = {"seed": card.seed, "steps": card.steps, **card.settings}
+    return f"""## Knots by number of passes
 
 Time runs from 0 (noise) to 1 (data); other numbers of passes are evenly spaced.
 
@@ -151,15 +162,15 @@ Time runs from 0 (noise) to 1 (data); other numbers of passes are evenly spaced.
 
 ## Metrics
 
-{metrics_block(model)}
+{metrics_block(folder)}
 ## Settings
 
 {json_block(to_json(made_by))}"""
 
 
-def metrics_block(model: Model) -> str:
-    """The metrics of a model, where it was evaluated."""
-    if model.folder is None or not (file := model.folder / "metrics.json").exists():
+def metrics_block(folder: Path | None) -> str:
+    """The metrics of the model in a folder, where it was evaluated."""
+    if folder is None or not (file := folder / "metrics.json").exists():
         return "Not measured.\n"
     return json_block(parse_json(file, read_text(file, "metrics")))
 

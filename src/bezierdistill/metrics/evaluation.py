@@ -21,6 +21,7 @@ from bezierdistill.metrics.classifier import labels_of
 from bezierdistill.metrics.features import describe, extract, in_batches
 from bezierdistill.metrics.scales import describe_scales, scale_features
 from bezierdistill.noise import Stream, generator
+from bezierdistill.progress import stage
 from bezierdistill.records import SCALES, ClassScores, Protocol, Score, Scores
 
 MAX_ROWS, MIN_ROWS, REPEATS = 5_000, 8, 4
@@ -89,6 +90,7 @@ class Evaluator:
             test //= 2
         return min([samples, MAX_ROWS, *(n for n in (train, test) if n is not None)])
 
+    @stage("evaluating")
     def __call__(self, x: Tensor) -> Scores:
         """Metrics of samples ``(N, ...)`` in model units, and the protocol they were measured by.
 
@@ -101,6 +103,7 @@ class Evaluator:
         scores: dict[str, Any] = {k: Score(value=v, floor=floors[k]) for k, v in values.items()}
         return Scores(**scores, protocol=self._protocol(len(x), size))
 
+    @stage("evaluating")
     def measure(self, x: Tensor, metric: Callable[[Tensor, Tensor], Any]) -> Score:
         """A metric of your own: a function of two sets of states that gives a number, of samples
         ``(N, ...)`` against held-out samples, and its floor, measured like the others.

@@ -34,6 +34,7 @@ from bezierdistill.files import (
     write_tensors,
     write_text,
 )
+from bezierdistill.hub import local_folder
 from bezierdistill.models.model import Model
 from bezierdistill.models.standalone import standalone
 from bezierdistill.models.weights import check_fit, check_weights
@@ -41,6 +42,7 @@ from bezierdistill.networks.config import NetworkConfig, read_network
 from bezierdistill.networks.lora import save_lora
 from bezierdistill.networks.own import OwnConfig, OwnNetwork
 from bezierdistill.networks.pipeline import PipelineConfig
+from bezierdistill.progress import stage
 from bezierdistill.records import (
     ModelCard,
     TeacherRef,
@@ -65,6 +67,7 @@ def is_model(folder: Path) -> bool:
     return (folder / CARD).exists()
 
 
+@stage("saving")
 def save_model(folder: Path, model: Model) -> Model:
     """Write a model folder; returns the model with its folder and digest.
 
@@ -129,11 +132,13 @@ def read_card(folder: Path) -> ModelCard:
     return from_json(value, ModelCard, path)
 
 
+@stage("loading the model")
 def load_model(folder: str | Path, teacher: Teacher | Student | None = None) -> Model:
     """Read a model folder.
 
     Args:
-        folder: the folder.
+        folder: the folder, or the name of one on the hub, ``OWNER/NAME``, of which safetensors and
+            JSON are fetched.
         teacher: of a student that is a user's own module: the teacher that it was distilled from
             (or its student), which gives the module's class and how it is called; its weights do
             not matter.
@@ -142,7 +147,7 @@ def load_model(folder: str | Path, teacher: Teacher | Student | None = None) -> 
         UserError: if it is missing, of another format, or its weights are cut off, damaged or of
             another network.
     """
-    folder = Path(folder)
+    folder = local_folder(folder)
     card = read_card(folder)
     if card.is_pipeline:
         return _load_pipeline(folder, card)

@@ -30,6 +30,7 @@ from bezierdistill.networks.own import OwnConfig
 from bezierdistill.networks.pipeline import PipelineConfig
 from bezierdistill.noise import Stream
 from bezierdistill.noise import noise as draw_noise
+from bezierdistill.progress import stage
 from bezierdistill.records import Conditions, ModelCard
 from bezierdistill.solvers import evaluations, solve, time_grid
 from bezierdistill.words import counted
@@ -319,16 +320,18 @@ class Model:
                 " simulate with --guidance-scale 1,3"
             )
         parts, batch = [], batch or self.batch
-        for start in range(0, count, batch):
-            rows = range(start, min(start + batch, count))
-            cond = self.condition(rows, seed, Stream.SAMPLE, labels, conditions, own)
-            if given is None:
-                x0 = draw_noise(seed, Stream.SAMPLE, rows, self.shape).to(self.device)
-            else:
-                x0 = given[rows.start : rows.stop].to(self.device)
-            cond = map_tensors(cond, lambda part: part.to(self.device))
-            x = self.generate(x0, passes, solver, cond, outer)
-            parts.append(self.scaling.decode(finite(x)))
+        with stage("sampling", count) as advance:
+            for start in range(0, count, batch):
+                rows = range(start, min(start + batch, count))
+                cond = self.condition(rows, seed, Stream.SAMPLE, labels, conditions, own)
+                if given is None:
+                    x0 = draw_noise(seed, Stream.SAMPLE, rows, self.shape).to(self.device)
+                else:
+                    x0 = given[rows.start : rows.stop].to(self.device)
+                cond = map_tensors(cond, lambda part: part.to(self.device))
+                x = self.generate(x0, passes, solver, cond, outer)
+                parts.append(self.scaling.decode(finite(x)))
+                advance(len(rows))
         return np.concatenate(parts)
 
     @property
@@ -359,11 +362,13 @@ class Model:
                 f"input has shape {x.shape[1:]}, the model translates states of shape"
                 f" {self.shape}: convert or resize it"
             )
-        made = (
-            self.generate(part.to(self.device), passes, solver)
-            for part in states.split(batch or self.batch)
-        )
-        return np.concatenate([self.scaling.decode(finite(part)) for part in made])
+        made = []
+        with stage("translating", len(states)) as advance:
+            for part in states.split(batch or self.batch):
+                x1 = self.generate(part.to(self.device), passes, solver)
+                made.append(self.scaling.decode(finite(x1)))
+                advance(len(part))
+        return np.concatenate(made)
 
 
 def finite(x: Tensor) -> Tensor:

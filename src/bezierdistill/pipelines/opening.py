@@ -16,6 +16,8 @@ from typing import Any
 
 from bezierdistill.errors import UserError
 from bezierdistill.files import digest, read_text
+from bezierdistill.hub import local_folder
+from bezierdistill.progress import stage
 from bezierdistill.records import parse_json
 
 INDEX, NETWORK = "model_index.json", "transformer"
@@ -30,24 +32,12 @@ def find_pipeline(source: str | Path) -> Path:
     Raises:
         UserError: if there is none, or the hub cannot be reached.
     """
-    folder = Path(source)
-    if folder.exists():
-        return folder
-    name = str(source)
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+    folder = local_folder(source, WANTED)
+    if not folder.exists():
         raise UserError(
-            f"{name} is no folder, expected a pipeline's, or a hub's name such as owner/model"
+            f"{source} is no folder, expected a pipeline's, or a hub's name such as owner/model"
         )
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=WANTED))
-    except Exception as error:  # of the network, the cache, or the hub
-        told = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{name} is no folder, and cannot be had from the hub ({type(error).__name__}: {told}):"
-            " expected a local folder, or a name and a network"
-        ) from None
+    return folder
 
 
 def check_pipeline(folder: Path) -> dict[str, Any]:
@@ -62,7 +52,7 @@ def check_pipeline(folder: Path) -> dict[str, Any]:
     if not path.exists():
         raise UserError(
             f"{folder} has no {INDEX}, expected a diffusers pipeline: a network alone is imported"
-            " by --folder"
+            " without --prompts"
         )
     index = parse_json(path, read_text(path, "pipeline"))
     kind = index.get("_class_name") if isinstance(index, dict) else None
@@ -117,7 +107,7 @@ def _check_kind(folder: Path, kind: str, parts: dict[str, Any]) -> None:
         raise UserError(
             f"{folder} is a {kind} without a transformer that predicts a flow, expected a flow"
             " pipeline such as StableDiffusion3Pipeline: an unconditional or epsilon model is"
-            " imported by --folder"
+            " imported without --prompts"
         )
     check_single(str(folder), parts)
 
@@ -148,7 +138,7 @@ def _check_flow(folder: Path) -> None:
     if not flow and predicts != "flow_prediction":
         raise UserError(
             f"{path} says {kind[:60]} and prediction {predicts[:40]}, expected flow matching: an"
-            " unconditional or epsilon model is imported by --folder"
+            " unconditional or epsilon model is imported without --prompts"
         )
 
 
@@ -176,6 +166,7 @@ def pipeline_digest(folder: Path) -> str:
     return found.hexdigest()
 
 
+@stage("loading the pipeline")
 def open_pipeline(folder: Path, dtype: str, text: bool, **parts: Any) -> Any:
     """The pipeline in a folder, on the CPU.
 

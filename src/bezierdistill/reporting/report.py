@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bezierdistill.files import write_text
+from bezierdistill.progress import stage
 from bezierdistill.records import to_json
 from bezierdistill.reporting import arenas, models, rounds, stores
 from bezierdistill.reporting.making import brief, what_was_run
@@ -17,6 +18,7 @@ from bezierdistill.reporting.runs import Findings
 from bezierdistill.words import counted
 
 
+@stage("report")
 def write_report(folder: Path, network: object = None) -> Path:
     """Write ``report.html`` for the folder of a demo, an arena, a recipe, a reflow, a model or a
     curve store.
@@ -58,9 +60,9 @@ def _opening(found: Findings) -> Opening:
 
 def _losses(found: Findings) -> list[Section]:
     pictures = []
-    for stage, lines in found.logs().items():
-        alt = f"loss against optimizer step in {stage}: {', '.join(lines)}"
-        pictures.append(Picture(loss_figure(stage, lines), alt))
+    for name, lines in found.logs().items():
+        alt = f"loss against optimizer step in {name}: {', '.join(lines)}"
+        pictures.append(Picture(loss_figure(name, lines), alt))
     return [Section("Losses", [Gallery("charts", pictures)])] if pictures else []
 
 

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from bezierdistill.errors import UserError
+from bezierdistill.progress import stage
 
 if TYPE_CHECKING:
     import torch
@@ -84,6 +85,7 @@ def aligned_samplers(knots: Mapping[int, Knots]) -> dict[int, Knots]:
     return {k: times for k, times in knots.items() if k == most or k & (k - 1) == 0}
 
 
+@stage("knots")
 def choose_knots(
     net: nn.Module, store: CurveStore, data: Data, passes: int, device: torch.device
 ) -> tuple[Mapping[int, Knots], int]:

@@ -32,24 +32,27 @@ PIPELINE_CONTENTS = Contents(
 class ImportConfig:
     """Make a teacher of a diffusers pipeline or network.
 
-    A pipeline with prompts (--source) is asked by its own loop, guidance included, and how it calls
-    its transformer is measured; the new folder names it and does not copy it. What a network alone
-    (--folder) predicts and its schedule are said by its scheduler; where there is none they have to
-    be named. They are never guessed.
+    What the network predicts and its schedule are said by its scheduler, and named where there is
+    none; they are never guessed. A pipeline with prompts (--prompts) is asked by its own loop,
+    guidance included, and how it calls its transformer is measured; the new folder names it and
+    does not copy it.
 
     Example::
 
         bezierdistill import --source sd35 --prompts prompts.txt --guidance 4.5 --out runs/teacher
-        bezierdistill import --folder ddpm --out runs/teacher
+        bezierdistill import --source ddpm --out runs/teacher
     """
 
+    source: str
+    """A folder, or a name on the hub, OWNER/NAME, which is cached as usual; only safetensors are
+    read. A pipeline of images without prompts, a checkpoint of a training script with unet/,
+    unet_ema/ or transformer/, or the network alone; with --prompts a text-to-image or text-to-video
+    flow pipeline."""
     out: Path
     """Folder of the new model."""
-    source: str | None = None
-    """A text-to-image or text-to-video flow pipeline: a local folder, or a name on the hub, which
-    is cached as usual; only safetensors are read."""
     prompts: Path | None = None
-    """The prompts, a line each, or JSON lines; they are embedded once and kept."""
+    """The prompts of a pipeline that takes some, a line each, or JSON lines; they are embedded once
+    and kept."""
     guidance: float | None = None
     """Scale of the pipeline's guidance, which becomes part of the teacher; without it the
     pipeline's own, 1 is none."""
@@ -67,9 +70,6 @@ class ImportConfig:
     """Further arguments of the pipeline's call, as JSON: '{"max_sequence_length": 256}'."""
     accelerator: str = "auto"
     """Device kind for Lightning Fabric, on which the pipeline is tried: auto, cpu, cuda, mps."""
-    folder: Path | None = None
-    """A network alone: a local folder of an unconditional or class-conditional pipeline, a
-    checkpoint of a training script with unet/, unet_ema/ or transformer/, or the network."""
     prediction: Prediction | None = None
     """Velocity (data minus noise), flow (noise minus data), epsilon (noise), sample (data),
     v_prediction; needed where no scheduler says it."""
@@ -88,24 +88,18 @@ class ImportConfig:
     """Sigma: greatest sigma; 80 without it."""
 
     def __post_init__(self) -> None:
-        as_paths(self, "out", *(n for n in ("folder", "prompts") if getattr(self, n) is not None))
-        if (self.folder is None) == (self.source is None):
-            raise UserError(
-                "expected one of --source, a pipeline with prompts, and --folder, a network alone"
-            )
-        other = PIPELINE if self.source is None else NETWORK
-        if wrong := [name for name in other if _differs(self, name)]:
-            raise UserError(
-                f"{wrong[0]} is of --{'source' if self.source is None else 'folder'}, which is not"
-                " given: leave it out"
-            )
-        if self.source is not None and self.prompts is None:
-            raise UserError("a pipeline needs --prompts, a file of prompts, a line each")
+        as_paths(self, "out")
+        if self.prompts is not None:
+            as_paths(self, "prompts")
+        others = PIPELINE if self.prompts is None else NETWORK
+        if wrong := [name for name in others if _differs(self, name)]:
+            has = "a pipeline's own loop says it" if self.prompts else "it is of one with --prompts"
+            raise UserError(f"{wrong[0]} is given, expected none: {has}")
         sizes = {name: getattr(self, name) for name in ("height", "width", "frames")}
         check_counts(**{name: size for name, size in sizes.items() if size is not None})
 
 
-PIPELINE = ("prompts", "guidance", "negative", "height", "width", "frames", "dtype", "call")
+PIPELINE = ("guidance", "negative", "height", "width", "frames", "dtype", "call", "accelerator")
 NETWORK = ("prediction", "schedule", "scale", "low", "high", "least", "most")
 
 
@@ -155,15 +149,14 @@ def main_import(config: ImportConfig) -> dict[str, Any]:
     from bezierdistill.interop import import_diffusers
     from bezierdistill.run import made_whole
 
-    if config.source is not None:
+    if config.prompts is not None:
         return _import_pipeline(config)
-    names = ("folder", "out", *NETWORK)
-    given = {n: getattr(config, n) for n in names if getattr(config, n) is not None}
+    given = {n: getattr(config, n) for n in NETWORK if getattr(config, n) is not None}
     with made_whole(config.out, "import", config, CONTENTS):
-        model = import_diffusers(**given)
+        model = import_diffusers(config.source, config.out, **given)
     said = model.card.settings
     images = f"images {model.shape}, {model.conditions.classes} classes"
-    print(f"{config.out}: teacher of {images}, from {config.folder}")
+    print(f"{config.out}: teacher of {images}, from {config.source}")
     if said["scheduler"]:
         told = f"prediction {said['prediction']} and schedule {said['schedule']}"
         print(f"{told}, as {said['scheduler']} says")
@@ -182,7 +175,6 @@ def _import_pipeline(config: ImportConfig) -> dict[str, Any]:
     from bezierdistill.run import made_whole
     from bezierdistill.training.ranks import open_fabric
 
-    assert config.source is not None
     assert config.prompts is not None
     sizes = {"height": config.height, "width": config.width, "num_frames": config.frames}
     given = {name: value for name, value in sizes.items() if value is not None}

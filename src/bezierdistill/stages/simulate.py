@@ -318,12 +318,13 @@ def _chosen(
     config: SimulateConfig, simulation: Simulation, draw: Draw, batch: int
 ) -> tuple[Simulation, ChosenSteps]:
     """Choose the steps on a sample that suits the count, by a quarter of a budget at most."""
-    from bezierdistill.progress import announce, notice
+    from bezierdistill.progress import announce, notice, stage
     from bezierdistill.simulation import FEW, choose_steps
 
     most = None if config.budget is None else config.budget // 4
     rows = min(config.count, max(FEW, config.count // 16))
-    simulation, chosen = choose_steps(simulation, draw, config.tolerance, rows, batch, most)
+    with stage("solver steps"):
+        simulation, chosen = choose_steps(simulation, draw, config.tolerance, rows, batch, most)
     told = (
         f"{config.out}: {simulation.steps} {config.solver} steps, their ends err by"
         f" {chosen.error:.2g}, neighbours are {chosen.neighbours:.2g} apart"

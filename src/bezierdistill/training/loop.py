@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from bezierdistill.errors import UserError
 from bezierdistill.objectives.base import Losses, Nets, Objective
-from bezierdistill.progress import progress
+from bezierdistill.progress import progress, stage
 from bezierdistill.training import checkpoint, optimizers, ranks
 from bezierdistill.training.activations import keep_fewer
 from bezierdistill.training.callbacks import Callbacks
@@ -166,11 +166,11 @@ class Trainer:
         """
         self.generator = ranks.rank_generator(seed, self.rank, self.ranks)
         self.done = self.kept = self._restore(steps, seed) if self.state_file.exists() else 0
-        show, log = progress(self.stage, steps), nullcontext(lambda *entry: None)
+        show = progress(self.stage, steps, self.done)
+        log: Any = nullcontext(lambda *entry: None)
         if self.rank == 0:
             log = journal(self.folder, self.stage, self.done, self.config.loggers)
         with show as advance, log as write, Stop(patient=self.ranks > 1) as stop:
-            advance(self.done)
             self._run(objective, batches, steps, advance, write, stop)
         if asked := self._agreed(stop.asked):
             self._tell(f"stopped at step {self.done} of {steps}, its state is in {self.state_file}")
@@ -295,6 +295,7 @@ class Trainer:
         """The optimizers of ours, whose state is checked by name and shape."""
         return self.optimizers if self.config.optimizer is None else {}
 
+    @stage("saving")
     def _save(self) -> None:
         tensors: dict[str, Tensor] = {}
         wrong: list[str] = []
@@ -367,5 +368,6 @@ def _compiled(net: nn.Module) -> Any:
 
 
 def _shown(losses: Mapping[str, list[Tensor]]) -> str:
-    """Losses of a step beside the bar."""
-    return ", ".join(f"{name} {float(own[-1]):.4g}" for name, own in losses.items())
+    """Losses of a step, by network if there are several."""
+    told = {name: f"{float(own[-1]):.4g}" for name, own in losses.items()}
+    return f"loss {', '.join([*told.values()] if len(told) == 1 else map(' '.join, told.items()))}"

@@ -21,6 +21,7 @@ from bezierdistill.data import Data
 from bezierdistill.memory import batch_size
 from bezierdistill.models.features import Features
 from bezierdistill.noise import Stream
+from bezierdistill.progress import stage
 from bezierdistill.training.loop import Trainer
 
 MOST_BYTES = 2**30  # of a pool, and of the states that it is made of
@@ -53,6 +54,7 @@ class Pool:
 
 
 @torch.no_grad()
+@stage("features of real data")
 def make_pool(
     data: Data, features: Features, rows: int, seed: int, trainer: Trainer, conditional: bool = True
 ) -> Pool:
