@@ -250,7 +250,7 @@ def run(options: argparse.Namespace, name: str, track: Track) -> None:
         options.first_seed,
         batch=BATCH,
         track=track,
-        judges=("classifier", *extra),
+        extractor=("classifier", *extra),
         jobs=options.jobs,
         keep_samples=True,
         keep_models=True,

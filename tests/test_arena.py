@@ -153,29 +153,34 @@ def test_a_method_of_ones_own_and_one_that_diverges(
 BUG = "def method(bench):\n    return {1: lambda x: len(None)}\n"
 
 
-def test_a_bug_in_a_method_shows_its_traceback_and_is_tried_again(
+def test_a_bug_in_a_method_keeps_its_traceback_and_is_tried_again(
     data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fine = BUG.replace("len(None)", "x")
     (tmp_path / "mine.py").write_text("def method(bench):\n    return len(None)\n")
     (tmp_path / "later.py").write_text(BUG)
     (tmp_path / "fine.py").write_text(fine)
-    files = [str(tmp_path / f"{name}.py") for name in ("mine", "later", "fine")]
+    (tmp_path / "leaves.py").write_text("def method(bench):\n    raise SystemExit(3)\n")
+    (tmp_path / "opens.py").write_text(BUG.replace("len(None)", "open('/nowhere/x')"))
+    broken = ("mine", "later", "leaves", "opens")
+    files = [str(tmp_path / f"{name}.py") for name in (*broken, "fine")]
     config = small(data, tmp_path / "a", *files)
     rows = {row.method: row for row in arena(config)}
-    printed = capsys.readouterr().err
-    assert printed.count("Traceback") == 2
-    assert printed.count("return len(None)") == printed.count("a file of your own") == 1
+    told = [f"{name}, seed 0: {rows[name].error}" for name in broken]
+    assert capsys.readouterr().err.splitlines() == told
+    assert "return len(None)" in str(rows["mine"].traceback)
+    assert "a file of your own" in str(rows["mine"].traceback)
+    assert rows["leaves"].error == "SystemExit: 3"
+    assert "FileNotFoundError" in str(rows["opens"].error)  # of the method's, not of our disk
     assert rows["mine"].error == "TypeError: object of type 'NoneType' has no len()"
     assert rows["later"].error == rows["mine"].error
     assert rows["fine"].error is None
-    assert [row.method for row in gather(tmp_path / "a")] == ["fine"]  # a bug is no result
-    with pytest.raises(UnfitError, match="2 cells ended in errors of their methods"):
+    assert {row.method: row for row in gather(tmp_path / "a")} == rows
+    with pytest.raises(UnfitError, match=r"4 of 5 cells failed .*mine, seed 0.*arena\.json") as one:
         compared(tmp_path / "a", list(rows.values()))
-    told = [f"failed: {name}, seed 0: {rows[name].error}" for name in ("mine", "later")]
-    assert set(told) <= set(capsys.readouterr().err.splitlines())
+    assert one.value.code == 1
     page = (tmp_path / "a" / "report.html").read_text()
-    assert page.count("Failed: ") == page.count("has no len()") == 2
+    assert page.count("Failed: ") == page.count("Traceback (most recent call last)") == 4
     (tmp_path / "mine.py").write_text(fine)
     assert {row.method for row in arena(config) if row.error is None} == {"mine", "fine"}
 
@@ -232,7 +237,7 @@ def test_the_demo_runs_on_the_cpu_wherever_there_is_more(
     found = staticmethod(lambda: pytest.fail("the device was left to choose"))
     monkeypatch.setattr("bezierdistill.arena.demo.METHODS", ("rfd-1",))
     config = small(data, tmp_path / "a", "rf-2")
-    assert config.scaled().loop.accelerator == "auto"
+    assert config.loop.accelerator == "auto"
     assert all(row.error is None for row in arena(config))
     assert read_settings(tmp_path / "a").settings["loop"]["accelerator"] != "auto"
     monkeypatch.setattr(_Connector, "_choose_auto_accelerator", found)

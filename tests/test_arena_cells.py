@@ -13,7 +13,7 @@ from arena_rows import a_row, benchmark, timeless
 from bezierdistill.arena import bench as bench_module
 from bezierdistill.arena.methods import METHODS, OURS
 from bezierdistill.arena.runner import ArenaConfig, arena, choose_methods
-from bezierdistill.cli import main
+from bezierdistill.cli import main, parse
 from bezierdistill.networks.config import NetworkConfig
 from bezierdistill.objectives import FlowMatching
 from bezierdistill.records import (
@@ -26,7 +26,7 @@ from bezierdistill.records import (
     write_sealed,
 )
 from bezierdistill.reporting.summary import gather
-from bezierdistill.run import MADE, RUN
+from bezierdistill.run import MADE, RUN, command
 from bezierdistill.training.settings import LoopConfig
 
 CUT = ("rfd-2", "rf-2")  # they share a teacher and its pairs
@@ -202,6 +202,7 @@ def test_a_cell_that_fails_is_one_row_and_stops_no_other(
         assert message in (rows[name].error or "")
         assert "\n" not in (rows[name].error or "")
     assert rows["fine"].spent == 96
+    assert all(str(row.traceback).startswith("Traceback") for row in rows.values() if row.error)
     assert capsys.readouterr().err.count("\n") == len(BROKEN)
     assert not list((tmp_path / "a").rglob("*.safetensors"))  # only figures stay
 
@@ -230,10 +231,11 @@ def test_a_report_of_failures_alone_names_them(
                 "2",
             ]
         )
-        == 0
+        == 1
     )
-    error = capsys.readouterr().err
-    assert all(f"failed: mine, seed {k}: it was <too> much" in error for k in (0, 1))
+    *lines, last = capsys.readouterr().err.splitlines()
+    assert lines == [f"mine, seed {k}: it was <too> much" for k in (0, 1)]
+    assert "2 of 2 cells failed (mine, seed 0; mine, seed 1): tracebacks are in" in last
     page = (tmp_path / "a" / "report.html").read_text()
     assert "Failed: mine, seed 0: it was &lt;too&gt; much" in page
 
@@ -275,20 +277,26 @@ def test_peak_memory_is_that_of_the_cell(data: str, tmp_path: Path) -> None:
     assert rows["heavy"].seconds > 0
 
 
-def test_fast_changes_sizes_alone() -> None:
-    config = ArenaConfig("moons", Path("x"), fast=True, seeds=2)
-    fast = config.scaled()
-    assert (fast.budget, fast.batch, fast.samples, fast.network.width, fast.network.depth) == (
-        400_000,
-        64,
-        512,
-        32,
-        2,
-    )
-    assert (fast.methods, fast.seeds, fast.network.kind) == (("all",), 2, config.network.kind)
-    slow = ArenaConfig("moons", Path("x"))
-    assert slow.scaled() == slow
-    assert fast.loop == slow.loop
+def sizes(line: str) -> tuple[int, ...]:
+    """Budget, batch, samples, width and depth that a command line asks for."""
+    config = parse(f"arena --data moons --out x {line}".split()).config
+    again = command("arena", config).split()[1:]
+    assert parse(again).config == config  # as made.json and README tell it
+    network = config.network
+    return (config.budget, config.batch, config.samples, network.width, network.depth)
+
+
+def test_fast_changes_the_sizes_that_are_not_given() -> None:
+    assert sizes("") == (2_000_000, 256, 4096, 192, 3)
+    assert sizes("--fast") == (400_000, 64, 512, 32, 2)
+    assert sizes("--fast --budget 9000 --samples 64") == (9000, 64, 64, 32, 2)
+    usual = "--budget 2000000 --batch 256 --samples 4096 --network.width 192"
+    assert sizes(f"--fast {usual}") == (2_000_000, 256, 4096, 192, 2)  # given, though as by default
+    fast = ArenaConfig("moons", Path("x"), fast=True, batch=32, network=NetworkConfig(width=48))
+    assert (fast.budget, fast.batch, fast.network) == (400_000, 32, NetworkConfig(width=48))
+    assert type(ArenaConfig("moons", Path("x")).budget) is int
+    assert parse(["demo", "--out", "x", "--fast"]).config.budget == 400_000
+    assert parse(["demo", "--out", "x", "--fast", "--budget", "4000000"]).config.budget == 4_000_000
 
 
 def fill(

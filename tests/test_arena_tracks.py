@@ -4,6 +4,7 @@ tried again, further judges, tables as files."""
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -25,15 +26,24 @@ from bezierdistill.arena.bench import Bench
 from bezierdistill.arena.methods import METHODS, SCRATCH, TRAINED_ON
 from bezierdistill.arena.runner import GIVEN, ArenaConfig, arena, choose_methods, compared
 from bezierdistill.budget import Budget
+from bezierdistill.cli import main
 from bezierdistill.data import load_data
 from bezierdistill.errors import UserError
 from bezierdistill.models import load_model
 from bezierdistill.networks.config import NetworkConfig
 from bezierdistill.objectives import FlowMatching
-from bezierdistill.records import ArenaRow, ClassScores, Score, read_record
-from bezierdistill.reporting import export, print_arena
+from bezierdistill.records import (
+    ArenaRow,
+    ClassScores,
+    Score,
+    Settings,
+    read_record,
+    write_record,
+    write_sealed,
+)
+from bezierdistill.reporting import export, names, print_arena
 from bezierdistill.reporting.summary import gather
-from bezierdistill.run import read_settings
+from bezierdistill.run import RUN, read_settings
 from bezierdistill.stages.train import TrainConfig, train
 from bezierdistill.training.settings import LoopConfig
 
@@ -192,7 +202,7 @@ def test_a_teacher_that_does_not_fit_is_refused_before_anything(
         ({"teacher": teacher}, "expected --track given-teacher"),
         ({"weak": teacher, "track": "given-teacher"}, "expected --teacher as well"),
         ({"track": "both"}, "expected one of own-teacher, given-teacher"),
-        ({"to": ("pdf",)}, "expected some of csv, latex"),
+        ({"metric": ("pdf",)}, "expected FILE.py:function"),
         ({"jobs": 0}, "jobs is 0"),
     ):
         with pytest.raises(UserError, match=message):
@@ -238,7 +248,6 @@ def test_a_process_that_dies_takes_its_cell_alone(
     own(tmp_path, "dies", "return {1: lambda x: x}")
     own(tmp_path, "bug", "return {1: lambda x: x}")
     assert all(row.error is None for row in arena(replace(config, jobs=1)))
-    assert not list((tmp_path / "a" / "crashed").iterdir())
 
 
 @TWO_CORES
@@ -282,20 +291,19 @@ def test_processes_are_no_more_than_cores_and_have_no_objects(data: str, tmp_pat
 
 
 def test_a_process_reads_the_settings_that_it_is_sent(data: str, tmp_path: Path) -> None:
-    config = small(data, tmp_path, "rf-2", "x.py", jobs=2, to=("csv",), judges=("none",))
+    config = small(data, tmp_path, "rf-2", "x.py", jobs=2, metric=("m.py",), extractor=("random",))
     told = json.loads(json.dumps(crew_module.to_json(config)))
     assert crew_module._settings(told) == config
 
 
-def test_failed_cells_are_tried_again_on_request(data: str, tmp_path: Path) -> None:
+def test_failed_cells_are_tried_again(data: str, tmp_path: Path) -> None:
     raises = "raise __import__('bezierdistill').errors.UserError('it diverged')"
     file, fine = own(tmp_path, "mine", raises), own(tmp_path, "fine", "return {1: lambda x: x}")
     config = small(data, tmp_path / "a", file, fine)
     rows = arena(config)
     assert [row.error for row in rows if row.method == "mine"] == ["it diverged"]
     own(tmp_path, "mine", "return {1: lambda x: x}")
-    assert arena(config) == rows  # it is a result, until it is asked for again
-    again = arena(replace(config, retry=True))
+    again = arena(config)
     assert all(row.error is None for row in again)
     assert [row for row in again if row.method == "fine"] == [rows[0]]  # its clock too
 
@@ -337,7 +345,7 @@ def test_further_judges_and_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert found["classifier accuracy"] == right.accuracy
     compared(tmp_path / "a", rows)
     assert "in the features of classifier" in (tmp_path / "a" / "report.html").read_text()
-    plain = arena(small(data, tmp_path / "b", ideal, conditional=True, judges=("none",)))  # pyright: ignore
+    plain = arena(small(data, tmp_path / "b", ideal, conditional=True, extractor=("random",)))  # pyright: ignore
     assert all(row.judges == {} for row in plain)
 
 
@@ -354,13 +362,32 @@ def test_every_seed_is_judged_by_other_real_samples(data: str, tmp_path: Path) -
     assert (first.judged.protocol.seed, second.judged.protocol.seed) == (0, 1)
 
 
+CODE = """
+import math, torch
+
+class Net(torch.nn.Module):
+    def __init__(self, size, more):
+        super().__init__()
+        self.enter, self.leave = torch.nn.Linear(size + 2 + more, 16), torch.nn.Linear(16, size)
+
+    def forward(self, x, s, t, cond=None):
+        times = [time.expand(len(x))[:, None] for time in (s, t)]
+        parts = [x.flatten(1), *times, *([] if cond is None else [cond])]
+        return self.leave(torch.relu(self.enter(torch.cat(parts, 1)))).view_as(x)
+
+def network(shape, condition_size):
+    return Net(math.prod(shape), condition_size)
+"""
 TABLE = [
     changed(a_row("bezier", seed, 1, 1.5 + seed), trained_on=("energy",)) for seed in (0, 1)
 ] + [a_row("a_b&c", 0, 1, 3.0), a_row("a_b&c", 0, 2, 2.0), ArenaRow(method="d", seed=0, error="x")]
 
 
+NAMES = [*export.figures(TABLE[0])]
+
+
 def test_the_table_as_csv(tmp_path: Path) -> None:
-    export.write_csv(tmp_path / "t.csv", TABLE)
+    export.write_csv(tmp_path / "t.csv", TABLE, NAMES)
     with open(tmp_path / "t.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["method"], row["passes"], row["rank"]) for row in rows] == [
@@ -370,26 +397,31 @@ def test_the_table_as_csv(tmp_path: Path) -> None:
     ]
     ours, other, _ = rows
     assert float(ours["frechet"]) == pytest.approx(1.0)
-    assert float(ours["frechet error"]) == pytest.approx(0.5)  # of 0.5 and 1.5
+    assert float(ours["frechet_error"]) == pytest.approx(0.5)  # of 0.5 and 1.5
     assert float(ours["precision"]) == 0.5
-    assert (ours["trained on"], other["trained on"]) == ("energy", "")
-    assert (other["frechet"], other["frechet error"]) == ("2.0", "")
+    assert not [name for name in ours if " " in name]
+    assert (ours["trained_on"], other["trained_on"]) == ("energy", "")
+    assert (other["frechet"], other["frechet_error"]) == ("2.0", "")
     assert not any(cell is None for row in rows for cell in row.values())
 
 
 def test_the_table_as_latex(tmp_path: Path) -> None:
-    export.write_latex(tmp_path / "t.tex", TABLE)
+    export.write_latex(tmp_path / "t.tex", TABLE, NAMES, "10 % of it")
     text = (tmp_path / "t.tex").read_text()
     lines = [line for line in text.splitlines() if line.endswith("\\\\")]
     columns = {line.replace("\\&", "").count("&") for line in lines}
     preamble = text.split("tabular}{")[1].split("}")[0]
     assert columns == {len(preamble) - 1}
     assert text.count("\\midrule") == 2
-    assert "\\textbf{bezier} & $1.00 \\pm 0.50$" in text
+    assert "% \\caption{10 \\% of it}" in text
+    assert "1 & Bezier distillation (ours) & $\\mathbf{1.00} \\pm 0.50$" in text
+    assert "$\\downarrow$ & precision $\\uparrow$" in lines[0]
     assert "a\\_b\\&c & $2.00$" in text
     assert text.count("$1.00 \\pm 0.50^{*}$") == 1  # energy alone
     assert "sliced W2" in lines[0]
     assert f"$^{{*}}$ {export.NOTE}" in text
+    export.write_latex(tmp_path / "t.tex", TABLE, ["recall"])
+    assert "^{*}" not in (tmp_path / "t.tex").read_text()  # no figure there is marked
     assert export.escaped("~^\\{#") == r"\textasciitilde{}\textasciicircum{}\textbackslash{}\{\#"
 
 
@@ -437,11 +469,133 @@ def test_tables_mark_what_a_method_trains_on(capsys: pytest.CaptureFixture[str])
     assert "*" not in capsys.readouterr().out
 
 
-def test_the_command_writes_the_tables(data: str, teacher: Path, tmp_path: Path) -> None:
-    from bezierdistill.cli import main
+def test_the_table_as_markdown_and_its_best(tmp_path: Path) -> None:
+    rows = [changed(a_row("x", 0, 1, 2.0), trained_on=("fine",)), a_row("rfd-1", 0, 1, 3.0)]
+    rows = [*rows, a_row("dmd", 0, 1, 4.0), a_row("dmd", 0, 2, 4.0)]
+    export.write_markdown(tmp_path / "t.md", rows, ["frechet", "fine", "precision"], "Told.")
+    assert (tmp_path / "t.md").read_text().splitlines() == [
+        "Told.",
+        "",
+        "| passes | method | Fréchet ↓ | fine ↓ | precision ↑ |",
+        "|--:|:--|--:|--:|--:|",
+        "| 1 | x | **1.00** | 1.00 \\* | **0.50** |",
+        "| 1 | 1-rectified flow, distilled | 2.00 | **2.00** | **0.50** |",
+        "| 1 | Distribution matching (DMD2) | 3.00 | 3.00 | **0.50** |",
+        "| 2 | Distribution matching (DMD2) | 3.00 | 3.00 | 0.50 |",  # the best of one is none
+        "",
+        f"\\* {export.NOTE}",
+    ]
 
-    words = ["--data", data, "--out", str(tmp_path / "a"), "--methods", "teacher-euler"]
-    words += ["--samples", "64", "--seeds", "1", "--to", "csv,latex", "--loop.accelerator", "cpu"]
+
+def test_every_method_has_a_name_in_full() -> None:
+    assert list(names.NAMES) == list(METHODS)
+    titles = [name.title for name in names.NAMES.values()]
+    assert len(set(titles)) == len(titles)
+    assert names.title("my_method") == "my_method"
+
+
+def test_the_report_writes_tables_and_figures(data: str, teacher: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "def method(bench):\n    return {1: lambda x: x}\n"
+        "def shift(a, b):\n    return float((a.mean(0) - b.mean(0)).square().mean())\n"
+    )
+    out, mine = tmp_path / "a", tmp_path / "mine.py"
+    words = ["--data", data, "--out", str(out), "--methods", f"teacher-euler,{mine}"]
+    words += ["--samples", "64", "--seeds", "1", "--loop.accelerator", "cpu"]
+    words += ["--metric", f"{mine}:shift"]
     assert main(["arena", *words, "--track", "given-teacher", "--teacher", str(teacher)]) == 0
-    assert (tmp_path / "a" / "arena.csv").read_text().count("\n") == 5  # head, 1, 2, 4 and 20
-    assert "\\bottomrule" in (tmp_path / "a" / "arena.tex").read_text()
+    report = ["report", "--run", str(out), "--to"]
+    assert main([*report, "csv,latex,markdown,pdf,svg"]) == 0
+    with open(out / "arena.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["passes"] for row in rows] == ["1", "1", "2", "4", "20"]
+    cells = read_record(out / "arena.json", list[ArenaRow], "arena")
+    by_hand = {f"{row.method} {row.passes}": row.metrics["shift"].excess for row in cells}
+    assert {f"{row['method']} {row['passes']}": float(row["shift"]) for row in rows} == by_hand
+    assert "Metrics of your own" in (out / "report.html").read_text()
+    assert "\\bottomrule" in (out / "arena.tex").read_text()
+    assert (out / "arena.pdf").read_bytes().startswith(b"%PDF")
+    drawn = (out / "arena.svg").read_bytes()
+    assert b"Teacher, 20 passes" in drawn  # as letters, in a comment
+    chosen = ["--methods", "teacher-euler", "--columns", "precision,shift"]
+    assert main([*report, "csv,svg", *chosen]) == 0
+    with open(out / "arena.csv", newline="") as file:
+        (first, *_) = rows = list(csv.DictReader(file))
+    assert {row["method"] for row in rows} == {"teacher-euler"}
+    assert [*first][5:9] == ["precision", "precision_error", "shift", "shift_error"]
+    assert (out / "arena.svg").read_bytes() != drawn
+    assert main([*report, "svg"]) == 0
+    assert (out / "arena.svg").read_bytes() == drawn  # the same bytes from the same figures
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--to markdwon", "to is markdwon, did you mean markdown?: expected some of csv,"),
+        ("--to csv --methods bezir", "methods has 'bezir', which this arena has not, did you mean"),
+        ("--to csv --columns reacll", "columns has 'reacll', which this arena has not, did you"),
+        ("--columns recall", "those of the files of --to, which is none"),
+    ],
+)
+def test_what_a_report_cannot_write(
+    words: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_sealed(tmp_path / RUN, Settings(verb="arena", settings={"data": "moons"}))
+    write_record(tmp_path / "cells" / "bezier-0.json", [a_row("bezier", 0, 1, 2.0)])
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["report", "--run", str(tmp_path), *words.split()]) == 2
+    assert message in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+    (tmp_path / "none").mkdir()
+    assert main(["report", "--run", str(tmp_path / "none"), "--to", "csv"]) == 2
+    assert "holds no arena" in capsys.readouterr().err
+
+
+def test_the_layout_of_arena_json_is_that_of_the_documentation(tmp_path: Path) -> None:
+    """What docs/extend.md says pandas makes of it."""
+    pandas = pytest.importorskip("pandas")
+    rows = [changed(a_row("x", 0, 1, 2.0), judges={"classifier": scored(3.0)})]
+    rows += [ArenaRow(method="y", seed=0, error="boom", traceback="Traceback ...")]
+    write_record(tmp_path / "arena.json", rows)
+    assert pandas.read_json(tmp_path / "arena.json").method.tolist() == ["x", "y"]
+    found = pandas.json_normalize(json.loads((tmp_path / "arena.json").read_text()))
+    docs = (Path(__file__).parents[1] / "docs" / "extend.md").read_text()
+    table = docs.partition("| column | what |")[2].partition("\n\n")[0]
+    told = re.findall(r"`([\w.]+)`", " ".join(line.split("|")[1] for line in table.split("\n")[2:]))
+    assert len(told) > 12
+    assert set(told) <= set(found.columns)
+    assert float(found["scores.frechet.value"][0] / found["scores.frechet.floor"][0]) == 2.0
+    assert float(found["judges.classifier.frechet.value"][0]) == 6.0
+
+
+def test_a_metric_that_fails_is_told_before_anything_is_trained(data: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def metric(a, b):\n    return 'much'\n")
+    config = small(data, tmp_path / "a", "rf-2", metric=(str(tmp_path / "mine.py"),))
+    with pytest.raises(UserError, match="metric metric gave much, expected a finite number"):
+        arena(config)
+    assert not (tmp_path / "a").exists()
+    with pytest.raises(UserError, match=r"metric is 'fid', expected FILE\.py:function"):
+        small(data, tmp_path / "a", "rf-2", metric=("fid",))
+
+
+def test_a_network_of_ones_own_is_every_teacher_and_student(data: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(CODE)
+    file = str(tmp_path / "mine.py")
+    network = NetworkConfig(file=f"{file}:network")
+    methods = ("bezier", "rfd-1", "shortcut", "acceleration", "on-policy")
+    config = small(data, tmp_path / "a", *methods, network=network, keep_models=True)
+    rows = {row.method: row for row in arena(config)}
+    assert {name for name, row in rows.items() if row.error is not None} == {"on-policy"}
+    assert "gives one velocity" in str(rows["on-policy"].error)
+    card = next((tmp_path / "a" / "models").rglob("model.json"))
+    assert load_model(card.parent).sample(3).shape[0] == 3  # settings of this process name it
+    code = (
+        "import sys; from pathlib import Path; from bezierdistill.models.folder import load_model\n"
+        "try: load_model(Path(sys.argv[1]))\nexcept ValueError as error: print(error)"
+    )
+    words = [sys.executable, "-c", code, card.parent]
+    run = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert "which only an arena with the same --network.file runs" in run.stdout  # no card's code
+    assert main(["report", "--run", str(tmp_path / "a")]) == 0
+    with pytest.raises(UserError, match=r"expected FILE\.py:function"):
+        small(data, tmp_path / "b", "rf-2", network=NetworkConfig(file="mlp"))

@@ -121,6 +121,10 @@ def test_a_settings_file_stands_for_flags_in_its_place(toys: None, tmp_path: Pat
         ("store toy", "the following arguments are required: STORES"),
         ("store nothing", "no verb 'store nothing', expected one that bezierdistill --help lists"),
         ("nothing", "no verb 'nothing'"),
+        ("toi", "no verb 'toi', expected one that bezierdistill --help lists, did you mean toy?"),
+        ("toy --teachers a --sede 3", "unrecognized arguments: --sede, did you mean --seed?"),
+        ("toy --techers a", "unrecognized arguments: --techers, did you mean --teachers?"),
+        ("toy --teachers a --inner.safe-every=3", "did you mean --inner.save-every?"),
     ],
 )
 def test_mistakes_in_options(
@@ -154,7 +158,9 @@ def test_a_result_is_told_to_people_or_printed_as_json(
     assert run("toy --teachers a b") == 0
     assert capsys.readouterr().out == "played\n"
     assert run("toy --teachers a b --json") == 0
-    assert json.loads(capsys.readouterr().out) == {"teachers": ["a", "b"], "seed": 0}
+    told = json.loads(capsys.readouterr().out)
+    assert told.pop("seconds") >= 0
+    assert told == {"version": 1, "verb": "toy", "teachers": ["a", "b"], "seed": 0}
 
 
 @pytest.mark.parametrize("error", [TypeError, ValueError, AttributeError, RuntimeError])
@@ -321,7 +327,8 @@ def test_evaluate_gives_every_metric_its_floor(
     assert "Frechet" in capsys.readouterr().out
     assert run(f"{evaluate} --json") == 0
     printed = json.loads(capsys.readouterr().out)
-    assert json.loads((tmp_path / "m.json").read_text()) == printed
+    assert json.loads((tmp_path / "m.json").read_text()).items() <= printed.items()
+    assert (printed["version"], printed["verb"], printed["seed"]) == (1, "evaluate", 0)
     for name in ("frechet", "sliced_wasserstein", "energy", "mmd", "precision", "recall"):
         assert set(printed[name]) >= {"value", "floor"}
     assert printed["protocol"]["count"] == 150
@@ -523,7 +530,11 @@ def test_every_verb_of_the_chain_prints_json(
         assert run(f"{line} --json") == 0
         printed = capsys.readouterr()
         assert printed.err == ""
-        return json.loads(printed.out)
+        found = json.loads(printed.out)
+        assert (found["version"], found["verb"]) == (1, line.split(maxsplit=1)[0])
+        assert found["seconds"] > 0
+        assert not [key for key in found if " " in key]
+        return found
 
     data, strong = f"--data {chain}/data.npz", load_model(chain / "strong")
     train = told(f"train {data} --out {tmp_path}/teacher {TINY} {NET}")
@@ -538,7 +549,7 @@ def test_every_verb_of_the_chain_prints_json(
     sample = told(f"sample --model {chain}/student --count 40 --out {tmp_path}/x.npz")
     assert (sample["count"], sample["shape"], sample["out"]) == (40, [12], f"{tmp_path}/x.npz")
     report = told(f"report --run {chain}/student")
-    assert report == {"report": f"{chain}/student/report.html"}
+    assert (report["report"], report["files"]) == (f"{chain}/student/report.html", [])
     small = f"--batch 16 {data} {NET}"
     recipe = told(f"recipe --budget 20000 {small} --out {tmp_path}/recipe")
     assert recipe["passes"]["total"] <= 20_000

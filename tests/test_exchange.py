@@ -378,7 +378,7 @@ def test_the_store_verbs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         "seed",
         [0],
     )
-    assert facts["bytes per curve"] == pytest.approx(
+    assert facts["bytes_per_curve"] == pytest.approx(
         sum(shard.bytes for shard in store.shards) / COUNT, abs=0.1
     )
     assert f"rows  {COUNT}" in run("info", store.folder)

@@ -2,6 +2,7 @@
 figures of classes that are known."""
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,14 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bezierdistill.cli import main
 from bezierdistill.data import ArrayData, Scaling, load_data, read_samples
 from bezierdistill.errors import UserError
 from bezierdistill.metrics import (
     ClassifierFeatures,
+    DinoFeatures,
     Evaluator,
+    InceptionFeatures,
     RandomFeatures,
     SqueezeNetFeatures,
     classifier,
@@ -30,6 +35,7 @@ from bezierdistill.metrics import (
     precision_recall,
     squeezenet,
 )
+from bezierdistill.metrics import inception as inception_module
 from bezierdistill.metrics.features import describe, extract, weights_digest
 from bezierdistill.metrics.scales import describe_scales, scale_features
 from bezierdistill.metrics.squeezenet import SQUEEZED
@@ -348,7 +354,7 @@ def test_real_squeezenet_tells_sandals_from_shirts() -> None:
     assert kernel_distance(sandals, shirts, extractor) > 10 * abs(close)
 
 
-def test_load_extractor_knows_three_and_says_so(tmp_path: Path) -> None:
+def test_load_extractor_says_what_it_knows(tmp_path: Path) -> None:
     fake_weights(tmp_path / "w.npz")
     images, vectors = labelled(side=8), labelled()
     x = vectors.real(50, 0, "test")
@@ -361,8 +367,8 @@ def test_load_extractor_knows_three_and_says_so(tmp_path: Path) -> None:
         with pytest.raises(
             ValueError,
             match=(
-                f"no extractor called '{text}': expected random, classifier, squeezenet:PATH or"
-                " FILE.py:function"
+                f"no extractor called '{text}': expected random, classifier, squeezenet:PATH,"
+                " inception:PATH, dino:FOLDER or FILE.py:function"
             ),
         ):
             load_extractor(text, images)
@@ -640,9 +646,97 @@ def test_evaluate_says_what_is_wrong_with_labels_or_extractors(
         assert error.count("\n") == 1
     np.savez(samples, x=data.test, labels=data.given["test"])
     assert run(*command, "--extractor", "classifier", "--json") == 0
-    result = from_json(json.loads(capsys.readouterr().out), Scores, "the output")
+    told = json.loads(capsys.readouterr().out)
+    known = {name: told[name] for name in Scores.__struct_fields__}
+    result = from_json(known, Scores, "the output")
     assert result.classes is not None
     assert (result.classes.accuracy or 0) > 0.9
+
+
+@pytest.fixture(scope="module")
+def inception(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of the right shapes, with some that no extractor reads."""
+    file = tmp_path_factory.mktemp("inception") / "w.safetensors"
+    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
+        torch.manual_seed(0)
+        patch.setattr(inception_module, "_read_weights", lambda path, known: known)
+        weights = InceptionFeatures(file).state_dict()
+    kept = {name: tensor for name, tensor in weights.items() if "num_batches" not in name}
+    save_file({**kept, "fc.weight": torch.zeros(1008, 2048)}, file)
+    return file
+
+
+def test_inception_is_the_published_one(inception: Path) -> None:
+    """Its size without the classifier is the published one (Keras: 21,802,784 numbers with 34,432
+    of running means, and without the 17,216 scales of its norms)."""
+    net = InceptionFeatures(inception)
+    assert sum(p.numel() for p in net.parameters()) == 21_802_784 - 34_432 + 17_216
+    x = torch.rand(2, 1, 12, 12) * 2 - 1
+    features = net(x)
+    assert features.shape == (2, net.num_features)
+    torch.testing.assert_close(net(x.expand(-1, 3, -1, -1)), features)  # grey is RGB
+    assert not torch.equal(features[0], features[1])
+    torch.testing.assert_close(net(x.flip(0)), features.flip(0))  # rows do not touch each other
+    ones = torch.ones(1, 1, 5, 5)
+    assert torch.equal(inception_module.average(ones), ones)  # an average counts no padding
+    with pytest.raises(UserError, match="expected images"):
+        net(torch.zeros(2, 5))
+
+
+def test_inception_says_what_is_wrong_with_its_weights(inception: Path, tmp_path: Path) -> None:
+    weights, name = load_file(inception), "Mixed_7c.branch_pool.conv.weight"
+    for changed, message in (
+        ({**weights, name: weights[name].half() * math.nan}, f"NaN or infinite numbers in {name}"),
+        ({**weights, name: weights[name][:5].clone()}, f"hold {name} of torch.float32"),
+        ({key: weights[key] for key in weights if key != name}, f"lack {name}, expected"),
+    ):
+        save_file(changed, tmp_path / "w.safetensors")
+        with pytest.raises(UserError, match=message):
+            InceptionFeatures(tmp_path / "w.safetensors")
+
+
+def test_inception_judges_and_the_protocol_names_it(
+    inception: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inception_module, "SIZE", 75)  # the least; faster
+    images = np.random.default_rng(0).integers(0, 256, (160, 6, 6)).astype(np.uint8)
+    np.savez(tmp_path / "images.npz", x=images)
+    np.savez(tmp_path / "samples.npz", x=images[:20])
+    out, words = tmp_path / "scores.json", ["--samples", str(tmp_path / "samples.npz")]
+    words += ["--data", str(tmp_path / "images.npz"), "--extractor", f"inception:{inception}"]
+    assert main(["evaluate", *words, "--out", str(out)]) == 0
+    protocol = from_json(json.loads(out.read_text()), Scores, out).protocol
+    assert protocol is not None
+    assert (protocol.extractor, protocol.metric) == ("Inception", "FD-Inception")
+    assert protocol.digest == InceptionFeatures(inception).digest
+
+
+def test_dino_is_the_class_token_of_a_model_of_transformers(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.Dinov2Config(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=224, patch_size=56
+    )
+    model = transformers.Dinov2Model(config).eval()
+    model.save_pretrained(tmp_path / "dino")
+    net = load_extractor(f"dino:{tmp_path / 'dino'}", labelled(side=8))
+    assert isinstance(net, DinoFeatures)
+    assert (net.name, net.num_features) == ("dinov2", 16)
+    x = torch.rand(3, 3, 224, 224) * 2 - 1
+    pixels = (x / 2 + 0.5 - net.mean) / net.std
+    with torch.no_grad():
+        wanted = model(pixel_values=pixels).pooler_output  # DINOv2's is its class token
+    torch.testing.assert_close(net(x), wanted, atol=1e-4, rtol=1e-4)
+    assert net(torch.zeros(2, 1, 8, 8)).shape == (2, 16)
+    weights = load_file(tmp_path / "dino" / "model.safetensors")
+    save_file(dict(list(weights.items())[1:]), tmp_path / "dino" / "model.safetensors")
+    with pytest.raises(UserError, match="lacks weights"):
+        DinoFeatures(tmp_path / "dino")
+    (tmp_path / "dino" / "model.safetensors").unlink()
+    torch.save(model.state_dict(), tmp_path / "dino" / "pytorch_model.bin")
+    with pytest.raises(UserError, match="holds no model that transformers reads"):
+        DinoFeatures(tmp_path / "dino")  # a pickle is not read
+    with pytest.raises(UserError, match=r"is no folder with config\.json"):
+        DinoFeatures(tmp_path / "gone")
 
 
 class Noisy(nn.Module):

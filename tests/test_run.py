@@ -27,6 +27,7 @@ from bezierdistill.errors import UserError
 from bezierdistill.models import load_model
 from bezierdistill.networks.config import NetworkConfig
 from bezierdistill.records import Made, Settings, read_sealed, to_json, write_record, write_sealed
+from bezierdistill.reporting.names import EXPORTS
 from bezierdistill.run import (
     MADE,
     README,
@@ -477,7 +478,7 @@ def test_a_readme_explains_every_file_of_its_folder_and_no_other(
     verb: str, runs: dict[str, Path]
 ) -> None:
     there = {path.name + "/" * path.is_dir() for path in runs[verb].iterdir()} - {README}
-    optional = {"search.json", "report.html", "...", "crashed/", "arena.csv", "arena.tex"}
+    optional = {"search.json", "report.html", "...", *EXPORTS.values()}
     names = explained(runs[verb])
     assert {name for name in there if not any(fnmatch(name, pattern) for pattern in names)} <= {
         "manifest.copy.json"

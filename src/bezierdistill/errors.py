@@ -16,8 +16,9 @@ class UnfitError(UserError):
     Args:
         message: one line.
         result: what ``--json`` prints.
+        code: what the command exits with: 1 where the work was done, and a part of it failed.
     """
 
-    def __init__(self, message: str, result: Any) -> None:
+    def __init__(self, message: str, result: Any, code: int = 2) -> None:
         super().__init__(message)
-        self.result = result
+        self.result, self.code = result, code

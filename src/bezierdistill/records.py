@@ -159,6 +159,11 @@ class ModelCard(Record, frozen=True):
         return self.network.get("kind") == "own"
 
     @property
+    def is_of_file(self) -> bool:
+        """Whether the network is that of a user's own file, in an arena."""
+        return self.network.get("file") is not None
+
+    @property
     def is_pipeline(self) -> bool:
         """Whether the network is the transformer of a pipeline with prompts."""
         return self.network.get("kind") == "pipeline"
@@ -465,10 +470,12 @@ class Scores(Record, frozen=True):
 
 
 class ArenaRow(Record, frozen=True):
-    """A cell of the arena: ``spent`` passes of everything, ``memory`` peak MB, or its ``error``.
+    """A cell of the arena: ``spent`` passes of everything, ``memory`` peak MB, or its ``error`` and
+    the ``traceback`` of that.
 
-    ``judges`` are its scores by further extractors, ``trained_on`` the metrics that its method
-    trains on, ``teachers`` the digests of those that it was given.
+    ``judges`` are its scores by further extractors, ``metrics`` those by the user's own metrics,
+    ``trained_on`` the metrics that its method trains on, ``teachers`` the digests of those that it
+    was given.
     """
 
     method: str
@@ -480,9 +487,11 @@ class ArenaRow(Record, frozen=True):
     memory: float = 0.0
     scores: Scores | None = None
     judges: dict[str, Scores] = {}
+    metrics: dict[str, Score] = {}
     trained_on: tuple[str, ...] = ()
     teachers: tuple[str, ...] = ()
     error: str | None = None
+    traceback: str | None = None
 
     def __post_init__(self) -> None:
         fits = (self.scores is None) != (self.error is None)

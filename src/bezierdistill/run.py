@@ -34,7 +34,7 @@ from bezierdistill.errors import UserError
 from bezierdistill.files import locked, write_text
 from bezierdistill.progress import is_follower, notice
 from bezierdistill.records import Machine, Made, Settings, read_sealed, to_json, write_sealed
-from bezierdistill.settings import Contents, as_word, as_yaml, default_of
+from bezierdistill.settings import Contents, as_word, as_yaml, default_number, default_of
 from bezierdistill.words import counted
 
 RUN, MADE, README, SETTINGS = "run.json", "made.json", "README.txt", "settings.yaml"
@@ -276,17 +276,18 @@ def command(verb: str, config: Any) -> str:
         verb: such as ``train`` or ``store merge``.
         config: its settings, a dataclass.
     """
-    return shlex.join(["bezierdistill", *verb.split(), *_flags(config, None, "")])
+    flags = _flags(config, None, "", getattr(config, "fast", False))
+    return shlex.join(["bezierdistill", *verb.split(), *flags])
 
 
-def _flags(config: Any, usual: Any, group: str) -> Iterator[str]:
+def _flags(config: Any, usual: Any, group: str, fast: bool) -> Iterator[str]:
     """The flags of what differs from ``usual``, or from the defaults."""
     for part in fields(config):
         value = getattr(config, part.name)
         default = default_of(part) if usual is None else getattr(usual, part.name)
         if is_dataclass(value):
-            yield from _flags(value, default, f"{group}{part.name}.")
-        elif value != default:
+            yield from _flags(value, default, f"{group}{part.name}.", fast)
+        elif value != default_number(default, fast):
             yield from _flag(f"--{group}{part.name}".replace("_", "-"), value, part)
 
 

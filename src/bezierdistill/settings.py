@@ -127,6 +127,35 @@ WEIGHTS = Text(
 )
 
 
+class Usual(int):
+    """A default number, for which ``fast`` stands in the place where settings are to be fast."""
+
+    fast: int
+
+    def __new__(cls, number: int, fast: int) -> Usual:
+        """A default of both kinds."""
+        usual = super().__new__(cls, number)
+        usual.fast = fast
+        return usual
+
+
+def default_number(default: Any, fast: bool) -> Any:
+    """A default as a plain number, if it is :class:`Usual`; anything else is as it is."""
+    return (default.fast if fast else int(default)) if isinstance(default, Usual) else default
+
+
+def settle(config: Any, fast: bool) -> None:
+    """Put plain numbers in the place of defaults that :class:`Usual` are, in settings within these
+    as well; what was given stays as it is.
+    """
+    for part in fields(config):
+        value = getattr(config, part.name)
+        if is_dataclass(value):
+            settle(value, fast)
+        elif isinstance(value, Usual):
+            object.__setattr__(config, part.name, default_number(value, fast))
+
+
 @dataclass(frozen=True)
 class Contents:
     """What a verb's folder is, and its files, for ``README.txt``.

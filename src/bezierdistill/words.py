@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 
 
 def counted(count: int, noun: str) -> str:
@@ -10,6 +11,12 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 'es' if noun.endswith('s') else 's'}"
 
 
-def listed(words: Sequence[str]) -> str:
+def listed(words: Sequence[str], between: str = ", ") -> str:
     """Words by commas; of many the first ones and the last."""
-    return ", ".join(words if len(words) <= 12 else [*words[:10], "...", words[-1]])
+    return between.join(words if len(words) <= 12 else [*words[:10], "...", words[-1]])
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``, did you mean train?`` where a word is like a known one; else nothing."""
+    close = get_close_matches(word.lower(), known, 1)
+    return f", did you mean {close[0]}?" if close else ""

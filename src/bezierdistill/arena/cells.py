@@ -4,12 +4,12 @@ own once it is finished.
 
 from __future__ import annotations
 
+import errno
 import shutil
 import sys
 import time
 import traceback
 from collections.abc import Mapping
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -31,12 +31,15 @@ from bezierdistill.metrics import Evaluator, load_extractor
 from bezierdistill.noise import Stream, noise
 from bezierdistill.objects import is_object, label
 from bezierdistill.records import ArenaRow, Scores, read_record, write_record
+from bezierdistill.stages.evaluate import find_metrics
 from bezierdistill.training.ranks import open_fabric
 
 if TYPE_CHECKING:
     from bezierdistill.arena.runner import ArenaConfig
 
-RESULTS, CRASHED = "cells", "crashed"
+RESULTS = "cells"
+TOLD = (UserError, FloatingPointError)  # whose words say everything
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # what no other cell would survive
 
 
 class Cell(NamedTuple):
@@ -50,9 +53,17 @@ class Cell(NamedTuple):
         """Of its files."""
         return f"{self.method}-{self.seed}"
 
-    def file(self, out: Path, kind: str = RESULTS) -> Path:
-        """Where its rows are, once it is finished, or has crashed."""
-        return out / kind / f"{self.name}.json"
+    def file(self, out: Path) -> Path:
+        """Where its rows are, once it was run."""
+        return out / RESULTS / f"{self.name}.json"
+
+    def finished(self, out: Path) -> bool:
+        """Whether it was run and has not failed."""
+        file = self.file(out)
+        if not file.exists():
+            return False
+        rows = read_record(file, list[ArenaRow], "arena cell")
+        return all(row.error is None for row in rows)
 
 
 def choose_judges(config: ArenaConfig, data: Data) -> dict[str, nn.Module]:
@@ -62,15 +73,16 @@ def choose_judges(config: ArenaConfig, data: Data) -> dict[str, nn.Module]:
     Raises:
         UserError: if there is no such extractor, it does not suit the data, or two have one name.
     """
-    names: Any = config.judges
+    names: Any = config.extractor
     if names == ("auto",):
         names = ("classifier",) if len(data.shape) == 3 and data.classes else ()
-    names = () if names == ("none",) else names
     found: dict[str, nn.Module] = {}
     for name in names:
+        if name == "random":
+            continue
         own = label(name, "extractor") if is_object(name) else str(name).partition(":")[0]
         if own in found:
-            raise UserError(f"two judges are called {own}: rename or leave out {name}")
+            raise UserError(f"two extractors are called {own}: rename or leave out {name}")
         found[own] = load_extractor(str(name), data)
     return found
 
@@ -88,6 +100,7 @@ class Cells:
         self.config, self.data, self.methods = config, data, methods
         self.device = open_fabric(config.loop.accelerator).device
         self.judges: dict[str, nn.Module | None] = {"": None, **choose_judges(config, data)}
+        self.metrics = find_metrics(config.metric)
         self.network = network_of(config)
         self.evaluator = cache(self._evaluator)
 
@@ -96,27 +109,33 @@ class Cells:
         own = self.judges[judge]
         return Evaluator(self.data, seed, own if own is None else own.to(self.device))
 
-    def run(self, cell: Cell) -> None:
-        """Run a cell and write its rows; an error that is no user's is told with its traceback and
-        written apart, for the next run tries it again.
+    def check_metrics(self, seed: int) -> None:
+        """Try the user's own metrics on real samples, before anything is trained.
 
         Raises:
-            OSError: if the disk is full, which no other cell would survive.
+            UserError: if one gives no finite number.
+        """
+        for metric in self.metrics.values():
+            count = self.evaluator(seed, "").size(self.config.samples)
+            self.evaluator(seed, "").measure(self.data.real(count, seed, "train"), metric)
+
+    def run(self, cell: Cell) -> None:
+        """Run a cell and write its rows, or its error: the next run tries it again.
+
+        Raises:
+            OSError: if the disk is full.
         """
         if not cell.method:
             given_teachers(self.config, cell.seed)
             return
-        crashed = cell.file(self.config.out, CRASHED)
-        crashed.unlink(missing_ok=True)
         try:
             rows = self._rows(cell)
-        except Exception as error:
-            if isinstance(error, OSError) and not hasattr(error, "__notes__"):
+        except (Exception, SystemExit) as error:
+            if isinstance(error, OSError) and error.errno in FULL:
                 raise
-            traceback.print_exc()  # of a method: it helps who wrote it
-            write_record(crashed, [failed(cell, f"{type(error).__name__}: {error}")])
-        else:
-            write_record(cell.file(self.config.out), rows)
+            kind = "" if isinstance(error, TOLD) else f"{type(error).__name__}: "
+            rows = [failed(cell, f"{kind}{error}", "".join(traceback.format_exception(error)))]
+        write_record(cell.file(self.config.out), rows)
 
     def _rows(self, cell: Cell) -> list[ArenaRow]:
         config, folder = self.config, self.config.out / "models" / cell.name
@@ -135,9 +154,6 @@ class Cells:
         )
         try:
             return self._judged(cell, bench, digests(given))
-        except (UserError, FloatingPointError) as error:
-            print(f"{cell.method}, seed {cell.seed}: {error}", file=sys.stderr)
-            return [failed(cell, str(error))]
         finally:
             if not config.keep_models:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -165,12 +181,11 @@ class Cells:
         )
         rows = []
         for passes, sampler in sorted(samplers.items()):
-            first, *others = self._judge(f"{cell.name}-{passes}", bench, sampler).items()
-            judged = {"scores": first[1], "judges": dict(others), "error": None}
-            rows.append(replace(row, passes=passes, **judged))
+            judged = self._judge(f"{cell.name}-{passes}", bench, sampler)
+            rows.append(replace(row, passes=passes, error=None, **judged))
         return rows
 
-    def _judge(self, name: str, bench: Bench, sampler: Sampler) -> dict[str, Scores]:
+    def _judge(self, name: str, bench: Bench, sampler: Sampler) -> dict[str, Any]:
         """Metrics of a sampler's samples as they would be saved: in original units, clamped to
         their range.
         """
@@ -184,7 +199,7 @@ class Cells:
         if config.keep_samples:
             more = {} if labels is None else {"labels": labels.numpy()}
             write_array(config.out / "samples" / f"{name}.npz", original, **more)
-        x, found = data.scaling.encode(original), {}
+        x, found = data.scaling.encode(original), dict[str, Scores]()
         for judge, extractor in self.judges.items():
             evaluate = self.evaluator(seed, judge)
             scores = evaluate(x)
@@ -195,7 +210,9 @@ class Cells:
                     f"{name} is so far off that a metric is not finite: it has diverged"
                 )
             found[judge] = scores
-        return found
+        measure = self.evaluator(seed, "").measure
+        metrics = {key: measure(x, metric) for key, metric in self.metrics.items()}
+        return {"scores": found.pop(""), "judges": found, "metrics": metrics}
 
     @torch.no_grad()
     def _sampled(self, name: str, bench: Bench, sampler: Sampler, cond: Tensor | None) -> Tensor:
@@ -217,24 +234,12 @@ class Cells:
         return torch.cat(parts)
 
 
-def failed(cell: Cell, error: str) -> ArenaRow:
-    """The row of a cell that has failed."""
+def failed(cell: Cell, error: str, trace: str | None = None) -> ArenaRow:
+    """The row of a cell that has failed, which is told."""
     told = " ".join(error.split())
-    return ArenaRow(method=cell.method, seed=cell.seed, ours=cell.method == OURS, error=told)
-
-
-def forget_failures(out: Path, cells: list[Cell]) -> None:
-    """Remove the rows of those cells that have failed, so that they are run again."""
-    for cell in cells:
-        with suppress(FileNotFoundError):
-            file = cell.file(out)
-            if file.exists() and any(row.error for row in read_rows(file)):
-                file.unlink()
-
-
-def read_rows(file: Path) -> list[ArenaRow]:
-    """The rows of a cell's file."""
-    return read_record(file, list[ArenaRow], "arena cell")
+    print(f"{cell.method}, seed {cell.seed}: {told}", file=sys.stderr)
+    ours = cell.method == OURS
+    return ArenaRow(method=cell.method, seed=cell.seed, ours=ours, error=told, traceback=trace)
 
 
 def judged_conditions(data: Data, count: int, seed: int) -> Tensor | None:

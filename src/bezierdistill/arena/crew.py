@@ -22,7 +22,7 @@ from typing import Any, TextIO
 
 import torch
 
-from bezierdistill.arena.cells import CRASHED, Cell, Cells, failed
+from bezierdistill.arena.cells import Cell, Cells, failed
 from bezierdistill.arena.runner import ArenaConfig, choose_methods
 from bezierdistill.data import load_data
 from bezierdistill.errors import UserError
@@ -110,9 +110,8 @@ class Crew:
                 raise {"UserError": UserError}.get(told[0], OSError)(told[1])
         else:
             self.running.discard(process)
-            error = f"its process ended with {process.wait()}"
-            print(f"{cell.method}, seed {cell.seed}: {error}", file=sys.stderr)
-            write_record(cell.file(self.config.out, CRASHED), [failed(cell, error)])
+            row = failed(cell, f"its process ended with {process.wait()}")
+            write_record(cell.file(self.config.out), [row])
         with self.lock:
             self.done(cell)
         return process if answer else None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bezierdistill.arena.runner import ArenaConfig, arena, compared
-from bezierdistill.settings import as_paths, check_counts, check_seed
+from bezierdistill.settings import Usual, as_paths, check_counts, check_seed, settle
 from bezierdistill.stages.sources import as_data
 from bezierdistill.training.settings import LoopConfig
 
@@ -37,12 +37,14 @@ class DemoConfig:
     """Built-in name, path, hf:OWNER/NAME or FILE.py:function; in Python an object as well."""
     seed: int = 0
     """Seed of everything."""
-    budget: int = 4_000_000
+    budget: int = Usual(4_000_000, fast=400_000)
     """Network passes that each method may spend."""
     fast: bool = False
-    """A small run of half a minute, to see that everything works; its figures mean little."""
+    """A small run of half a minute, to see that everything works; its figures mean little. A budget
+    that is given is kept."""
 
     def __post_init__(self) -> None:
+        settle(self, self.fast)
         as_paths(self, "out")
         as_data(self, "data")
         check_seed(self.seed)

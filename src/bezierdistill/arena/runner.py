@@ -5,27 +5,31 @@ held-out samples from the same noise: ``bezierdistill arena``.
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bezierdistill.errors import UnfitError, UserError
-from bezierdistill.networks.config import NetworkConfig
+from bezierdistill.networks.config import NetworkConfig, ask_for
 from bezierdistill.objects import START, as_named, find_function, is_object, label
+from bezierdistill.reporting.names import method_lines
 from bezierdistill.settings import (
     WORDS,
     Contents,
+    Usual,
     as_paths,
     check_choice,
     check_counts,
     check_seed,
     check_whole_batches,
+    settle,
     written,
 )
+from bezierdistill.stages.evaluate import check_metrics
 from bezierdistill.stages.sources import as_data
 from bezierdistill.training.settings import LoopConfig
+from bezierdistill.words import counted, did_you_mean, listed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,12 +39,17 @@ if TYPE_CHECKING:
     from bezierdistill.records import ArenaRow
 
 Track = Literal["own-teacher", "given-teacher"]
-RESULT, TABLES = "arena.json", ("csv", "latex")
+RESULT = "arena.json"
 GIVEN = "teacher-20"  # the given teacher's own samples, in every table of its track
 FREE = (
-    *("methods", "seeds", "first_seed", "keep_samples", "keep_models", "jobs", "retry"),
-    *("to", "teacher", "weak"),  # the last two are known by their digests
+    *("methods", "seeds", "first_seed", "keep_samples", "keep_models", "jobs"),
+    *("teacher", "weak"),  # which are known by their digests
 )
+
+
+def small_network() -> NetworkConfig:
+    """The arena's own network."""
+    return NetworkConfig(width=Usual(192, fast=32), depth=Usual(3, fast=2))
 
 
 @dataclass(frozen=True)
@@ -56,24 +65,29 @@ class ArenaConfig:
         bezierdistill arena --data digits --track given-teacher --teacher runs/mine --out runs/own
     """
 
+    EPILOG = f"""The methods, by their names; one of your own is FILE.py:function.
+
+{method_lines()}"""
+
     data: str | object
     """Built-in name, path, hf:OWNER/NAME or FILE.py:function, of vectors or images; in Python an
     object as well."""
     out: Path
-    """Folder of the run; cells that are finished there are not run again."""
+    """Folder of the run; cells that are finished there are not run again, those that have failed
+    are."""
     methods: tuple[str | object, ...] = written(("all",), WORDS)
     """All, or names separated by commas; FILE.py:function enters a method of your own, a function
     method(bench)."""
-    budget: int = 2_000_000
+    budget: int = Usual(2_000_000, fast=400_000)
     """Network passes that each method may spend: a forward counts 1, forward and backward 3, per
     row."""
     seeds: int = 3
     """Number of seeds."""
     first_seed: int = 0
     """The first of them."""
-    samples: int = 4096
+    samples: int = Usual(4096, fast=512)
     """Samples judged."""
-    batch: int = 256
+    batch: int = Usual(256, fast=64)
     """Rows per step."""
     track: Track = "own-teacher"
     """Whether a method trains its teacher out of its own budget, or is given one, and the budget
@@ -83,17 +97,15 @@ class ArenaConfig:
     and a weak one with 8 % of its steps."""
     weak: Path | None = None
     """A weak teacher that is given beside it; without it methods that want one train it."""
-    judges: tuple[str | object, ...] = written(("auto",), WORDS)
-    """Further features to judge by, beside the random ones: classifier, squeezenet:PATH,
-    FILE.py:function; auto is the classifier of labelled images, else none."""
+    extractor: tuple[str | object, ...] = written(("auto",), WORDS)
+    """Features to judge by beside the random ones, as for evaluate: random (these alone),
+    classifier, squeezenet:PATH, inception:PATH, dino:FOLDER, FILE.py:function; auto is the
+    classifier of labelled images, else random."""
+    metric: tuple[str | object, ...] = written((), WORDS)
+    """Metrics of your own beside the others, as FILE.py:function, which takes two sets of states
+    and returns a number."""
     jobs: int = 1
     """Processes that share the cells, of one thread each; no more than cores."""
-    retry: bool = False
-    """Run cells that have failed again; those that ended in an error of their method are in any
-    case."""
-    to: tuple[str, ...] = written((), WORDS)
-    """Write the table as arena.csv (csv) or arena.tex (latex) as well, with all figures and their
-    standard errors."""
     keep_samples: bool = False
     """Keep the judged samples as samples/METHOD-SEED-PASSES.npz, and the held-out real ones as
     samples/real.npz."""
@@ -103,20 +115,23 @@ class ArenaConfig:
     """Train every network on the data's labels or conditions, and judge samples of as frequent
     ones."""
     fast: bool = False
-    """A small network, budget and few samples, to see that everything runs; its figures mean
-    little."""
-    network: NetworkConfig = field(default_factory=lambda: NetworkConfig(width=192, depth=3))
+    """A small network (width 32, depth 2), 400,000 passes, batches of 64 and 512 samples, to see
+    that everything runs; its figures mean little. What is given is kept."""
+    network: NetworkConfig = field(default_factory=small_network)
     """The network of every teacher and student."""
     loop: LoopConfig = field(default_factory=LoopConfig)
     """How weights are updated."""
 
     def __post_init__(self) -> None:
+        settle(self, self.fast)
         as_paths(self, "out")
         for name in ("teacher", "weak"):
             if getattr(self, name) is not None:
                 as_paths(self, name)
-        as_named(self, "methods", "judges")
+        as_named(self, "methods", "extractor", "metric")
         as_data(self, "data")
+        check_metrics(self.metric)
+        ask_for(self.network)
         check_choice("track", self.track, Track)
         check_seed(self.first_seed)
         check_counts(budget=self.budget, seeds=self.seeds, samples=self.samples, batch=self.batch)
@@ -128,29 +143,16 @@ class ArenaConfig:
             )
         if self.weak is not None and self.teacher is None:
             raise UserError(f"weak is {self.weak} and teacher none: expected --teacher as well")
-        if wrong := [name for name in self.to if name not in TABLES]:
-            raise UserError(f"to is {', '.join(wrong)}, expected some of {', '.join(TABLES)}")
-
-    def scaled(self) -> ArenaConfig:
-        """The settings that are run: much smaller ones with ``fast``."""
-        if not self.fast:
-            return self
-        return replace(
-            self,
-            budget=400_000,
-            batch=64,
-            samples=512,
-            network=replace(self.network, width=32, depth=2),
-        )
 
 
 CONTENTS = Contents(
     "methods compared within one budget of network passes",
     {
         "arena.json": "the result: a row for each method, seed and number of passes",
-        "arena.csv, arena.tex": "the table, where --to asks for it",
-        "cells/": "the rows by method and seed; remove a cell's file to run it again",
-        "crashed/": "cells that ended in an error of their method, which are tried again",
+        "arena.csv, arena.tex, arena.md, arena.pdf, arena.svg": "the table and its figure, where"
+        " report --to asks for them",
+        "cells/": "the rows by method and seed, or the error and its traceback; remove a cell's"
+        " file to run it again",
         "samples/": "judged samples, where they are kept",
         "models/, shared/": "models and curves of every method, where they are kept, and teachers"
         " that are given to all of a seed",
@@ -173,16 +175,15 @@ def arena(config: ArenaConfig, verb: str = "arena", asked: object = None) -> lis
         UserError: on bad data or settings, an unknown method, a teacher that does not fit, or a
             folder that holds an arena with other settings or is being written.
     """
-    from bezierdistill.arena.cells import CRASHED, RESULTS, Cell, Cells, forget_failures
+    from bezierdistill.arena.cells import RESULTS, Cell, Cells
     from bezierdistill.arena.given import check_given
     from bezierdistill.data import load_data
     from bezierdistill.files import discard, remove_unfinished
-    from bezierdistill.reporting.arenas import crashes
     from bezierdistill.run import Run
     from bezierdistill.stages.train import conditions_of
     from bezierdistill.training.ranks import open_fabric
 
-    asked, fast, config = asked or config, config.fast, config.scaled()
+    asked = asked or config
     methods, data = choose_methods(config.methods, config.track), load_data(config.data)
     if config.conditional:
         conditions_of(data)
@@ -192,17 +193,16 @@ def arena(config: ArenaConfig, verb: str = "arena", asked: object = None) -> lis
     runner, identity = Cells(config, data, methods), check_given(config, data)
     seeds = range(config.first_seed, config.first_seed + config.seeds)
     cells = [Cell(name, seed) for seed in seeds for name in methods]
-    with Run(config.out, verb, config, CONTENTS, FREE, identity, asked=asked, fast=fast):
-        for part in (RESULTS, CRASHED, "samples"):
+    runner.check_metrics(config.first_seed)
+    with Run(config.out, verb, config, CONTENTS, FREE, identity, asked=asked, fast=config.fast):
+        for part in (RESULTS, "samples"):
             remove_unfinished(config.out / part)
-        if config.retry:
-            forget_failures(config.out, cells)
         _keep_real(config, runner)
-        _run_cells(config, runner, [cell for cell in cells if not cell.file(config.out).exists()])
+        _run_cells(config, runner, [cell for cell in cells if not cell.finished(config.out)])
         for seed in seeds if not config.keep_models else ():
             discard(config.out / "shared" / str(seed))  # what a stopped run has left
-        broken = [row for row in crashes(config.out) if Cell(row.method, row.seed) in cells]
-        return _written(config.out) + broken
+        rows = _written(config.out)
+        return [row for row in rows if not row.error or Cell(row.method, row.seed) in cells]
 
 
 def _check_jobs(config: ArenaConfig) -> None:
@@ -297,8 +297,8 @@ def choose_methods(names: Sequence[Any], track: Track = "own-teacher") -> dict[s
             chosen[name] = METHODS[name]
         elif not is_object(name):
             raise UserError(
-                f"no method called {name!r}: expected all, FILE.py:function, or some of"
-                f" {', '.join(METHODS)}"
+                f"no method called {str(name)[:80]!r}, expected all, FILE.py:function or names that"
+                f" bezierdistill arena --help lists{did_you_mean(name, METHODS)}"
             )
         elif own in chosen or own in METHODS:
             raise UserError(f"two methods are called {own}: rename {name}")
@@ -308,39 +308,31 @@ def choose_methods(names: Sequence[Any], track: Track = "own-teacher") -> dict[s
     return chosen | ({GIVEN: METHODS[GIVEN]} if given else {})
 
 
-def compared(out: Path, rows: list[ArenaRow], to: Sequence[str] = ()) -> dict[str, Any]:
-    """Print the table of an arena, write it as files of the kinds ``to``, tell which cells failed
-    and why, and write its report.
+def compared(out: Path, rows: list[ArenaRow]) -> dict[str, Any]:
+    """Print the table of an arena, and write its report.
 
     Raises:
-        UnfitError: if a method ended in an error of its own, which the next run tries again.
+        UnfitError: if cells have failed: which, and where their tracebacks are.
     """
     from bezierdistill.records import to_json
     from bezierdistill.reporting import write_report
-    from bezierdistill.reporting.export import write_csv, write_latex
     from bezierdistill.reporting.tables import print_arena
 
     print_arena(rows)
-    tables = {"csv": (out / "arena.csv", write_csv), "latex": (out / "arena.tex", write_latex)}
-    for path, write in (tables[kind] for kind in to):
-        write(path, rows)
-        print(path)
-    for row in rows:
-        if row.error is not None:
-            print(f"failed: {row.method}, seed {row.seed}: {row.error}", file=sys.stderr)
     page = write_report(out)
     print(page)
     result = {"out": out, "rows": to_json(rows), "report": page}
-    broken = [row for row in rows if not (out / "cells" / f"{row.method}-{row.seed}.json").exists()]
-    if broken:
+    if failed := [f"{row.method}, seed {row.seed}" for row in rows if row.error is not None]:
+        count, cells = len(failed), counted(len({(row.method, row.seed) for row in rows}), "cell")
         raise UnfitError(
-            f"{len(broken)} cells ended in errors of their methods, whose tracebacks are above: fix"
-            " these, and the same command tries them again",
+            f"{count} of {cells} failed ({listed(failed, '; ')}): tracebacks are in {page} and"
+            f" {out / RESULT}, the same command tries them again",
             result,
+            code=1,
         )
     return result
 
 
 def main_arena(config: ArenaConfig) -> dict[str, Any]:
     """The verb ``arena``."""
-    return compared(config.out, arena(config), config.to)
+    return compared(config.out, arena(config))

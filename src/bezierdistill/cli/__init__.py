@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from typing import Any
@@ -28,6 +29,7 @@ from bezierdistill.settings import as_yaml
 
 __all__ = ["VERBS", "explain", "main", "parse"]
 
+JSON_VERSION, SEEDS = 1, ("seed", "first_seed", "seeds")
 ALLOCATOR = ("can't allocate memory", "Storage size calculation overflowed")
 
 
@@ -53,7 +55,7 @@ def _answer(words: list[str], asked: list[int]) -> int:
     if words == ["--version"]:
         print(f"bezierdistill {__version__}")
         return 0
-    name, as_json = "", False
+    name, as_json, config, started = "", False, None, time.perf_counter()
     try:
         name = find_verb(words).name
         verb, config, as_json, quiet, print_config = parse(words)
@@ -65,7 +67,7 @@ def _answer(words: list[str], asked: list[int]) -> int:
         with only_json, silent(quiet), told:
             result = verb.run(config)
         if as_json:
-            _print_json(result)
+            _print_json(name, config, started, result)
         return 0
     except (Exception, KeyboardInterrupt) as error:
         message = explain(error)
@@ -76,15 +78,30 @@ def _answer(words: list[str], asked: list[int]) -> int:
             message = f"interrupted{more}"
         elif message is None or os.environ.get("BEZIERDISTILL_DEBUG"):
             raise
-        if as_json and isinstance(error, UnfitError):
-            _print_json(error.result)
+        code = _told(error, as_json, name, config, started)
     print(f"{' '.join(['bezierdistill', name]).strip()}: {message}", file=sys.stderr)
-    return 128 + asked[0] if asked else 2
+    return 128 + asked[0] if asked else code
 
 
-def _print_json(result: Any) -> None:
-    if not is_follower():
-        print(json.dumps(result, indent=2, default=os.fspath, allow_nan=False))
+def _told(error: BaseException, as_json: bool, verb: str, config: Any, started: float) -> int:
+    """The exit code of a mistake; one that is a result as well is printed."""
+    if not isinstance(error, UnfitError):
+        return 2
+    if as_json:
+        _print_json(verb, config, started, error.result)
+    return error.code
+
+
+def _print_json(verb: str, config: Any, started: float, result: dict[str, Any]) -> None:
+    """Print a result behind what every document has: the version of its layout, the verb, how long
+    it took, its seeds.
+    """
+    if is_follower():
+        return
+    head: dict[str, Any] = {"version": JSON_VERSION, "verb": verb}
+    head["seconds"] = round(time.perf_counter() - started, 3)
+    head |= {name: getattr(config, name) for name in SEEDS if hasattr(config, name)}
+    print(json.dumps(head | result, indent=2, default=os.fspath, allow_nan=False))
 
 
 def explain(error: BaseException) -> str | None:

@@ -21,6 +21,7 @@ from bezierdistill.cli.settings import read_flags
 from bezierdistill.cli.verbs import GROUPS, SILENT, VERBS, Verb, read_help
 from bezierdistill.errors import UserError
 from bezierdistill.settings import default_of
+from bezierdistill.words import did_you_mean
 
 NAMES = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH", bool: "{true,false}"}
 NONE = ("none", "null", "~", "")  # here, and in YAML
@@ -77,6 +78,14 @@ class Parser(argparse.ArgumentParser):
             self.error(f"argument {action.option_strings[0]}: got '--', expected a value")
         return super()._get_values(action, arg_strings)
 
+    def check_flags(self, words: Sequence[str]) -> None:
+        """Raise ``UserError`` on a flag that is like one of the verb's, and none of them."""
+        for word in words:
+            flag, known = word.partition("=")[0], self._option_string_actions
+            strange = flag.startswith("--") and flag != "--" and flag not in known
+            if strange and (close := did_you_mean(flag, known)):
+                self.error(f"unrecognized arguments: {word[:80]}{close}")
+
     def error(self, message: str) -> NoReturn:
         """Raise ``UserError``."""
         raise UserError(f"{message} ({self.prog} --help)")
@@ -119,6 +128,7 @@ def _fill(parser: argparse.ArgumentParser, verb: Verb) -> None:
     told = verb.help
     examples = "\n".join(["example:", *(f"  {line}" for line in told.examples)])
     parser.description = "\n\n".join([told.summary, *told.details, examples])
+    parser.epilog = verb.epilog
     needed = list(_add_options(parser, verb.config, None, "", "options"))
     parser.usage = " ".join(["%(prog)s", *needed, "[options]"])
     add = parser.add_argument_group("common options").add_argument
@@ -204,6 +214,7 @@ def parse(arguments: Sequence[str]) -> Request:
     parser = Parser(prog=f"bezierdistill {verb.name}", add_help=False)
     _fill(parser, verb)
     words = _expanded([_dashed(word) for word in arguments[len(verb.name.split()) :]])
+    parser.check_flags(words)
     parsed = vars(parser.parse_args(words))
     config = _built(verb.config, parsed, "")
     as_json, quiet = (parsed.get(name, False) for name in ("json", "quiet"))
@@ -220,7 +231,8 @@ def find_verb(words: Sequence[str]) -> Verb:
         if verb := VERBS.get(" ".join(words[:count])):
             return verb
     said = " ".join(words[: 2 if words[0] == "store" else 1])
-    raise UserError(f"no verb {said[:80]!r}, expected one that bezierdistill --help lists")
+    close = did_you_mean(said[:80], VERBS)
+    raise UserError(f"no verb {said[:80]!r}, expected one that bezierdistill --help lists{close}")
 
 
 def _dashed(word: str) -> str:

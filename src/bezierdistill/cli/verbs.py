@@ -67,6 +67,11 @@ class Verb(NamedTuple):
         """What its settings class says."""
         return read_help(self.config)
 
+    @property
+    def epilog(self) -> str:
+        """What its help ends with: ``EPILOG`` of its settings class, if it has one."""
+        return getattr(self.config, "EPILOG", "")
+
     def run(self, config: Any) -> Any:
         """Do the work."""
         return getattr(self._imported(), f"main_{self.name.replace(' ', '_')}")(config)

@@ -3,6 +3,7 @@ of real samples of the same size.
 """
 
 from bezierdistill.metrics.classifier import ClassifierFeatures, classifier_features
+from bezierdistill.metrics.dino import DinoFeatures
 from bezierdistill.metrics.distances import (
     energy_distance,
     fidelity,
@@ -15,13 +16,16 @@ from bezierdistill.metrics.distances import (
 from bezierdistill.metrics.evaluation import Evaluator
 from bezierdistill.metrics.extractors import load_extractor
 from bezierdistill.metrics.features import RandomFeatures
+from bezierdistill.metrics.inception import InceptionFeatures
 from bezierdistill.metrics.paths import curve_fit_error, relative_distance, straightness
 from bezierdistill.metrics.scales import KernelFeatures
 from bezierdistill.metrics.squeezenet import SqueezeNetFeatures
 
 __all__ = [
     "ClassifierFeatures",
+    "DinoFeatures",
     "Evaluator",
+    "InceptionFeatures",
     "KernelFeatures",
     "RandomFeatures",
     "SqueezeNetFeatures",

@@ -13,17 +13,25 @@ from torch import nn
 from bezierdistill.data import Data
 from bezierdistill.errors import UserError
 from bezierdistill.metrics.classifier import classifier_features
+from bezierdistill.metrics.dino import DinoFeatures
 from bezierdistill.metrics.features import RandomFeatures
+from bezierdistill.metrics.inception import InceptionFeatures
 from bezierdistill.metrics.squeezenet import SqueezeNetFeatures
 from bezierdistill.objects import find_function, is_object
 
+BY_WEIGHTS: dict[str, type[nn.Module]] = {
+    "squeezenet": SqueezeNetFeatures,
+    "inception": InceptionFeatures,
+    "dino": DinoFeatures,
+}
+
 
 def load_extractor(text: str, data: Data) -> nn.Module:
-    """The extractor called ``random``, ``classifier`` or ``squeezenet:PATH`` for a data set, or one
-    of the user's own.
+    """The extractor called ``random``, ``classifier``, ``squeezenet:PATH``, ``inception:PATH`` or
+    ``dino:FOLDER`` for a data set, or one of the user's own.
 
     ``FILE.py:function`` is a function of a Python file (by default ``extractor``) that takes the
-    data and returns a module: Inception or DINO, where their weights are at hand.
+    data and returns a module.
 
     Raises:
         UserError: if there is no such extractor, or it does not suit the data.
@@ -40,12 +48,12 @@ def load_extractor(text: str, data: Data) -> nn.Module:
             told = f"{text} made a {type(module).__name__}"
             raise UserError(f"{told}, expected a torch module from states to features")
         return module
-    path = text.removeprefix("squeezenet:")
-    if path in ("", text):
-        told = f"no extractor called {text[:200]!r}: expected random, classifier, squeezenet:PATH"
-        raise UserError(f"{told} or FILE.py:function")
+    kind, _, path = text.partition(":")
+    if kind not in BY_WEIGHTS or not path:
+        told = f"no extractor called {text[:200]!r}: expected random, classifier, squeezenet:PATH,"
+        raise UserError(f"{told} inception:PATH, dino:FOLDER or FILE.py:function")
     bounded = None not in (data.scaling.low, data.scaling.high)
     if len(data.shape) != 3 or data.shape[0] not in (1, 3) or not bounded:
         told = f"{data.name} holds states of shape {data.shape}"
-        raise UserError(f"{told}, expected images of bytes, grey or RGB, for SqueezeNet")
-    return SqueezeNetFeatures(Path(path))
+        raise UserError(f"{told}, expected images of bytes, grey or RGB, for {kind}")
+    return BY_WEIGHTS[kind](Path(path))

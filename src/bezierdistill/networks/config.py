@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from bezierdistill.errors import UserError
+from bezierdistill.objects import as_named, find_function, is_object
 from bezierdistill.settings import check_choice
 
 if TYPE_CHECKING:
@@ -18,7 +19,11 @@ if TYPE_CHECKING:
     from bezierdistill.networks.pipeline import PipelineConfig
 
 NetworkKind = Literal["mlp", "unet", "dit"]
-LATER = {"control_points"}  # settings that records of older versions lack
+LATER = {"control_points", "file"}  # settings that records of older versions lack
+MAKES = "takes the shape of a state and the numbers of a condition, and returns a module"
+_asked = set[
+    str
+]()  # functions that settings have named here: none that a record names alone is run
 MAX_WIDTH, MAX_DEPTH = 4096, 256  # of a network that a file names, which may come from anybody
 
 
@@ -39,6 +44,12 @@ class NetworkConfig:
     control_points: int = 1
     """Control points of the curve's velocity that a pass emits (distill --control-points); 1
     is a straight jump."""
+    file: str | None = None
+    """In an arena, in the place of all these: FILE.py:function of your own, network(shape,
+    condition_size), which returns a module net(x, s, t, cond)."""
+
+    def __post_init__(self) -> None:
+        as_named(self, "file")
 
     def build(
         self, shape: tuple[int, ...], seed: int, condition_size: int = 0, outputs: int = 1
@@ -47,11 +58,15 @@ class NetworkConfig:
         weights a function of the seed; one of several ``outputs`` K gives ``(B, K, *shape)``.
 
         Raises:
-            UserError: on another kind, sizes below 1, or what the network itself rejects.
+            UserError: on another kind, sizes below 1, or what the network itself rejects; or if it
+                is one of the user's own that no settings have asked for.
         """
+        if self.file is not None:
+            return self._from_file(shape, seed, condition_size, outputs)
         check_choice("network", self.kind, NetworkKind)
-        if not all(type(n) is int and n > 0 for n in dataclasses.astuple(self)[1:]):
-            sizes = {k: v for k, v in dataclasses.asdict(self).items() if k != "kind"}
+        sizes = dataclasses.asdict(self)
+        del sizes["kind"], sizes["file"]
+        if not all(type(n) is int and n > 0 for n in sizes.values()):
             given = ", ".join(f"{k} {v!r}" for k, v in sizes.items())
             raise UserError(f"network has {given}, expected whole numbers, 1 or more")
         import torch  # imported here: settings take no torch
@@ -72,10 +87,41 @@ class NetworkConfig:
             kind = UNet if self.kind == "unet" else DiT
             return kind(shape, self.width, self.depth, self.patch, condition_size, outputs)
 
+    def _from_file(
+        self, shape: tuple[int, ...], seed: int, condition_size: int, outputs: int
+    ) -> nn.Module:
+        import torch
+
+        name = str(self.file)
+        if name not in _asked:
+            raise UserError(
+                f"network.file is {name}, which only an arena with the same --network.file runs"
+            )
+        if outputs * self.control_points > 1:
+            raise UserError(f"{name} gives one velocity, expected --network.control-points 1")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            made = find_function(name, "network", MAKES)(shape, condition_size)
+        if not isinstance(made, torch.nn.Module):
+            raise UserError(f"{name} made a {type(made).__name__}, expected a torch module")
+        return made
+
+
+def ask_for(network: NetworkConfig) -> None:
+    """Let a network of the user's own be built, as settings have named its file.
+
+    Raises:
+        UserError: if it is not named as ``FILE.py:function``.
+    """
+    if network.file is not None and not is_object(network.file):
+        raise UserError(f"network.file is {network.file!r}, expected FILE.py:function")
+    _asked.add(str(network.file))
+
 
 def sees_images(network: object, shape: tuple[int, ...]) -> bool:
     """Whether states of a shape are images to a network: not to our MLP, which takes vectors."""
-    return len(shape) == 3 and not (isinstance(network, NetworkConfig) and network.kind == "mlp")
+    mlp = isinstance(network, NetworkConfig) and network.file is None and network.kind == "mlp"
+    return len(shape) == 3 and not mlp
 
 
 def read_network(

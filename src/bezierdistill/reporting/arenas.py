@@ -4,14 +4,22 @@ samples.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 from bezierdistill.data import Scaling, load_data, read_array
 from bezierdistill.errors import UserError
-from bezierdistill.records import ArenaRow, read_record
+from bezierdistill.records import ArenaRow
 from bezierdistill.reporting.export import MARK, NOTE, Line, lines
-from bezierdistill.reporting.page import Gallery, Note, Opening, Picture, Section, Table, Words
+from bezierdistill.reporting.page import (
+    Code,
+    Gallery,
+    Note,
+    Opening,
+    Picture,
+    Section,
+    Table,
+    Words,
+)
 from bezierdistill.reporting.plots import arena_figure
 from bezierdistill.reporting.runs import Findings
 from bezierdistill.reporting.samples import IMAGES, POINTS, Panel, sheets
@@ -50,8 +58,10 @@ def opening(found: Findings) -> Opening:
 def sections(found: Findings) -> list[Section]:
     """Table, pictures and samples."""
     failed = [row for row in found.rows if row.error is not None]
-    told = [*failed, *crashes(found.folder)]
-    notes = [Note(f"Failed: {row.method}, seed {row.seed}: {row.error}") for row in told]
+    notes: list[Note | Code] = []
+    for row in failed:
+        notes.append(Note(f"Failed: {row.method}, seed {row.seed}: {row.error}"))
+        notes += [Code(row.traceback, "Traceback", folded=True)] if row.traceback else []
     if len(failed) == len(found.rows):
         return [Section("Results", notes)]
     words = Words(["excess", "floor", "pass", "rank"])
@@ -80,21 +90,26 @@ def _table(rows: Sequence[ArenaRow]) -> Table:
     )
 
 
-def crashes(out: Path) -> list[ArenaRow]:
-    """The rows of an arena's cells that ended in an error of their method, and have no result."""
-    files = sorted((out / "crashed").glob("*.json"))
-    return [row for file in files for row in read_record(file, list[ArenaRow], "arena cell")]
-
-
 def _judges(rows: Sequence[ArenaRow]) -> list[Table]:
-    """A table for every further judge."""
-    names = dict.fromkeys(name for row in rows for name in row.judges)
-    return [_judge_table(name, lines(rows)) for name in names]
+    """A table of metrics of one's own, if there are any, and one for every further judge."""
+    table = lines(rows)
+    known = dict.fromkeys(name for line in table for name in line.figures)
+    own = [name for name in known if any(name in row.metrics for row in rows)]
+    caption = "Metrics of your own: their excess over real data's."
+    tables = [_figures(caption, {name: name for name in own}, table)] if own else []
+    for judge in dict.fromkeys(name for row in rows for name in row.judges):
+        start = f"{judge} "
+        names = {name: name.removeprefix(start) for name in known if name.startswith(start)}
+        caption = (
+            f"The same samples in the features of {judge}: Frechet (FD) and kernel distance (KD)"
+            " themselves, and shares."
+        )
+        tables.append(_figures(caption, names, table))
+    return tables
 
 
-def _judge_table(judge: str, table: Sequence[Line]) -> Table:
-    start = f"{judge} "
-    known = dict.fromkeys(k for line in table for k in line.figures if k.startswith(start))
+def _figures(caption: str, known: Mapping[str, str], table: Sequence[Line]) -> Table:
+    """A table of figures, by their names and what their columns are called."""
     rows = []
     for entry, means in table:
         cells = []
@@ -106,9 +121,8 @@ def _judge_table(judge: str, table: Sequence[Line]) -> Table:
         rows.append([str(entry.passes), entry.label, *cells])
     passes = [entry.passes for entry, _ in table]
     return Table(
-        f"The same samples in the features of {judge}: Frechet (FD) and kernel distance (KD)"
-        " themselves, and shares.",
-        ["passes", "method", *(name.removeprefix(start) for name in known)],
+        caption,
+        ["passes", "method", *known.values()],
         rows,
         left=(1,),
         ours=[k for k, line in enumerate(table) if line.entry.ours],

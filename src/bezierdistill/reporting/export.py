@@ -1,7 +1,9 @@
-"""The table of an arena as a file, with all figures: CSV for programs, LaTeX for papers.
+"""The table of an arena as a file, with all figures: CSV for programs, LaTeX and Markdown for
+people.
 
 A line is a method at a number of passes; a figure is its mean over seeds, with the standard error.
-Figures that a method trains on are marked, and are no evidence for it.
+Figures that a method trains on are marked, and are no evidence for it. For people the best figure
+among methods of equal passes is bold.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import statistics
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +25,8 @@ NOTE = "a figure that the method trains on, and no evidence for it"
 SHARES = ("precision", "recall")
 OF_JUDGES = ("frechet", "kernel", *SHARES)  # the others are the same whatever the features
 OWN = ("frechet", "middle", "fine", "sliced_wasserstein", "energy", "mmd", "fidelity")
-HEADINGS = {"frechet": "excess", "sliced_wasserstein": "sliced W2", "mmd": "MMD"}
+HEADINGS = {"frechet": "Fréchet", "sliced_wasserstein": "sliced W2", "mmd": "MMD"}
+HIGHER = (*SHARES, "accuracy", "coverage")  # is better; of every other figure lower is
 SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"}
 SPECIAL |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 
@@ -45,8 +48,9 @@ class Line(NamedTuple):
 
 def figures(row: ArenaRow) -> dict[str, float]:
     """What a row says, by name: excess of distances over their floors, ``fidelity`` over that of
-    real data, ``precision``, ``recall``; ``JUDGE FD`` and ``JUDGE KD``, the distances themselves in
-    a further judge's features, and its precision, recall, and accuracy and coverage of classes.
+    real data, ``precision``, ``recall``; excess of metrics of one's own; ``JUDGE FD`` and ``JUDGE
+    KD``, the distances themselves in a further judge's features, and its precision, recall, and
+    accuracy and coverage of classes.
     """
     scores = row.judged
     known = {name: getattr(scores, name, None) for name in OWN}
@@ -54,6 +58,7 @@ def figures(row: ArenaRow) -> dict[str, float]:
     if "fidelity" in found:
         found["fidelity"] += 1  # over its floor
     found |= {name: scores[name].value for name in SHARES}
+    found |= {name: score.excess for name, score in row.metrics.items()}
     for judge, own in row.judges.items():
         found |= {f"{judge} {name}": value for name, value in _judged(own).items()}
     return found
@@ -96,65 +101,128 @@ def lines(rows: Sequence[ArenaRow]) -> list[Line]:
     return found
 
 
-def _names(table: Sequence[Line]) -> list[str]:
-    """The figures that some line has."""
-    return list(dict.fromkeys(name for line in table for name in line.figures))
-
-
-def write_csv(path: Path, rows: Sequence[ArenaRow]) -> None:
-    """Write the table as CSV: after each figure its standard error (empty for a single seed), at
-    the end the names of those that the method trains on.
+def write_csv(path: Path, rows: Sequence[ArenaRow], names: Sequence[str]) -> None:
+    """Write the figures ``names`` as CSV: after each its standard error (empty for a single seed),
+    at the end the names of those that the method trains on.
     """
     table = lines(rows)
-    names, text = _names(table), io.StringIO()
+    text = io.StringIO()
     head = ["method", "ours", "passes", "rank", "seeds"]
-    head += [column for name in names for column in (name, f"{name} error")]
-    head += ["passes spent", "seconds", "MB", "trained on"]
+    head += [column for name in names for column in (name, f"{name}_error")]
+    head += ["passes_spent", "seconds", "memory_mb", "trained_on"]
     out = csv.writer(text, lineterminator="\n")
-    out.writerow(head)
+    out.writerow(name.replace(" ", "_") for name in head)
     for entry, means in table:
         cells: list[object] = [entry.method, entry.ours, entry.passes, entry.rank, entry.seeds]
         for name in names:
             own = means.get(name)
             error = own.error if own is not None and entry.seeds > 1 else ""
             cells += ["" if own is None else own.mean, error]
-        marked = " ".join(name for name, own in means.items() if own.marked)
+        marked = " ".join(name.replace(" ", "_") for name, own in means.items() if own.marked)
         out.writerow([*cells, entry.spent, entry.seconds, entry.memory, marked])
     write_text(path, text.getvalue())
 
 
-def write_latex(path: Path, rows: Sequence[ArenaRow]) -> None:
-    r"""Write the table as a ``tabular`` for ``\usepackage{booktabs}``, ours in bold, figures that a
-    method trains on with an asterisk.
+def write_latex(
+    path: Path, rows: Sequence[ArenaRow], names: Sequence[str], caption: str = ""
+) -> None:
+    r"""Write the figures ``names`` as a ``tabular`` for ``\usepackage{booktabs}``, its caption as a
+    comment above; figures that a method trains on have an asterisk.
     """
     table = lines(rows)
-    names = _names(table)
-    head = ["passes", "method", *(HEADINGS.get(name, name) for name in names)]
-    text = [
-        "% \\usepackage{booktabs}",
+    head = ["passes", "method", *map(_latex_heading, names)]
+    text = ["% \\usepackage{booktabs}"]
+    text += [f"% \\caption{{{escaped(caption)}}}"] if caption else []
+    text += [
         f"\\begin{{tabular}}{{rl{'r' * len(names)}}}",
         "\\toprule",
-        f"{' & '.join(map(escaped, head))} \\\\",
+        f"{' & '.join(head)} \\\\",
     ]
     for _, group in groupby(table, lambda line: line.entry.passes):
         text.append("\\midrule")
-        for entry, means in group:
-            method = escaped(entry.method)
-            method = f"\\textbf{{{method}}}" if entry.ours else method
-            cells = [_cell(means.get(name), entry.seeds) for name in names]
-            text.append(f"{' & '.join([str(entry.passes), method, *cells])} \\\\")
+        for entry, cells in _cells([*group], names):
+            told = [_latex(own, entry.seeds, bold) for own, bold in cells]
+            text.append(f"{' & '.join([str(entry.passes), escaped(entry.title), *told])} \\\\")
     text += ["\\bottomrule", "\\end{tabular}"]
-    if any(mean.marked for line in table for mean in line.figures.values()):
+    if _has_marks(table, names):
         text += ["", f"$^{{{MARK}}}$ {NOTE}"]
     write_text(path, "\n".join(text) + "\n")
 
 
-def _cell(own: Mean | None, seeds: int) -> str:
+def write_markdown(
+    path: Path, rows: Sequence[ArenaRow], names: Sequence[str], caption: str = ""
+) -> None:
+    """Write the figures ``names`` as a table in Markdown, below its caption."""
+    table = lines(rows)
+    text = [caption, ""] if caption else []
+    head = ["passes", "method", *(f"{heading(name)} {'↓↑'[_is_higher(name)]}" for name in names)]
+    text += [f"| {' | '.join(head)} |", f"|--:|:--|{'--:|' * len(names)}"]
+    for _, group in groupby(table, lambda line: line.entry.passes):
+        for entry, cells in _cells([*group], names):
+            told = [_markdown(own, entry.seeds, bold) for own, bold in cells]
+            method = entry.title.replace("|", "\\|")
+            text.append(f"| {' | '.join([str(entry.passes), method, *told])} |")
+    text += ["", f"\\{MARK} {NOTE}"] if _has_marks(table, names) else []
+    write_text(path, "\n".join(text) + "\n")
+
+
+def _has_marks(table: Sequence[Line], names: Sequence[str]) -> bool:
+    return any(
+        line.figures[name].marked for line in table for name in names if name in line.figures
+    )
+
+
+def _is_higher(name: str) -> bool:
+    """Whether more of a figure is better; a judge's have its name before theirs."""
+    return name.rpartition(" ")[2] in HIGHER
+
+
+def _cells(
+    group: Sequence[Line], names: Sequence[str]
+) -> Iterator[tuple[Entry, list[tuple[Mean | None, bool]]]]:
+    """The figures of methods of equal passes, and whether each is the best one of several; one
+    that a method trains on never is.
+    """
+    best = {}
+    for name in names:
+        means = [line.figures[name] for line in group if name in line.figures]
+        values = [own.mean for own in means if not own.marked]
+        if len(means) > 1 and values:
+            best[name] = max(values) if _is_higher(name) else min(values)
+    for entry, means in group:
+        told = []
+        for name in names:
+            own = means.get(name)
+            bold = own is not None and not own.marked and own.mean == best.get(name)
+            told.append((own, bold))
+        yield entry, told
+
+
+def heading(name: str) -> str:
+    """What people call a figure."""
+    return HEADINGS.get(name, name)
+
+
+def _latex_heading(name: str) -> str:
+    arrow = r"$\uparrow$" if _is_higher(name) else r"$\downarrow$"
+    return f"{escaped(heading(name))} {arrow}"
+
+
+def _latex(own: Mean | None, seeds: int, bold: bool) -> str:
     if own is None:
         return "--"
+    mean = rf"\mathbf{{{own.mean:z.2f}}}" if bold else f"{own.mean:z.2f}"
     error = rf" \pm {own.error:.2f}" if seeds > 1 else ""
     mark = f"^{{{MARK}}}" if own.marked else ""
-    return f"${own.mean:.2f}{error}{mark}$"
+    return f"${mean}{error}{mark}$"
+
+
+def _markdown(own: Mean | None, seeds: int, bold: bool) -> str:
+    if own is None:
+        return "–"
+    mean = f"**{own.mean:z.2f}**" if bold else f"{own.mean:z.2f}"
+    error = f" ± {own.error:.2f}" if seeds > 1 else ""
+    return f"{mean}{error}" + rf" \{MARK}" * own.marked
 
 
 def escaped(text: str) -> str:

@@ -160,31 +160,48 @@ def arena_figure(
     """
     drawn = [entry for entry in entries if only in (None, entry.passes)]
     figure, axes = _chart(5.6, 4.2 + 0.19 * math.ceil(len({entry.method for entry in drawn}) / 3))
-    for k, method in enumerate(dict.fromkeys(entry.method for entry in entries)):
-        line = [entry for entry in drawn if entry.method == method]
-        if not line:
-            continue
-        look: dict[str, Any] = {"marker": MARKERS[(k // 8 + k) % 10], "ms": 6, "lw": 0.9}
-        if line[0].ours:
-            look = {"marker": "*", "ms": 14, "lw": 2.5, "zorder": 3}
-        look |= {"color": COLOURS[k % len(COLOURS)], "ls": "-" if axis == "passes" else ""}
-        x, y = [getattr(entry, axis) for entry in line], [1 + entry.excess for entry in line]
-        errors = [entry.error for entry in line]
-        axes.errorbar(x, y, errors, label=plain(line[0].label), **look)
-    axes.axhline(1.0, color=GREY, ls="--", lw=1)
-    _log(axes)
-    across, title = "seconds of training, everything included", "Quality against cost"
+    names = {entry.method: entry.label for entry in entries}
+    title = "Quality against passes at sampling" if axis == "passes" else "Quality against cost"
     if only is not None:
         title += f" at {counted(only, 'pass')} per sample"
+    up = RATIO.format(distance)
+    draw_methods(axes, drawn, axis, names, up, f"{title} (lower is better)")
+    figure.legend(fontsize=8, loc="outside lower center", ncols=3)
+    return figure
+
+
+def draw_methods(
+    axes: Axes,
+    entries: Sequence[Entry],
+    axis: Literal["passes", "seconds"],
+    names: Mapping[str, str],
+    up: str,
+    title: str = "",
+    size: float = 9,
+) -> None:
+    """Draw distances over their floors, a line per method; ``names`` are those of all methods, by
+    whose order a method has its colour and marker, ``size`` is that of the letters.
+    """
+    for k, (method, name) in enumerate(names.items()):
+        line = [entry for entry in entries if entry.method == method]
+        if not line:
+            continue
+        look: dict[str, Any] = {"marker": MARKERS[(k // 8 + k) % 10], "ms": 0.67 * size}
+        if line[0].ours:
+            look = {"marker": "*", "ms": 1.5 * size, "zorder": 3}
+        look["lw"] = 2.5 if line[0].ours else 0.9
+        look |= {"color": COLOURS[k % len(COLOURS)], "ls": "-" if axis == "passes" else ""}
+        x, y = [getattr(entry, axis) for entry in line], [1 + entry.excess for entry in line]
+        axes.errorbar(x, y, [entry.error for entry in line], label=plain(name), **look)
+    axes.axhline(1.0, color=GREY, ls="--", lw=1)
+    _log(axes)
+    across = "seconds of training, everything included"
     if axis == "passes":
-        across, title = "network passes per sample", "Quality against passes at sampling"
-        ticks = sorted({entry.passes for entry in drawn})
+        across, ticks = "network passes per sample", sorted({entry.passes for entry in entries})
         axes.set_xscale("log")
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
         axes.xaxis.set_minor_locator(NullLocator())
-    _label(axes, across, RATIO.format(distance), f"{title} (lower is better)")
-    figure.legend(fontsize=8, loc="outside lower center", ncols=3)
-    return figure
+    _label(axes, across, up, title, size)
 
 
 def loss_figure(title: str, lines: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
@@ -204,12 +221,18 @@ def loss_figure(title: str, lines: Mapping[str, Sequence[tuple[int, float]]]) ->
 
 def _chart(width: float, height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#e4e4e4", lw=0.6)
-    axes.set_axisbelow(True)
-    axes.set_prop_cycle(color=COLOURS)
-    return figure, axes
+    return figure, grid_of(figure, 1, 1)[0]
+
+
+def grid_of(figure: Figure, down: int, across: int) -> list[Axes]:
+    """Empty charts in rows."""
+    found = [*figure.subplots(down, across, squeeze=False).flat]
+    for axes in found:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="#e4e4e4", lw=0.6)
+        axes.set_axisbelow(True)
+        axes.set_prop_cycle(color=COLOURS)
+    return found
 
 
 def _label(axes: Axes, across: str, up: str, title: str = "", size: float = 9) -> None:

@@ -65,7 +65,10 @@ class Findings:
         several = Settings(verb="", settings={})
         held = read_settings(folder) if (folder / RUN).exists() else several
         given = find_network(network)
-        models = {name: _loaded(file.parent, given) for name, file in _files(folder, CARD)}
+        cards = ((name, file.parent) for name, file in _files(folder, CARD))
+        models = {
+            name: _loaded(part, given) for name, part in cards if not read_card(part).is_of_file
+        }
         stores = {name: CurveStore.open(file.parent) for name, file in _files(folder, MANIFEST)}
         figures = _files(folder, ROUNDS)
         rounds = {name: read_record(file, Rounds, "rounds") for name, file in figures}

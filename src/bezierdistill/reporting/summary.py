@@ -11,6 +11,7 @@ from math import sqrt
 from pathlib import Path
 
 from bezierdistill.records import ArenaRow, Sampled, read_record
+from bezierdistill.reporting.names import title
 from bezierdistill.words import counted
 
 
@@ -58,6 +59,11 @@ class Entry:
     def label(self) -> str:
         """Its name; it says whether it is ours."""
         return f"{self.method} (ours)" if self.ours else self.method
+
+    @property
+    def title(self) -> str:
+        """The same, in full."""
+        return f"{title(self.method)} (ours)" if self.ours else title(self.method)
 
 
 def excess(row: ArenaRow, metric: str = "frechet") -> float:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bezierdistill.records import ArenaRow, Scores
-from bezierdistill.reporting.export import MARK, NOTE, is_marked
+from bezierdistill.reporting.export import MARK, NOTE, is_marked, lines
 from bezierdistill.reporting.summary import Entry, summarise
 
 METRICS = {
@@ -138,6 +138,17 @@ def print_arena(rows: Sequence[ArenaRow]) -> None:
     if any(row.trained_on for row in rows):
         table.caption = f"{table.caption}; {MARK} {NOTE}"
     _print(table)
+    if names := dict.fromkeys(name for row in rows for name in row.metrics):
+        _print(_own_table(rows, [*names]))
+
+
+def _own_table(rows: Sequence[ArenaRow], names: Sequence[str]) -> Table:
+    """Metrics of one's own, which the other table has no room for."""
+    table = _table(["passes", "method", *names], 1, "excess over real data's, mean over seeds")
+    for entry, means in lines(rows):
+        told = [f"{means[name].mean:.2f}" if name in means else NONE for name in names]
+        table.add_row(str(entry.passes), entry.method, *told, style="bold" if entry.ours else None)
+    return table
 
 
 def _table(headings: Sequence[str], left: int, caption: str) -> Table:

@@ -47,8 +47,9 @@ class EvaluateConfig:
     """Which real samples are drawn."""
     extractor: tuple[str | object, ...] = written(("random",), WORDS)
     """Features to compare by, one judge after the other: random, classifier (of the data's own
-    classes, trained once, on the validation split), squeezenet:PATH of its weights, or
-    FILE.py:function, which takes the data and returns a module of your own."""
+    classes, trained once, on the validation split), squeezenet:PATH or inception:PATH of its
+    weights, dino:FOLDER, or FILE.py:function, which takes the data and returns a module of your
+    own."""
     metric: tuple[str | object, ...] = written((), WORDS)
     """Metrics of your own beside the others, as FILE.py:function, which takes two sets of states
     and returns a number."""
@@ -62,9 +63,14 @@ class EvaluateConfig:
         check_seed(self.seed)
         if not self.extractor:
             raise UserError("extractor is empty, expected one or more, such as random")
-        for name in self.metric:
-            if not is_object(name):
-                raise UserError(f"metric is {name!r}, expected FILE.py:function")
+        check_metrics(self.metric)
+
+
+def check_metrics(names: Iterable[object]) -> None:
+    """Raise ``UserError`` unless every metric is one of the user's own."""
+    for name in names:
+        if not is_object(name):
+            raise UserError(f"metric is {name!r}, expected FILE.py:function")
 
 
 def main_evaluate(config: EvaluateConfig) -> Any:

@@ -108,20 +108,20 @@ def main_store_info(config: StoreInfoConfig) -> dict[str, Any]:
     recipe, size = store.recipe, sum(shard.bytes for shard in store.shards)
     facts = {
         "rows": len(store),
-        "left out (NaN)": store.skipped,
+        "left_out": store.skipped,
         "degree": recipe.degree,
         "shape": list(recipe.shape),
         "conditions": store.condition_size,
         "points": recipe.points,
         "noise": recipe.noise,
-        "greatest error": store.error,
+        "greatest_error": store.error,
         "shards": len(store.shards),
         "bytes": size,
-        "bytes per curve": round(size / len(store), 1),
+        "bytes_per_curve": round(size / len(store), 1),
         "passes": store.manifest.passes,
         "guides": recipe.guides,
-        "solver steps": recipe.steps,
-        "error of ends": recipe.chosen and recipe.chosen.error,
+        "solver_steps": recipe.steps,
+        "error_of_ends": recipe.chosen and recipe.chosen.error,
         "neighbours": recipe.chosen and recipe.chosen.neighbours,
         "weights": [list(row) for row in recipe.weights],
         "teachers": [teacher.path for teacher in recipe.teachers],
@@ -129,7 +129,9 @@ def main_store_info(config: StoreInfoConfig) -> dict[str, Any]:
     }
     for name, value in facts.items():
         if value is not None:
-            print(f"{name:>15}  {f'{value:,}' if isinstance(value, int) else value}")
+            print(
+                f"{name.replace('_', ' '):>15}  {f'{value:,}' if isinstance(value, int) else value}"
+            )
     return facts
 
 

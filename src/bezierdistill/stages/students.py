@@ -189,7 +189,8 @@ def points_of(settings: StudentSettings, network: object) -> int:
     """
     if settings.objective != "map" or not isinstance(network, NetworkConfig):
         return 1
-    usual = network.control_points if network.control_points > 1 else POINTS[network.kind]
+    usual = 1 if network.file is not None else POINTS[network.kind]
+    usual = network.control_points if network.control_points > 1 else usual
     return settings.control_points or usual
 
 
