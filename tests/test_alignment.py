@@ -73,12 +73,13 @@ def test_descent_brings_samples_to_the_data(name: str, draw: Draw) -> None:
     x, order = 0.3 * draw(60, 2), table()
     centres = torch.tensor([[-2.0, 0.0], [2.0, 0.0], [2.0, 0.0]], dtype=F64)
     real = torch.cat([centre + 0.2 * draw(80, 2) for centre in centres])
+    real = real[torch.randperm(240, generator=order)]
     first = float(energy(x, real))
     for _ in range(150):
         x = x[torch.randperm(60, generator=order)]
         x = x - 2.0 * gradient(name, x, real[torch.randperm(240, generator=order)[:200]])
     left = (float(energy(x, real)) - float(energy(real[::2], real))) / first
-    assert left < (0.3 if name == "laplace" else 0.05)
+    assert left < (0.5 if name == "laplace" else 0.05)
     assert name == "laplace" or 14 <= int((x[:, 0] < 0).sum()) <= 26  # a third of 60 is 20
 
 
@@ -119,6 +120,7 @@ def test_two_samples_and_one_real_state_in_closed_form() -> None:
     a, b, between = 1.0, math.hypot(3, 3), 5.0
     whole = a + b - between
     assert float(energy(x, y)) == pytest.approx(whole)
+    assert float(energy(x, x)) == pytest.approx(-between, abs=0.01)  # 2 (5 / 2) - 5 - 5
     assert float(distances.sinkhorn(x, y)) == pytest.approx(whole)
     terms = [
         tau * (math.exp(-between / tau) - math.exp(-a / tau) - math.exp(-b / tau))

@@ -107,7 +107,7 @@ def test_a_given_teacher_is_free_for_all_and_always_in_the_table(
     compared(config.out, rows)
     page = (config.out / "report.html").read_text()
     assert model.digest[:8] in page
-    assert "network passes on distillation, from a teacher that is given" in page
+    assert "network passes for distillation from a teacher that is given" in page
     moved = tmp_path / "moved"
     teacher.rename(moved)  # it is known by its digest
     try:

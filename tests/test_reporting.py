@@ -7,6 +7,7 @@ import html
 import re
 import shlex
 import shutil
+from dataclasses import replace as replace_entry
 from html.parser import HTMLParser
 from importlib.resources import files
 from itertools import combinations
@@ -21,6 +22,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from msgspec.structs import replace
 
+from bezierdistill.arena.methods import METHODS
 from bezierdistill.cli import parse
 from bezierdistill.curves import BezierCurve
 from bezierdistill.data import Scaling
@@ -49,8 +51,12 @@ from bezierdistill.records import (
     write_sealed,
 )
 from bezierdistill.reporting import plots, print_arena, print_rows, protocol_lines, write_report
+from bezierdistill.reporting.names import NAMES
 from bezierdistill.reporting.page import Code, Note, Opening, Section, Table, render
+from bezierdistill.reporting.places import without_places
 from bezierdistill.reporting.summary import Entry, excess, sampler_label, summarise
+from bezierdistill.reporting.tables import arena_lines
+from bezierdistill.reporting.verdict import verdict
 from bezierdistill.run import MADE, RUN, machine
 from bezierdistill.stages.recipe import RecipeConfig, run_recipe
 from bezierdistill.stages.simulate import CurveSettings
@@ -233,7 +239,7 @@ def test_a_page_is_well_formed_and_asks_for_nothing(kind: str, pages: dict[str, 
         for name, value in attributes.items()
         if name in ("src", "href", "action", "data")
     ]
-    assert all(link is not None and re.match(r"data:|#part-\d+$", link) for link in links)
+    assert all(link is not None and link.startswith("data:") for link in links)
     assert "http" not in pages[kind]
     assert not re.search(r"url\(|@import", read.texts["style"])
     assert {tag for tag, _ in read.found} >= {
@@ -257,13 +263,8 @@ def test_a_page_is_well_formed_and_asks_for_nothing(kind: str, pages: dict[str, 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_links_lead_to_sections_and_pictures_say_what_one_sees(
-    kind: str, pages: dict[str, str]
-) -> None:
+def test_pictures_say_what_one_sees(kind: str, pages: dict[str, str]) -> None:
     read = Checked(pages[kind])
-    marks = [section["id"] for section in read.all("section")]
-    assert len(marks) == len(set(marks))
-    assert [str(link["href"])[1:] for link in read.all("a")] == (marks if len(marks) > 4 else [])
     assert all(
         len(image["alt"] or "") > 20 and int(image["width"] or 0) > 60 for image in read.all("img")
     )
@@ -274,54 +275,101 @@ def test_links_lead_to_sections_and_pictures_say_what_one_sees(
     assert pages[kind].count("<figure") == pages[kind].count("</figure>")
 
 
+DETAILS = ("Loss curves", "What was run", "Settings")
+WORDS = "What the words mean"
+
+
 @pytest.mark.parametrize(
-    ("kind", "titles"),
+    ("kind", "shown", "folded"),
     [
-        (
-            "recipe",
-            ["Samples", "Account of passes", "Curves", "Losses", "What was run", "Settings"],
-        ),
-        ("recipe/curves", ["Curves", "What was run", "Settings"]),
-        (
-            "translation",
-            ["Translations", "Account of passes", "Curves", "Losses", "What was run", "Settings"],
-        ),
+        ("recipe", ["Samples"], ["Account of passes", "Curves", *DETAILS]),
+        ("recipe/strong", ["Samples"], ["Account of passes", *DETAILS]),
+        ("recipe/curves", ["Curves"], DETAILS[1:]),
+        ("translation", ["Translations"], ["Account of passes", "Curves", *DETAILS]),
         (
             "arena",
-            [
-                "Results",
-                "Quality against passes",
-                "Quality against cost",
-                "Samples at 1 pass",
-                "Samples at 2 passes",
-                "What was run",
-            ],
+            ["Samples in one pass", "Samples in two passes", "Results", "Quality against passes"],
+            ["All figures", WORDS, *DETAILS[1:]],
         ),
         (
             "reflow",
-            [
-                "Reflow rounds",
-                "Curves: round-1/ours/curves",
-                "Curves: round-2/ours/curves",
-                "Losses",
-                "What was run",
-                "Settings",
-            ],
+            ["Reflow rounds"],
+            [WORDS, *(f"Curves: round-{k}/ours/curves" for k in (1, 2)), *DETAILS],
         ),
-        ("vectors", ["Samples", "Account of passes", "Losses", "What was run", "Settings"]),
+        ("vectors", ["Samples"], ["Account of passes", *DETAILS]),
     ],
 )
-def test_what_stands_on_a_page(kind: str, titles: list[str], pages: dict[str, str]) -> None:
-    assert re.findall("<h2>(.*?)</h2>", pages[kind])[: len(titles)] == titles
+def test_results_stand_on_a_page_and_details_are_folded(
+    kind: str, shown: list[str], folded: list[str], pages: dict[str, str]
+) -> None:
+    titles = re.findall("<h2>(.*?)</h2>", pages[kind])
+    assert titles == [*shown, *folded]
+    assert re.findall("<summary><h2>(.*?)</h2>", pages[kind]) == list(folded)
 
 
-def test_the_command_on_the_page_is_the_run(root: Path, pages: dict[str, str]) -> None:
+def test_a_page_begins_with_what_was_done_and_what_came_out(pages: dict[str, str]) -> None:
+    data = {name: f"{name} {escaped(EVIL)}.npz" for name in ("images", "others", "vectors")}
+    unjudged = "the student and what led to it took"
+    for kind, title, came_out in (
+        ("recipe", f"A generator of {data['images']} in one to four passes, dist", unjudged),
+        (
+            "recipe/strong",
+            f"A teacher: a flow to {data['images']}, trained for",
+            "It is to be distilled",
+        ),
+        ("recipe/curves", "of degree 4 from noise to data", "Simulated by two teachers in"),
+        ("translation", f"A translator from {data['others']} to {data['images']} in", unjudged),
+        (
+            "arena",
+            f"Two methods of few passes, compared on {data['images']}",
+            "One pass: excess 0.31 ± 0.06 by Bezier distillation, best of two methods.",
+        ),
+        (
+            "reflow",
+            f"Two rounds of reflow on {data['vectors']}, and ours at the same passes",
+            "One pass after two rounds: excess 0.50 by distilling the last flow and 0.50 by ours.",
+        ),
+    ):
+        (heading,) = re.findall("<h1>(.*?)</h1>", pages[kind])
+        assert title in heading
+        assert f"<title>{heading}</title>" in pages[kind]
+        (told,) = re.findall('<p class="verdict">(.*?)</p>', pages[kind])
+        assert came_out in told
+        assert told.endswith(".")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_page_says_nothing_of_whose_machine_it_was(
+    kind: str, root: Path, pages: dict[str, str]
+) -> None:
+    text = re.sub(r"data:image/png;base64,[^\"]*", "", pages[kind])
+    for place in (root, root.resolve(), Path.home(), Path.cwd(), root.parent, "/tmp"):
+        assert f"{place}/" not in text
+        assert f"{place}&" not in text
+
+
+def test_paths_are_told_by_their_names(tmp_path: Path) -> None:
+    home, odd = Path.home(), "/mnt/Jane Doe's/in 1"
+    shown = without_places(tmp_path / "run", [{"data": [f"{odd}/a b.npz"]}])
+    for text, told in (
+        (f"--out {tmp_path}/run --data /data/x.npz", "--out run --data x.npz"),
+        (f"cannot read {odd}/a b.npz: no such file", "cannot read a b.npz: no such file"),
+        (f"'{home}/some where/x.npz'", "'some where/x.npz'"),
+        (f"{Path.cwd()}/runs/a", "runs/a"),
+        ("squeezenet:/opt/a,b/w.pt,/opt/v.pt", "squeezenet:w.pt,v.pt"),
+        ("--data ~/jane/x.npz ../../jane/y.npz", "--data x.npz y.npz"),
+    ):
+        assert shown(text) == told
+    for text in ("runs/a/b", "distance / floor", "hf:OWNER/NAME", "1/2", "https://a.b/c", "a // b"):
+        assert shown(text) == text
+
+
+def test_the_command_on_the_page_is_the_run(pages: dict[str, str]) -> None:
     first = Checked(pages["recipe"]).commands[0]
     words = shlex.split(first)
-    data = str(root / f"images {EVIL}.npz")
     assert words[:2] == ["bezierdistill", "recipe"]
     assert parse(words[1:]).config == RecipeConfig(
-        data, root / "recipe", 60_000, batch=32, network=NET, loop=LOOP
+        f"images {EVIL}.npz", Path("recipe"), 60_000, batch=32, network=NET, loop=LOOP
     )
 
 
@@ -358,8 +406,8 @@ def test_the_verb_of_a_folder_says_what_it_is(root: Path, tmp_path: Path) -> Non
     write_arena(tmp_path / "a", data, "demo", fast=True)
     write_arena(tmp_path / "b", data, "demo")
     fast, slow = (write_report(tmp_path / name).read_text() for name in "ab")
-    assert '<p class="kind">bezierdistill, demo</p>' in fast
-    assert '<p class="kind">bezierdistill, demo</p>' in slow
+    assert '<p class="kind">bezierdistill demo, folder a</p>' in fast
+    assert '<p class="kind">bezierdistill demo, folder b</p>' in slow
     assert "This was a fast run" in fast
     assert "This was a fast run" not in slow  # though its command has the letters --fast
     shutil.rmtree(tmp_path / "b" / "cells")
@@ -370,17 +418,75 @@ def test_the_verb_of_a_folder_says_what_it_is(root: Path, tmp_path: Path) -> Non
         write_report(tmp_path / "a")
 
 
-def test_best_and_failed_methods_are_told(pages: dict[str, str]) -> None:
-    read = Checked(pages["arena"])
-    assert read.texts["dd"].count("0.31, bezier (ours)") == 2  # 1.25 and 1.375 over the floor
-    assert f"Failed: rf-3, seed 0: it diverged {EVIL}" in read.texts["p"]
+def test_failed_methods_are_told(pages: dict[str, str]) -> None:
+    assert f"Failed: rf-3, seed 0: it diverged {EVIL}" in Checked(pages["arena"]).texts["p"]
 
 
-def test_the_excess_of_the_last_round(pages: dict[str, str]) -> None:
-    for who in ("distilled", "ours"):
-        fact = f"<dt>Last round&#39;s excess: {who}, 1 pass</dt><dd>0.50</dd>"
-        assert fact in pages["reflow"]
+def test_a_table_has_full_names_and_a_scale_of_excess(pages: dict[str, str]) -> None:
+    body = pages["arena"].split("<main>")[1]
+    assert '<th scope="row">Bezier distillation (ours)</th>' in body
+    assert '<th scope="row">2-rectified flow</th><td>rf-2</td>' in re.sub(r"\n *", "", body)
+    assert "over seeds" in body
     assert '<th scope="col" class="n">flow, Heun, 40 passes</th>' in pages["reflow"]
+    assert re.search(r'<td class="n">0.50</td>', pages["reflow"])
+    assert "over their floor" not in pages["reflow"]
+
+
+def test_a_single_seed_has_no_error_over_seeds(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root / "arena", tmp_path / "a")
+    for file in (tmp_path / "a" / "cells").glob("*-1.json"):
+        file.unlink()
+    page = write_report(tmp_path / "a").read_text()
+    assert "over seeds" not in page
+    assert "±" not in page
+    assert "One seed: small differences mean nothing." in page
+
+
+def test_an_arena_in_one_sentence() -> None:
+    def told(*rows: ArenaRow, track: str = "own-teacher") -> str:
+        return verdict(summarise(rows), track)
+
+    ours, rival = row("bezier", 0, 1, 1.25), row("rf-2", 0, 1, 3.0)
+    teacher = row("bezier-teacher", 0, 20, 1.75)
+    assert told(ours, rival, teacher) == (
+        "One pass: excess 0.25 by Bezier distillation, best of two methods;"
+        " its teacher needs 20 passes for 0.75."
+    )
+    assert told(ours, row("teacher-20", 0, 20, 1.125), track="given-teacher") == (
+        "One pass: excess 0.25 by Bezier distillation; its teacher reaches 0.12 in 20 passes."
+    )
+    assert told(row("bezier", 0, 1, 4.0), rival) == (
+        "One pass: excess 3.00 by Bezier distillation, second of two methods"
+        " (the best: 2.00 by 2-rectified flow)."
+    )
+    assert told(rival) == "One pass: excess 2.00 by 2-rectified flow."
+    assert told() == "No method has come to a result."
+    near = [row(name, k, 1, r + k) for name, r in (("bezier", 2), ("rf-2", 2.5)) for k in (0, 1)]
+    assert told(*near).endswith("not told apart from 2-rectified flow by these seeds.")
+    far = [row(name, 0, 1, r) for name, r in (("bezier", 9.0), ("rf-2", 7.0))]
+    assert told(*far) == (
+        "Nothing has learnt yet: at one pass the least excess is 6.00, above 5, so no method is"
+        " ranked."
+    )
+    assert told(*far, row("bezier", 0, 2, 2.0)) == (
+        "Two passes: excess 1.00 by Bezier distillation; at one pass the least excess is 6.00,"
+        " which is nothing learnt yet."
+    )
+
+
+def test_noise_is_not_ranked(capsys: pytest.CaptureFixture[str]) -> None:
+    far = [row(name, 0, 1, r) for name, r in (("bezier", 9.0), ("rf-2", 7.0))]
+    pairs = arena_lines([*far, row("rf-2", 0, 2, 2.0), row("bezier", 0, 2, 9.0)])
+    assert [line[1] for _, line in pairs] == ["–", "–", "1", "2"]
+    assert [line[4] for _, line in pairs] == ["6.00", "8.00", "1.00 (1)", "8.00 (2)"]
+    print_arena(far)
+    assert "nothing has learnt yet" in " ".join(capsys.readouterr().out.split())
+
+
+def test_every_method_of_the_arena_has_a_full_name() -> None:
+    assert NAMES.keys() == METHODS.keys()
+    assert len(set(NAMES.values())) == len(NAMES)
+    assert max(map(len, NAMES.values())) <= 38  # two columns of a legend
 
 
 @pytest.mark.parametrize("names", [(), ("cats", f"dogs {EVIL}")])
@@ -415,9 +521,9 @@ def test_what_a_run_says_of_itself_is_text(pages: dict[str, str]) -> None:
         assert "<img src=x" not in pages[kind]
         assert escaped(EVIL) in pages[kind]
     parts = [Note(EVIL), Code(EVIL, EVIL, folded=True), Table(EVIL, [EVIL], [[EVIL]])]
-    told = render(EVIL, Opening(EVIL, EVIL, {EVIL: EVIL}), parts, [Section(EVIL, parts)] * 5)
+    told = render(EVIL, Opening(EVIL, EVIL, EVIL), [Section(EVIL, parts)] * 5)
     assert not Checked(told).all("img")
-    assert told.count(escaped(EVIL)) == 7 + 6 * 7 + 2 * 5
+    assert told.count(escaped(EVIL)) == 5 + 5 * 7 + 5
 
 
 def escaped(text: str) -> str:
@@ -451,10 +557,10 @@ def test_columns_of_numbers_stand_right_and_ours_is_told_by_more_than_colour(
 ) -> None:
     rows = [["a", "1,200", "x"], ["b", "0.5 ± 0.1", "3"], ["c", "9 (12 %)", ""]]
     table = Table("words", ["name", "figure", "mixed"], rows, left=(0, 2), ours=[1])
-    made = render("", Opening("", "", {}), [table], [])
+    made = render("", Opening("", ""), [Section("", [table])])
     assert made.count('class="n"') == 4
     assert '<tr class="ours"><th scope="row">b</th>' in made
-    assert "bezier (ours)" in pages["arena"]
+    assert "Bezier distillation (ours)" in pages["arena"]
     assert 'content: "\\2605' in pages["arena"]  # a star
 
 
@@ -478,7 +584,12 @@ def test_seeds_become_means_with_ranks() -> None:
     rows = [row("a", 0, 1, 2.0), row("a", 1, 1, 3.0), row("bezier", 0, 1, 1.5)]
     rows.append(ArenaRow(method="c", seed=0, error="no"))
     best, worst = summarise(rows)
-    assert (best.label, best.rank, best.seeds, best.error) == ("bezier (ours)", 1, 1, 0.0)
+    assert (best.label, best.rank, best.seeds, best.error) == (
+        "Bezier distillation (ours)",
+        1,
+        1,
+        0.0,
+    )
     assert (worst.label, worst.rank, worst.seeds) == ("a", 2, 2)
     assert worst.excess == pytest.approx(1.5)
     assert worst.error == pytest.approx(0.5)  # sqrt(((-1/2)^2 + (1/2)^2) / 1) / sqrt(2)
@@ -678,6 +789,28 @@ def test_points_share_their_axes_and_limits() -> None:
     assert one.get_xlim() == two.get_xlim()
     assert one.get_ylim() == two.get_ylim()
     assert "principal axis (model units)" in one.get_xlabel()
+
+
+@pytest.mark.parametrize("excess", [(0.0, 30.0), (-0.2, 0.4), (0.01, 0.02), (3.0, 4000.0)])
+def test_an_axis_of_excess_tells_values_near_and_far_from_real_data_apart(
+    excess: tuple[float, float],
+) -> None:
+    entries = [
+        replace_entry(entry(k, 1), excess=value, error=0.0) for k, value in enumerate(excess)
+    ]
+    figure = plots.arena_figure(entries, "passes")
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    low, high = axes.get_ylim()
+    ticks = axes.get_yticks()
+    assert low < min(0.0, *excess)
+    assert max(excess) < high
+    assert 0.0 in ticks
+    assert 3 <= len(ticks) <= 11
+    places = axes.transData.transform([(1, tick) for tick in ticks])[:, 1]
+    assert min(np.diff(places)) > 15  # pixels, more than a letter
+    labels = [float(label.get_text()) for label in axes.get_yticklabels()]
+    assert labels == pytest.approx(list(ticks))
 
 
 def test_an_axis_of_a_narrow_range_has_ticks() -> None:

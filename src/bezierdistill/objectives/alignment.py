@@ -2,10 +2,9 @@ r"""Alignment: keep the distribution of the student's samples on that of the dat
 or a discriminator.
 
 A batch of the student's samples X and a batch of real data Y estimate a distance of their
-distributions (:mod:`bezierdistill.objectives.distances`), such as the energy distance up to a
-constant,
+distributions (:mod:`bezierdistill.objectives.distances`), such as the energy distance,
 
-.. math:: 2\, E|X - Y| - E|X - X'| \; [- E|Y - Y'|],
+.. math:: 2\, E|X - Y| - E|X - X'| - E|Y - Y'|,
 
 which is least if and only if the two distributions are equal. Its gradient pulls every sample
 towards the data and pushes it away from the other samples. What is compared is what will be saved:

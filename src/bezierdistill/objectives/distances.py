@@ -3,8 +3,8 @@ r"""Distances between the distribution of samples x and that of real states y, f
 All have gradients of the size of the energy distance's, so that weights between them mean
 something; they move each sample by what it sees of y, against what it sees of the other samples:
 
-* ``energy``: :math:`2E|x-y| - E|x-x'|`, unbiased, without the term of y alone. Szekely & Rizzo
-  2013.
+* ``energy``: :math:`2E|x-y| - E|x-x'| - E|y-y'|`, unbiased, the last over N / 2 pairs. Szekely &
+  Rizzo 2013.
 * ``drifting``: not a distance but a field: a sample moves towards its real neighbours and away from
   its neighbours among the samples, :math:`|x - \mathrm{sg}(x + V)|^2`. arXiv 2602.04770.
 * ``laplace``: a maximum mean discrepancy of kernels :math:`e^{-|x-y|/\tau}`, which sees detail that
@@ -34,14 +34,16 @@ ENTROPY, ROUNDS = 0.1, 20  # of Sinkhorn's algorithm, of the mean distance of tw
 
 
 def energy(x: Tensor, real: Tensor) -> Tensor:
-    """The energy distance of two or more samples ``(B, ...)`` to real states ``(N, ...)``, without
-    the term of the real states alone.
+    """The energy distance of two or more samples ``(B, ...)`` to real states ``(N, ...)``; near 0
+    where the distributions are equal, if the real ones are in random order (the gradient asks for
+    none).
 
     Raises:
         UserError: of a single sample, no real state, or other shapes.
     """
     x, real = _flat(x, real)
-    return 2 * distances(x, real).mean() - _among(distances(x, x))
+    rest = mean_distance(real) if len(real) > 1 else 0.0  # without a gradient
+    return 2 * distances(x, real).mean() - _among(distances(x, x)) - rest
 
 
 def drifting(x: Tensor, real: Tensor) -> Tensor:

@@ -1,62 +1,66 @@
-"""The report of an arena or a demo: its table, quality against passes and against cost, sheets of
-samples.
+"""The report of an arena or a demo: sheets of samples, its table, quality against passes, and what
+explains them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
+from pathlib import Path
 
 from bezierdistill.data import Scaling, load_data, read_array
 from bezierdistill.errors import UserError
 from bezierdistill.records import ArenaRow
 from bezierdistill.reporting.export import MARK, NOTE, Line, lines
-from bezierdistill.reporting.page import (
-    Code,
-    Gallery,
-    Note,
-    Opening,
-    Picture,
-    Section,
-    Table,
-    Words,
-)
-from bezierdistill.reporting.plots import arena_figure
+from bezierdistill.reporting.page import Code, Note, Opening, Picture, Section, Table, Words
+from bezierdistill.reporting.plots import EVEN, arena_figure
 from bezierdistill.reporting.runs import Findings
 from bezierdistill.reporting.samples import IMAGES, POINTS, Panel, sheets
 from bezierdistill.reporting.summary import Entry, summarise
-from bezierdistill.reporting.tables import ARENA_HEADINGS, METHOD, arena_lines
-from bezierdistill.words import counted
+from bezierdistill.reporting.tables import (
+    ARENA_HEADINGS,
+    METHOD,
+    NONE,
+    RANK,
+    SEEDS,
+    SHARES,
+    UNRANKED,
+    arena_lines,
+)
+from bezierdistill.reporting.verdict import SCALE, TEACHERS, verdict
+from bezierdistill.words import capital, counted, spelled
 
+ArenaLine = tuple[Entry, list[str]]
 SHOWN_PASSES, MAX_PANELS = (1, 2), 11
+IN_SHORT = ("passes", "rank", "method", "excess", "middle", "fine", *SHARES, "fidelity")
 
 
 def opening(found: Findings) -> Opening:
     """What the page begins with."""
     asked, rows = found.asked, found.rows
+    entries, given = summarise(rows), asked.track == "given-teacher"
     budget = "as many" if asked.budget is None else f"{asked.budget:,}"
-    given = asked.track == "given-teacher"
-    what = "distillation, from a teacher that is given," if given else "everything,"
+    what = "distillation from a teacher that is given" if given else "everything"
+    seeds = sorted({row.seed for row in rows})
+    one = " One seed: small differences mean nothing." if len(seeds) == 1 else ""
     lead = (
-        f"Generators of few passes compared on {asked.data}: every method has the same network,"
-        f" batch and optimizer and may spend {budget} network passes on {what} and all are judged"
-        " on the same held-out samples."
+        f"{SCALE} Every method has the same network, batch and optimizer and {budget} network"
+        f" passes for {what}; all are judged on the same held-out samples.{one}"
     )
     if found.made is not None and found.made.fast:
         lead += " This was a fast run, to see that everything works: its figures mean little."
-    seeds = sorted({row.seed for row in rows})
-    facts: dict[str, object] = {"Data": asked.data, "Network passes each": budget}
-    facts["Seeds" if len(seeds) > 1 else "Seed"] = ", ".join(map(str, seeds))
-    if teachers := dict.fromkeys(digest[:8] for row in rows for digest in row.teachers):
-        facts["Given teachers, by digest"] = ", ".join(teachers)
-    for entry in summarise(rows):
-        if entry.passes in SHOWN_PASSES:  # the best comes first
-            name = f"Least excess at {counted(entry.passes, 'pass')}"
-            facts.setdefault(name, f"{entry.excess:.2f}, {entry.label}")
-    return Opening(found.verb, lead, facts)
+    facts: dict[str, object] = {"data": asked.data, "network passes each": budget}
+    facts["seeds" if len(seeds) > 1 else "seed"] = ", ".join(map(str, seeds))
+    teachers = dict.fromkeys(digest[:8] for row in rows for digest in row.teachers)
+    facts["given teachers, by digest"] = ", ".join(teachers)
+    methods = spelled(len({entry.method for entry in entries}), "method")
+    how = "of few passes, from a given teacher" if given else "of few passes"
+    title = f"{capital(methods)} {how}, compared on {Path(asked.data or 'data').name}"
+    return Opening(title, verdict(entries, asked.track), lead, facts)
 
 
 def sections(found: Findings) -> list[Section]:
-    """Table, pictures and samples."""
+    """Samples, the table, quality against passes; what explains them."""
     failed = [row for row in found.rows if row.error is not None]
     notes: list[Note | Code] = []
     for row in failed:
@@ -64,30 +68,50 @@ def sections(found: Findings) -> list[Section]:
         notes += [Code(row.traceback, "Traceback", folded=True)] if row.traceback else []
     if len(failed) == len(found.rows):
         return [Section("Results", notes)]
-    words = Words(["excess", "floor", "pass", "rank"])
-    marks = [Note(f"{MARK} {NOTE}.")] if any(row.trained_on for row in found.rows) else []
-    results = [_table(found.rows), *marks, words, *_judges(found.rows), *notes]
-    quality = _quality(summarise(found.rows))
-    return [Section("Results", results), *quality, *_samples(found)]
+    pairs = arena_lines(found.rows)
+    shown = Section("Results", [_table(pairs, IN_SHORT), *_marks(pairs), *notes])
+    every = [_table(pairs, ARENA_HEADINGS), *_judges(found.rows), _short_names(pairs)]
+    words = Section("What the words mean", [Words(["excess", "floor", "pass", "rank"])], True)
+    figures = Section("All figures", every, True)
+    return [*_samples(found), shown, _quality(summarise(found.rows)), figures, words]
 
 
-def _table(rows: Sequence[ArenaRow]) -> Table:
-    pairs = arena_lines(rows)
+def _table(pairs: Sequence[ArenaLine], headings: Sequence[str]) -> Table:
+    """A table of some of the columns, methods by their full names."""
     entries = [entry for entry, _ in pairs]
+    several = any(entry.seeds > 1 for entry in entries)
     caption = (
-        "Excess of the Frechet distance, and, with ranks in brackets, of those at finer scales, of"
-        " sliced Wasserstein and energy distance; mean ± standard error over seeds; fidelity is the"
-        " distance of a sample to the nearest real one over that of real data; network passes,"
-        " seconds of training and peak memory (MB) that each method has spent."
+        f"Excess of the Frechet distance{SEEDS if several else ''}; middle and fine are the same at"
+        " finer scales, with ranks in brackets; fidelity is the distance of a sample to the nearest"
+        " real one over that of real data."
     )
+    if len(headings) == len(ARENA_HEADINGS):
+        caption += " Network passes, seconds of training and peak memory (MB) of each method."
+    at = [ARENA_HEADINGS.index(heading) for heading in headings]
+    full = [[*line[:METHOD], entry.label, *line[METHOD + 1 :]] for entry, line in pairs]
     return Table(
         caption,
-        ARENA_HEADINGS,
-        [[*line[:METHOD], entry.label, *line[METHOD + 1 :]] for entry, line in pairs],
+        headings,
+        [[line[k] for k in at] for line in full],
         left=(METHOD,),
         ours=[k for k, entry in enumerate(entries) if entry.ours],
         starts=[k for k in range(1, len(pairs)) if entries[k].passes != entries[k - 1].passes],
     )
+
+
+def _marks(pairs: Sequence[ArenaLine]) -> list[Note]:
+    """What the marks in the table mean that it has."""
+    at = [ARENA_HEADINGS.index(heading) for heading in IN_SHORT]
+    cells = [line[k] for _, line in pairs for k in at]
+    marked = [Note(f"{MARK} {NOTE}.")] if any(cell.endswith(MARK) for cell in cells) else []
+    unranked = any(line[RANK] == NONE for _, line in pairs)
+    return [*marked, *([Note(f"{UNRANKED}.")] if unranked else [])]
+
+
+def _short_names(pairs: Sequence[ArenaLine]) -> Table:
+    names = dict.fromkeys((entry.label, entry.method) for entry, _ in pairs)
+    caption = "Methods by their names in the terminal, in files, and for --methods."
+    return Table(caption, ["method", "short name"], list(names), left=(0, 1))
 
 
 def _judges(rows: Sequence[ArenaRow]) -> list[Table]:
@@ -130,26 +154,16 @@ def _figures(caption: str, known: Mapping[str, str], table: Sequence[Line]) -> T
     )
 
 
-def _quality(entries: Sequence[Entry]) -> list[Section]:
-    ratio = "Frechet distance over its floor against"
+def _quality(entries: Sequence[Entry]) -> Section:
     methods = counted(len({entry.method for entry in entries}), "method")
-    by_passes = Picture(
+    bars = "Bars are standard errors over seeds; " if any(e.seeds > 1 for e in entries) else ""
+    chart = Picture(
         arena_figure(entries, "passes"),
-        f"{methods}: {ratio} network passes per sample, both axes logarithmic",
-        "A line per method; bars are standard errors over seeds, the dashed line is real data.",
+        f"{methods}: excess, of which the table has the figures, against network passes per sample",
+        f"{bars}{'t' if bars else 'T'}he dashed line is real data. The axis is even below"
+        f" {EVEN:g} and logarithmic above.",
     )
-    by_cost, there = [], {entry.passes for entry in entries}
-    for passes in sorted(there & set(SHOWN_PASSES)) or [min(there)]:
-        alt = f"Methods at {counted(passes, 'pass')} per sample: {ratio} seconds of training"
-        by_cost.append(Picture(arena_figure(entries, "seconds", passes), alt))
-    note = Note(
-        "Budgets are equal in network passes; seconds differ by what a method does besides, and by"
-        " what else the machine did."
-    )
-    return [
-        Section("Quality against passes", [by_passes]),
-        Section("Quality against cost", [Gallery("charts", by_cost), note]),
-    ]
+    return Section("Quality against passes", [chart])
 
 
 def _samples(found: Findings) -> list[Section]:
@@ -166,20 +180,27 @@ def _samples(found: Findings) -> list[Section]:
         scaling = Scaling.measure(held_out)
     real = Panel("real data, held out", scaling.encode(held_out[:POINTS]))
     seed, sections = min(row.seed for row in found.rows), []
+
+    def panel(entry: Entry, passes: str = "") -> list[Panel]:
+        file = folder / f"{entry.method}-{seed}-{entry.passes}.npz"
+        if not file.exists():
+            return []
+        x = scaling.encode(read_array(file)[:POINTS])
+        return [Panel(entry.label, x, f"{passes}excess {entry.excess:.2f}", entry.ours)]
+
+    own = summarise([row for row in found.rows if row.seed == seed])
+    teachers = [entry for entry in own if entry.method == TEACHERS[found.asked.track]]
     for passes in SHOWN_PASSES:
-        rows = [row for row in found.rows if row.passes == passes and row.seed == seed]
-        panels = []
-        for entry in summarise(rows)[:MAX_PANELS]:
-            file = folder / f"{entry.method}-{seed}-{passes}.npz"
-            if file.exists():
-                x = scaling.encode(read_array(file)[:POINTS])
-                panels.append(Panel(entry.label, x, f"excess {entry.excess:.2f}", entry.ours))
+        group = [entry for entry in own if entry.passes == passes][:MAX_PANELS]
+        panels = list(chain.from_iterable(map(panel, group)))
         if panels:
             shown = min(len(panels[-1].x), IMAGES if real.x.ndim == 4 else POINTS)
             note = (
                 f"The first {shown:,} samples of seed {seed}, {counted(passes, 'network pass')}"
-                " each, from the same noise; the best first."
+                " each, from the same noise; the least excess first."
             )
+            for entry in teachers if not sections else ():
+                panels += panel(entry, f"{counted(entry.passes, 'pass')}, ")
             parts = [Note(note), sheets([real, *panels])]
-            sections.append(Section(f"Samples at {counted(passes, 'pass')}", parts))
+            sections.append(Section(f"Samples in {spelled(passes, 'pass')}", parts))
     return sections

@@ -142,7 +142,7 @@ def write_latex(
         text.append("\\midrule")
         for entry, cells in _cells([*group], names):
             told = [_latex(own, entry.seeds, bold) for own, bold in cells]
-            text.append(f"{' & '.join([str(entry.passes), escaped(entry.title), *told])} \\\\")
+            text.append(f"{' & '.join([str(entry.passes), escaped(entry.label), *told])} \\\\")
     text += ["\\bottomrule", "\\end{tabular}"]
     if _has_marks(table, names):
         text += ["", f"$^{{{MARK}}}$ {NOTE}"]
@@ -160,7 +160,7 @@ def write_markdown(
     for _, group in groupby(table, lambda line: line.entry.passes):
         for entry, cells in _cells([*group], names):
             told = [_markdown(own, entry.seeds, bold) for own, bold in cells]
-            method = entry.title.replace("|", "\\|")
+            method = entry.label.replace("|", "\\|")
             text.append(f"| {' | '.join([str(entry.passes), method, *told])} |")
     text += ["", f"\\{MARK} {NOTE}"] if _has_marks(table, names) else []
     write_text(path, "\n".join(text) + "\n")

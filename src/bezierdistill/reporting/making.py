@@ -4,6 +4,8 @@ stage.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from bezierdistill.records import Made
 from bezierdistill.reporting.page import Code, Note, Part, Section, Table
 from bezierdistill.reporting.runs import Findings
@@ -12,28 +14,27 @@ from bezierdistill.store import CurveStore
 from bezierdistill.words import counted
 
 NO_RECORD = Note("No command is on record here: it was made in Python alone.")
+NAMES_ALONE = (
+    "Of absolute paths this page has the names alone; README.txt beside it has them whole."
+)
 UNKNOWN = "not recorded"
 
 
-def brief(found: Findings) -> list[Part]:
-    """The command, and in one line how long it took and where."""
-    made = found.made
+def what_was_run(found: Findings, facts: Mapping[str, object]) -> Section:
+    """The command, when and where; a table of the stages, and their commands.
+
+    ``facts`` are what else is told of the run.
+    """
+    made, parts = found.made, list[Part]()
+    rows = [(name, value) for name, value in facts.items() if value not in (None, "")]
     if made is None:
-        return [NO_RECORD]
-    where = counted(made.machine.threads, "thread")
-    if made.machine.cores is not None:
-        where = f"{counted(made.machine.cores, 'core')}, {where}"
-    state = "" if made.finished else " It has not come to its end: the same command continues it."
-    return [
-        Note("The command, which also continues a run that was stopped:"),
-        Code("\n".join(made.commands)),
-        Note(f"It took {made.seconds:,.1f} seconds on {where}, {made.machine.device}.{state}"),
-    ]
-
-
-def what_was_run(found: Findings) -> Section:
-    """When, how long and where; a table of the stages, and their commands."""
-    parts: list[Part] = [NO_RECORD if found.made is None else _record(found.made)]
+        parts.append(NO_RECORD)
+    else:
+        told = f"The command, which also continues a run that was stopped. {NAMES_ALONE}"
+        parts += [Note(told), Code("\n".join(made.commands))]
+        rows += _record(made)
+    if rows:
+        parts.append(Table("The run; the machine is that of the last session.", [], rows))
     stages = [] if found.is_arena else _stages(found)
     if len(stages) > 1:
         caption = (
@@ -44,23 +45,21 @@ def what_was_run(found: Findings) -> Section:
         parts.append(Table(caption, head, rows, left=(0, 1)))
         lines = ["\n".join([f"# {name}", *made.commands]) for name, _, _, made in stages if made]
         parts += [Code("\n\n".join(lines), "The stages by themselves")] if lines else []
-    return Section("What was run", parts)
+    return Section("What was run", parts, True)
 
 
-def _record(made: Made) -> Table:
+def _record(made: Made) -> list[tuple[str, object]]:
     place = made.machine
     versions = [f"{name} {version}" for name, version in place.versions.items() if version]
-    rows = [
-        ["started", made.started],
-        ["working time", f"{made.seconds:,.2f} seconds"],
-        ["sessions", f"{made.sessions} ({'finished' if made.finished else 'not finished'})"],
-        ["system", place.system],
-        ["processor", place.processor],
-        *([name, getattr(place, name) or UNKNOWN] for name in ("cores", "threads", "device")),
-        ["versions", ", ".join(versions)],
+    return [
+        ("started", made.started),
+        ("working time", f"{made.seconds:,.2f} seconds"),
+        ("sessions", f"{made.sessions} ({'finished' if made.finished else 'not finished'})"),
+        ("system", place.system),
+        ("processor", place.processor),
+        *((name, getattr(place, name) or UNKNOWN) for name in ("cores", "threads", "device")),
+        ("versions", ", ".join(versions)),
     ]
-    caption = "When and where the whole was run; the machine is that of the last session."
-    return Table(caption, [], rows)
 
 
 def _times(made: Made | None) -> list[str]:

@@ -15,47 +15,76 @@ from bezierdistill.errors import UserError
 from bezierdistill.models.folder import find_teacher
 from bezierdistill.models.model import Model, finite
 from bezierdistill.networks.config import NetworkConfig
+from bezierdistill.networks.pipeline import PipelineConfig
 from bezierdistill.noise import Stream, noise
 from bezierdistill.reporting.page import Note, Opening, Part, Section, Table, Words
 from bezierdistill.reporting.runs import Findings, generates
 from bezierdistill.reporting.samples import COLUMNS, IMAGES, Panel, sheets, strips
-from bezierdistill.words import counted
+from bezierdistill.words import counted, spelled
 
 VECTORS, TEACHER_PASSES, TRANSLATION_PASSES, ROW = 1024, 40, 50, 6
+UNJUDGED = "Nothing here measures quality: look at the samples, or run bezierdistill evaluate."
 Models = Mapping[str, Model]
 
 
 def opening(found: Findings) -> Opening:
     """What the page begins with: of the student that a recipe ends with, or of a single model."""
     model = found.models.get("student") or next(iter(found.models.values()), None)
+    asked = found.asked
     if model is None:
-        return Opening(found.verb, "Nothing is finished yet.", {"Data": found.asked.data})
-    card, network = model.card, model.network
-    data = found.asked.data or card.data
-    target = f" of {data}" if data else ""
-    lead = f"A flow to samples{target}: a teacher, from which curves are simulated."
-    jumps = sorted(map(str, model.knots), key=int)
-    if card.kind == "student":
-        teachers = counted(len(card.teachers), "teacher") if card.teachers else "a field"
-        does = f"A translator from {card.domain_data} to samples" if card.domain else "A generator"
-        lead = (
-            f"{does}{target} in {' or '.join(jumps) or 'few'} network passes per sample, distilled"
-            f" along Bezier curves from {teachers}."
-        )
+        title = f"A generator of {Path(asked.data or 'data').name}"
+        return Opening(title, "Nothing is finished yet.", facts={"data": asked.data})
+    card, network, data = model.card, model.network, asked.data or model.card.data
     built = "of diffusers"
     if isinstance(network, NetworkConfig):
         built = f"{network.kind}, {network.width} x {network.depth}"
     facts = {
-        "Data": data,
-        "Seed": card.seed,
-        "Network": built,
-        "Parameters": f"{model.size:,}",
-        "Passes per sample": ", ".join(jumps),
-        "Classes": model.conditions.classes or None,
-        "Network passes spent": f"{model.spent:,}",
-        "Budget of passes": found.asked.budget and f"{found.asked.budget:,}",
+        "data": data,
+        "seed": card.seed,
+        "network": built,
+        "parameters": f"{model.size:,}",
+        "passes per sample": ", ".join(map(str, sorted(model.knots))),
+        "classes": model.conditions.classes or None,
+        "network passes spent": f"{model.spent:,}",
+        "budget of passes": asked.budget and f"{asked.budget:,}",
     }
-    return Opening("recipe" if found.verb == "recipe" else card.kind, lead, facts)
+    return Opening(_title(model, data), _verdict(model, asked.budget), UNJUDGED, facts)
+
+
+def _title(model: Model, data: str | None) -> str:
+    card, network = model.card, model.network
+    of = Path(data).name if data else "data without a name"
+    does = f"A generator of {of}"
+    if isinstance(network, PipelineConfig):
+        of = f"{Path(network.name).name}, a pipeline with prompts"
+        does = f"A student of {of},"
+    elif card.domain:
+        does = f"A translator from {Path(card.domain_data or 'other data').name} to {of}"
+    if card.kind != "student":
+        trained = f", trained for {counted(card.steps, 'step')}" if card.steps else ""
+        return f"A teacher: {of if card.is_pipeline else f'a flow to {of}'}{trained}"
+    teachers = spelled(len(card.teachers), "teacher") if card.teachers else "a field"
+    return f"{does} in {_jumps(model)}, distilled from {teachers}"
+
+
+def _verdict(model: Model, budget: int | None) -> str:
+    cost = f"{model.spent:,} network passes"
+    if model.card.kind != "student":
+        took = f"; its training took {cost}" if model.spent else ""
+        return f"It is to be distilled: a sample takes many passes{took}."
+    within = f" of a budget of {budget:,}" if budget else ""
+    return f"A sample takes {_jumps(model)}; the student and what led to it took {cost}{within}."
+
+
+def _jumps(student: Model) -> str:
+    """``one or two passes``, ``one to four passes``."""
+    known = sorted(student.knots)
+    if not known:
+        return "few passes"
+    numbers, last = [spelled(passes, "pass").split()[0] for passes in known], known[-1]
+    joint = " to " if len(known) > 2 and last - known[0] == len(known) - 1 else " or "
+    few = [numbers[0], numbers[-1]] if joint == " to " else numbers
+    return f"{joint.join(few)} {spelled(last, 'pass').split()[1]}"
 
 
 def sections(found: Findings) -> list[Section]:
@@ -94,7 +123,7 @@ def _account(found: Findings) -> list[Section]:
         caption = "Knots of the samplers that students were trained for."
         parts.append(Table(caption, ["model", "sampler", "knots"], knots, left=(0, 1, 2)))
     words = Words(["pass", *(["knots"] if knots else [])])
-    return [Section("Account of passes", [*parts, words])] if parts else []
+    return [Section("Account of passes", [*parts, words], True)] if parts else []
 
 
 def _share(passes: int, total: int) -> str:

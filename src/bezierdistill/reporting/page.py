@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
 from bezierdistill import __version__
 
-DPI = 150
+DPI, IMAGE = 150, "data:image/png;base64,"
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class Picture:
     @property
     def source(self) -> str:
         """The file as an address that asks nobody."""
-        return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
+        return f"{IMAGE}{base64.b64encode(self.png).decode()}"
 
 
 @dataclass(frozen=True)
@@ -121,10 +122,11 @@ Part = Note | Code | Words | Table | Picture | Gallery
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands below it."""
+    """A heading and what stands below it; ``folded`` behind it, except on paper."""
 
     title: str
     parts: Sequence[Part]
+    folded: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,23 +134,39 @@ class Opening:
     """What a page begins with.
 
     Args:
-        kind: of run.
-        lead: one sentence that says what it is.
-        facts: figures that one sees first, by name; those that are None or empty are left out.
+        title: what was done.
+        verdict: one sentence that says what came out.
+        lead: what one has to know to read the verdict.
+        facts: of the run, by name, for the details; those that are None or empty are left out.
     """
 
-    kind: str
-    lead: str
-    facts: Mapping[str, object]
+    title: str
+    verdict: str
+    lead: str = ""
+    facts: Mapping[str, object] = field(default_factory=dict)
 
 
-def render(name: str, opening: Opening, brief: Sequence[Part], sections: Sequence[Section]) -> str:
-    """The page of a run: its name, what it begins with, what follows the facts, and sections, with
-    a table of contents if there are more than four.
+def render(
+    kind: str,
+    opening: Opening,
+    sections: Sequence[Section],
+    shown: Callable[[str], str] = lambda text: text,
+) -> str:
+    """The page of a run: its kind and folder, what it begins with, and sections.
+
+    ``shown`` is what becomes of every text that a run says, before it is escaped.
     """
+
+    def finalize(value: object) -> object:
+        if not isinstance(value, str) or isinstance(value, Markup) or value.startswith(IMAGE):
+            return value
+        return shown(value)
+
     files = PackageLoader("bezierdistill", "reporting")
-    environment = Environment(loader=files, autoescape=True, undefined=StrictUndefined)
+    environment = Environment(
+        loader=files, autoescape=True, undefined=StrictUndefined, finalize=finalize
+    )
     environment.trim_blocks = environment.lstrip_blocks = True
     environment.filters["piece"] = lambda part: type(part).__name__
-    told = {"name": name, "opening": opening, "brief": brief, "sections": sections}
+    told = {"kind": kind, "opening": opening, "sections": sections}
     return environment.get_template("report.html.j2").render(told, version=__version__)

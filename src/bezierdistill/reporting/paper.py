@@ -19,7 +19,7 @@ from bezierdistill.files import write_atomically
 from bezierdistill.records import ArenaRow, from_json
 from bezierdistill.reporting.export import figures, write_csv, write_latex, write_markdown
 from bezierdistill.reporting.names import EXPORTS
-from bezierdistill.reporting.plots import draw_methods, grid_of
+from bezierdistill.reporting.plots import EXCESS, draw_methods, grid_of
 from bezierdistill.reporting.runs import Asked
 from bezierdistill.reporting.summary import Entry, gather, summarise
 from bezierdistill.run import RUN, read_settings
@@ -98,8 +98,8 @@ def describe(asked: Asked, rows: Sequence[ArenaRow]) -> str:
 
 
 def paper_figure(rows: Sequence[ArenaRow]) -> Figure:
-    """Distances over those of real data against passes per sample, both logarithmic, a line per
-    method: a panel for each of two scales, and one for each further judge.
+    """Excess of distances against passes per sample, a line per method: a panel for each of two
+    scales, and one for each further judge.
     """
     panels = {text: summarise(rows, name) for name, text in PANELS.items()}
     for judge in dict.fromkeys(name for row in rows for name in row.judges):
@@ -112,7 +112,7 @@ def paper_figure(rows: Sequence[ArenaRow]) -> Figure:
     figure = Figure(figsize=(7.0, 2.4 * down + 0.16 * lines), layout="constrained")
     charts = grid_of(figure, down, across)
     for axes, (text, entries) in zip(charts, panels.items(), strict=False):
-        draw_methods(axes, entries, "passes", names, f"{text} / floor", size=7.5)
+        draw_methods(axes, entries, "passes", names, EXCESS.format(text), size=7.5)
     for axes in charts[len(panels) :]:
         axes.remove()
     handles = charts[0].get_legend_handles_labels()
@@ -123,4 +123,4 @@ def paper_figure(rows: Sequence[ArenaRow]) -> Figure:
 def _methods(entries: Sequence[Entry]) -> dict[str, str]:
     """Methods and their names in full, ours first, then from the best."""
     ordered = sorted(entries, key=lambda entry: not entry.ours)
-    return {entry.method: entry.title for entry in ordered}
+    return {entry.method: entry.label for entry in ordered}

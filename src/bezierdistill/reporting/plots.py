@@ -31,7 +31,8 @@ GREY = "#777777"
 MARKERS, LINES = "osv^DPXh<>", ("-", "--", "-.", ":")
 PLANE = ("first axis (model units)", "second axis (model units)")
 AXES = ("first principal axis (model units)", "second principal axis (model units)")
-RATIO = "{} / floor (1 is real data)"
+EXCESS = "excess: {} (0 is real data)"
+EVEN = 0.5  # up to which excess an axis of it is even; beyond it is logarithmic
 
 
 def image_grid(images: Tensor, columns: int) -> np.ndarray:
@@ -107,7 +108,7 @@ def curves_figure(curve: BezierCurve, shown: int = 8) -> Figure:
 
 
 def rounds_figure(rounds: Sequence[RoundRow]) -> Figure:
-    """Reflow round by round: Frechet distances over their floor, of the flows, their students, and
+    """Reflow round by round: excess of the Frechet distances, of the flows, their students, and
     ours beside them.
     """
     figure, axes = _chart(5.2, 4.6)
@@ -115,10 +116,10 @@ def rounds_figure(rounds: Sequence[RoundRow]) -> Figure:
         look: dict[str, Any] = {"marker": MARKERS[k % len(MARKERS)]}
         if first.who == "ours":
             look = {"marker": "*" if first.passes == 1 else "P", "lw": 2.5, "ls": "--", "ms": 9}
-        ratios = [row.samplers[k].scores.frechet.ratio for row in rounds]
-        axes.plot([row.round for row in rounds], ratios, label=sampler_label(first), **look)
-    _finish_rounds(figure, rounds, RATIO.format("Frechet distance"), "Samples round by round")
-    axes.axhline(1.0, color=GREY, ls="--", lw=1)
+        excess = [row.samplers[k].scores.frechet.excess for row in rounds]
+        axes.plot([row.round for row in rounds], excess, label=sampler_label(first), **look)
+    _excess(axes)
+    _finish_rounds(figure, rounds, EXCESS.format("Frechet distance"), "Samples round by round")
     return figure
 
 
@@ -131,6 +132,7 @@ def errors_figure(rounds: Sequence[RoundRow]) -> Figure:
         style, label = MARKERS[k] + LINES[k], name.replace("_", ": ")
         axes.plot([row.round for row in rounds], values, style, label=label)
     up = "squared error per component (model units²)"
+    _log(axes)
     _finish_rounds(figure, rounds, up, "Paths and reconstruction")
     return figure
 
@@ -138,7 +140,6 @@ def errors_figure(rounds: Sequence[RoundRow]) -> Figure:
 def _finish_rounds(figure: Figure, rounds: Sequence[RoundRow], up: str, title: str) -> None:
     (axes,) = figure.axes
     _label(axes, "round of reflow", up, f"{title} (lower is better)")
-    _log(axes)
     axes.set_xticks([row.round for row in rounds])
     figure.legend(fontsize=8, loc="outside lower center", ncols=2)
 
@@ -149,7 +150,7 @@ def arena_figure(
     only: int | None = None,
     distance: str = "Frechet distance",
 ) -> Figure:
-    """A distance over its floor, with its standard error, against passes per sample or seconds of
+    """The excess of a distance, with its standard error, against passes per sample or seconds of
     training.
 
     Args:
@@ -159,14 +160,14 @@ def arena_figure(
         distance: what the excess of the entries is of.
     """
     drawn = [entry for entry in entries if only in (None, entry.passes)]
-    figure, axes = _chart(5.6, 4.2 + 0.19 * math.ceil(len({entry.method for entry in drawn}) / 3))
+    figure, axes = _chart(5.6, 4.2 + 0.19 * math.ceil(len({entry.method for entry in drawn}) / 2))
     names = {entry.method: entry.label for entry in entries}
     title = "Quality against passes at sampling" if axis == "passes" else "Quality against cost"
     if only is not None:
         title += f" at {counted(only, 'pass')} per sample"
-    up = RATIO.format(distance)
+    up = EXCESS.format(distance)
     draw_methods(axes, drawn, axis, names, up, f"{title} (lower is better)")
-    figure.legend(fontsize=8, loc="outside lower center", ncols=3)
+    figure.legend(fontsize=8, loc="outside lower center", ncols=2)
     return figure
 
 
@@ -179,7 +180,7 @@ def draw_methods(
     title: str = "",
     size: float = 9,
 ) -> None:
-    """Draw distances over their floors, a line per method; ``names`` are those of all methods, by
+    """Draw excesses, a line per method; ``names`` are those of all methods, by
     whose order a method has its colour and marker, ``size`` is that of the letters.
     """
     for k, (method, name) in enumerate(names.items()):
@@ -191,10 +192,9 @@ def draw_methods(
             look = {"marker": "*", "ms": 1.5 * size, "zorder": 3}
         look["lw"] = 2.5 if line[0].ours else 0.9
         look |= {"color": COLOURS[k % len(COLOURS)], "ls": "-" if axis == "passes" else ""}
-        x, y = [getattr(entry, axis) for entry in line], [1 + entry.excess for entry in line]
+        x, y = [getattr(entry, axis) for entry in line], [entry.excess for entry in line]
         axes.errorbar(x, y, [entry.error for entry in line], label=plain(name), **look)
-    axes.axhline(1.0, color=GREY, ls="--", lw=1)
-    _log(axes)
+    _excess(axes)
     across = "seconds of training, everything included"
     if axis == "passes":
         across, ticks = "network passes per sample", sorted({entry.passes for entry in entries})
@@ -205,8 +205,8 @@ def draw_methods(
 
 
 def loss_figure(title: str, lines: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
-    """The losses of a stage of training by network: lists of (step, loss)."""
-    figure, axes = _chart(4.2, 2.9)
+    """The losses of a stage of training, of several networks: lists of (step, loss)."""
+    figure, axes = _chart(4.2, 2.9 + 0.19 * (len(lines) if len(lines) > 1 else 0))
     for k, (name, line) in enumerate(lines.items()):
         style = ("." if len(line) < 9 else "") + LINES[k % len(LINES)]
         axes.plot(*zip(*line, strict=True), style, label=plain(name), lw=1.2)
@@ -215,7 +215,7 @@ def loss_figure(title: str, lines: Mapping[str, Sequence[tuple[int, float]]]) ->
     if all(loss > 0 for line in lines.values() for _, loss in line):
         _log(axes)
     if len(lines) > 1:
-        axes.legend(fontsize=8)
+        figure.legend(fontsize=8, loc="outside lower center")
     return figure
 
 
@@ -258,6 +258,24 @@ def _log(axes: Axes) -> None:
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=subs))
     axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def _excess(axes: Axes) -> None:
+    """An axis of excess: even near 0, which is real data, and logarithmic far from it, by asinh."""
+    axes.axhline(0.0, color=GREY, ls="--", lw=1)
+    low, high = min(0.0, axes.dataLim.y0), max(0.0, axes.dataLim.y1)
+    axes.set_yscale("asinh", linear_width=EVEN)
+    sizes = [n * 10.0**k for k in range(-2, 7) for n in (1, 2, 5)]
+    ends = math.asinh(low / EVEN), math.asinh(high / EVEN)
+    space = (ends[1] - ends[0]) / 9
+    axes.set_ylim(*(EVEN * math.sinh(end) for end in (ends[0] - space / 2, ends[1] + space / 2)))
+    ticks = [0.0]
+    for size in sizes:
+        if math.asinh(size / EVEN) - math.asinh(ticks[-1] / EVEN) >= space:
+            ticks.append(size)
+    both = [tick for tick in (*(-tick for tick in ticks[:0:-1]), *ticks) if low <= tick <= high]
+    axes.set_yticks(both, [f"{tick:g}" for tick in both])
     axes.yaxis.set_minor_locator(NullLocator())
 
 

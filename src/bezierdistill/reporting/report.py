@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,15 @@ from bezierdistill.files import write_text
 from bezierdistill.progress import stage
 from bezierdistill.records import to_json
 from bezierdistill.reporting import arenas, models, rounds, stores
-from bezierdistill.reporting.making import brief, what_was_run
+from bezierdistill.reporting.making import what_was_run
 from bezierdistill.reporting.page import Code, Gallery, Opening, Picture, Section, render
+from bezierdistill.reporting.places import without_places
 from bezierdistill.reporting.plots import loss_figure
 from bezierdistill.reporting.runs import Findings
 from bezierdistill.words import counted
+
+MAX_LINES = 8  # of loss curves in a chart
+UNFINISHED = "It has not come to its end: the same command continues it."
 
 
 @stage("report")
@@ -38,8 +43,13 @@ def write_report(folder: Path, network: object = None) -> Path:
     if found.models and not found.is_arena and not found.rounds:
         parts += models.sections(found)
     parts += stores.sections(found, every=not found.models)
-    parts += [*_losses(found), what_was_run(found), _settings(found)]
-    text = render(found.name, _opening(found), brief(found), parts)
+    opening = _opening(found)
+    parts += [*_losses(found), what_was_run(found, opening.facts), _settings(found)]
+    if found.made is not None and not found.made.finished:
+        opening = replace(opening, lead=f"{opening.lead} {UNFINISHED}".strip())
+    parts = sorted(parts, key=lambda section: section.folded)
+    kind = f"bezierdistill {found.verb or 'report'}, folder {found.name}"
+    text = render(kind, opening, parts, without_places(folder, found.told))
     write_text(folder / "report.html", text)
     return folder / "report.html"
 
@@ -54,16 +64,18 @@ def _opening(found: Findings) -> Opening:
     if len(found.stores) == 1 and not found.models:
         return stores.opening(found)
     held = f"{counted(len(found.models), 'model')} and {counted(len(found.stores), 'curve store')}"
-    facts = {"Models": len(found.models), "Curve stores": len(found.stores)}
-    return Opening("several runs", f"A folder with {held}.", facts)
+    return Opening(held, f"A folder of several runs. {models.UNJUDGED}")
 
 
 def _losses(found: Findings) -> list[Section]:
+    """A chart for every stage of training, of not too many lines."""
     pictures = []
-    for name, lines in found.logs().items():
-        alt = f"loss against optimizer step in {name}: {', '.join(lines)}"
-        pictures.append(Picture(loss_figure(name, lines), alt))
-    return [Section("Losses", [Gallery("charts", pictures)])] if pictures else []
+    for name, every in found.logs().items():
+        for k in range(0, len(every), MAX_LINES):
+            lines = dict(list(every.items())[k : k + MAX_LINES])
+            alt = f"loss against optimizer step, {name}: {', '.join(lines)}"
+            pictures.append(Picture(loss_figure(name, lines), alt))
+    return [Section("Loss curves", [Gallery("charts", pictures)], True)] if pictures else []
 
 
 def _settings(found: Findings) -> Section:
@@ -76,8 +88,9 @@ def _settings(found: Findings) -> Section:
         }
         for name, store in found.stores.items():
             described[name] = {k: v for k, v in to_json(store.recipe).items() if k != "scaling"}
-    codes = [Code("\n".join(_lines(told)), name, folded=True) for name, told in described.items()]
-    return Section("Settings", codes)
+    several = len(described) > 1
+    codes = [Code("\n".join(_lines(told)), name, several) for name, told in described.items()]
+    return Section("Settings", codes, True)
 
 
 def _lines(values: Mapping[str, Any], group: str = "") -> Iterator[str]:
@@ -85,4 +98,4 @@ def _lines(values: Mapping[str, Any], group: str = "") -> Iterator[str]:
         if isinstance(value, Mapping):
             yield from _lines(value, f"{group}{name}.")
         else:
-            yield f"{group}{name}: {json.dumps(value)}"
+            yield f"{group}{name}: {json.dumps(value, ensure_ascii=False)}"

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import msgspec
 
@@ -16,7 +16,16 @@ from bezierdistill.errors import UserError
 from bezierdistill.models.folder import CARD, load_model, read_card
 from bezierdistill.models.model import Model
 from bezierdistill.models.teacher import Student, Teacher, find_network
-from bezierdistill.records import ROUNDS, ArenaRow, Made, Rounds, Settings, from_json, read_record
+from bezierdistill.records import (
+    ROUNDS,
+    ArenaRow,
+    Made,
+    Rounds,
+    Settings,
+    from_json,
+    read_record,
+    to_json,
+)
 from bezierdistill.reporting.summary import gather
 from bezierdistill.run import RUN, read_made, read_settings
 from bezierdistill.store import MANIFEST, CurveStore
@@ -120,14 +129,24 @@ class Findings:
         """The rows of its arena, if it is one; raises ``UserError`` if they are damaged."""
         return gather(self.folder) if self.is_arena else []
 
+    @property
+    def told(self) -> list[Any]:
+        """What the settings and the records of the run say, as they are in files."""
+        cards = [model.card for model in self.models.values()]
+        recipes = [store.recipe for store in self.stores.values()]
+        return [self.held.settings, *map(to_json, [*cards, *recipes])]
+
     def logs(self) -> dict[str, Lines]:
-        """Losses by stage and network, as lists of (step, loss)."""
+        """Losses by stage of training, of every folder (and network, if it has several), as lists
+        of (step, loss).
+        """
         logs: dict[str, Lines] = {}
         for name, file in _files(self.folder, LOG):
             for entry in entries(file):
-                lines = logs.setdefault(f"{name}: {entry.stage}", {})
+                lines = logs.setdefault(entry.stage, {})
                 for network, loss in entry.loss.items():
-                    lines.setdefault(network, []).append((entry.step, loss))
+                    own = name if len(entry.loss) == 1 else f"{name}, {network}"
+                    lines.setdefault(own, []).append((entry.step, loss))
         return {stage: lines for stage, lines in logs.items() if lines}
 
 

@@ -15,7 +15,7 @@ from bezierdistill.reporting.page import Opening, Part, Picture, Section, Table,
 from bezierdistill.reporting.plots import curves_figure
 from bezierdistill.reporting.runs import Findings
 from bezierdistill.store import CurveStore
-from bezierdistill.words import counted
+from bezierdistill.words import counted, spelled
 
 SHOWN, MEASURED = 8, 256
 
@@ -24,27 +24,35 @@ def opening(found: Findings) -> Opening:
     """What the page begins with."""
     (store,) = found.stores.values()
     recipe = store.recipe
-    teachers = counted(len(recipe.teachers), "teacher") if recipe.teachers else "a field"
-    start = recipe.domain or "noise"
-    by = "imported" if recipe.imported is not None else f"simulated by {teachers}"
-    lead = f"Bezier curves from {start} to data, {by}: what a student is distilled from."
-    facts = {
-        "Curves": f"{len(store):,}",
-        "Degree": recipe.degree,
-        "Bytes per curve": f"{_bytes(store):,.0f}",
-        "Seed": recipe.seed,
-        "Greatest error": _error(store),
-        "Network passes spent": f"{store.manifest.passes:,}",
-    }
-    return Opening("curve store", lead, facts)
+    start = Path(recipe.domain).name if recipe.domain else "noise"
+    facts = {"bytes per curve": f"{_bytes(store):,.0f}", "seed": recipe.seed}
+    title = f"{counted(len(store), 'Bezier curve')} of degree {recipe.degree} from {start} to data"
+    lead = "They are what a student is distilled from."
+    return Opening(title, _verdict(store), lead, facts)
+
+
+def _verdict(store: CurveStore) -> str:
+    """Where the curves come from, and how exact their ends are, where that was measured."""
+    recipe = store.recipe
+    if recipe.imported is not None:
+        return f"Imported from {recipe.imported.source}."
+    by = spelled(len(recipe.teachers), "teacher") if recipe.teachers else "a field"
+    steps = f" in {counted(recipe.steps, 'solver step')}" if recipe.steps else ""
+    told = f"Simulated by {by}{steps}"
+    if (chosen := recipe.chosen) is None:
+        return f"{told}; how exact the ends are was not measured."
+    off = f"off by {chosen.error:.2g} model units, neighbours are {chosen.neighbours:.2g} apart"
+    return f"{told}: the ends are {off}."
 
 
 def sections(found: Findings, every: bool) -> list[Section]:
-    """A section for each store of curves; ``every`` takes in those of straight lines."""
-    stores = found.stores.items()
+    """A section for each store of curves, behind the models that there are; ``every`` takes in
+    those of straight lines.
+    """
+    stores, folded = found.stores.items(), not every
     chosen = {name: _parts(store) for name, store in stores if every or store.recipe.degree > 1}
-    several = len(chosen) > 1
-    return [Section(f"Curves: {k}" if several else "Curves", own) for k, own in chosen.items()]
+    titles = {name: f"Curves: {name}" if len(chosen) > 1 else "Curves" for name in chosen}
+    return [Section(titles[name], own, folded) for name, own in chosen.items()]
 
 
 def _parts(store: CurveStore) -> list[Part]:

@@ -5,7 +5,7 @@ passes.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
@@ -13,6 +13,8 @@ from pathlib import Path
 from bezierdistill.records import ArenaRow, Sampled, read_record
 from bezierdistill.reporting.names import title
 from bezierdistill.words import counted
+
+LEARNT = 5.0  # the most excess of what has learnt anything; ranks above it are ranks of noise
 
 
 def gather(out: Path) -> list[ArenaRow]:
@@ -57,12 +59,7 @@ class Entry:
 
     @property
     def label(self) -> str:
-        """Its name; it says whether it is ours."""
-        return f"{self.method} (ours)" if self.ours else self.method
-
-    @property
-    def title(self) -> str:
-        """The same, in full."""
+        """Its full name; it says whether it is ours."""
         return f"{title(self.method)} (ours)" if self.ours else title(self.method)
 
 
@@ -104,6 +101,16 @@ def summarise(rows: Sequence[ArenaRow], metric: str = "frechet") -> list[Entry]:
         )
         entries.append(entry)
     return entries
+
+
+def learnt(entries: Iterable[Entry]) -> set[int]:
+    """Numbers of passes at which some method has learnt; elsewhere a rank means nothing."""
+    return {entry.passes for entry in entries if entry.excess <= LEARNT}
+
+
+def with_error(entry: Entry) -> str:
+    """The excess, and its standard error where there are several seeds."""
+    return f"{entry.excess:.2f} ± {entry.error:.2f}" if entry.seeds > 1 else f"{entry.excess:.2f}"
 
 
 def sampler_label(sampled: Sampled) -> str:

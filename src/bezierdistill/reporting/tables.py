@@ -11,7 +11,7 @@ from rich.table import Table
 
 from bezierdistill.records import ArenaRow, Scores
 from bezierdistill.reporting.export import MARK, NOTE, is_marked, lines
-from bezierdistill.reporting.summary import Entry, summarise
+from bezierdistill.reporting.summary import LEARNT, Entry, learnt, summarise, with_error
 
 METRICS = {
     "frechet": "Frechet",
@@ -29,8 +29,10 @@ ARENA_HEADINGS = (
     *("passes", "rank", "method", "excess", *(METRICS[name] for name in RANKED)),
     *(*SHARES, "fidelity", "passes spent", "seconds", "MB"),
 )
-NONE = "\N{EN DASH}"  # of rows of before a figure was measured
-METHOD = ARENA_HEADINGS.index("method")
+NONE = "\N{EN DASH}"  # of rows of before a figure was measured, and of ranks of noise
+UNRANKED = f"{NONE} no rank: nothing has learnt yet at so many passes (excess above {LEARNT:g})"
+METHOD, RANK = ARENA_HEADINGS.index("method"), ARENA_HEADINGS.index("rank")
+SEEDS = ", mean ± standard error over seeds"
 
 
 def print_rows(rows: Mapping[str, Scores]) -> None:
@@ -86,22 +88,25 @@ def arena_lines(rows: Sequence[ArenaRow]) -> list[tuple[Entry, list[str]]]:
 
     The excess is that of the Frechet distance over its floor, with standard error and rank; those
     at the finer scales, sliced W2 and energy distance likewise. Precision, recall and fidelity
-    (over its floor) are means over seeds.
+    (over its floor) are means over seeds. Where nothing has learnt yet there are no ranks.
     """
+    entries = summarise(rows)
+    ranked_passes = learnt(entries)
     others = [
         {(entry.passes, entry.method): entry for entry in summarise(rows, metric)}
         for metric in RANKED
     ]
     lines = []
-    for entry in summarise(rows):
-        key = (entry.passes, entry.method)
+    for entry in entries:
+        key, ranks = (entry.passes, entry.method), entry.passes in ranked_passes
         own = [row.judged for row in rows if (row.passes, row.method) == key and not row.error]
-        ranked = [NONE if key not in other else _ranked(other[key]) for other in others]
+        ranked = [_ranked(other[key], ranks) if key in other else NONE for other in others]
         shares = [f"{mean(scores[name].value for scores in own):.3f}" for name in SHARES]
         near = [scores.fidelity.ratio for scores in own if scores.fidelity is not None]
         shares.append(f"{mean(near):.2f}x" if near else NONE)
         costs = [f"{entry.spent:,.0f}", f"{entry.seconds:.0f}", f"{entry.memory:.0f}"]
-        head = [str(entry.passes), str(entry.rank), entry.method, _with_error(entry)]
+        rank = str(entry.rank) if ranks else NONE
+        head = [str(entry.passes), rank, entry.method, with_error(entry)]
         lines.append((entry, [*head, *ranked, *shares, *costs]))
     return [(entry, _marked(line, entry.trained_on)) for entry, line in lines]
 
@@ -114,29 +119,29 @@ def _marked(line: Sequence[str], trained_on: Sequence[str]) -> list[str]:
     return [f"{cell} {MARK}" if is_marked(name, trained_on) else cell for name, cell in pairs]
 
 
-def _ranked(entry: Entry) -> str:
-    return f"{_with_error(entry)} ({entry.rank})"
-
-
-def _with_error(entry: Entry) -> str:
-    return f"{entry.excess:.2f} ± {entry.error:.2f}" if entry.seeds > 1 else f"{entry.excess:.2f}"
+def _ranked(entry: Entry, ranks: bool) -> str:
+    return f"{with_error(entry)} ({entry.rank})" if ranks else with_error(entry)
 
 
 def print_arena(rows: Sequence[ArenaRow]) -> None:
     """Print the table of an arena: means over seeds with standard errors, ranked among methods of
     equal passes.
     """
+    pairs = arena_lines(rows)
+    several = any(entry.seeds > 1 for entry, _ in pairs)
     caption = (
-        "excess: Frechet distance / floor - 1, mean ± standard error over seeds; 0 is as good as"
+        f"excess: Frechet distance / floor - 1{SEEDS if several else ''}; 0 is as good as"
         " real data; (rank); fidelity: distance to the nearest real sample over that of real data"
     )
     table = _table(ARENA_HEADINGS, METHOD, caption)
-    for _, group in groupby(arena_lines(rows), lambda pair: pair[0].passes):
+    for _, group in groupby(pairs, lambda pair: pair[0].passes):
         for entry, line in group:
             table.add_row(*line, style="bold" if entry.ours else None)
         table.add_section()
     if any(row.trained_on for row in rows):
         table.caption = f"{table.caption}; {MARK} {NOTE}"
+    if any(line[RANK] == NONE for _, line in pairs):
+        table.caption = f"{table.caption}; {UNRANKED}"
     _print(table)
     if names := dict.fromkeys(name for row in rows for name in row.metrics):
         _print(_own_table(rows, [*names]))
