@@ -7,6 +7,7 @@ import gc
 import re
 import shutil
 import socket
+import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,14 +20,17 @@ import torch
 from msgspec import structs
 from PIL import Image
 
-from bezierdistill.app import AppConfig, plane, serve
-from bezierdistill.app.answers import answered, shown
+from bezierdistill.app import AppConfig, plane, serve, upload
+from bezierdistill.app.answers import answered, drawn, shown, tabled
 from bezierdistill.app.compare import _lines
-from bezierdistill.app.generate import Draw
+from bezierdistill.app.curves import _paths
+from bezierdistill.app.generate import Draw, _asked
 from bezierdistill.app.page import build
 from bezierdistill.app.run import BUNDLED, Shown, open_run
 from bezierdistill.app.translate import _translations, _uploaded
+from bezierdistill.app.upload import read_upload
 from bezierdistill.data import Scaling, from_pixels, load_data
+from bezierdistill.errors import UserError
 from bezierdistill.files import digest
 from bezierdistill.metrics import straightness
 from bezierdistill.records import TeacherRef
@@ -120,13 +124,45 @@ def test_weights_choose_between_the_exact_fields(task: str) -> None:
 
 def test_a_moved_guide_leaves_the_ends_and_other_curves() -> None:
     curve = plane.Setting().curves(plane.judged_sources(4))
-    moved = plane.moved(curve, 1, 2, (0.5, -0.25))
+    still = [(0.0, 0.0)]
+    moved = plane.moved(curve, 1, [*still * 2, (0.5, -0.25), *still * 2])
     gap = moved.points - curve.points
     assert gap[2, 1].tolist() == pytest.approx([0.5, -0.25], abs=1e-6)
     gap[2, 1] = 0
     assert not gap.any()
-    for end in (0, curve.degree):
-        assert torch.equal(plane.moved(curve, 1, end, (1.0, 1.0)).points, curve.points)
+
+
+def test_handles_lie_on_the_guides_of_the_drawing() -> None:
+    """The pixels at a guide's place are those of its diamond, in the colour of its curve."""
+    figure, points, _ = plane.paths_figure(plane.Setting(degree=2), 5, [(0.0, 0.0)] * 3)
+    axes = figure.axes[0]
+    axes.plot(*points[1], "s", color=(0.0, 1.0, 0.0), ms=6, zorder=9)
+    pixels = drawn(figure)
+    places, unit = plane.within(figure, points)
+    x, y = places[1]
+    row, column = round(y * pixels.shape[0]), round(x * pixels.shape[1])
+    assert pixels[row, column].tolist() == [0, 255, 0]
+    assert unit * pixels.shape[1] == pytest.approx(
+        axes.bbox.width / (axes.get_xlim()[1] - axes.get_xlim()[0])
+    )
+
+
+def test_a_dragged_guide_is_that_of_the_curve_shown() -> None:
+    given = ["moons", 1, 1.5, 2, 3, "fit"]
+    still = _paths(*given, 6, None)
+    assert _paths(*given, 6, (5, [(0.5, 0.0), (0.0, 0.0)])) != still
+    assert _paths(*given, 6, (4, [(0.5, 0.0), (0.0, 0.0)])) == still  # those of another curve
+    assert _paths(*given, 6, (5, [(0.5, 0.0)])) == still  # those of another degree
+    for far in (float("nan"), 1e9):
+        with pytest.raises(ValueError, match="a guide was moved by more than"):
+            _paths(*given, 6, (5, [(far, 0.0), (0.0, 0.0)]))
+
+
+def test_a_table_says_nothing_but_its_words() -> None:
+    text = tabled(["<b>"], [["</td><script>"]])
+    assert "<b>" not in text
+    assert "<script>" not in text
+    assert "&lt;script&gt;" in text
 
 
 def test_measures_are_those_of_the_library() -> None:
@@ -157,10 +193,19 @@ def test_the_blend_is_better_than_its_teachers_and_fresh_real_sets_best(task: st
 
 def test_a_short_training_beats_two_steps_of_the_blend() -> None:
     setting = plane.Setting("gaussians")
-    one, two = plane.distil(setting, 100, 30)
+    told: list[tuple[int, int]] = []
+    one, two = plane.distil(setting, lambda *at: told.append(at), 100, 30)
+    assert told == [(done, 130) for done in range(131)]
     assert max(plane.excess("gaussians", one), plane.excess("gaussians", two)) < float(
         plane.measures(setting)[2][3]
     )
+
+
+def test_a_student_opens_at_the_fewest_passes_that_it_has_learnt(bundled: Shown) -> None:
+    student = bundled.models["digits"]
+    assert _asked(student)[0].value == 1
+    two = structs.replace(student.card, knots={2: (0.0, 0.5, 1.0)})
+    assert _asked(replace(student, card=two))[0].value == 2
 
 
 @pytest.mark.parametrize(
@@ -182,6 +227,83 @@ def test_calls_without_the_page_are_judged(
     assert Draw.of(bundled, *good.values()).count == 8
     with pytest.raises(ValueError, match=message):
         Draw.of(bundled, *(good | change).values())
+
+
+def packed(file: Path, content: dict[str, bytes], kind: int = zipfile.ZIP_DEFLATED) -> Path:
+    with zipfile.ZipFile(file, "w", kind) as archive:
+        for name, data in content.items():
+            archive.writestr(name, data)
+    return file
+
+
+def files_of(name: str) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in (BUNDLED / name).iterdir()}
+
+
+def test_an_uploaded_student_is_as_that_of_the_run_and_finds_its_teacher(
+    bundled: Shown, tmp_path: Path
+) -> None:
+    content = {f"../../mine/{name}": data for name, data in files_of("digits").items()}
+    own = read_upload(packed(tmp_path / "mine.zip", content))
+    assert list(tmp_path.iterdir()) == [tmp_path / "mine.zip"]
+    seen, ours = own.within(bundled), bundled.models["digits"]
+    assert np.array_equal(own.model.sample(4, 1, 0), ours.sample(4, 1, 0))
+    assert own.name in seen.sampled
+    assert own.name not in bundled.sampled
+    assert seen.teacher(own.model) is bundled.models["digits-teacher"]
+    stranger = replace(bundled, models={})
+    assert own.within(stranger).teacher(own.model) is None  # no folder of this machine is opened
+
+
+CARD = files_of("digits")["model.json"]
+TENSORS = files_of("digits")["model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"notes.txt": b""}, "holds 0 files model.json"),
+        ({"model.json": CARD}, "holds 0 files model.safetensors"),
+        ({"a/model.json": CARD, "b/model.json": CARD}, "holds 2 files model.json"),
+        ({"model.json": b"{", "model.safetensors": TENSORS}, "mine.zip/model.json"),
+        ({"model.json": CARD, "model.safetensors": b"cos\nsystem\n"}, "mine.zip/model.safetensors"),
+        ({"model.json": CARD, "model.safetensors": TENSORS[:-1] + b"!"}, "differs from the digest"),
+        (files_of("threes-to-eights"), "does not start from noise alone"),
+        ({"model.json": CARD.replace(b'"mlp"', b'"own"'), "model.safetensors": TENSORS}, "--run"),
+    ],
+)
+def test_an_upload_that_is_no_model_is_refused_in_a_line_without_our_folders(
+    tmp_path: Path, content: dict[str, bytes], message: str
+) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        read_upload(packed(tmp_path / "mine.zip", content))
+    assert "\n" not in str(caught.value)
+    assert "/tmp" not in str(caught.value)
+
+
+def test_a_zip_that_would_fill_the_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upload, "LARGEST", 2**20)
+    bomb = {"model.json": CARD, "model.safetensors": bytes(2**20 + 1)}
+    with pytest.raises(UserError, match="has 1,048,577 bytes"):
+        read_upload(packed(tmp_path / "bomb.zip", bomb))
+    small = {"model.json": CARD, "model.safetensors": bytes(100)}
+    with pytest.raises(UserError, match="stored or deflated"):
+        read_upload(packed(tmp_path / "other.zip", small, zipfile.ZIP_BZIP2))
+    # A size that lies: no more is unpacked than it says.
+    file = packed(tmp_path / "lie.zip", bomb)
+    true, said = (2**20 + 1).to_bytes(4, "little"), (1000).to_bytes(4, "little")
+    file.write_bytes(file.read_bytes().replace(true, said))
+    with pytest.raises(UserError, match=r"lie\.zip cannot be read"):
+        read_upload(file)
+
+
+@pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04" + bytes(50)])
+def test_what_is_no_zip_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "mine.zip").write_bytes(content)
+    with pytest.raises(UserError, match=r"^mine\.zip cannot be read"):
+        read_upload(tmp_path / "mine.zip")
 
 
 def test_mistakes_are_messages_and_bugs_are_not() -> None:

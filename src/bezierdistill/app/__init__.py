@@ -17,7 +17,7 @@ from bezierdistill.errors import UserError
 from bezierdistill.objects import as_named
 from bezierdistill.settings import as_paths
 
-MAX_WAITING, MAX_AT_ONCE, MAX_UPLOAD = 32, 2, "8mb"
+MAX_WAITING, MAX_AT_ONCE = 32, 2
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ def serve(config: AppConfig) -> None:
         raise UserError(f'{missing}: pip install "bezierdistill[app]"')
     from bezierdistill.app.page import build, look
     from bezierdistill.app.run import open_run
+    from bezierdistill.app.upload import LARGEST
 
     _check_address(config.host, config.port)
     for name in ("NO_PROXY", "no_proxy"):  # Gradio asks its own address once, which no proxy sees
@@ -72,7 +73,7 @@ def serve(config: AppConfig) -> None:
         server_name=config.host,
         server_port=config.port,
         inbrowser=config.browser,
-        max_file_size=MAX_UPLOAD,
+        max_file_size=LARGEST,
         share=False,
         quiet=True,
         prevent_thread_lock=True,

@@ -2,17 +2,49 @@
 
 from __future__ import annotations
 
+import base64
 import functools
+import io
 from collections.abc import Callable, Sequence
+from html import escape
 from typing import Any
 
 import gradio as gr
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 from bezierdistill.reporting.plots import scatter_figures, sheet
+
+# A message stays until something succeeds again, which closes it.
+MENDED = "() => document.querySelectorAll('.toast-close').forEach(button => button.click())"
+# A click on a column's head sorts the rows by it, another one the other way round.
+SORTED = """
+let by = -1, falling = false;
+const key = row => {
+  const text = row.cells[by].textContent;
+  return isNaN(text) ? text : Number(text);
+};
+const sort = () => {
+  const table = element.querySelector('table');
+  if (!table || by < 0) return;
+  const order = (a, b) => (key(a) < key(b) ? -1 : Number(key(a) > key(b))) * (falling ? -1 : 1);
+  table.tBodies[0].append(...[...table.tBodies[0].rows].sort(order));
+  [...table.tHead.rows[0].cells].forEach((cell, k) => {
+    cell.ariaSort = k != by ? 'none' : falling ? 'descending' : 'ascending';
+  });
+};
+element.addEventListener('click', event => {
+  const head = event.target.closest('th');
+  if (!head) return;
+  falling = by == head.cellIndex && !falling;
+  by = head.cellIndex;
+  sort();
+});
+watch('value', sort);
+"""
 
 
 def answered(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -26,17 +58,20 @@ def answered(function: Callable[..., Any]) -> Callable[..., Any]:
             return function(*args)
         except (ValueError, TypeError, OverflowError, OSError, MemoryError) as error:
             message = " ".join(str(error).split()) or "not enough memory: ask for fewer"
-            raise gr.Error(message, print_exception=False) from None
+            raise gr.Error(message, duration=None, print_exception=False) from None
 
     return wrapper
 
 
 def follow(
-    page: gr.Blocks, function: Callable[..., Any], given: Sequence[Any], shown: Sequence[Any]
+    opened: Any, function: Callable[..., Any], given: Sequence[Any], shown: Sequence[Any]
 ) -> None:
-    """Show what a function makes of controls, now and while one of them is moved."""
-    events, told = [page.load, *(part.change for part in given)], answered(function)
-    gr.on(events, told, given, shown, show_progress="minimal", trigger_mode="always_last")
+    """Show what a function makes of controls, when a page or tab is ``opened`` and while one of
+    them is moved.
+    """
+    events, told = [opened, *(part.change for part in given)], answered(function)
+    look: dict[str, Any] = {"show_progress": "minimal", "trigger_mode": "always_last"}
+    gr.on(events, told, given, shown, **look).success(None, js=MENDED)
 
 
 def slider(
@@ -46,18 +81,25 @@ def slider(
     return gr.Slider(low, high, value, step=step, label=label, elem_id=name, **look)
 
 
-def table(name: str, headings: Sequence[str], words: Sequence[str], **look: Any) -> gr.Dataframe:
-    """A table of numbers, but for the columns of ``words``."""
-    kinds: Any = ["str" if heading in words else "number" for heading in headings]
-    fixed = {"interactive": False, "buttons": [], "elem_id": name} | look
-    return gr.Dataframe(headers=list(headings), datatype=kinds, **fixed)
+def table(name: str) -> gr.HTML:
+    """The component of a table that is sorted by a click on a column's head."""
+    return gr.HTML(elem_id=name, elem_classes="table", js_on_load=SORTED, apply_default_css=False)
+
+
+def tabled(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """What such a table shows."""
+    head = "".join(f"<th><button>{escape(heading)}</button></th>" for heading in headings)
+    cells = ("".join(f"<td>{escape(str(value))}</td>" for value in row) for row in rows)
+    body = "".join(f"<tr>{row}</tr>" for row in cells)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def image(what: str, name: str) -> gr.Image:
     """The component of a picture that cannot be changed by hand; ``what`` is read to those who
     cannot see it.
     """
-    fixed: dict[str, Any] = {"show_label": False, "interactive": False, "buttons": []}
+    fixed: dict[str, Any] = {"show_label": False, "interactive": False}
+    fixed["buttons"] = ["download"]
     return gr.Image(alt_text=what, label=what, elem_id=name, format="png", **fixed)
 
 
@@ -67,6 +109,13 @@ def drawn(figure: Figure, dpi: int = 110) -> np.ndarray:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def as_url(pixels: np.ndarray) -> str:
+    """Pixels ``(H, W, 3)`` as a PNG within a page."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "png")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def shown(x: Tensor, columns: int, least: int = 64) -> np.ndarray:

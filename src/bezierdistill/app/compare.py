@@ -1,5 +1,5 @@
-"""The fourth tab: an arena's result as a table to sort, and quality against passes and against
-cost.
+"""The last tab: an arena's result as quality against passes and against cost, and as a table to
+sort.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from bezierdistill.app.answers import drawn, follow, image, table
+from bezierdistill.app.answers import drawn, follow, image, table, tabled
 from bezierdistill.app.run import Shown
 from bezierdistill.errors import UserError
 from bezierdistill.records import ArenaRow
@@ -28,10 +28,10 @@ HEADINGS = ["passes", "rank", "method", "excess", "± error", "seeds", "passes s
 TEXT = """Every method has the same network and optimizer and may spend the same **total of network
 passes** on everything (*bezier-half* half of it; *bezier-teacher* is our strong teacher alone).
 *Excess* is the distance over its floor (real against real), minus one: 0 is as good as real data.
-**bezier** is ours."""
+**bezier** is ours. A click on a column's head sorts by it."""
 
 
-def compare_tab(page: gr.Blocks, run: Shown) -> None:
+def compare_tab(opened: Any, run: Shown) -> None:
     """Fill the tab."""
     if not run.rows:
         gr.Markdown(
@@ -45,7 +45,9 @@ def compare_tab(page: gr.Blocks, run: Shown) -> None:
     passes = sorted({row.passes for row in run.rows if row.error is None})
     if not passes:
         return
-    gr.Markdown(TEXT)
+    with gr.Row():
+        quality = image("quality against passes", "compare-quality")
+        cost = image("quality against seconds of training", "compare-cost")
     with gr.Row():
         metric = gr.Radio(
             list(METRICS), value=next(iter(METRICS)), label="judged by", elem_id="compare-metric"
@@ -53,28 +55,19 @@ def compare_tab(page: gr.Blocks, run: Shown) -> None:
         chosen = gr.CheckboxGroup(
             passes, value=passes, label="passes a sample", elem_id="compare-passes"
         )
-        first: Any = ["passes", "rank"]
-        order = gr.Dropdown(
-            HEADINGS, value=first, multiselect=True, label="sorted by", elem_id="compare-order"
+    gr.Markdown(TEXT)
+    lines = table("compare-table")
+
+    def compare(metric: str, chosen: list[int]) -> tuple[np.ndarray, np.ndarray, str]:
+        rows = _rows(run, metric, chosen)
+        entries = summarise(rows, METRICS[metric])
+        by_passes, by_cost = (
+            drawn(arena_figure(entries, axis, distance=metric), 140)
+            for axis in ("passes", "seconds")
         )
-        falling = gr.Checkbox(False, label="largest first", elem_id="compare-falling")
-    sorted_table = table("compare-table", HEADINGS, ["method"])
-    with gr.Row():
-        quality = image("quality against passes", "compare-quality")
-        cost = image("quality against seconds of training", "compare-cost")
+        return by_passes, by_cost, tabled(HEADINGS, sorted(_lines(rows, METRICS[metric])))
 
-    def table_of(metric: str, chosen: list[int], order: list[str], falling: bool) -> list[Any]:
-        keys = [HEADINGS.index(heading) for heading in order or () if heading in HEADINGS]
-        lines = _lines(_rows(run, metric, chosen), METRICS[metric])
-        return sorted(lines, key=lambda line: [line[key] for key in keys], reverse=bool(falling))
-
-    def pictures(metric: str, chosen: list[int]) -> tuple[np.ndarray, np.ndarray]:
-        entries = summarise(_rows(run, metric, chosen), METRICS[metric])
-        by_passes = arena_figure(entries, "passes", distance=metric)
-        return drawn(by_passes, 140), drawn(arena_figure(entries, "seconds", distance=metric), 140)
-
-    follow(page, table_of, [metric, chosen, order, falling], [sorted_table])
-    follow(page, pictures, [metric, chosen], [quality, cost])
+    follow(opened, compare, [metric, chosen], [quality, cost, lines])
 
 
 def _rows(run: Shown, metric: str, chosen: list[int]) -> list[ArenaRow]:

@@ -1,23 +1,24 @@
-"""The second tab: a model at work, a student beside its teacher, with times."""
+"""The first tab: a model at work, a student beside its teacher, with times."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import numpy as np
 
-from bezierdistill.app.answers import answered, follow, image, shown, slider
+from bezierdistill.app.answers import MENDED, answered, follow, image, shown, slider
 from bezierdistill.app.run import Shown
+from bezierdistill.app.upload import Upload, read_upload
 from bezierdistill.errors import UserError
 from bezierdistill.models import Model
 from bezierdistill.words import counted
 
-TEXT = """The same noise through a student, in one or two passes, and through the teacher that it
-was distilled from, in many. Times are those of this machine, all samples at once, the best of
-five."""
+TEXT = """The same noise through a student and through the teacher that it was distilled from. Times
+are those of this machine, all samples at once, the best of five."""
 COLUMNS, MAX_SAMPLES, MAX_PASSES, MAX_SEED, REPEATS = 8, 160, 100, 2**31, 5
 MAX_PROMPT, MAX_IMAGES = 1000, 16  # of pipelines
 
@@ -77,7 +78,7 @@ class Draw:
             seconds.append(time.perf_counter() - started)
         guided = f", guidance {scale:g}" if scale is not None else ""
         took = f"{self.count} samples in {1000 * min(seconds):.1f} ms"
-        words = f"{counted(passes, 'pass')}, {took}{guided}"
+        words = f"{counted(passes, 'pass')}{' of Heun' if solver == 'heun' else ''}, {took}{guided}"
         return shown(model.scaling.encode(x), COLUMNS), words, min(seconds)
 
     def _prompted(self, model: Model, passes: int) -> tuple[np.ndarray, str, float]:
@@ -94,7 +95,7 @@ class Draw:
         return shown(pixels, COLUMNS), f"{counted(passes, 'pass')}, {took}", seconds
 
 
-def generate_tab(page: gr.Blocks, run: Shown) -> None:
+def generate_tab(opened: Any, run: Shown) -> None:
     """Fill the tab."""
     models = run.sampled
     if not models:
@@ -104,44 +105,76 @@ def generate_tab(page: gr.Blocks, run: Shown) -> None:
         )
         return
     first = next(iter(models))
-    gr.Markdown(TEXT)
+    speed = gr.Markdown(elem_id="generate-speed")
     with gr.Row():
-        with gr.Column(scale=2, min_width=260):
-            name = gr.Dropdown(list(models), value=first, label="model", elem_id="generate-model")
-            seed = gr.Number(0, precision=0, label="seed", elem_id="generate-seed")
-            passes = slider("generate-passes", "its passes", 1, 8, 1, 1)
-            count = slider("generate-count", "samples", COLUMNS, MAX_SAMPLES, 64, COLUMNS)
-            labels, guidance, prompt = _asked(models[first])
-            many = slider("generate-many", "passes of the teacher", 4, MAX_PASSES, 40, 4)
         with gr.Column(scale=3, min_width=300):
             own = image("samples of the model", "generate-ours")
             own_words = gr.Markdown(elem_id="generate-words")
         with gr.Column(scale=3, min_width=300):
             teacher = image("samples of its teacher from the same noise", "generate-theirs")
             teacher_words = gr.Markdown(elem_id="generate-teacher-words")
+        with gr.Column(scale=2, min_width=260):
+            name = gr.Dropdown(list(models), value=first, label="model", elem_id="generate-model")
+            seed = gr.Number(0, precision=0, label="seed", elem_id="generate-seed")
+            count = slider("generate-count", "samples", COLUMNS, MAX_SAMPLES, 64, COLUMNS)
+            passes, labels, guidance, prompt = _asked(models[first])
+            many = slider("generate-many", "passes of the teacher", 4, MAX_PASSES, 40, 4)
+            label = "Upload your own student: its folder as a zip"
+            look: dict[str, Any] = {"size": "sm", "elem_id": "generate-upload"}
+            file = gr.UploadButton(label, file_types=[".zip"], **look)
+    gr.Markdown(TEXT)
+    uploaded = gr.State(None)
 
-    def draw(*values: Any) -> tuple[Any, ...]:
-        asked = Draw.of(run, *values)
-        kind, source = asked.model.card.kind, run.teacher(asked.model)
-        picture, words, seconds = asked.sampled(asked.model, asked.passes, "euler")
-        left = f"**The {kind}**: {words}."
-        if source is None:
-            alone = (
-                "It is a teacher itself" if kind == "teacher" else "Its teacher is not in this run"
-            )
-            return left, picture, f"{alone}.", None
-        beside, told, longer = asked.sampled(source, asked.many, "heun")
-        right = f"**Its teacher**: {told} (Heun), **{longer / seconds:.0f} times** as long."
-        return left, picture, right, beside
+    def seen(own: Upload | None) -> Shown:
+        return own.within(run) if own else run
 
-    asked = answered(lambda name: list(_asked(models[name])))
-    name.change(asked, name, [labels, guidance, prompt], show_progress="hidden")
-    given = [name, seed, passes, count, labels, guidance, many, prompt]
-    follow(page, draw, given, [own_words, own, teacher_words, teacher])
+    def draw(own: Upload | None, *values: Any) -> tuple[Any, ...]:
+        return _drawn(seen(own), *values)
+
+    def asked(own: Upload | None, name: str) -> list[Any]:
+        return list(_asked(seen(own).sampled[name]))
+
+    def upload(file: str) -> tuple[Upload, gr.Dropdown]:
+        own = read_upload(Path(file))
+        return own, gr.Dropdown(list(seen(own).sampled), value=own.name)
+
+    file.upload(answered(upload), file, [uploaded, name]).success(None, js=MENDED)
+    told: dict[str, Any] = {"show_progress": "hidden"}
+    name.change(answered(asked), [uploaded, name], [passes, labels, guidance, prompt], **told)
+    given = [uploaded, name, seed, passes, count, labels, guidance, many, prompt]
+    follow(opened, draw, given, [speed, own_words, own, teacher_words, teacher])
 
 
-def _asked(model: Model) -> tuple[gr.CheckboxGroup, gr.Slider, gr.Textbox]:
-    """The controls of what a model takes as conditions; hidden where it takes none."""
+def _drawn(run: Shown, *controls: Any) -> tuple[Any, ...]:
+    """The speed-up, and of the model and of its teacher words and a picture."""
+    asked = Draw.of(run, *controls)
+    model, source = asked.model, run.teacher(asked.model)
+    picture, words, seconds = asked.sampled(model, asked.passes, "euler")
+    left = f"**{_called(run, model)}**: {words}."
+    if source is None:
+        alone = "It is a teacher itself"
+        alone = alone if model.card.kind == "teacher" else "Its teacher is not in this run"
+        return f"## {counted(asked.passes, 'pass')}", left, picture, f"{alone}.", None
+    beside, told, longer = asked.sampled(source, asked.many, "heun")
+    right = f"**{_called(run, source)}**: {told}."
+    names = f"**{run.name_of(model)}** against its teacher **{run.name_of(source)}**"
+    ratio = longer / seconds
+    faster = f"## {round(ratio, 0 if ratio >= 10 else 1):g} times as fast"
+    return f"{faster}\n{names}", left, picture, right, beside
+
+
+def _called(run: Shown, model: Model) -> str:
+    """A model's name, and its network."""
+    net = type(getattr(model.net, "module", model.net)).__name__
+    return f"{run.name_of(model)} ({model.card.kind}, {net} of {model.size:,} weights)"
+
+
+def _asked(model: Model) -> tuple[gr.Slider, gr.CheckboxGroup, gr.Slider, gr.Textbox]:
+    """The controls of its passes, at first the fewest that it has learnt, and of what it takes as
+    conditions; hidden where it takes none.
+    """
+    fewest = min(model.knots, default=1)
+    passes = slider("generate-passes", "its passes", 1, 8, fewest, 1)
     ends, classes = model.conditions.guidance_range, list(range(model.conditions.classes))
     label = "labels (none chosen: as frequent as in the data)"
     low, high = ends or (1.0, 2.0)
@@ -157,4 +190,5 @@ def _asked(model: Model) -> tuple[gr.CheckboxGroup, gr.Slider, gr.Textbox]:
         visible=model.card.is_pipeline,
         elem_id="generate-prompt",
     )
-    return labels, slider("generate-guidance", "guidance", low, high, **given), prompt
+    guidance = slider("generate-guidance", "guidance", low, high, **given)
+    return passes, labels, guidance, prompt

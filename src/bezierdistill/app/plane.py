@@ -8,7 +8,7 @@ there is something to see.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count
@@ -49,6 +49,7 @@ STEPS_SHOWN, MAX_DEGREE = (1, 2, 50), 6
 LABELS = ("first number of a state", "second number of a state")
 REACH = 2.5  # model units shown on each axis
 KNOTS = ((0.0, 1.0), (0.0, 0.5, 1.0))
+RATE, ALIGN_RATE = 1e-2, 2e-3  # of a network that is small and has little time
 
 
 class Plane(NamedTuple):
@@ -75,7 +76,7 @@ class Setting:
         guides: how the guides are made.
     """
 
-    task: str = "gaussians"
+    task: str = "moons"
     weights: tuple[float, ...] = (1.0, 1.5, 2.0)
     degree: int = 4
     guides: Guides = "fit"
@@ -158,24 +159,33 @@ def measures(setting: Setting) -> list[list[str | float]]:
     return rows
 
 
-def moved(curve: BezierCurve, row: int, guide: int, shift: tuple[float, float]) -> BezierCurve:
-    """The curves with one guide of one of them shifted."""
+def moved(curve: BezierCurve, row: int, shifts: Sequence[tuple[float, float]]) -> BezierCurve:
+    """The curves with the points of one of them shifted."""
     points = curve.points.clone()
-    if 0 < guide < curve.degree:
-        points[guide, row] += torch.tensor(shift)
+    points[:, row] += torch.tensor(shifts)
     return BezierCurve(points)
 
 
+def within(figure: Figure, points: Tensor) -> tuple[list[list[float]], float]:
+    """Where points lie in a figure that was drawn, in parts of its size from the upper left, and
+    how large one unit is.
+    """
+    width, height = figure.bbox.size
+    places = figure.axes[0].transData.transform([*points.tolist(), (0, 0), (1, 0)])
+    parts = [[float(x / width), float(1 - y / height)] for x, y in places]
+    return parts[:-2], parts[-1][0] - parts[-2][0]
+
+
 def paths_figure(
-    setting: Setting, row: int, guide: int, shift: tuple[float, float]
-) -> tuple[Figure, str]:
-    """Teacher paths and curves, one of them with its guides; and what was measured of it in
-    words.
+    setting: Setting, row: int, shifts: Sequence[tuple[float, float]]
+) -> tuple[Figure, Tensor, str]:
+    """Teacher paths and curves, one of them with its guides; its points, shifted; and what was
+    measured of it in words.
     """
     x0, times = noise(0, Stream.SAMPLE, range(SHOWN), (2,)), time_grid(48)
     path: list[Tensor] = []
     solve(setting.blend, x0, times, "heun", observe=lambda k, x: path.append(x))
-    states, curve = torch.stack(path), moved(setting.curves(x0), row, guide, shift)
+    states, curve = torch.stack(path), moved(setting.curves(x0), row, shifts)
     line, points = torch.stack([curve.point(t) for t in times]), curve.points[:, row]
     figure = Figure(figsize=(6, 6), layout="constrained")
     axes = figure.subplots()
@@ -203,7 +213,7 @@ def paths_figure(
         f" as long as straight. All curves stay within **{gap:.3f}** (root mean square, model"
         " units) of the paths."
     )
-    return figure, words
+    return figure, points, words
 
 
 def _frame(axes: Axes, reach: float) -> None:
@@ -237,15 +247,22 @@ def samples_figure(setting: Setting, student: Sequence[Tensor] | None = None) ->
 
 
 def distil(
-    setting: Setting, steps: int = 500, align: int = 300, batch: int = 256
+    setting: Setting,
+    tell: Callable[[int, int], object] = lambda done, steps: None,
+    steps: int = 800,
+    align: int = 300,
+    batch: int = 256,
 ) -> tuple[Tensor, ...]:
     """Train a small student on the curves of a setting; its samples at one and two passes from the
-    noise that all are judged on.
+    noise that all are judged on. ``tell`` is called with the steps done and those of all.
     """
+    tell(0, steps + align)
     points = setting.curves(noise(0, Stream.SIMULATE, range(LEARNT), (2,))).points
-    real, metric, turns = open_plane(setting.task).learnt, Loss(0.03), count()
+    real, metric = open_plane(setting.task).learnt, Loss(0.03)
+    turns, done = count(), count(1)
 
     def curves(draws: torch.Generator) -> Curves:
+        tell(next(done), steps + align)
         rows = torch.randint(LEARNT, (batch,), generator=draws)
         return Curves(BezierCurve(points[:, rows]))
 
@@ -256,10 +273,12 @@ def distil(
 
     net: nn.Module = NetworkConfig("mlp", 64, 3).build((2,), 0)
     with TemporaryDirectory() as folder:
-        loop = LoopConfig(accelerator="cpu", ema=0.99)
+        loop = LoopConfig(accelerator="cpu", lr=RATE, ema=0.99)
         trainer = Trainer({"student": net}, loop, Path(folder), "curves")
         net = trainer.fit(CurveRegression(MapIntervals(), metric, 1.0), curves, steps, 0)
-        trainer = Trainer({"student": net}, loop, Path(folder), "alignment", {"student": 5e-4})
+        trainer = Trainer(
+            {"student": net}, loop, Path(folder), "alignment", {"student": ALIGN_RATE}
+        )
         net = trainer.fit(Alignment(KNOTS, metric), aligned, align, 1)
     with torch.no_grad():
         return tuple(sample(net, judged_sources(), knots) for knots in KNOTS)

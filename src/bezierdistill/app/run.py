@@ -23,6 +23,11 @@ class Shown(Findings):
         shipped = self.folder == BUNDLED
         return "the run that ships with the package" if shipped else str(self.folder)
 
+    def name_of(self, model: Model) -> str:
+        """What a model of the run is called; of another its folder's name."""
+        known = (name for name, other in self.models.items() if other is model)
+        return next(known, model.folder.name if model.folder else model.card.kind)
+
     @property
     def sampled(self) -> dict[str, Model]:
         """The models that need no more than noise, and labels or a prompt."""
@@ -30,14 +35,15 @@ class Shown(Findings):
 
     def teacher(self, student: Model) -> Model | None:
         """The first of a student's teachers, wherever in the run it lies now, or where it was; None
-        if it is not there.
+        if it is not there. That of a student without a folder, as of an upload, is in the run.
         """
         for ref in student.card.teachers[:1]:
             for model in self.models.values():
                 if model.card.digest == ref.digest:
                     return model
-            with suppress(UserError):
-                return find_teacher(ref, student.folder or Path())
+            if student.folder is not None:
+                with suppress(UserError):
+                    return find_teacher(ref, student.folder)
         return None
 
 

@@ -26,11 +26,17 @@ Captioned = tuple[np.ndarray, str]
 FLOW_PASSES, MAX_HELD_OUT, WIDTH, MAX_PIXELS = 40, 1000, 256, 2**22
 
 
-def translate_tab(page: gr.Blocks, run: Shown) -> None:
+def translate_tab(opened: Any, run: Shown) -> None:
     """Fill the tab."""
     models = run.translators
     gr.Markdown(TEXT)
     with gr.Row():
+        with gr.Column(scale=3, min_width=300):
+            look: dict[str, Any] = {"height": 320, "columns": 4, "object_fit": "contain"}
+            look |= {"show_label": False, "interactive": False, "format": "png"}
+            look["buttons"] = ["download", "download_all"]
+            label = "the input and its translations"
+            gallery = gr.Gallery(label=label, elem_id="translate-gallery", **look)
         with gr.Column(scale=1, min_width=260):
             first = next(iter(models))
             name = gr.Dropdown(list(models), value=first, label="model", elem_id="translate-model")
@@ -38,11 +44,6 @@ def translate_tab(page: gr.Blocks, run: Shown) -> None:
             file = gr.File(label=label, height=150, elem_id="translate-file")
             label = "or a held-out image, by its number"
             number = gr.Number(0, precision=0, label=label, elem_id="translate-number")
-        with gr.Column(scale=3, min_width=300):
-            look: dict[str, Any] = {"height": 320, "columns": 4, "object_fit": "contain"}
-            look |= {"show_label": False, "interactive": False, "format": "png", "buttons": []}
-            label = "the input and its translations"
-            gallery = gr.Gallery(label=label, elem_id="translate-gallery", **look)
 
     def translate(name: str, file: str | None, number: float | None) -> list[Captioned]:
         if name not in models:
@@ -52,7 +53,7 @@ def translate_tab(page: gr.Blocks, run: Shown) -> None:
         assert model.domain is not None
         return [(shown(model.domain.encode(x), 1, WIDTH), what), *_translations(run, model, x)]
 
-    follow(page, translate, [name, file, number], [gallery])
+    follow(opened, translate, [name, file, number], [gallery])
 
 
 def _translations(run: Shown, model: Model, x: np.ndarray) -> list[Captioned]:
