@@ -4,9 +4,11 @@ flow at 50 passes and SDEdit.
     python benchmarks/translation.py --pair mnist-usps --out runs/translation [--shared
     ../shared/data] [--budget 4000000] [--seed 0]
 
-Trains and distils both directions of the direct flow (optimal-transport coupling) and the path
-through shared noise, each by the recipe, and ends with ``OUT/PAIR/results.md``, ``results.json``
-and ``rows.png``. Stages that are finished are not run again.
+Trains and distils both directions of the direct flow (optimal-transport coupling; where both sides
+have the same labels, within each label as well) and the path through shared noise, each by the
+recipe, and ends with ``OUT/PAIR/results.md``, ``results.json`` and ``rows.png``. Stages that are
+finished are not run again. ``bezierdistill evaluate --inputs`` gives the same figures of
+``inputs.npz``, ``direct-1-pass.npz`` and its like.
 """
 
 from __future__ import annotations
@@ -22,13 +24,13 @@ import torch
 from torch import Tensor, nn
 
 from bezierdistill.data import load_data
-from bezierdistill.files import write_json
+from bezierdistill.files import write_array, write_json
 from bezierdistill.metrics import (
-    ClassifierFeatures,
     Evaluator,
     SqueezeNetFeatures,
     classifier_features,
     relative_distance,
+    translation_scores,
 )
 from bezierdistill.metrics.features import describe
 from bezierdistill.models import Model, load_model
@@ -52,20 +54,24 @@ BATCH = 256
 
 @dataclass(frozen=True)
 class Pair:
-    """Two domains, the data whose classifier judges them (by the target's labels), and whether row
-    i of both is the same thing.
+    """Two domains, the data whose classifier judges them (by the target's labels), whether row i of
+    both is the same thing, and whether both have the same labels.
     """
 
     a: str
     b: str
     judge: str | None = None
     paired: bool = False
+    labelled: bool = False
     network: NetworkConfig = field(default_factory=lambda: NetworkConfig("mlp", 512, 5))
 
 
 PAIRS = {
     "mnist-usps": Pair(
-        "{shared}/mnist.npz@crop20x20@16x16", "{shared}/usps.npz", "{shared}/usps.npz"
+        "{shared}/mnist.npz@crop20x20@16x16",
+        "{shared}/usps.npz",
+        "{shared}/usps.npz",
+        labelled=True,
     ),
     "sandal-boot": Pair(
         "{shared}/fashion_mnist.npz@class5",
@@ -119,23 +125,19 @@ class Judge:
         one.
         """
         y = self.b.scaling.encode(self.b.scaling.decode(y))
-        scores, features = self.evaluate(y), self.extractor(self.x)
+        if back is not None:
+            back = self.a.scaling.encode(self.a.scaling.decode(back))
+        scores = self.evaluate(y)
+        kept = to_json(translation_scores(self.x, y, self.extractor, self.labels, back))
         row = {
             "excess": scores.frechet.excess,
             "precision": scores.precision.value,
             "recall": scores.recall.value,
-            "pixel": relative_distance(self.x, y),
-            "feature": relative_distance(features, self.extractor(y)),
+            **{name: value for name, value in kept.items() if value is not None},
         }
-        if self.labels is not None and isinstance(self.extractor, ClassifierFeatures):
-            row["agreement"] = float(
-                (self.extractor.logits(y).argmax(1) == self.labels).double().mean()
-            )
         if self.truth is not None:
             row["truth pixel"] = relative_distance(self.truth, y)
             row["truth feature"] = relative_distance(self.extractor(self.truth), self.extractor(y))
-        if back is not None:
-            row["cycle"] = relative_distance(self.x, self.a.scaling.clamp(back))
         return row
 
 
@@ -181,6 +183,14 @@ def methods(
     target = flow(arguments, pair, out / "noise-b", b)
     forth, teacher = recipe(arguments, pair, out / "direct", b, domain=a, train=coupled)
     back, _ = recipe(arguments, pair, out / "direct-back", a, domain=b, train=coupled)
+    ours = {"ours, direct": (forth, back)}
+    flows = {"flow, the whole budget": whole, "flow, our teacher": teacher}
+    if pair.labelled:
+        kept = FlowSettings(coupling="label-ot")
+        labels, own = recipe(arguments, pair, out / "labels", b, domain=a, train=kept)
+        returned, _ = recipe(arguments, pair, out / "labels-back", a, domain=b, train=kept)
+        ours["ours, direct, within labels"] = labels, returned
+        flows["flow, our teacher, within labels"] = own
     noise_a = flow(arguments, pair, out / "noise-a", a, 0.25)
     halves = (
         flow(arguments, pair, out / "half-a", a, 0.5),
@@ -215,26 +225,26 @@ def methods(
     grid, reverse = time_grid(FLOW_STEPS), time_grid(FLOW_STEPS, 1.0, 0.0)
     found: dict[str, tuple[int, Translate, Translate | None]] = {
         "the input itself": (0, lambda x: x, None),
-        "flow, the whole budget": (
-            50,
-            lambda x: solve(whole.field, x, grid, "heun").state,
-            lambda y: solve(whole.field, y, reverse, "heun").state,
-        ),
-        "flow, our teacher": (
-            50,
-            lambda x: solve(teacher.field, x, grid, "heun").state,
-            lambda y: solve(teacher.field, y, reverse, "heun").state,
-        ),
+        **{
+            name: (
+                50,
+                lambda x, model=model: solve(model.field, x, grid, "heun").state,
+                lambda y, model=model: solve(model.field, y, reverse, "heun").state,
+            )
+            for name, model in flows.items()
+        },
         "two flows through noise, half of the budget each": (50, both(*halves), None),
         "two flows through noise, our teachers": (50, both(noise_a, noise_b), None),
     }
     for passes in (1, 2):
-        found[f"ours, direct, {passes} pass{'es' if passes > 1 else ''}"] = (
-            passes,
-            lambda x, k=passes: forth.generate(x, k),
-            lambda y, k=passes: back.generate(y, k),
-        )
-        found[f"ours, through noise, {passes} pass{'es' if passes > 1 else ''}"] = (
+        told = f"{passes} pass{'es' if passes > 1 else ''}"
+        for name, (there, home) in ours.items():
+            found[f"{name}, {told}"] = (
+                passes,
+                lambda x, k=passes, model=there: model.generate(x, k),
+                lambda y, k=passes, model=home: model.generate(y, k),
+            )
+        found[f"ours, through noise, {told}"] = (
             passes,
             lambda x, k=passes: through.generate(x, k),
             None,
@@ -276,10 +286,17 @@ def main() -> None:
     pair, out = PAIRS[arguments.pair], arguments.out / arguments.pair
     found, judge = methods(arguments, pair, out), Judge(pair, arguments.shared, arguments.count)
     rows, sheet = {}, {}
+    given = {} if judge.labels is None else {"labels": judge.labels.numpy()}
+    write_array(out / "inputs.npz", judge.a.scaling.decode(judge.x), **given)
     for name, (passes, forth, back) in found.items():
         with torch.no_grad():
             y = forth(judge.x)
-            rows[name] = {"passes": passes, **judge(y, None if back is None else back(y))}
+            home = None if back is None else back(y)
+            rows[name] = {"passes": passes, **judge(y, home)}
+        if name.startswith("ours, direct") and home is not None:
+            place = out / name.removeprefix("ours, ").replace(", ", "-").replace(" ", "-")
+            write_array(place.with_suffix(".npz"), judge.b.scaling.decode(y))
+            write_array(Path(f"{place}-back.npz"), judge.a.scaling.decode(home))
         sheet[name] = y
         print(name, json.dumps(rows[name]), flush=True)
     if judge.truth is not None:

@@ -541,7 +541,7 @@ def test_a_run_that_cannot_start_leaves_its_folder_free(teacher: Model, tmp_path
 
 def test_what_a_conditional_flow_cannot_be_is_refused(data: str, tmp_path: Path) -> None:
     refused: list[tuple[dict[str, Any], str]] = [
-        ({"domain": data}, "takes no condition"),
+        ({"domain": data}, "keeps no label"),
         ({"coupling": "ot"}, "depend on the condition"),
     ]
     for more, message in refused:

@@ -33,6 +33,18 @@ def test_minibatch_ot_costs_what_scipy_costs_and_keeps_the_data_order(
     )  # every source once
 
 
+def test_minibatch_ot_within_labels_is_the_assignment_of_each_label(draw: Draw) -> None:
+    x0, x1, labels = draw(60, 3), draw(60, 3) + 1, torch.arange(60) % 4 // 2
+    pair = MinibatchOT()(x0, x1, labels)
+    assert pair.x1 is x1
+    for label in (0, 1):
+        own = labels == label
+        alone = MinibatchOT()(x0[own], x1[own])
+        assert torch.equal(pair.x0[own], alone.x0)
+    whole = MinibatchOT()(x0, x1)
+    assert float((whole.x0 - x1).square().sum()) < float((pair.x0 - x1).square().sum())
+
+
 def test_minibatch_ot_in_one_dimension_sorts(draw: Draw) -> None:
     x0, x1 = draw(50, 1), draw(50, 1).exp()
     pair = MinibatchOT()(x0, x1)

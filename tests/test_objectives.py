@@ -355,7 +355,7 @@ def test_a_single_objective_trains_the_first_network_by_its_loss(draw: Draw) -> 
 
 
 def test_pairs_are_split_by_rows(draw: Draw) -> None:
-    pairs = Pairs(draw(5, 2), draw(5, 2), torch.arange(5))
+    pairs = Pairs(draw(5, 2), draw(5, 2), torch.arange(5), torch.arange(5))
     first, others = pairs.split(2)
     for name in Pairs._fields:
         whole, head, tail = (getattr(part, name) for part in (pairs, first, others))

@@ -292,6 +292,7 @@ def test_a_budget_that_is_too_small_is_named(
         match=f"budget is {budget:,} passes, which leaves .* for {what}, expected 384 or more",
     ):
         run_recipe(small(data, tmp_path / "run", budget=budget))
+    assert not (tmp_path / "run").exists()  # it is told before the first stage
 
 
 class Beside:
@@ -467,7 +468,7 @@ def test_the_weights_that_these_recipes_count_are_those_of_the_classes(name: str
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"train": FlowSettings(conditional=True), "domain": "moons"}, "takes no condition"),
+        ({"train": FlowSettings(conditional=True), "domain": "moons"}, "keeps no label"),
         (
             {"train": FlowSettings(conditional=True, coupling="ot")},
             "expected --coupling independent",

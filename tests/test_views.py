@@ -129,7 +129,7 @@ def test_folders_are_classes(tmp_path: Path) -> None:
     [
         ("@class7", r"@class7: no class '7', expected 0, 1, 2, 3"),
         ("@crop9x9", "asks for a middle of 9 x 9"),
-        ("@pca5@4x4", "asks for images of 4 x 4, .* holds vectors"),
+        ("@pca5@4x4", r"asks for images of 4 x 4, .* holds samples of shape \(5,\)"),
         ("@class1@class1", "asks for class 1, .* has no class labels"),
         ("@huge", "asks for the view @huge, expected @cropNxN"),
     ],

@@ -430,6 +430,22 @@ class ClassScores(Record, frozen=True):
     by_class: tuple[ClassScore, ...] = ()
 
 
+class TranslationScores(Record, frozen=True):
+    """How much of its inputs a translation keeps:
+    :func:`~bezierdistill.metrics.translation_scores`.
+
+    ``pixel`` and ``feature`` are distances between input and output over those of inputs and
+    outputs that do not belong together (0 is a copy, 1 is chance), ``cycle`` that of an input and
+    what comes back from its output; ``agreement`` is the share of outputs in which a classifier
+    sees the input's label.
+    """
+
+    pixel: float
+    feature: float
+    agreement: float | None = None
+    cycle: float | None = None
+
+
 class Scores(Record, frozen=True):
     """All metrics of a set of samples: :class:`~bezierdistill.metrics.Evaluator`.
 
@@ -450,6 +466,7 @@ class Scores(Record, frozen=True):
     fine: Score | None = None
     fidelity: Score | None = None
     classes: ClassScores | None = None
+    translation: TranslationScores | None = None
     protocol: Protocol | None = None
 
     @property

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 from bezierdistill.errors import UserError
 
-Coupling = Literal["independent", "ot"]
+Coupling = Literal["independent", "ot", "label-ot"]
 DistanceName = Literal["energy", "drifting", "laplace", "sinkhorn"]
 Guides = Literal["fit", "hermite", "endpoints"]
 Noise = Literal["stored", "seed"]
@@ -187,18 +187,24 @@ def as_paths(config: object, *names: str) -> None:
         )
 
 
-def check_conditional(conditional: bool, domain: object, coupling: Coupling) -> None:
-    """Refuse what a conditional flow cannot be.
+def check_coupling(conditional: bool, domain: object, coupling: Coupling) -> None:
+    """Refuse what a coupling cannot join, and what a conditional flow cannot be.
 
     Raises:
-        UserError: with another domain, whose samples have no condition of the target's; or with
-            optimal transport within the batch, which makes the noise depend on the condition, while
-            sampling draws it independently.
+        UserError: without a domain, if the coupling joins it by labels; if a flow is conditional
+            with another domain, whose samples do not keep their labels; or with optimal transport
+            within the batch, which makes the noise depend on the condition, while sampling draws it
+            independently.
     """
-    if conditional and domain is not None:
+    if coupling == "label-ot" and domain is None:
         raise UserError(
-            f"conditional is on and domain is {domain}: a flow that translates takes no condition,"
-            " leave one of them out"
+            "coupling is label-ot, which joins two domains by their labels, and flows start from"
+            " noise: expected --domain (and no --through), or another coupling"
+        )
+    if conditional and domain is not None and coupling != "label-ot":
+        raise UserError(
+            f"conditional is on, domain is {domain} and coupling {coupling}, which keeps no label:"
+            " expected --coupling label-ot, or no --conditional"
         )
     if conditional and coupling == "ot":
         raise UserError(

@@ -49,23 +49,29 @@ def translate_tab(opened: Any, run: Shown) -> None:
         if name not in models:
             raise UserError(f"model is {str(name)[:60]!r}, expected one of {', '.join(models)}")
         model = models[name]
-        x, what = (_uploaded(Path(file), model), "your image") if file else _held_out(model, number)
+        if file:
+            x, what, label = _uploaded(Path(file), model), "your image", None
+        else:
+            x, what, label = _held_out(model, number)
         assert model.domain is not None
-        return [(shown(model.domain.encode(x), 1, WIDTH), what), *_translations(run, model, x)]
+        made = _translations(run, model, x, label)
+        return [(shown(model.domain.encode(x), 1, WIDTH), what), *made]
 
     follow(opened, translate, [name, file, number], [gallery])
 
 
-def _translations(run: Shown, model: Model, x: np.ndarray) -> list[Captioned]:
+def _translations(
+    run: Shown, model: Model, x: np.ndarray, label: list[int] | None
+) -> list[Captioned]:
     """A student's at one and two passes, and those of the flow that it was distilled from (or that
     the model itself is).
     """
     made, flow = [], model
     if model.card.kind == "student":
-        made = [(passes, model.translate(x, passes), "student") for passes in (1, 2)]
+        made = [(passes, model.translate(x, passes, labels=label), "student") for passes in (1, 2)]
         flow = run.teacher(model)
     if flow is not None and flow.domain is not None:
-        made.append((FLOW_PASSES, flow.translate(x, FLOW_PASSES, "heun"), "flow"))
+        made.append((FLOW_PASSES, flow.translate(x, FLOW_PASSES, "heun", labels=label), "flow"))
     return [
         (shown(model.scaling.encode(y), 1, WIDTH), f"{kind}, {counted(passes, 'pass')}")
         for passes, y, kind in made
@@ -83,11 +89,15 @@ def _uploaded(file: Path, model: Model) -> np.ndarray:
     return resized(from_pixels(pixels, model.domain, model.shape[0], grey=True), model)
 
 
-def _held_out(model: Model, number: Any) -> tuple[np.ndarray, str]:
-    """A held-out sample of the data that a model translates from, in original units."""
+def _held_out(model: Model, number: Any) -> tuple[np.ndarray, str, list[int] | None]:
+    """A held-out sample of the data that a model translates from, in original units, what to call
+    it, and its label for a model that takes one.
+    """
     data = load_data(str(model.card.domain_data))
     count = min(data.count("test") or MAX_HELD_OUT, MAX_HELD_OUT)
     if number is None or not 0 <= number < count:
         raise UserError(f"number is {number}, expected 0 to {count - 1}")
     row = data.real(count, 0, "test")[int(number) : int(number) + 1]
-    return data.scaling.decode(row), f"held-out image {number:.0f}"
+    given = data.conditions(count, 0, "test") if model.condition_size else None
+    label = None if given is None else [int(given[int(number)].argmax())]
+    return data.scaling.decode(row), f"held-out image {number:.0f}", label

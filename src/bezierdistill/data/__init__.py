@@ -11,9 +11,10 @@ from bezierdistill.data.images import check_size, from_pixels, read_images
 from bezierdistill.data.labels import parse_labels
 from bezierdistill.data.lazy import LazyData
 from bezierdistill.data.loading import BUILT_IN, load_data
-from bezierdistill.data.reading import read_array
-from bezierdistill.data.samples import check_range, read_samples
+from bezierdistill.data.reading import read_array, read_file
+from bezierdistill.data.samples import Inputs, check_range, read_inputs, read_samples
 from bezierdistill.data.scaling import Scaling
+from bezierdistill.data.sizes import Size
 from bezierdistill.data.stream import StreamData
 from bezierdistill.data.toys import EndlessData
 
@@ -22,8 +23,10 @@ __all__ = [
     "ArrayData",
     "Data",
     "EndlessData",
+    "Inputs",
     "LazyData",
     "Scaling",
+    "Size",
     "StreamData",
     "check_range",
     "check_size",
@@ -33,7 +36,9 @@ __all__ = [
     "one_hot",
     "parse_labels",
     "read_array",
+    "read_file",
     "read_images",
+    "read_inputs",
     "read_samples",
     "rescaled",
 ]

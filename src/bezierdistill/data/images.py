@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from bezierdistill.data.scaling import Scaling
+from bezierdistill.data.sizes import Size
 from bezierdistill.errors import UserError
 from bezierdistill.memory import check_memory
 from bezierdistill.progress import notice
@@ -35,18 +36,21 @@ MAX_PIXELS = 2**27
 NO_IMAGE = (OSError, EOFError, ValueError, SyntaxError, TypeError, LookupError, ArithmeticError)
 NO_IMAGE = (*NO_IMAGE, RuntimeError, struct.error, zlib.error)
 
+SIZED = "@16x16 after data, or translate --resize"
+PIXELS = Scaling((127.5,), (127.5,), "hwc", 0.0, 255.0, True)  # of bytes (N, H, W, C)
+
 Source = Path | bytes
 
 
-def read_images(path: Path) -> tuple[list[Path], np.ndarray]:
-    """Image files of one size, a single one or all below a folder: their paths in the order of
-    their names, and their pixels, see :func:`stack_images`.
+def read_images(path: Path, sizes: Sequence[Size] = ()) -> tuple[list[Path], np.ndarray]:
+    """Image files, a single one or all below a folder: their paths in the order of their names, and
+    their pixels, see :func:`stack_images`.
 
     Raises:
         UserError: if there is none, one cannot be read, or their sizes differ.
     """
     files = find_images(path) if path.is_dir() else [path]
-    return files, stack_images(list(map(str, files)), files)
+    return files, stack_images(list(map(str, files)), files, sizes=sizes)
 
 
 def find_images(folder: Path) -> list[Path]:
@@ -88,7 +92,10 @@ def walk(folder: str | Path) -> Iterator[tuple[str, list[str], int]]:
 
 
 def stack_images(
-    names: Sequence[str], sources: Sequence[Source], alpha: bool = False
+    names: Sequence[str],
+    sources: Sequence[Source],
+    alpha: bool = False,
+    sizes: Sequence[Size] = (),
 ) -> np.ndarray:
     """Bytes of images of one size: ``(N, H, W)`` if all are grey, else ``(N, H, W, 3)``; with
     ``alpha`` always ``(N, H, W, 4)``.
@@ -97,13 +104,16 @@ def stack_images(
         names: what to call each in messages.
         sources: the path or the bytes of each.
         alpha: keep the transparency instead of laying images on white.
+        sizes: what each is cropped and resized to, in this order, before they are stacked.
 
     Raises:
-        UserError: if one cannot be read, or their sizes differ.
+        UserError: if one cannot be read, is too small, or their sizes differ.
     """
     array, grey = np.empty((0, 0, 0, 0), np.uint8), not alpha
     for k, (name, source) in enumerate(zip(names, sources, strict=True)):
         pixels, is_grey = _pixels(name, source, alpha)
+        for size in sizes:
+            pixels = size(pixels[None], PIXELS, name)[0]
         height, width = pixels.shape[:2]
         if k == 0:
             check_memory(len(names) * pixels.nbytes, f"{len(names):,} images of {width} x {height}")
@@ -111,7 +121,7 @@ def stack_images(
         if array.shape[1:] != pixels.shape:
             first = " x ".join(map(str, array.shape[2:0:-1]))
             told = f"{name} is {width} x {height}, {names[0]} is {first}"
-            raise UserError(f"{told}: resize them to one size")
+            raise UserError(f"{told}: resize them to one size, by {SIZED}")
         array[k], grey = pixels, grey and is_grey
     return array[..., 0].copy() if grey else array
 

@@ -11,7 +11,8 @@ What follows an ``@`` changes the data, from left to right:
 * ``PATH@rgba``: the images of a folder with their transparency as a fourth channel, instead of on
   white;
 * ``@crop20x20``: the middle 20 rows and 20 columns of images;
-* ``@16x16``: images resized to 16 rows and 16 columns;
+* ``@16x16``: images resized to 16 rows and 16 columns; right after a folder this and a crop give
+  each file its size, so that they may be of several;
 * ``@rgb``: grey images in three equal channels;
 * ``@classcats``, ``@class5``: only the samples of one class, by its name or number;
 * ``@pca48``: coordinates on the 48 principal components of the training split, each scaled to unit
@@ -39,10 +40,11 @@ from bezierdistill.data.images import walk
 from bezierdistill.data.lazy import LazyData
 from bezierdistill.data.reading import Samples, read_file
 from bezierdistill.data.scaling import Scaling
+from bezierdistill.data.sizes import Size, split_sizes
 from bezierdistill.data.splits import array_data
 from bezierdistill.data.stream import StreamData
 from bezierdistill.data.toys import TOYS, load_toy, loops_sampler, manifold_sampler
-from bezierdistill.data.views import coloured, cropped, only_class, principal, resized
+from bezierdistill.data.views import coloured, only_class, principal, sized
 from bezierdistill.errors import UserError
 from bezierdistill.objects import START, Named, find_object, is_object
 from bezierdistill.progress import stage
@@ -112,9 +114,12 @@ def _stamp(base: str) -> int:
 @lru_cache(maxsize=4)
 def _load(name: str, base: str, stamp: int) -> Data:
     """Cached, as every stage loads its data by name and reading can take longer than training."""
-    source = SOURCE.fullmatch(name.removeprefix(base))
+    views, sizes = name.removeprefix(base), ()
+    if os.path.isdir(base):  # whose images are cropped and resized one by one
+        views, sizes = split_sizes(views)
+    source = SOURCE.fullmatch(views)
     if source is not None:
-        return _read(name, base, *source.groups())
+        return _read(name, base, sizes, *source.groups())
     whole, _, text = name.rpartition("@")
     view = VIEW.fullmatch(text)
     data = _load(whole, base, stamp)
@@ -133,10 +138,17 @@ def _load(name: str, base: str, stamp: int) -> Data:
         return coloured(data, name)
     if label:
         return only_class(data, name, label)
-    return (cropped if crop else resized)(data, name, (int(rows), int(columns)))
+    return sized(data, name, Size(int(rows), int(columns), bool(crop)))
 
 
-def _read(name: str, base: str, key: str | None, labels: str | None, alpha: str | None) -> Data:
+def _read(
+    name: str,
+    base: str,
+    sizes: tuple[Size, ...],
+    key: str | None,
+    labels: str | None,
+    alpha: str | None,
+) -> Data:
     """A built-in data set, a file, a folder or an object."""
     endless = re.fullmatch(r"(manifold|loops)([1-9]\d{0,3})?", name)
     if endless:
@@ -155,7 +167,7 @@ def _read(name: str, base: str, key: str | None, labels: str | None, alpha: str 
     if not os.path.exists(base):
         told = f"no data called {name[:200]!r}: expected one of {', '.join(BUILT_IN)}"
         raise UserError(f"{told}, the path of a .npz, .npy or folder of images, or hf:OWNER/NAME")
-    return array_data(name, read_file(Path(base), key, labels, alpha is not None))
+    return array_data(name, read_file(Path(base), key, labels, alpha is not None, sizes))
 
 
 def _object(base: str) -> Any:

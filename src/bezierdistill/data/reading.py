@@ -16,8 +16,8 @@ within a split, are classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import get_args
 
@@ -27,6 +27,7 @@ from bezierdistill.data.arrays import read_arrays
 from bezierdistill.data.base import Split
 from bezierdistill.data.images import find_images, stack_images, unpack_images
 from bezierdistill.data.labels import check_vectors, natural_order, number_classes
+from bezierdistill.data.sizes import Size
 from bezierdistill.errors import UserError
 from bezierdistill.progress import notice
 
@@ -53,16 +54,22 @@ class Samples:
         names: of the classes, in the order of their numbers; empty if they have none.
         problem: why labels or conditions that are there cannot be used; it stops nobody who does
             not ask for them.
+        files: where in a folder the images of ``train`` lie, without endings; empty of arrays.
     """
 
     x: dict[Split, np.ndarray]
     given: dict[Split, np.ndarray] = field(default_factory=dict)
     names: tuple[str, ...] = ()
     problem: str = ""
+    files: tuple[str, ...] = ()
 
 
 def read_file(
-    path: Path, key: str | None = None, labels: str | None = None, alpha: bool = False
+    path: Path,
+    key: str | None = None,
+    labels: str | None = None,
+    alpha: bool = False,
+    sizes: Sequence[Size] = (),
 ) -> Samples:
     """The samples of a file or folder.
 
@@ -71,6 +78,7 @@ def read_file(
         key: an array of the ``.npz`` by its name.
         labels: the array of its labels by its name, beside ``key``.
         alpha: keep the transparency of a folder's images, as a fourth channel.
+        sizes: what each image of a folder is cropped and resized to before they are stacked.
 
     Raises:
         UserError: if it cannot be read, lacks the arrays, or holds numbers that are not finite.
@@ -78,7 +86,7 @@ def read_file(
     if labels is not None and key is None:
         raise UserError(f"{path}@labels={labels} names no samples, expected @key=NAME before it")
     if path.is_dir() and key is None:
-        return _read_folder(path, alpha)
+        return _read_folder(path, alpha, sizes)
     if alpha:
         raise UserError(f"{path} is no folder, expected one of images for @rgba")
     if not path.is_file():
@@ -215,7 +223,7 @@ def checked(path: Path | str, array: np.ndarray) -> np.ndarray:
     return array
 
 
-def _read_folder(path: Path, alpha: bool) -> Samples:
+def _read_folder(path: Path, alpha: bool, sizes: Sequence[Size]) -> Samples:
     files = find_images(path)
     folders = [file.relative_to(path).parts[:-1] for file in files]
     tops = {parts[0] for parts in folders if parts}
@@ -230,15 +238,16 @@ def _read_folder(path: Path, alpha: bool) -> Samples:
     if "train" not in splits:
         told = f"{path} holds the folders {', '.join(sorted(tops))}"
         raise UserError(f"{told}, expected train beside them")
-    pixels = stack_images(list(map(str, files)), files, alpha)
+    pixels = stack_images(list(map(str, files)), files, alpha, sizes)
     rows = {s: np.flatnonzero(np.array(splits) == s) for s in get_args(Split) if s in splits}
     x = {split: pixels if len(rows) == 1 else pixels[own] for split, own in rows.items()}
     classes = [parts[depth] if len(parts) > depth else "" for parts in folders]
     names = natural_order(set(classes))
+    places = tuple(str(files[row].relative_to(path).with_suffix("")) for row in rows["train"])
     if len(names) < 2:
-        return Samples(x)
+        return Samples(x, files=places)
     if "" in names:
         problem = f"{files[classes.index('')]} is in no folder of a class, others are"
-        return Samples(x, problem=f"{problem}: expected all or none")
+        return Samples(x, problem=f"{problem}: expected all or none", files=places)
     given = {split: np.array(classes)[own] for split, own in rows.items()}
-    return with_conditions(path, x, given, tuple(names))
+    return replace(with_conditions(path, x, given, tuple(names)), files=places)

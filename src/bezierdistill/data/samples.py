@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from bezierdistill.data.base import Data
-from bezierdistill.data.images import from_pixels
+from bezierdistill.data.images import PIXELS, from_pixels
 from bezierdistill.data.labels import parse_labels
-from bezierdistill.data.reading import read_file
+from bezierdistill.data.reading import Samples, read_file
+from bezierdistill.data.scaling import Scaling
+from bezierdistill.data.sizes import split_sizes
 from bezierdistill.errors import UserError
 from bezierdistill.progress import notice
 
@@ -24,7 +29,7 @@ def read_samples(
 
     Args:
         path: a ``.npy``, a ``.npz`` (its training split, if it has several) or a folder of images,
-            whose folders may be classes of the data.
+            whose folders may be classes of the data; with ``@16x16`` after it or without.
         data: the data set that they are compared with.
         labelled: whether the labels are asked for.
 
@@ -36,9 +41,9 @@ def read_samples(
         UserError: if they cannot be read, are of another shape or range than the data, or labels
             that are asked for are none of the data.
     """
-    found = read_file(path)
+    found = _read(path)
     x = found.x["train"]
-    if path.is_dir() and len(data.shape) == 3:
+    if found.files and len(data.shape) == 3:
         x = from_pixels(x, data.scaling, data.shape[0])
     expected = data.scaling.decode(data.real(1, 0, "test")).shape[1:]
     if x.shape[1:] != expected:
@@ -47,12 +52,94 @@ def read_samples(
     check_range(x, data, str(path))
     if labelled and found.problem:
         raise UserError(found.problem)
-    labels = found.given.get("train") if labelled else None
+    return x, _labels(found, data) if labelled else None
+
+
+class Inputs(NamedTuple):
+    """What samples were translated from.
+
+    Args:
+        x: states ``(N, ...)`` in model units.
+        labels: their classes ``(N,)``, numbers as in the data translated to; None if they have
+            none of these.
+        back: the states that the samples become when they are translated back, or None.
+    """
+
+    x: Tensor
+    labels: np.ndarray | None
+    back: Tensor | None
+
+
+def read_inputs(path: Path, samples: Path, data: Data, back: Path | None = None) -> Inputs:
+    """The inputs of a translation, in the order of its samples.
+
+    Args:
+        path: a ``.npy``, a ``.npz`` or a folder of images, of the shape of the data; numbers that
+            are no bytes are in the units of the data.
+        samples: what they became, see :func:`read_samples`.
+        data: the data set that they were translated to.
+        back: what the samples become when they are translated back, likewise.
+
+    Raises:
+        UserError: if they cannot be read, are of another shape than the data, or are not as many or
+            not called as the samples are.
+    """
+    made, found = _read(samples), _read(path)
+    scaling = PIXELS if found.files else _scaling(found.x["train"], data)
+
+    def states(own: Samples, where: Path) -> Tensor:
+        x = own.x["train"]
+        if len(x) != len(made.x["train"]):
+            told = f"{where} holds {len(x):,} samples, {samples} {len(made.x['train']):,}"
+            raise UserError(f"{told}: expected one for each, in the same order")
+        for one, other in zip(own.files, made.files, strict=False):
+            if one != other:
+                told = f"{where} has {one} where {samples} has {other}"
+                raise UserError(f"{told}: expected files of the same names")
+        if own.files and len(data.shape) == 3:
+            x = from_pixels(x, PIXELS, data.shape[0], grey=True)
+        x = scaling.encode(x)
+        if tuple(x.shape[1:]) != data.shape:
+            told = (
+                f"{where} holds states of shape {tuple(x.shape[1:])}, {data.name} of {data.shape}"
+            )
+            raise UserError(f"{told}: resize images by @16x16 after the path")
+        return x
+
+    try:
+        labels = _labels(found, data) if data.classes else None
+    except UserError:  # they, or those of the data, are of no use here
+        labels = None
+    return Inputs(states(found, path), labels, None if back is None else states(_read(back), back))
+
+
+def _scaling(x: np.ndarray, data: Data) -> Scaling:
+    """The scaling of inputs: that of the data, unless either are bytes, or they look different."""
+    alike = data.scaling.decode(data.real(1, 0, "test")).shape[1:] == x.shape[1:]
+    known = alike and x.dtype != np.uint8 and not data.scaling.integer
+    return data.scaling if known else Scaling.measure(x)
+
+
+def _read(path: Path) -> Samples:
+    """What a file or folder holds, images cropped and resized as ``@16x16`` after its path asks."""
+    text, sizes = (str(path), ()) if path.exists() else split_sizes(str(path))
+    found = read_file(Path(text), sizes=sizes)
+    if found.files or not sizes:
+        return found
+    x = found.x["train"]
+    for size in sizes:
+        x = size(x, Scaling.measure(x), text)
+    return replace(found, x={"train": x})
+
+
+def _labels(found: Samples, data: Data) -> np.ndarray | None:
+    """The numbers ``(N,)`` of the classes that samples have in the data, if they have some."""
+    labels = found.given.get("train")
     if labels is None or labels.ndim == 2:
-        return x, None
+        return None
     if not found.names:
-        return x, labels
-    return x, np.array(parse_labels(found.names, data.class_names))[labels]
+        return labels
+    return np.array(parse_labels(found.names, data.class_names))[labels]
 
 
 def check_range(x: np.ndarray, data: Data, what: str) -> None:

@@ -8,17 +8,14 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-from torch.nn import functional
 
 from bezierdistill.data.base import SPLITS, ArrayData
 from bezierdistill.data.labels import parse_labels
 from bezierdistill.data.lazy import LazyData
 from bezierdistill.data.scaling import Scaling
+from bezierdistill.data.sizes import Size
 from bezierdistill.data.stream import StreamData
 from bezierdistill.errors import UserError
-
-CHUNK = 4096  # images that are resized together
-
 
 Viewed = ArrayData | LazyData | StreamData
 
@@ -56,24 +53,9 @@ def only_class(data: Viewed, name: str, label: str) -> Viewed:
     return replace(data, name=name, train=train, valid=valid, test=test, given={}, names=())
 
 
-def cropped(data: Viewed, name: str, size: tuple[int, int]) -> Viewed:
-    """The middle of every image.
-
-    Raises:
-        UserError: if the data are no images, or smaller.
-    """
-
-    def crop(x: np.ndarray, scaling: Scaling) -> np.ndarray:
-        before = 2 if scaling.layout == "chw" else 1
-        rows, columns = (0, 0) if scaling.layout == "flat" else x.shape[before : before + 2]
-        if size[0] > rows or size[1] > columns:
-            told = f"{name} asks for a middle of {size[0]} x {size[1]}"
-            raise UserError(f"{told}, {data.name} holds samples of shape {x.shape[1:]}")
-        top, left = (rows - size[0]) // 2, (columns - size[1]) // 2
-        window = (slice(top, top + size[0]), slice(left, left + size[1]))
-        return x[(*[slice(None)] * before, *window)]
-
-    return _changed(data, name, crop)
+def sized(data: Viewed, name: str, size: Size) -> Viewed:
+    """Images at another size, see :class:`~bezierdistill.data.sizes.Size`."""
+    return _changed(data, name, lambda x, scaling: size(x, scaling, data.name))
 
 
 def coloured(data: Viewed, name: str) -> Viewed:
@@ -95,27 +77,6 @@ def coloured(data: Viewed, name: str) -> Viewed:
     if isinstance(found, ArrayData):
         return replace(found, scaling=replace(found.scaling, layout="hwc"))
     return found
-
-
-def resized(data: Viewed, name: str, size: tuple[int, int]) -> Viewed:
-    """Images at another size, by antialiased bilinear interpolation; bytes stay bytes.
-
-    Raises:
-        UserError: if the data are no images.
-    """
-
-    def resize(x: np.ndarray, scaling: Scaling) -> np.ndarray:
-        if scaling.layout == "flat":
-            told = f"{name} asks for images of {size[0]} x {size[1]}"
-            raise UserError(f"{told}, {data.name} holds vectors of {x.shape[1]} numbers")
-        parts = []
-        for k in range(0, len(x), CHUNK):
-            states = scaling.encode(x[k : k + CHUNK])
-            states = functional.interpolate(states, size, mode="bilinear", antialias=True)
-            parts.append(scaling.decode(states))
-        return np.concatenate(parts)
-
-    return _changed(data, name, resize)
 
 
 def principal(data: Viewed, name: str, components: int) -> ArrayData:

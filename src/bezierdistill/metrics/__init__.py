@@ -20,6 +20,7 @@ from bezierdistill.metrics.inception import InceptionFeatures
 from bezierdistill.metrics.paths import curve_fit_error, relative_distance, straightness
 from bezierdistill.metrics.scales import KernelFeatures
 from bezierdistill.metrics.squeezenet import SqueezeNetFeatures
+from bezierdistill.metrics.translation import translation_scores
 
 __all__ = [
     "ClassifierFeatures",
@@ -41,4 +42,5 @@ __all__ = [
     "relative_distance",
     "sliced_wasserstein",
     "straightness",
+    "translation_scores",
 ]

@@ -13,16 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bezierdistill.data import Data
+from bezierdistill.data import Data, Inputs
 from bezierdistill.errors import UserError
 from bezierdistill.metrics import distances
 from bezierdistill.metrics.classes import class_labels, class_scores
 from bezierdistill.metrics.classifier import labels_of
 from bezierdistill.metrics.features import describe, extract, in_batches
 from bezierdistill.metrics.scales import describe_scales, scale_features
+from bezierdistill.metrics.translation import translation_scores
 from bezierdistill.noise import Stream, generator
 from bezierdistill.progress import stage
-from bezierdistill.records import SCALES, ClassScores, Protocol, Score, Scores
+from bezierdistill.records import SCALES, ClassScores, Protocol, Score, Scores, TranslationScores
 
 MAX_ROWS, MIN_ROWS, REPEATS = 5_000, 8, 4
 MIN_REFERENCE = 1_000  # half of a test split is judged against, if it has so many rows
@@ -179,6 +180,13 @@ class Evaluator:
             right,
             self.data.class_names,
         )
+
+    def translation(self, y: Tensor, inputs: Inputs) -> TranslationScores:
+        """How much samples ``(N, ...)`` keep of what they were translated from, by the features of
+        this evaluator.
+        """
+        self._check(y)
+        return translation_scores(inputs.x, y, self._used, inputs.labels, inputs.back)
 
     def _places(self, x: Tensor) -> Tensor:
         """Where coverage is measured: in features of an extractor, or else in states."""

@@ -341,14 +341,26 @@ class Model:
         return batch_size(self.shape, self.device.type, whole)
 
     def translate(
-        self, x: np.ndarray, passes: int = 1, solver: str = "euler", batch: int | None = None
+        self,
+        x: np.ndarray,
+        passes: int = 1,
+        solver: str = "euler",
+        batch: int | None = None,
+        labels: Sequence[Label] | None = None,
     ) -> np.ndarray:
         """Carry samples ``(N, ...)`` of the other domain, in its original units, to the target
         domain, in the target's original units.
 
+        Args:
+            x: the samples.
+            passes: network passes per sample.
+            solver: see :meth:`generate`.
+            batch: samples carried at once; without it what suits the states and the device.
+            labels: class labels of the samples, repeated in turn, for a conditional model.
+
         Raises:
-            UserError: if the model starts from noise, or the samples have another shape; else see
-                :meth:`generate`.
+            UserError: if the model starts from noise, the samples have another shape, or labels are
+                missing or of no use; else see :meth:`generate` and :meth:`condition`.
         """
         if self.domain is None:
             raise UserError(
@@ -362,12 +374,20 @@ class Model:
                 f"input has shape {x.shape[1:]}, the model translates states of shape"
                 f" {self.shape}: convert or resize it"
             )
-        made = []
+        if self.condition_size and labels is None:
+            raise UserError(
+                "the model was trained with labels of its inputs: expected --labels, or inputs in"
+                " folders of their classes or with an array of labels"
+            )
+        cond = self.condition(range(len(states)), labels=labels)
+        made, batch = [], batch or self.batch
         with stage("translating", len(states)) as advance:
-            for part in states.split(batch or self.batch):
-                x1 = self.generate(part.to(self.device), passes, solver)
+            for start in range(0, len(states), batch):
+                own = slice(start, start + batch)
+                given = None if cond is None else cond[own].to(self.device)
+                x1 = self.generate(states[own].to(self.device), passes, solver, given)
                 made.append(self.scaling.decode(finite(x1)))
-                advance(len(part))
+                advance(len(x1))
         return np.concatenate(made)
 
 

@@ -21,11 +21,14 @@ Losses = Iterator[tuple[str, Tensor]]
 
 
 class Pairs(NamedTuple):
-    """Independent draws of sources and data ``(B, ...)``, and conditions ``(B, C)`` of the data."""
+    """Independent draws of sources and data ``(B, ...)``, and conditions ``(B, C)`` of the data;
+    with ``labels`` ``(B,)`` both have that label.
+    """
 
     x0: Tensor
     x1: Tensor
     cond: Tensor | None = None
+    labels: Tensor | None = None
 
     def point(self, t: Tensor) -> Tensor:
         """The states ``(1 - t) x0 + t x1`` at one time per row ``(B,)``."""

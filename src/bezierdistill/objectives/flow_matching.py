@@ -31,6 +31,6 @@ class FlowMatching(SingleObjective):
 
     def loss(self, net: nn.Module, batch: Pairs, generator: torch.Generator) -> Tensor:
         """Loss of independent draws at uniform times."""
-        line = BezierCurve.line(*self.coupling(batch.x0, batch.x1))
+        line = BezierCurve.line(*self.coupling(batch.x0, batch.x1, batch.labels))
         t = uniform(batch.x1, generator)
         return self.metric(net(line.point(t), t, t, batch.cond), line.velocity(t))

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from bezierdistill.data import Data, load_data
 from bezierdistill.errors import UserError
@@ -227,8 +228,11 @@ def _translations(models: Models) -> list[Part]:
     parts: list[Part] = []
     for domain, own in domains.items():
         try:
-            inputs = _held_out("input", load_data(domain), next(iter(own.values())), COLUMNS)
-            panels = [inputs, *_translated(own, inputs)]
+            data, first = load_data(domain), next(iter(own.values()))
+            inputs = _held_out("input", data, first, COLUMNS)
+            asked = any(model.condition_size for model in own.values())
+            given = data.conditions(len(inputs.x), 0, "test") if asked else None
+            panels = [inputs, *_translated(own, inputs, given)]
         except UserError as error:
             parts.append(Note(f"No translations are shown: {error}"))
             continue
@@ -238,9 +242,10 @@ def _translations(models: Models) -> list[Part]:
 
 
 @torch.no_grad()
-def _translated(models: Models, inputs: Panel) -> Iterator[Panel]:
+def _translated(models: Models, inputs: Panel, given: Tensor | None) -> Iterator[Panel]:
     for name, model in sorted(models.items(), key=lambda item: item[1].card.kind != "student"):
         student = model.card.kind == "student"
         for passes in (1, 2) if student else (TRANSLATION_PASSES,):
-            x = finite(model.generate(inputs.x, passes, "euler" if student else "heun"))
+            cond = given if model.condition_size else None
+            x = finite(model.generate(inputs.x, passes, "euler" if student else "heun", cond))
             yield Panel(name, x, counted(passes, "pass"), student)

@@ -294,7 +294,7 @@ def save_rows(path: Path, rows: Mapping[str, Tensor], shown: int = 12) -> None:
     """Write images ``(N, C, H, W)`` in rows as a PNG, a row per method: a column is one input and
     what becomes of it.
     """
-    columns = min(shown, *(len(x) for x in rows.values()))
+    columns = min(shown, max(len(x) for x in rows.values()))
     width = 0.3 + 0.075 * max(map(len, rows)) + 0.55 * columns
     figure = Figure(figsize=(width, 0.6 * len(rows) + 0.1), layout="constrained")
     below = figure.subplots(len(rows), 1, squeeze=False).flatten()

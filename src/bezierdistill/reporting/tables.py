@@ -59,7 +59,7 @@ def print_rows(rows: Mapping[str, Scores]) -> None:
 
 
 def protocol_lines(scores: Scores) -> list[str]:
-    """What figures depend on, and what they say of classes, for people."""
+    """What figures depend on, and what they say of classes and of a translation, for people."""
     by, classes, lines = scores.protocol, scores.classes, []
     if by is not None:
         digest = f" ({by.digest[:8]})" if by.digest else ""
@@ -80,6 +80,11 @@ def protocol_lines(scores: Scores) -> list[str]:
         right = "" if classes.accuracy is None else f"accuracy {classes.accuracy:.3f}"
         right += "" if classes.accuracy_real is None else f" (real {classes.accuracy_real:.3f}), "
         lines.append(f"classes: {right}{covered}")
+    if (kept := scores.translation) is not None:
+        figures = {"pixel": kept.pixel, "feature": kept.feature, "cycle": kept.cycle}
+        told = [f"{name} {value:.3f}" for name, value in figures.items() if value is not None]
+        share = "" if kept.agreement is None else f"; label agreement {kept.agreement:.3f}"
+        lines.append(f"distance from inputs, 0 is a copy and 1 is chance: {', '.join(told)}{share}")
     return lines
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from bezierdistill.data import Data
+    from bezierdistill.data import Data, Inputs
     from bezierdistill.metrics import Evaluator
     from bezierdistill.records import ClassScores, Scores
 
@@ -36,11 +36,13 @@ class EvaluateConfig:
         bezierdistill evaluate --samples one.npz --data digits
         bezierdistill evaluate --samples one.npz --data digits --out scores.json
         bezierdistill evaluate --samples one.npz --data IMAGES --extractor classifier,squeezenet:W
+        bezierdistill evaluate --samples eights --inputs threes@8x8 --data digits@class8
     """
 
     samples: Path
     """A .npz or .npy of samples in the data's original units, or a folder of images; if it has
-    labels, an --extractor judges every class, a classifier its accuracy too."""
+    labels, an --extractor judges every class, a classifier its accuracy too. @16x16 after the path
+    resizes images."""
     data: str | object
     """Built-in name, path, hf:OWNER/NAME or FILE.py:function; in Python an object as well."""
     seed: int = 0
@@ -53,6 +55,11 @@ class EvaluateConfig:
     metric: tuple[str | object, ...] = written((), WORDS)
     """Metrics of your own beside the others, as FILE.py:function, which takes two sets of states
     and returns a number."""
+    inputs: Path | None = None
+    """What the samples were translated from, in the same order and written likewise: how much of it
+    they keep is measured, by an --extractor classifier whether they keep its labels too."""
+    back: Path | None = None
+    """What another model translates the samples back to: how far it is from --inputs."""
     out: Path | None = None
     """A JSON file for the result as well."""
 
@@ -60,6 +67,11 @@ class EvaluateConfig:
         as_paths(self, "samples")
         as_named(self, "extractor", "metric")
         as_data(self, "data")
+        for name in ("inputs", "back"):
+            if getattr(self, name) is not None:
+                as_paths(self, name)
+        if self.back is not None and self.inputs is None:
+            raise UserError(f"back is {self.back} and inputs None: expected --inputs as well")
         check_seed(self.seed)
         if not self.extractor:
             raise UserError("extractor is empty, expected one or more, such as random")
@@ -75,7 +87,7 @@ def check_metrics(names: Iterable[object]) -> None:
 
 def main_evaluate(config: EvaluateConfig) -> Any:
     """The verb ``evaluate``."""
-    from bezierdistill.data import load_data, read_samples
+    from bezierdistill.data import load_data, read_inputs, read_samples
     from bezierdistill.metrics import Evaluator, load_extractor
     from bezierdistill.records import Score, Scores, to_json, write_record
     from bezierdistill.reporting.tables import print_rows, protocol_lines
@@ -84,11 +96,14 @@ def main_evaluate(config: EvaluateConfig) -> Any:
     names: list[Any] = list(dict.fromkeys(config.extractor))
     data = load_data(config.data)
     x, labels = read_samples(config.samples, data, _labelled(names, data))
+    inputs = None
+    if config.inputs is not None:
+        inputs = read_inputs(config.inputs, config.samples, data, config.back)
     states, found, own = data.scaling.encode(x), dict[str, Scores](), dict[str, Score]()
     for name in names:
         extractor = None if name == "random" else load_extractor(name, data)
         evaluate = Evaluator(data, config.seed, extractor)
-        found[str(name)] = judged(evaluate, states, labels)
+        found[str(name)] = judged(evaluate, states, labels, inputs)
         own = own or {key: evaluate.measure(states, metric) for key, metric in metrics.items()}
     # One judge's scores are the result; several are told apart by their words.
     result = to_json(next(iter(found.values())) if len(found) == 1 else found)
@@ -117,14 +132,19 @@ def _labelled(names: Iterable[str], data: Data) -> bool:
         return False
 
 
-def judged(evaluate: Evaluator, states: Tensor, labels: np.ndarray | None) -> Scores:
-    """The scores of states, with those of classes where there are labels."""
+def judged(
+    evaluate: Evaluator, states: Tensor, labels: np.ndarray | None, inputs: Inputs | None = None
+) -> Scores:
+    """The scores of states, with those of classes where there are labels, and of a translation
+    where there are inputs.
+    """
     import msgspec
 
-    scores = evaluate(states)
-    if labels is None:
-        return scores
-    return msgspec.structs.replace(scores, classes=evaluate.classes(states, labels))
+    return msgspec.structs.replace(
+        evaluate(states),
+        classes=None if labels is None else evaluate.classes(states, labels),
+        translation=None if inputs is None else evaluate.translation(states, inputs),
+    )
 
 
 def find_metrics(names: Sequence[Any]) -> dict[str, Callable[..., Any]]:

@@ -21,8 +21,8 @@ from bezierdistill.networks.config import NetworkConfig
 from bezierdistill.settings import (
     Contents,
     as_paths,
-    check_conditional,
     check_counts,
+    check_coupling,
     check_seed,
     check_whole_batches,
 )
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from bezierdistill.records import Search
     from bezierdistill.store import CurveStore
 
+SHOWN = "translations.png"
 SEARCH, SEARCH_STEPS = "search.json", 6  # Heun steps where those of curves are chosen later
 WEIGHTS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.25)  # of the strong teacher that a search tries
 FINER = (-0.1, 0.1)
@@ -128,7 +129,9 @@ class RecipeConfig:
         check_flow(self.network)
         check_seed(self.seed)
         check_counts(budget=self.budget, batch=self.batch)
-        check_conditional(self.train.conditional, self.domain, self.train.coupling)
+        check_coupling(self.train.conditional, self.domain, self.train.coupling)
+        if self.through is not None:  # its flows start from noise
+            check_coupling(False, None, self.train.coupling)
         check_whole_batches(self.loop.accumulate)
         for name in ("strong", "weak", "through"):
             if getattr(self, name) is not None:
@@ -162,6 +165,18 @@ class RecipeConfig:
         )
         return int(budget.total * getattr(self.shares, name) / (1 - given))
 
+    def curves(self, budget: Budget, teachers: int) -> tuple[int, int]:
+        """Number of curves that their share pays for, of as few solver steps as there may be, and
+        the passes of each.
+        """
+        from bezierdistill.simulation import least_steps
+        from bezierdistill.solvers import evaluations
+
+        settings = self.simulate
+        steps = settings.steps or least_steps(settings.degree)
+        cost = evaluations(settings.solver) * steps * (teachers + (self.through is not None))
+        return max(1, self.share(budget, "curves") // cost), cost
+
     def student(self, curves: Path, steps: int, align: int) -> DistillConfig:
         """Settings of the student, of so many steps of regression and of alignment."""
         return DistillConfig(
@@ -185,6 +200,7 @@ CONTENTS = Contents(
         "student/": "the student: bezierdistill sample --model {out}/student --passes 1 --out"
         " samples.npz",
         "search.json": "the search of the blend, where there was one",
+        SHOWN: "where it translates images: held-out inputs above what becomes of them",
     },
 )
 
@@ -208,6 +224,7 @@ def run_recipe(config: RecipeConfig) -> Model:
     data = load_data(config.data)
     if config.simulate.guides == "fit" and config.simulate.steps is not None:
         fit_weights(config.simulate.degree, time_grid(config.simulate.steps))
+    _check_budget(config, data)
     given = {name: getattr(config, name) for name in ("strong", "weak", "through")}
     identity = {name: read_card(path).digest for name, path in given.items() if path is not None}
     with Run(config.out, "recipe", config, CONTENTS, identity=identity):
@@ -229,6 +246,7 @@ def _stages(config: RecipeConfig, data: Data) -> Model:
     if config.through is not None:
         _check_through(config, data)
     teachers = [_teacher(config, budget, "strong", config.seed)]
+    _show(config, teachers[0])
     search = None
     if shares.weak:
         teachers.append(_teacher(config, budget, "weak", config.seed + 1))
@@ -240,11 +258,61 @@ def _stages(config: RecipeConfig, data: Data) -> Model:
     announce(f"{out}: the student")
     spent = 0 if search is None else search.passes
     student = distill(_distillation(config, budget, curves, spent, data, teachers))
-    if not spent:
-        return student
-    passes = msgspec.structs.replace(student.card.passes, search=spent)
-    card = msgspec.structs.replace(student.card, passes=passes)
-    return save_model(out / "student", Model(student.net, card))
+    if spent:
+        passes = msgspec.structs.replace(student.card.passes, search=spent)
+        card = msgspec.structs.replace(student.card, passes=passes)
+        student = save_model(out / "student", Model(student.net, card))
+    _show(config, teachers[0], student)
+    return student
+
+
+def _check_budget(config: RecipeConfig, data: Data) -> None:
+    """Whether the budget holds a step of every stage, before the first of them.
+
+    Raises:
+        UserError: if it does not; the stage is told.
+    """
+    from bezierdistill.budget import Budget
+    from bezierdistill.models.folder import load_model
+    from bezierdistill.objectives import FlowMatching
+
+    budget, spent = Budget(config.budget, config.batch), 0
+    names = ("strong", "weak") if config.shares.weak else ("strong",)
+    for name in names:
+        if getattr(config, name) is None:
+            passes = config.share(budget, name)
+            steps = budget.steps(FlowMatching.cost, passes, f"the {name} teacher")
+            spent += int(steps * FlowMatching.cost * config.batch)
+    spent += config.share(budget, "search")
+    count, cost = config.curves(budget, len(names))
+    budget.charge(spent + count * cost)
+    network = config.network if config.strong is None else load_model(config.strong).network
+    _student_steps(config, budget, network, data, len(names), count)
+
+
+def _show(config: RecipeConfig, teacher: Model, student: Model | None = None) -> None:
+    """Write held-out inputs of a domain of images, and what the teacher and the student make of
+    them.
+    """
+    import torch
+
+    from bezierdistill.data import load_data
+    from bezierdistill.models.model import finite
+    from bezierdistill.stages.translate import COLUMNS, save_translations
+    from bezierdistill.words import counted
+
+    if config.domain is None or len(teacher.shape) != 3:
+        return
+    domain = load_data(config.domain)
+    rows = min(2 * COLUMNS, domain.count("test") or 2 * COLUMNS)
+    x = domain.real(rows, config.seed, "test")
+    cond = domain.conditions(rows, config.seed, "test") if teacher.condition_size else None
+    with torch.no_grad():
+        made = {} if teacher.domain is None else {"flow": teacher.generate(x, 20, "heun", cond)}
+        if student is not None:
+            made |= {counted(k, "pass"): student.generate(x, k, cond=cond) for k in (1, 2)}
+    if made:
+        save_translations(config.out / SHOWN, x, {name: finite(y) for name, y in made.items()})
 
 
 def _check_through(config: RecipeConfig, data: Data) -> None:
@@ -356,17 +424,12 @@ def _simulation(
     teachers: list[Model],
     weights: tuple[tuple[float, ...], ...],
 ) -> SimulateConfig:
-    from bezierdistill.simulation import least_steps
-    from bezierdistill.solvers import evaluations
-
-    networks, given = len(teachers) + (config.through is not None), config.simulate.steps
-    steps, share = given or least_steps(config.simulate.degree), config.share(budget, "curves")
-    cost = evaluations(config.simulate.solver) * steps * networks
+    share, given = config.share(budget, "curves"), config.simulate.steps
     return SimulateConfig(
         tuple(teacher.folder for teacher in teachers if teacher.folder),
         config.out / "curves",
         weights,
-        count=max(1, share // cost),
+        count=config.curves(budget, len(teachers))[0],
         budget=None if given else max(1, share),  # of more steps fewer curves
         domain=config.domain,
         through=config.through,
@@ -385,6 +448,22 @@ def _distillation(
     teachers: list[Model],
 ) -> DistillConfig:
     """Settings of the student: its regression gets what everything else leaves of the budget."""
+    free = {
+        teacher.digest: teacher.spent
+        for teacher, given in zip(teachers, (config.strong, config.weak), strict=False)
+        if given is not None
+    }
+    teaching = curves.recipe.teacher_passes - sum(free.values())
+    budget.charge(teaching + curves.manifest.passes + searched)
+    network = teachers[0].network
+    steps, align = _student_steps(config, budget, network, data, len(teachers), len(curves))
+    return config.student(curves.folder, steps, align)
+
+
+def _student_steps(
+    config: RecipeConfig, budget: Budget, network: object, data: Data, teachers: int, curves: int
+) -> tuple[int, int]:
+    """Steps of the student's regression and of its alignment."""
     from bezierdistill.knots import even_knots
     from bezierdistill.objectives import CurveRegression
     from bezierdistill.objectives.emitted_curves import emitted_cost, whole_share
@@ -393,25 +472,15 @@ def _distillation(
 
     settings = config.distill
     knots = tuple(aligned_samplers(even_knots(settings.most_passes)).values())
-    passes = config.share(budget, "align")
-    count = data.count("train")
-    network = teachers[0].network
-    emits = points_of(settings, network) > 1
+    passes, count = config.share(budget, "align"), data.count("train")
     align, cost = align_steps(settings, network, data.shape, knots, passes, config.batch, count)
-    free = {
-        teacher.digest: teacher.spent
-        for teacher, given in zip(teachers, (config.strong, config.weak), strict=False)
-        if given is not None
-    }
-    teaching = curves.recipe.teacher_passes - sum(free.values())
-    budget.charge(teaching + curves.manifest.passes + searched)
     if align and settings.chooses_knots:
-        cost += knots_cost(tried_rows(len(curves), data.count("valid")))
+        cost += knots_cost(tried_rows(curves, data.count("valid")))
     budget.charge(cost)
     asked = 0.0 if config.through else whole_share(settings.on_policy, config.batch)
-    each = emitted_cost(len(teachers), asked) if emits else CurveRegression.cost
-    steps = budget.steps(each, what="the student")
-    return config.student(curves.folder, steps, align)
+    emits = points_of(settings, network) > 1
+    each = emitted_cost(teachers, asked) if emits else CurveRegression.cost
+    return budget.steps(each, what="the student"), align
 
 
 def main_recipe(config: RecipeConfig) -> dict[str, Any]:

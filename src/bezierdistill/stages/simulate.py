@@ -28,6 +28,7 @@ from bezierdistill.settings import (
     written,
 )
 from bezierdistill.stages.sources import as_data
+from bezierdistill.words import listed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -372,10 +373,15 @@ def _check_domain(
             "teachers translate from a domain of their own, expected teachers that start from"
             f" noise with --through {config.through}"
         )
-    if domain is not None and first.condition_size:
+    if through is not None and first.condition_size:
         raise UserError(
-            f"teachers take conditions and domain is {config.domain}: a path from another domain"
-            " has none, expected others"
+            f"teachers take conditions and through is {config.through}: a path through noise has"
+            " none, expected others"
+        )
+    if domain is not None and first.condition_size and domain.class_names != first.conditions.names:
+        raise UserError(
+            f"teachers take the labels {listed(first.conditions.names)} and domain {config.domain}"
+            f" has {listed(domain.class_names) or 'none'}: expected the domain they were trained on"
         )
     start = first.domain if through is None else through.scaling
     if through is not None and (

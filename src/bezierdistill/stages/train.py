@@ -13,12 +13,13 @@ from bezierdistill.settings import (
     Coupling,
     as_paths,
     check_choice,
-    check_conditional,
     check_counts,
+    check_coupling,
     check_seed,
 )
 from bezierdistill.stages.sources import as_data
 from bezierdistill.training.settings import LoopConfig
+from bezierdistill.words import listed
 
 if TYPE_CHECKING:
     from bezierdistill.data import Data
@@ -33,7 +34,9 @@ class FlowSettings:
     """How a flow is trained."""
 
     coupling: Coupling = "independent"
-    """How noise and data are joined: independently, or by optimal transport within the batch."""
+    """How noise or the domain and data are joined: independently, by optimal transport within the
+    batch (ot), or by optimal transport within each label of a domain and data that have the same
+    labels (label-ot), which translations then keep."""
     conditional: bool = False
     """Condition on the data's class labels or condition vectors."""
     drop: float = 0.1
@@ -84,7 +87,7 @@ class TrainConfig(FlowSettings):
         check_flow(self.network)
         check_seed(self.seed)
         check_counts(steps=self.steps, batch=self.batch)
-        check_conditional(self.conditional, self.domain, self.coupling)
+        check_coupling(self.conditional, self.domain, self.coupling)
 
 
 def check_flow(network: NetworkConfig) -> None:
@@ -122,6 +125,7 @@ def train(config: TrainConfig) -> Model:
     from bezierdistill.models.folder import load_model
     from bezierdistill.models.model import Model
     from bezierdistill.objectives import FlowMatching
+    from bezierdistill.progress import notice
     from bezierdistill.records import Conditions, Passes
     from bezierdistill.run import Run
     from bezierdistill.training.batches import PairBatches
@@ -134,12 +138,17 @@ def train(config: TrainConfig) -> Model:
             f"domain {config.domain} has shape {domain.shape}, data {config.data} {data.shape}:"
             " expected one, resize by @16x16"
         )
+    if domain is not None and config.coupling == "label-ot":
+        check_labels(domain, data)
+    elif domain is not None and data.condition_size and domain.condition_size:
+        notice(f"{config.out}: both domains have labels, which --coupling label-ot keeps")
     conditions = conditions_of(data) if config.conditional else Conditions()
     net = config.network.build(data.shape, config.seed, conditions.size)
-    objective = FlowMatching(MinibatchOT() if config.coupling == "ot" else Independent())
+    objective = FlowMatching(Independent() if config.coupling == "independent" else MinibatchOT())
     trainer = Trainer({"teacher": net}, config.loop, config.out, "teacher")
     drop = config.drop if conditions.size else None
-    batches = PairBatches(data, trainer.share(config.batch), trainer.device, drop, domain, trainer)
+    rows, alike = trainer.share(config.batch), config.coupling == "label-ot"
+    batches = PairBatches(data, rows, trainer.device, drop, domain, trainer, alike)
     card = card_of(
         config,
         "teacher",
@@ -187,6 +196,27 @@ def conditions_of(data: Data) -> Conditions:
     )
 
 
+def check_labels(domain: Data, data: Data) -> None:
+    """Raise ``UserError`` unless a domain and data have labels of the same classes."""
+    for own in (domain, data):
+        if not own.classes:
+            raise UserError(
+                f"{own.name} has no labels, coupling label-ot joins both sides by theirs"
+            )
+    if domain.class_names != data.class_names:
+        raise UserError(
+            f"domain {domain.name} has the classes {listed(domain.class_names)}, data {data.name}"
+            f" {listed(data.class_names)}: coupling label-ot expects the same in one order"
+        )
+    seen = (own.frequencies or () for own in (domain, data))
+    for name, source, target in zip(data.class_names, *seen, strict=True):
+        if target and not source:
+            raise UserError(
+                f"domain {domain.name} has no training samples of class {name}, which {data.name}"
+                " has: coupling label-ot expects some of every class"
+            )
+
+
 def card_of(config: Any, kind: str, **more: Any) -> ModelCard:
     """The card of a model that a stage makes with its settings."""
     from bezierdistill import __version__
@@ -216,8 +246,6 @@ def saved(out: Path, model: Model, trainer: Trainer, own: Teacher | None = None)
 
 def main_train(config: TrainConfig) -> dict[str, Any]:
     """The verb ``train``."""
-    from bezierdistill.words import listed
-
     model = train(config)
     print(f"{config.out}: teacher for {config.data}, {model.spent:,} network passes spent")
     if names := model.conditions.names:

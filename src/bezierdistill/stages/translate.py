@@ -11,14 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bezierdistill.errors import UserError
-from bezierdistill.settings import Solver, as_paths, check_choice, check_counts
+from bezierdistill.settings import WORDS, Solver, as_paths, check_choice, check_counts, written
 from bezierdistill.stages.sample import load_on
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
+    from torch import Tensor
 
     from bezierdistill.data import Scaling
     from bezierdistill.models.model import Model
+
+
+COLUMNS, GRID = 12, 36  # images of a row, and those that a grid shows
 
 
 @dataclass(frozen=True)
@@ -28,7 +34,7 @@ class TranslateConfig:
     Example::
 
         bezierdistill translate --model runs/student --input threes --out eights
-        bezierdistill translate --model runs/student --input in.npz --out out.npz
+        bezierdistill translate --model runs/student --input in.npz --out out.npz --grid out.png
     """
 
     model: Path
@@ -43,7 +49,12 @@ class TranslateConfig:
     """How passes are spent: euler jumps from knot to knot; midpoint, heun and rk4 integrate an
     undistilled flow."""
     resize: bool = False
-    """Resize inputs of another size instead of refusing them."""
+    """Resize inputs of other sizes instead of refusing them."""
+    labels: tuple[str, ...] = written((), WORDS)
+    """Of a conditional model: class labels of the inputs, numbers or names, separated by commas and
+    repeated in turn; without them those of the input, its folders or its array of labels."""
+    grid: Path | None = None
+    """A PNG of the first inputs, with their translations below them, to write as well."""
     accelerator: str = "auto"
     """Device kind for Lightning Fabric: auto, cpu, cuda, mps."""
 
@@ -51,6 +62,8 @@ class TranslateConfig:
         as_paths(self, "model", "input", "out")
         check_counts(passes=self.passes)
         check_choice("solver", self.solver, Solver)
+        if self.grid is not None:
+            as_paths(self, "grid")
 
 
 def translate_files(model: Model, config: TranslateConfig) -> np.ndarray:
@@ -63,7 +76,7 @@ def translate_files(model: Model, config: TranslateConfig) -> np.ndarray:
         UserError: on inputs that cannot be read or are no states of the domain, or an output that
             fits neither; see :meth:`~bezierdistill.models.model.Model.translate`.
     """
-    from bezierdistill.data import from_pixels, read_array, read_images
+    from bezierdistill.data import Size, from_pixels, read_file, read_images
     from bezierdistill.files import write_array
 
     if model.domain is None:
@@ -71,25 +84,51 @@ def translate_files(model: Model, config: TranslateConfig) -> np.ndarray:
             f"{config.model} starts from noise, expected a model that was trained or simulated with"
             " --domain"
         )
-    files: list[Path] = []
+    if config.grid is not None and len(model.shape) != 3:
+        raise UserError("the model translates vectors, which no grid shows: expected no --grid")
+    files, labels = list[Path](), list(config.labels) or None
     if config.input.suffix.lower() in (".npz", ".npy"):
-        x = read_array(config.input)
+        found = read_file(config.input)
+        x, given = found.x["train"], found.given.get("train")
         if config.out.suffix != ".npz":
             raise UserError(
                 f"out is {config.out}, expected a path ending in .npz for the array {config.input}"
             )
+        if model.condition_size and labels is None and given is not None and given.ndim == 1:
+            labels = [found.names[k] for k in given] if found.names else given.tolist()
     else:
-        files, x = read_images(config.input)
+        sizes = [Size(*model.shape[1:])] if config.resize and len(model.shape) == 3 else ()
+        files, x = read_images(config.input, sizes)
         x = from_pixels(x, model.domain, model.shape[0])
+        if model.condition_size and labels is None and config.input.is_dir():
+            labels = [file.relative_to(config.input).parent.name for file in files]
     targets = [] if config.out.suffix == ".npz" else _targets(config, files, model.scaling)
     if config.resize:
         x = resized(x, model)
-    y = model.translate(x, config.passes, config.solver)
+    y = model.translate(x, config.passes, config.solver, labels=labels)
     if targets:
         _write_images(targets, y)
     else:
         write_array(config.out, y)
+    if config.grid is not None:
+        few = slice(GRID)
+        shown = {"output": model.scaling.encode(y[few])}
+        save_translations(config.grid, model.domain.encode(x[few]), shown)
     return y
+
+
+def save_translations(path: Path, x: Tensor, outputs: Mapping[str, Tensor]) -> None:
+    """Write images ``(N, C, H, W)`` in model units as a PNG: rows of inputs above what becomes of
+    them.
+    """
+    from bezierdistill.reporting.plots import save_rows
+
+    rows: dict[str, Tensor] = {}
+    for start in range(0, len(x), COLUMNS):
+        part = slice(start, start + COLUMNS)
+        which = f" {start + 1}-{min(start + COLUMNS, len(x))}"
+        rows |= {name + which: own[part] for name, own in {"input": x, **outputs}.items()}
+    save_rows(path, rows, COLUMNS)
 
 
 def resized(x: np.ndarray, model: Model) -> np.ndarray:
@@ -98,7 +137,7 @@ def resized(x: np.ndarray, model: Model) -> np.ndarray:
     Raises:
         UserError: if the model translates vectors.
     """
-    import torch
+    from bezierdistill.data import Size
 
     assert model.domain is not None
     if len(model.shape) != 3:
@@ -107,12 +146,8 @@ def resized(x: np.ndarray, model: Model) -> np.ndarray:
         )
     if x.ndim != {"hw": 3}.get(model.domain.layout, 4):
         return x  # of the wrong kind, which translate says
-    states = model.domain.encode(x)
-    if states.shape[2:] == model.shape[1:]:
-        return x
-    return model.domain.decode(
-        torch.nn.functional.interpolate(states, model.shape[1:], mode="bilinear", antialias=True)
-    )
+    same = model.domain.encode(x[:1]).shape[2:] == model.shape[1:]
+    return x if same else Size(*model.shape[1:])(x, model.domain, "input")
 
 
 def _targets(config: TranslateConfig, files: list[Path], scaling: Scaling) -> list[Path]:

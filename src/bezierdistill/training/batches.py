@@ -12,12 +12,14 @@ from torch import Tensor
 
 from bezierdistill.curves import BezierCurve
 from bezierdistill.data import Data
+from bezierdistill.errors import UserError
 from bezierdistill.objectives.base import Aligned, Curves, Pairs
 from bezierdistill.store import CurveStore
 from bezierdistill.training.loop import Trainer
 from bezierdistill.training.pool import Pool
 
 Real = Callable[[torch.Generator], tuple[Tensor, Tensor | None]]
+MAX_DRAWS = 1000  # batches of a domain in which a label is looked for
 Starts = Callable[[torch.Generator], tuple[Tensor, Tensor | None, Tensor | None]]
 
 
@@ -45,7 +47,7 @@ def _place(trainer: Trainer, rows: int) -> tuple[int, slice]:
 
 @dataclass(frozen=True)
 class PairBatches:
-    """Independent draws of sources and data.
+    """Independent draws of sources and data, or draws of the same label.
 
     Args:
         data: what flows end on.
@@ -55,6 +57,8 @@ class PairBatches:
         domain: what flows start from; without it sources are standard normal.
         trainer: from whose step data that come one by one go on, and whose share of them is taken;
             without it they are drawn from those that are kept.
+        alike: whether each source has the label of the data in its row: labels are as frequent as
+            in the data.
     """
 
     data: Data
@@ -63,18 +67,48 @@ class PairBatches:
     drop: float | None = None
     domain: Data | None = None
     trainer: Trainer | None = None
+    alike: bool = False
 
     def __call__(self, generator: torch.Generator) -> Pairs:
-        """A batch."""
+        """A batch.
+
+        Raises:
+            UserError: if the domain gives no sample of a label of the data.
+        """
         x1, cond = self._real(generator)
-        if self.domain is None:
+        labels = None if cond is None or not self.alike else cond.argmax(1)
+        if labels is not None:
+            x0 = self._labelled(labels, generator)
+        elif self.domain is None:
             x0 = torch.randn(x1.shape, generator=generator)
         else:
             x0 = self._source(generator)[0]
         if cond is not None and self.drop:
             cond = cond * (torch.rand(self.rows, 1, generator=generator) >= self.drop)
         cond = None if cond is None or self.drop is None else cond.to(self.device)
-        return Pairs(x0.to(self.device), x1.to(self.device), cond)
+        labels = None if labels is None else labels.to(self.device)
+        return Pairs(x0.to(self.device), x1.to(self.device), cond, labels)
+
+    def _labelled(self, labels: Tensor, generator: torch.Generator) -> Tensor:
+        """Sources of labels ``(B,)``, from batches drawn until there are some of each; a label that
+        has too few of them has them in turn.
+        """
+        wanted, parts, kept = labels.unique(), [], []
+        for _ in range(MAX_DRAWS):
+            x, cond = self._source(generator)
+            assert cond is not None  # of data with labels
+            parts.append(x)
+            kept.append(cond.argmax(1))
+            if bool(torch.isin(wanted, torch.cat(kept)).all()):
+                break
+        else:
+            told = f"{MAX_DRAWS} batches of the domain lack a class of {self.data.name}"
+            raise UserError(f"{told}: expected samples of every class")
+        given, chosen = torch.cat(kept), torch.empty_like(labels)
+        for label in wanted:
+            rows, own = ((some == label).nonzero()[:, 0] for some in (labels, given))
+            chosen[rows] = own[torch.arange(len(rows)) % len(own)]
+        return torch.cat(parts)[chosen]
 
     @cached_property
     def _real(self) -> Real:
