@@ -325,7 +325,7 @@ def test_an_uploaded_image_is_translated(
     x = _uploaded(tmp_path / "white.png", model)
     assert x.shape == (1, 8, 8)
     assert x == pytest.approx(16.0)  # white is the greatest number of the data
-    captions = [caption for _, caption in _translations(bundled, model, x)]
+    captions = [caption for _, caption in _translations(bundled, model, x, None)]
     assert captions == ["student, 1 pass", "student, 2 passes", "flow, 40 passes"]
 
 

@@ -100,7 +100,7 @@ def test_cost_of_distillation(method: str, passes: int, draw: Draw) -> None:
 
 
 def test_distillation_draws_every_interval_equally_often_on_noised_data(draw: Draw) -> None:
-    times, seen, (x0, x1, _) = (0.0, 0.1, 0.4, 1.0), [], data(draw, 3000)
+    times, seen, (x0, x1, *_) = (0.0, 0.1, 0.4, 1.0), [], data(draw, 3000)
     teacher = CountedField(lambda x, t: (seen.append((x, t)), torch.zeros_like(x))[1])
     ConsistencyDistillation(teacher, times).loss(GaussianMap(), Pairs(x0, x1), seeded())
     (x, s), (again, t) = seen
@@ -160,7 +160,7 @@ def test_the_gap_halves_from_stage_to_stage_and_the_first_stage_denoises() -> No
 
 def test_noise_levels_are_log_normal_and_the_target_shares_noise_and_datum(draw: Draw) -> None:
     calls, batch = [], Pairs(draw(20_000, 1), draw(20_000, 1), draw(20_000))
-    x0, x1, cond = batch
+    x0, x1, cond, _ = batch
 
     class Recorder(nn.Module):
         def forward(self, x: Tensor, s: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:

@@ -110,7 +110,7 @@ def test_times_are_uniform_and_the_teacher_starts_from_noised_data_at_its_window
         starts.append((x, torch.as_tensor(t)))
         return torch.zeros_like(x)
 
-    net, (x0, x1, _) = Recorder(), data(draw, 4000)
+    net, (x0, x1, *_) = Recorder(), data(draw, 4000)
     Piecewise(CountedField(still), 4, 1).loss(net, Pairs(x0, x1), seeded())
     (x, t), (seen, s, end) = starts[0], net.calls[0]
     close(t, (s * 4).floor() / 4)

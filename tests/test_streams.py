@@ -162,9 +162,9 @@ def test_the_page_draws_from_streams_of_their_own(drawn: Drawn) -> None:
     from bezierdistill.app.run import open_run
 
     setting = plane.Setting("moons")
-    plane.paths_figure(setting, 0, 1, (0.0, 0.0))
+    plane.paths_figure(setting, 0, [(0.0, 0.0)] * 5)
     assert M in drawn()
-    plane.distil(setting, 2, 2)
+    plane.distil(setting, steps=2, align=2)
     assert drawn() == {T, S, J}
     run = open_run(None)
     name, model = next(iter(run.generators.items()))

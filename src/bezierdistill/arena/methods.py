@@ -271,7 +271,8 @@ def moment_matching(
     objective = Alignment(((0.0, 1.0),), anchor=0.0, clamp=bench.data.scaling.clamp)
 
     def batches(draws: torch.Generator) -> Aligned:
-        x0, _, cond = bench.draws(draws)
+        drawn = bench.draws(draws)
+        x0, cond = drawn.x0, drawn.cond
         real, real_cond = bench.data.batch(REAL_ROWS * bench.batch, draws)
         real_cond = real_cond if bench.conditional else None
         real_cond = None if real_cond is None else real_cond.to(bench.device)

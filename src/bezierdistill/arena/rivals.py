@@ -267,7 +267,8 @@ def beside_real(bench: Bench, real_rows: int) -> Callable[[torch.Generator], Dri
     """Batches of noise beside ``real_rows`` real states for each."""
 
     def batches(draws: torch.Generator) -> Drifted:
-        x0, _, cond = bench.draws(draws)
+        drawn = bench.draws(draws)
+        x0, cond = drawn.x0, drawn.cond
         real, real_cond = bench.data.batch(real_rows * bench.batch, draws)
         real_cond = real_cond.to(x0.device) if real_cond is not None and bench.conditional else None
         return Drifted(x0, real.to(x0.device), cond, real_cond)

@@ -95,7 +95,7 @@ class AdversarialMatching(DistributionMatching):
     ) -> Losses:
         """One round; see :class:`DistributionMatching`."""
         (student, net), (judge, critic) = nets.items()
-        x0, real, cond = batch
+        x0, real, cond = batch.x0, batch.x1, batch.cond
         for k in range(self.critic_steps):
             with torch.set_grad_enabled(k == 0):
                 start = x0 if k == 0 else fresh_noise(x0, generator)

@@ -78,7 +78,7 @@ class DistributionMatching:
         critic, on these samples first and then on fresh ones. The batch's data are not used.
         """
         (student, net), (judge, critic) = nets.items()
-        x0, _, cond = batch
+        x0, cond = batch.x0, batch.cond
         x = self.generate(net, x0, cond, generator)
         yield student, self.student_loss(x, critic, cond, generator)
         yield judge, self.critic_loss(critic, x, cond, generator)

@@ -61,7 +61,8 @@ class MidTraining(SingleObjective):
     def loss(self, net: nn.Module, batch: Pairs, generator: torch.Generator) -> Tensor:
         """Loss of the paths from the first of a batch's sources; its data are not used."""
         rows = len(batch.x0)
-        (x0, _, cond), _ = batch.split(-(-rows // self.steps))
+        first, _ = batch.split(-(-rows // self.steps))
+        x0, cond = first.x0, first.cond
         grid, states = time_grid(self.steps), list[Tensor]()
         with torch.no_grad():
             end = solve(
