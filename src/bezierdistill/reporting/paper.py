@@ -19,7 +19,7 @@ from bezierdistill.files import write_atomically
 from bezierdistill.records import ArenaRow, from_json
 from bezierdistill.reporting.export import figures, write_csv, write_latex, write_markdown
 from bezierdistill.reporting.names import EXPORTS
-from bezierdistill.reporting.plots import EXCESS, draw_methods, grid_of
+from bezierdistill.reporting.plots import draw_methods, grid_of
 from bezierdistill.reporting.runs import Asked
 from bezierdistill.reporting.summary import Entry, gather, summarise
 from bezierdistill.run import RUN, read_settings
@@ -112,7 +112,7 @@ def paper_figure(rows: Sequence[ArenaRow]) -> Figure:
     figure = Figure(figsize=(7.0, 2.4 * down + 0.16 * lines), layout="constrained")
     charts = grid_of(figure, down, across)
     for axes, (text, entries) in zip(charts, panels.items(), strict=False):
-        draw_methods(axes, entries, "passes", names, EXCESS.format(text), size=7.5)
+        draw_methods(axes, entries, "passes", names, "excess (0 is real data)", text, 7.5)
     for axes in charts[len(panels) :]:
         axes.remove()
     handles = charts[0].get_legend_handles_labels()
