@@ -151,6 +151,30 @@ def test_ctrl_c_is_one_line_and_what_is_finished_stays(
     assert [row.method for row in rows] == ["good"]
 
 
+ENDS = """import os, signal
+from bezierdistill.objectives import FlowMatching
+
+class Ends(FlowMatching):
+    def loss(self, *given):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return super().loss(*given)
+
+def method(bench):
+    bench.fit(bench.build(), Ends(), spend=960)
+    return {1: lambda x: x}
+"""
+
+
+def test_a_signal_ends_the_arena_and_is_no_failed_cell(data: str, tmp_path: Path) -> None:
+    good = own(tmp_path, "good", "return {1: lambda x: x}")
+    (tmp_path / "ends.py").write_text(ENDS)
+    methods = [good, str(tmp_path / "ends.py"), "rf-2"]
+    with pytest.raises(SystemExit) as ended:
+        arena(small(data, tmp_path / "a", methods))
+    assert ended.value.code == 143
+    assert [row.method for row in gather(tmp_path / "a")] == ["good"]
+
+
 def test_seeds_and_methods_may_be_added(data: str, tmp_path: Path, whole: list[ArenaRow]) -> None:
     first = arena(small(data, tmp_path / "a", ["rf-2"]))
     assert timeless(first) == [row for row in whole if row.method == "rf-2"]

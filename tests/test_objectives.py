@@ -204,11 +204,11 @@ def test_energy_is_the_distance_of_the_metric_up_to_the_real_term(
     shape: tuple[int, ...], draw: Draw
 ) -> None:
     x, real = draw(9, *shape[1:]), draw(17, *shape[1:]) + 0.3
-    among = torch.pdist(real.flatten(1)).mean()
-    assert float(energy(x, real) - among) == pytest.approx(energy_distance(x, real), rel=1e-5)
-    assert float(energy(real, real[torch.arange(17)])) < float(
-        among
-    )  # the pairs of a state with itself pull the first term down
+    among, estimated = torch.pdist(real.flatten(1)).mean(), mean_distance(real)
+    whole = energy(x, real) + estimated - among  # of all pairs of real states, not of half as many
+    assert float(whole) == pytest.approx(energy_distance(x, real), rel=1e-5)
+    # The pairs of a state with itself pull the first term down.
+    assert float(energy(real, real[torch.arange(17)]) + estimated) < float(among)
     with pytest.raises(ValueError, match="got 1 sample, expected 2 or more"):
         energy(x[:1], real)
     for other in (real[:0], torch.zeros(4, 99)):

@@ -368,8 +368,8 @@ def test_the_command_runs_it_and_reports_it(
     assert main(["report", "--run", str(tmp_path / "run")]) == 0
     page = (tmp_path / "run" / "report.html").read_text()
     assert (
-        page.count("data:image/png;base64,") == 12
-    )  # samples: real, and three models twice; curves; losses of four stages
+        page.count("data:image/png;base64,") == 11
+    )  # samples: real, and three models twice; curves; losses of the teachers and two stages
     assert "http" not in page
     capsys.readouterr()
     for more, message in (

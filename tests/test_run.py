@@ -478,7 +478,7 @@ def test_a_readme_explains_every_file_of_its_folder_and_no_other(
     verb: str, runs: dict[str, Path]
 ) -> None:
     there = {path.name + "/" * path.is_dir() for path in runs[verb].iterdir()} - {README}
-    optional = {"search.json", "report.html", "...", *EXPORTS.values()}
+    optional = {"search.json", "translations.png", "report.html", "...", *EXPORTS.values()}
     names = explained(runs[verb])
     assert {name for name in there if not any(fnmatch(name, pattern) for pattern in names)} <= {
         "manifest.copy.json"

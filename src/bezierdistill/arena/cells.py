@@ -33,6 +33,7 @@ from bezierdistill.objects import is_object, label
 from bezierdistill.records import ArenaRow, Scores, read_record, write_record
 from bezierdistill.stages.evaluate import find_metrics
 from bezierdistill.training.ranks import open_fabric
+from bezierdistill.training.stopping import Ended
 
 if TYPE_CHECKING:
     from bezierdistill.arena.runner import ArenaConfig
@@ -124,12 +125,15 @@ class Cells:
 
         Raises:
             OSError: if the disk is full.
+            Ended: if a signal has asked the process to end.
         """
         if not cell.method:
             given_teachers(self.config, cell.seed)
             return
         try:
             rows = self._rows(cell)
+        except Ended:
+            raise
         except (Exception, SystemExit) as error:
             if isinstance(error, OSError) and error.errno in FULL:
                 raise

@@ -52,7 +52,8 @@ class DemoConfig:
 
 
 def demo(config: DemoConfig) -> list[ArenaRow]:
-    """Run the comparison, on the processor; see :func:`bezierdistill.arena.runner.arena`.
+    """Run the comparison, on the processor and in one thread, which such small networks like best;
+    see :func:`bezierdistill.arena.runner.arena`.
 
     Raises:
         UserError: on bad data or settings, or a folder that holds another run.
@@ -69,7 +70,14 @@ def demo(config: DemoConfig) -> list[ArenaRow]:
         fast=config.fast,
         loop=LoopConfig(accelerator="cpu"),
     )
-    return arena(settings, "demo", config)
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return arena(settings, "demo", config)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def main_demo(config: DemoConfig) -> dict[str, Any]:

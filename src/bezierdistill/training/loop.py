@@ -162,7 +162,7 @@ class Trainer:
             UserError: if a loss or weight is not finite (the last saved state stays), or a saved
                 state is damaged.
             KeyboardInterrupt: on Ctrl-C, after the state is saved.
-            SystemExit: on another signal that asks to end, likewise.
+            Ended: on another signal that asks to end, likewise.
         """
         self.generator = ranks.rank_generator(seed, self.rank, self.ranks)
         self.done = self.kept = self._restore(steps, seed) if self.state_file.exists() else 0

@@ -13,6 +13,10 @@ from typing import Any
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")  # not all of them exist on every system
 
 
+class Ended(SystemExit):
+    """A signal has asked the process to end; ``code`` is its exit status."""
+
+
 class Stop:
     """While open, ``asked`` is the number of the signal that has come, or 0.
 
@@ -51,8 +55,8 @@ def leave(number: int) -> None:
 
     Raises:
         KeyboardInterrupt: for Ctrl-C.
-        SystemExit: for the others, with the exit status 128 + ``number``.
+        Ended: for the others, with the exit status 128 + ``number``.
     """
     if number == signal.SIGINT:
         raise KeyboardInterrupt
-    raise SystemExit(128 + number)
+    raise Ended(128 + number)
