@@ -297,27 +297,29 @@ def test_our_own_networks_as_pipelines(kind: Any, tmp_path: Path) -> None:
         export_diffusers(model, tmp_path / "out")
 
 
-def test_the_readme_of_an_export_runs_and_its_import_is_needed(
+def test_the_readme_of_an_export_runs_with_its_code_or_with_ours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = model_of(NetworkConfig("mlp", 8, 1))
     export_diffusers(model, tmp_path / "out")
-    code = (
-        (tmp_path / "out" / "README.md")
-        .read_text()
-        .split("```python\n")[1]
-        .split("```")[0]
-        .replace("THIS FOLDER", str(tmp_path / "out"))
-    )
+    readme = (tmp_path / "out" / "README.md").read_text()
+    code = readme.split("```python\n")[1].split("```")[0]
+    code = code.replace("THIS FOLDER", str(tmp_path / "out"))
+    plain = code.replace(", custom_pipeline=folder, trust_remote_code=True", "")
+    assert plain != code
     monkeypatch.delitem(sys.modules, "bezierdistill.interop.diffusers", raising=False)
     with pytest.raises(
         ValueError,
         match=r"bezierdistill\.interop\.diffusers is not one of .* and has not been imported",
     ):
-        exec(code.replace("import bezierdistill.interop.diffusers\n", ""), {})
-    names: dict[str, Any] = {}
-    exec(code, names)
-    assert [image.size for image in names["images"]] == [(8, 8)] * 4
+        exec(plain, {})
+    images = []
+    for text in (f"import bezierdistill.interop.diffusers\n{plain}", code):
+        names: dict[str, Any] = {}
+        exec(text, names)
+        images.append([np.asarray(image) for image in names["images"]])
+    assert [image.shape[:2] for image in images[0]] == [(8, 8)] * 4
+    assert np.array_equal(images[0], images[1])
 
 
 @pytest.mark.parametrize(
