@@ -13,7 +13,7 @@ OUT ?= runs/demo
 # Processes, of one thread each, that share the cells of an arena.
 JOBS ?= 1
 
-.PHONY: setup demo app test test-portable test-all test-browser test-wheel check docs docs-all wheel bench faults store scale search arena own images translation text-to-image bundled clean
+.PHONY: setup demo app test test-portable test-all test-browser test-wheel check docs docs-all wheel bench faults store scale search arena own images translation text text-to-image bundled clean
 
 setup: $(READY)
 
@@ -104,6 +104,12 @@ images: setup
 
 translation: setup
 	for pair in mnist-usps sandal-boot; do $(BIN)/python benchmarks/translation.py --pair $$pair --budget 2000000 --out runs/translation; done
+
+# WORDS is a word list (Debian: wamerican); PROSE a text, without which there are words alone.
+WORDS ?= /usr/share/dict/american-english
+PROSE ?=
+text: setup
+	$(BIN)/python benchmarks/text.py --words $(WORDS) $(if $(PROSE),--prose $(PROSE)) --jobs $(JOBS) --out runs/text
 
 # A small pipeline that is trained here, distilled to one adapter: an hour and a half of one core.
 text-to-image: setup

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import itertools
 import re
 import shlex
 import subprocess
@@ -179,6 +180,9 @@ def readers_folder(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for k, folder in enumerate(("PHOTOS/cats", "PHOTOS/dogs", "SUMMER", "WINTER", "PATH")):
         if folder.partition("/")[0] in PAGES[page]:
             save_images(Path(folder), x[labels == k][:96])
+    syllables = ("ba", "co", "du", "la", "mi", "no", "ra", "su")
+    found = map("".join, itertools.product(syllables, repeat=3))
+    Path("WORDS.txt").write_text("\n".join(found))
     np.save("threes.npy", x[labels == 3][:4])
     Path("mine.py").write_text(MINE)
     if page == "README":  # as the page on one's own model has it
@@ -208,13 +212,13 @@ def far_from_data(model: Model) -> float:
 
 def trained_models(folder: Path) -> Iterator[Model]:
     """The models of our own networks below a folder that name the data they learned from; not the
-    weak teachers of recipes, which have a dozen steps."""
+    weak teachers of recipes, which have a few dozen steps."""
     for card in sorted(folder.rglob("model.json")):
         if read_card(card.parent).network["kind"] == "own":  # its code is not at hand
             continue
         model = load_model(card.parent)
         ours = model.card.data is not None and isinstance(model.network, NetworkConfig)
-        if ours and model.card.steps > 50:
+        if ours and model.card.steps > 100:
             yield model
 
 

@@ -170,7 +170,7 @@ class ModelCard(Record, frozen=True):
 
     def __post_init__(self) -> None:
         shape = self.shape
-        sizes = (1, 2, 3, 4) if self.is_pipeline else (1, 3)
+        sizes = (1, 2, 3, 4) if self.is_pipeline else (1, 2, 3)
         fits = len(shape) in sizes and min(shape) > 0 and math.prod(shape) <= MAX_STATE
         told = f"{', '.join(map(str, sizes))} sizes whose product is {MAX_STATE:,} or less"
         expect(fits, "shape", shape, told)
@@ -446,12 +446,39 @@ class TranslationScores(Record, frozen=True):
     cycle: float | None = None
 
 
+class TextScores(Record, frozen=True):
+    """What texts are: :class:`~bezierdistill.metrics.TextJudge`.
+
+    Shares of samples: ``train`` are whole texts of the training split, ``held_out`` of the other
+    splits alone; ``distinct`` is the number of different ones over that of all, and ``found`` that
+    of different ones which are texts of the data. ``words`` is the share of whole words in them
+    that the data have, None where a text is a single word.
+    ``trigrams`` is the Jensen-Shannon divergence from the test split, in bits; ``perplexity`` is
+    that of a model of the test split, a character, and ``entropy`` that of the samples' own
+    trigrams, in bits. The floors of these three are those of as many training texts.
+    """
+
+    train: float
+    held_out: float
+    distinct: float
+    found: float
+    words: float | None
+    trigrams: Score
+    perplexity: Score
+    entropy: Score
+
+    @property
+    def valid(self) -> float:
+        """Share of samples that are whole texts of the data."""
+        return self.train + self.held_out
+
+
 class Scores(Record, frozen=True):
     """All metrics of a set of samples: :class:`~bezierdistill.metrics.Evaluator`.
 
     ``coarse``, ``middle`` and ``fine`` are Frechet distances of states at three scales, whatever
     the extractor; ``fidelity`` is the distance of a sample to the nearest real one. Files of before
-    they were measured have none.
+    they were measured have none. ``text`` is of texts alone.
     """
 
     frechet: Score
@@ -467,6 +494,7 @@ class Scores(Record, frozen=True):
     fidelity: Score | None = None
     classes: ClassScores | None = None
     translation: TranslationScores | None = None
+    text: TextScores | None = None
     protocol: Protocol | None = None
 
     @property

@@ -10,11 +10,12 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from bezierdistill.app.answers import MENDED, answered, follow, image, shown, slider
+from bezierdistill.app.answers import MENDED, answered, drawn, follow, image, shown, slider
 from bezierdistill.app.run import Shown
 from bezierdistill.app.upload import Upload, read_upload
 from bezierdistill.errors import UserError
 from bezierdistill.models import Model
+from bezierdistill.reporting.plots import texts_figure
 from bezierdistill.words import counted
 
 TEXT = """The same noise through a student and through the teacher that it was distilled from. Times
@@ -79,6 +80,8 @@ class Draw:
         guided = f", guidance {scale:g}" if scale is not None else ""
         took = f"{self.count} samples in {1000 * min(seconds):.1f} ms"
         words = f"{counted(passes, 'pass')}{' of Heun' if solver == 'heun' else ''}, {took}{guided}"
+        if model.scaling.layout == "tokens":
+            return drawn(texts_figure(x.tolist()), 150), words, min(seconds)
         return shown(model.scaling.encode(x), COLUMNS), words, min(seconds)
 
     def _prompted(self, model: Model, passes: int) -> tuple[np.ndarray, str, float]:

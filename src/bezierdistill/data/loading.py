@@ -4,6 +4,11 @@ A path is a file or folder that :mod:`~bezierdistill.data.reading` knows; ``hf:O
 :mod:`~bezierdistill.data.hub`; what ``FILE.py:function`` returns, and objects, in
 :mod:`~bezierdistill.data.given`.
 
+A word and a colon before a path say what is to be made of it (:data:`KINDS`):
+
+* ``words:PATH``, ``text:PATH``: texts, see :mod:`~bezierdistill.data.texts`; ``words:PATH@10``, the
+  longest word, ``text:PATH@32``, the length of a piece, ``...@alphabet=a-z``, the characters.
+
 What follows an ``@`` changes the data, from left to right:
 
 * ``PATH@key=noto``: the array of that name in a ``.npz``, the samples in a table of ``hf:`` or in
@@ -25,11 +30,12 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -43,6 +49,7 @@ from bezierdistill.data.scaling import Scaling
 from bezierdistill.data.sizes import Size, split_sizes
 from bezierdistill.data.splits import array_data
 from bezierdistill.data.stream import StreamData
+from bezierdistill.data.texts import load_prose, load_words
 from bezierdistill.data.toys import TOYS, load_toy, loops_sampler, manifold_sampler
 from bezierdistill.data.views import coloured, only_class, principal, sized
 from bezierdistill.errors import UserError
@@ -56,6 +63,21 @@ SOURCE = re.compile(r"(?:@key=([^@]+))?(?:@labels=([^@]+))?|@(rgba)")
 PLACE = re.compile(r"hf:([^:]+)(?::[^@]+)?|(.+\.py)(?::\w+)?")  # of what is not a path itself
 
 
+class Kind(NamedTuple):
+    """What is made of a path: ``load(name, path, *groups)``, the groups those of the options, which
+    match all that may follow the path at once.
+    """
+
+    load: Callable[..., Data]
+    options: re.Pattern[str] = re.compile("")
+
+
+KINDS = {
+    "words": Kind(load_words, re.compile(r"(?:@([1-9]\d{0,3}))?(?:@alphabet=(.+))?")),
+    "text": Kind(load_prose, re.compile(r"(?:@([1-9]\d{0,3}))?(?:@alphabet=(.+))?")),
+}
+
+
 @stage("loading data")
 def load_data(source: str | object, key: str | None = None, labels: str | None = None) -> Data:
     """Load a data set; the same object as before, unless a file of it has changed.
@@ -64,10 +86,10 @@ def load_data(source: str | object, key: str | None = None, labels: str | None =
         source: ``digits``, ``manifold`` (16 dimensions) or ``manifoldN`` (N dimensions), ``loops``
             (20 dimensions) or ``loopsN``, ``checkerboard``, ``moons``, ``gaussians``, ``spirals``;
             a path; ``hf:OWNER/NAME`` or ``hf:./FOLDER``, with ``:SPLIT`` or without;
-            ``FILE.py:function``, a function that returns an object; each with views after an ``@``
-            (module docstring). Or an object: an array or tensor, a tuple ``(x, labels)``, a torch
-            ``Dataset`` (indexed or iterable), a ``DataLoader``, a table of ``datasets``, a
-            dictionary of these by split.
+            ``words:PATH``, ``text:PATH``; ``FILE.py:function``, a function that returns an object;
+            each with views after an ``@`` (module docstring). Or an object: an array or tensor, a
+            tuple ``(x, labels)``, a torch ``Dataset`` (indexed or iterable), a ``DataLoader``, a
+            table of ``datasets``, a dictionary of these by split.
         key: where a file, a table or items that are dictionaries have samples, if by no usual name.
         labels: where they have labels, likewise.
 
@@ -91,8 +113,17 @@ def _base(name: str) -> str:
     return next((head for head in heads if head and os.path.exists(_place(head))), parts[0])
 
 
+def _kind(base: str) -> Kind | None:
+    """What is to be made of the path in a name; None if nobody says."""
+    return None if os.path.exists(base) else KINDS.get(base.partition(":")[0])
+
+
 def _place(base: str) -> str:
-    """The path in a name: of a file or folder, ``hf:FOLDER:SPLIT`` or ``FILE.py:function``."""
+    """The path in a name: of a file or folder, ``words:PATH``, ``hf:FOLDER:SPLIT`` or
+    ``FILE.py:function``.
+    """
+    if _kind(base) is not None:
+        return base.partition(":")[2]
     match = None if os.path.exists(base) else PLACE.fullmatch(base)
     return base if match is None else match[1] or match[2]
 
@@ -114,15 +145,19 @@ def _stamp(base: str) -> int:
 @lru_cache(maxsize=4)
 def _load(name: str, base: str, stamp: int) -> Data:
     """Cached, as every stage loads its data by name and reading can take longer than training."""
-    views, sizes = name.removeprefix(base), ()
+    views, sizes, kind = name.removeprefix(base), (), _kind(base)
     if os.path.isdir(base):  # whose images are cropped and resized one by one
         views, sizes = split_sizes(views)
-    source = SOURCE.fullmatch(views)
+    source = (SOURCE if kind is None else kind.options).fullmatch(views)
+    if source is not None and kind is not None:
+        return kind.load(name, Path(_place(base)), *source.groups())
     if source is not None:
         return _read(name, base, sizes, *source.groups())
     whole, _, text = name.rpartition("@")
     view = VIEW.fullmatch(text)
     data = _load(whole, base, stamp)
+    if view is not None and data.scaling.layout == "tokens":
+        raise UserError(f"{name[:200]} asks for a view of texts, which have none: leave it out")
     if view is None:
         told = f"{name[:200]} asks for the view @{text[:80]}, expected @cropNxN, @NxN, @rgb"
         raise UserError(
@@ -166,7 +201,9 @@ def _read(
         return load_given(name, replace(given, key=key or given.key, labels=labels or given.labels))
     if not os.path.exists(base):
         told = f"no data called {name[:200]!r}: expected one of {', '.join(BUILT_IN)}"
-        raise UserError(f"{told}, the path of a .npz, .npy or folder of images, or hf:OWNER/NAME")
+        kinds = ", ".join(f"{kind}:PATH" for kind in KINDS)
+        told = f"{told}, the path of a .npz, .npy or folder of images, {kinds}"
+        raise UserError(f"{told} or hf:OWNER/NAME")
     return array_data(name, read_file(Path(base), key, labels, alpha is not None, sizes))
 
 

@@ -55,6 +55,7 @@ class Samples:
         problem: why labels or conditions that are there cannot be used; it stops nobody who does
             not ask for them.
         files: where in a folder the images of ``train`` lie, without endings; empty of arrays.
+        alphabet: of texts, its characters; empty is those that are there.
     """
 
     x: dict[Split, np.ndarray]
@@ -62,6 +63,7 @@ class Samples:
     names: tuple[str, ...] = ()
     problem: str = ""
     files: tuple[str, ...] = ()
+    alphabet: str = ""
 
 
 def read_file(
@@ -204,8 +206,10 @@ def checked(path: Path | str, array: np.ndarray) -> np.ndarray:
     """Samples ``(N, ...)`` as they are.
 
     Raises:
-        UserError: unless they are finite numbers.
+        UserError: unless they are finite numbers, or texts ``(N,)``.
     """
+    if array.dtype.kind == "U" and array.ndim == 1 and len(array):
+        return array
     if array.dtype.kind not in "uif":
         raise UserError(f"{path} holds {array.dtype} numbers, expected integers or floats")
     if array.ndim < 2 or 0 in array.shape:

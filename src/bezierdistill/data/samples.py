@@ -15,6 +15,7 @@ from bezierdistill.data.labels import parse_labels
 from bezierdistill.data.reading import Samples, read_file
 from bezierdistill.data.scaling import Scaling
 from bezierdistill.data.sizes import split_sizes
+from bezierdistill.data.texts import read_lines
 from bezierdistill.errors import UserError
 from bezierdistill.progress import notice
 
@@ -29,7 +30,8 @@ def read_samples(
 
     Args:
         path: a ``.npy``, a ``.npz`` (its training split, if it has several) or a folder of images,
-            whose folders may be classes of the data; with ``@16x16`` after it or without.
+            whose folders may be classes of the data, with ``@16x16`` after it or without; of texts
+            also a file with one a line.
         data: the data set that they are compared with.
         labelled: whether the labels are asked for.
 
@@ -41,6 +43,8 @@ def read_samples(
         UserError: if they cannot be read, are of another shape or range than the data, or labels
             that are asked for are none of the data.
     """
+    if data.scaling.layout == "tokens":
+        return read_texts(path, data), None
     found = _read(path)
     x = found.x["train"]
     if found.files and len(data.shape) == 3:
@@ -140,6 +144,21 @@ def _labels(found: Samples, data: Data) -> np.ndarray | None:
     if not found.names:
         return labels
     return np.array(parse_labels(found.names, data.class_names))[labels]
+
+
+def read_texts(path: Path, data: Data) -> np.ndarray:
+    """Texts ``(N,)`` of a file, a line each, or of an array in a ``.npz``, of the data's length.
+
+    Raises:
+        UserError: if they cannot be read, or are longer than those of the data.
+    """
+    arrays = path.suffix in (".npz", ".npy")
+    x, length = read_file(path).x["train"] if arrays else read_lines(path), data.shape[0]
+    longest = max(map(len, x), default=0) if x.dtype.kind == "U" else 0
+    if not 0 < longest <= length:
+        told = f"{path} holds texts of up to {longest} characters, {data.name} of {length}"
+        raise UserError(f"{told}: expected samples of that data")
+    return x.astype(f"U{length}")
 
 
 def check_range(x: np.ndarray, data: Data, what: str) -> None:

@@ -1,7 +1,11 @@
-"""The reversible way between a data set's original units and layout and those of a model."""
+"""The reversible way between a data set's original units and layout and those of a model.
+
+Texts of one length are states of tokens: a one-hot row per character, centred, of unit variance.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -9,12 +13,13 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from bezierdistill.errors import UserError
 from bezierdistill.settings import check_choice
 
-Layout = Literal["flat", "hw", "hwc", "chw", "latent"]
-CHANNELS = (1, 3, 4)
+Layout = Literal["flat", "hw", "hwc", "chw", "latent", "tokens"]
+CHANNELS, BLANK = (1, 3, 4), " "
 MIN_SCALE, MAX_NUMBER = 1e-37, 3e38  # of single precision
 
 
@@ -27,10 +32,12 @@ class Scaling:
         shift: one number, or one per component (flat) or channel (images).
         scale: likewise, positive.
         layout: how a state is stored: ``flat`` (D,), ``hw``, ``hwc`` or ``chw``. Models use (D,)
-            and (C, H, W). ``latent`` are states of any shape, as they are.
+            and (C, H, W). ``latent`` are states of any shape, as they are;
+            ``tokens`` are texts, whose states are (length, characters of the alphabet).
         low: least value in original units; None is unbounded.
         high: greatest value in original units; None is unbounded.
         integer: whether original units are whole numbers (images of bytes).
+        alphabet: of tokens, its characters in rising order.
     """
 
     shift: tuple[float, ...] = (0.0,)
@@ -39,6 +46,7 @@ class Scaling:
     low: float | None = None
     high: float | None = None
     integer: bool = False
+    alphabet: str = ""
 
     def __post_init__(self) -> None:
         bounds = [bound for bound in (self.low, self.high) if bound is not None]
@@ -54,11 +62,25 @@ class Scaling:
             told = f"scaling makes bytes from {self.low} to {self.high}"
             raise UserError(f"{told}, expected 0 to 255")
         check_choice("layout of a scaling", self.layout, Layout)
+        rising = list(self.alphabet) == sorted(set(self.alphabet))
+        if not rising or (len(self.alphabet) > 1) != (self.layout == "tokens"):
+            told = f"scaling is {self.layout} with the alphabet {self.alphabet[:80]!r}"
+            raise UserError(f"{told}, expected two characters or more, rising, of tokens alone")
+
+    @classmethod
+    def tokens(cls, alphabet: str) -> Scaling:
+        """The scaling of texts of an alphabet: one-hot rows with mean 0 and std 1 where all
+        characters are as frequent.
+        """
+        known = "".join(sorted(set(alphabet)))
+        mean = 1 / max(len(known), 2)
+        std = math.sqrt(mean * (1 - mean))
+        return cls((mean,), (std,), "tokens", 0.0, 1.0, alphabet=known)
 
     @classmethod
     def measure(cls, array: np.ndarray) -> Scaling:
         """The scaling of real samples ``(N, ...)``: bytes to [-1, 1]; other numbers to mean 0 and
-        std 1 per component or channel.
+        std 1 per component or channel; texts ``(N,)`` to :meth:`tokens` of their characters.
 
         Arrays (N, A, B, C) are (N, H, W, C) where C is 1, 3 or 4, and (N, C, H, W) where A is;
         where both are, as in (N, 3, 4, 4), the reading with square images holds, and (N, H, W, C)
@@ -67,6 +89,8 @@ class Scaling:
         Raises:
             UserError: if the array is neither (N, D), (N, H, W), (N, H, W, C) nor (N, C, H, W).
         """
+        if array.dtype.kind == "U":
+            return cls.tokens("".join(map(chr, np.unique(_characters(array)))))
         layout = _layout(array.shape)
         if array.dtype == np.uint8:
             return cls((127.5,), (127.5,), layout, 0.0, 255.0, True)
@@ -76,7 +100,15 @@ class Scaling:
         return cls(shift, tuple(np.where(std > 1e-9 * np.abs(shift), std, 1.0).tolist()), layout)
 
     def encode(self, original: np.ndarray | Tensor) -> Tensor:
-        """Samples ``(N, ...)`` in original units as float32 states ``(N, D)``, ``(N, C, H, W)``."""
+        """Samples ``(N, ...)`` in original units as float32 states ``(N, D)``, ``(N, C, H, W)``;
+        texts ``(N,)`` as ``(N, length, characters)``.
+
+        Raises:
+            UserError: if a text has a character that is not in the alphabet.
+        """
+        if self.layout == "tokens":
+            codes = character_codes(np.asarray(original), self.alphabet)
+            original = functional.one_hot(torch.from_numpy(codes), len(self.alphabet))
         if not isinstance(original, Tensor):
             original = torch.from_numpy(np.asarray(original, np.float32))
         x = original.to(torch.float32)
@@ -87,7 +119,11 @@ class Scaling:
         return (x - _broadcast(self.shift, x)) / _broadcast(self.scale, x)
 
     def decode(self, x: Tensor) -> np.ndarray:
-        """Model states back in original units, layout and number type, clamped to their range."""
+        """Model states back in original units, layout and number type, clamped to their range;
+        states of tokens as the texts of their most likely characters, without blanks at the end.
+        """
+        if self.layout == "tokens":
+            return _texts(x.argmax(2).cpu().numpy(), self.alphabet)
         original = x.float() * _broadcast(self.scale, x) + _broadcast(self.shift, x)
         if self.low is not None or self.high is not None:
             original = original.clamp(self.low, self.high)
@@ -108,8 +144,9 @@ class Scaling:
 
     def check(self, shape: Sequence[int]) -> None:
         """Raise ``UserError`` unless it fits model states of ``shape``."""
-        sizes = {"flat": (1,), "latent": range(1, 5)}.get(self.layout, (3,))
+        sizes = {"flat": (1,), "tokens": (2,), "latent": range(1, 5)}.get(self.layout, (3,))
         fits = len(shape) in sizes
+        fits = fits and (self.layout != "tokens" or shape[1] == len(self.alphabet))
         fits = fits and (self.layout != "hw" or shape[0] == 1)
         if not fits or {len(self.shift), len(self.scale)} - {1, shape[0]}:
             told = f"{self.layout} with {len(self.shift)} and {len(self.scale)} numbers"
@@ -119,6 +156,36 @@ class Scaling:
 def _broadcast(values: tuple[float, ...], x: Tensor) -> Tensor:
     numbers = torch.tensor(values, dtype=torch.float32, device=x.device)
     return numbers if x.ndim == 2 or len(values) == 1 else numbers.reshape(-1, 1, 1)
+
+
+def _characters(texts: np.ndarray) -> np.ndarray:
+    """Code points ``(N, length)`` of texts ``(N,)``; shorter ones end in blanks."""
+    native = np.ascontiguousarray(texts, texts.dtype.newbyteorder("="))
+    points = native.view(np.uint32).reshape(len(texts), -1)
+    return np.where(points == 0, ord(BLANK), points)
+
+
+def character_codes(texts: np.ndarray, alphabet: str) -> np.ndarray:
+    """Texts ``(N,)`` as the numbers of their characters ``(N, length)``.
+
+    Raises:
+        UserError: if a text has a character that is not in the alphabet.
+    """
+    points, known = _characters(texts), np.array(list(map(ord, alphabet)), np.uint32)
+    codes = np.searchsorted(known, points).clip(max=len(known) - 1)
+    if (other := np.argwhere(known[codes] != points)).size:
+        row, place = other[0].tolist()
+        told = f"text {str(texts[row])[:80]!r} has {chr(points[row, place])!r}"
+        raise UserError(f"{told}, expected characters of {alphabet[:200]!r} alone")
+    return codes
+
+
+def _texts(codes: np.ndarray, alphabet: str) -> np.ndarray:
+    """Texts ``(N,)`` of rows of numbers of characters ``(N, length)``."""
+    points = np.array(list(map(ord, alphabet)), np.uint32)[codes]
+    last = np.logical_and.accumulate((points == ord(BLANK))[:, ::-1], 1)[:, ::-1]
+    points[last] = 0  # where numpy ends a text
+    return points.view(f"U{points.shape[1]}").reshape(len(points))
 
 
 def _layout(shape: tuple[int, ...]) -> Layout:

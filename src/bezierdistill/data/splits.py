@@ -10,7 +10,7 @@ import numpy as np
 
 from bezierdistill.data.base import ArrayData, Split
 from bezierdistill.data.reading import Samples
-from bezierdistill.data.scaling import Scaling
+from bezierdistill.data.scaling import BLANK, Scaling
 from bezierdistill.errors import UserError
 
 MAX_HELD_OUT, MIN_SAMPLES = 10_000, 64
@@ -22,17 +22,25 @@ def array_data(name: str, found: Samples) -> ArrayData:
     Raises:
         UserError: if they are too few, or of several shapes.
     """
-    x, given = dict(found.x), dict(found.given)
+    x: dict[Split, np.ndarray] = dict(found.x)
+    given = dict(found.given)
     first = x["train"]
-    if len(first) < MIN_SAMPLES or first.ndim < 2:
+    texts = first.dtype.kind == "U"
+    if len(first) < MIN_SAMPLES or (first.ndim < 2 and not texts):
         told = f"{name} holds samples of shape {first.shape}"
         raise UserError(f"{told}, expected (N, ...) with N of {MIN_SAMPLES} or more")
     for split, array in x.items():
         if array.shape[1:] != first.shape[1:]:
             told = f"training samples of shape {first.shape[1:]} and {split} ones of"
             raise UserError(f"{name} has {told} {array.shape[1:]}, expected one shape")
+    if texts:  # of one length, one alphabet, and without blanks at the end
+        longest = np.result_type(*x.values())
+        x.update({s: np.char.rstrip(own, BLANK).astype(longest) for s, own in x.items()})
+        first = np.concatenate(list(x.values()))
     hold_out(x, given)
-    scaling = Scaling.measure(x["train"])
+    scaling = Scaling.measure(first if texts else x["train"])
+    if found.alphabet:
+        scaling = Scaling.tokens(scaling.alphabet + found.alphabet)
     return ArrayData(
         name, x["train"], x["valid"], x["test"], scaling, given, found.names, found.problem
     )

@@ -20,6 +20,7 @@ from bezierdistill.metrics.inception import InceptionFeatures
 from bezierdistill.metrics.paths import curve_fit_error, relative_distance, straightness
 from bezierdistill.metrics.scales import KernelFeatures
 from bezierdistill.metrics.squeezenet import SqueezeNetFeatures
+from bezierdistill.metrics.text import TextJudge
 from bezierdistill.metrics.translation import translation_scores
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "KernelFeatures",
     "RandomFeatures",
     "SqueezeNetFeatures",
+    "TextJudge",
     "classifier_features",
     "curve_fit_error",
     "energy_distance",

@@ -20,10 +20,19 @@ from bezierdistill.metrics.classes import class_labels, class_scores
 from bezierdistill.metrics.classifier import labels_of
 from bezierdistill.metrics.features import describe, extract, in_batches
 from bezierdistill.metrics.scales import describe_scales, scale_features
+from bezierdistill.metrics.text import TextJudge, text_judge
 from bezierdistill.metrics.translation import translation_scores
 from bezierdistill.noise import Stream, generator
 from bezierdistill.progress import stage
-from bezierdistill.records import SCALES, ClassScores, Protocol, Score, Scores, TranslationScores
+from bezierdistill.records import (
+    SCALES,
+    ClassScores,
+    Protocol,
+    Score,
+    Scores,
+    TextScores,
+    TranslationScores,
+)
 
 MAX_ROWS, MIN_ROWS, REPEATS = 5_000, 8, 4
 MIN_REFERENCE = 1_000  # half of a test split is judged against, if it has so many rows
@@ -80,6 +89,17 @@ class Evaluator:
     def _scales(self) -> nn.ModuleDict:
         return scale_features(self.data)
 
+    @cached_property
+    def _judge(self) -> TextJudge | None:
+        return text_judge(self.data)
+
+    def _judged(self, x: Tensor) -> TextScores | None:
+        """The scores of texts, with floors by as many training texts."""
+        if self._judge is None:
+            return None
+        count = min(len(x), self.data.count("train") or len(x))
+        return self._judge(x, self.data.real(count, self.seed, "train"))
+
     @property
     def _used(self) -> nn.Module:
         return self._scales[SCALES[0]] if self.extractor is None else self.extractor
@@ -102,7 +122,7 @@ class Evaluator:
         size = self._size(x)
         floors, values = self._floors(size), _mean(self._rows(x, self._test(size)))
         scores: dict[str, Any] = {k: Score(value=v, floor=floors[k]) for k, v in values.items()}
-        return Scores(**scores, protocol=self._protocol(len(x), size))
+        return Scores(**scores, text=self._judged(x), protocol=self._protocol(len(x), size))
 
     @stage("evaluating")
     def measure(self, x: Tensor, metric: Callable[[Tensor, Tensor], Any]) -> Score:

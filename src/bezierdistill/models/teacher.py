@@ -136,7 +136,8 @@ class Teacher(Model):
         shape = self._shape
         if shape is None:
             raise UserError("the teacher's states have no shape: give data=, or shape=(D,)")
-        if len(shape) not in (1, 3) or min(shape) < 1:
+        texts = self._scaling is not None and self._scaling.layout == "tokens"
+        if len(shape) not in ((2,) if texts else (1, 3)) or min(shape) < 1:
             raise UserError(f"shape is {shape}, expected (D,) or (C, H, W)")
         scaling = self._scaling or Scaling(layout="flat" if len(shape) == 1 else "chw")
         scaling.check(shape)
@@ -355,7 +356,7 @@ def _units(source: Any, data: Data | None) -> Scaling | None:
     if data is None:
         return None
     told = isinstance(source, str | Path) or source is data
-    as_it_is = not told and not data.scaling.integer
+    as_it_is = not told and not data.scaling.integer and data.scaling.layout != "tokens"
     return Scaling(layout=data.scaling.layout) if as_it_is else data.scaling
 
 

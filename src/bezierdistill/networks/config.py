@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bezierdistill.networks.own import OwnConfig
     from bezierdistill.networks.pipeline import PipelineConfig
 
-NetworkKind = Literal["mlp", "unet", "dit"]
+NetworkKind = Literal["mlp", "unet", "dit", "transformer"]
 LATER = {"control_points", "file"}  # settings that records of older versions lack
 MAKES = "takes the shape of a state and the numbers of a condition, and returns a module"
 _asked = set[
@@ -32,15 +32,15 @@ class NetworkConfig:
     """Which network, and how large."""
 
     kind: NetworkKind = "mlp"
-    """``mlp`` (vectors and small images), ``unet`` (images) or ``dit`` (square images, a diffusion
-    transformer)."""
+    """``mlp`` (vectors, small images, short texts), ``unet`` (images), ``dit`` (square images, a
+    diffusion transformer) or ``transformer`` (texts)."""
     width: int = 256
     """Hidden width; channels of a U-Net at full resolution (a multiple of 8); token width (a
     multiple of 32)."""
     depth: int = 5
     """Hidden layers; residual layers of a U-Net's blocks; blocks of a transformer."""
     patch: int = 2
-    """Side of a U-Net's or transformer's square patches in pixels; 1 is none. The MLP has none."""
+    """Side of a U-Net's or DiT's square patches in pixels; 1 is none. The others have none."""
     control_points: int = 1
     """Control points of the curve's velocity that a pass emits (distill --control-points); 1
     is a straight jump."""
@@ -74,6 +74,7 @@ class NetworkConfig:
         from bezierdistill.networks.curve import CurveNetwork
         from bezierdistill.networks.dit import DiT
         from bezierdistill.networks.mlp import MLP
+        from bezierdistill.networks.transformer import Transformer
         from bezierdistill.networks.unet import UNet
 
         if self.control_points > 1:
@@ -84,6 +85,8 @@ class NetworkConfig:
             torch.manual_seed(seed)
             if self.kind == "mlp":
                 return MLP(shape, self.width, self.depth, condition_size, outputs)
+            if self.kind == "transformer":
+                return Transformer(shape, self.width, self.depth, condition_size, outputs)
             kind = UNet if self.kind == "unet" else DiT
             return kind(shape, self.width, self.depth, self.patch, condition_size, outputs)
 

@@ -15,7 +15,7 @@ from bezierdistill.reporting.export import MARK, NOTE, Line, lines
 from bezierdistill.reporting.page import Code, Note, Opening, Picture, Section, Table, Words
 from bezierdistill.reporting.plots import EVEN, arena_figure
 from bezierdistill.reporting.runs import Findings
-from bezierdistill.reporting.samples import IMAGES, POINTS, Panel, sheets
+from bezierdistill.reporting.samples import IMAGES, POINTS, Panel, sheets, shown_texts
 from bezierdistill.reporting.summary import Entry, summarise
 from bezierdistill.reporting.tables import (
     ARENA_HEADINGS,
@@ -178,7 +178,8 @@ def _samples(found: Findings) -> list[Section]:
         scaling = load_data(str(found.asked.data)).scaling
     except UserError:  # the data have gone, the samples that are kept have not
         scaling = Scaling.measure(held_out)
-    real = Panel("real data, held out", scaling.encode(held_out[:POINTS]))
+    states = scaling.encode(held_out[:POINTS])
+    real = Panel("real data, held out", states, texts=shown_texts(scaling, states))
     seed, sections = min(row.seed for row in found.rows), []
 
     def panel(entry: Entry, passes: str = "") -> list[Panel]:
@@ -186,7 +187,8 @@ def _samples(found: Findings) -> list[Section]:
         if not file.exists():
             return []
         x = scaling.encode(read_array(file)[:POINTS])
-        return [Panel(entry.label, x, f"{passes}excess {entry.excess:.2f}", entry.ours)]
+        told, texts = f"{passes}excess {entry.excess:.2f}", shown_texts(scaling, x)
+        return [Panel(entry.label, x, told, entry.ours, texts)]
 
     own = summarise([row for row in found.rows if row.seed == seed])
     teachers = [entry for entry in own if entry.method == TEACHERS[found.asked.track]]

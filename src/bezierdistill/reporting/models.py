@@ -20,7 +20,7 @@ from bezierdistill.networks.pipeline import PipelineConfig
 from bezierdistill.noise import Stream, noise
 from bezierdistill.reporting.page import Note, Opening, Part, Section, Table, Words
 from bezierdistill.reporting.runs import Findings, generates
-from bezierdistill.reporting.samples import COLUMNS, IMAGES, Panel, sheets, strips
+from bezierdistill.reporting.samples import COLUMNS, IMAGES, Panel, sheets, shown_texts, strips
 from bezierdistill.words import counted, spelled
 
 VECTORS, TEACHER_PASSES, TRANSLATION_PASSES, ROW = 1024, 40, 50, 6
@@ -177,7 +177,8 @@ def _drawn(name: str, model: Model, passes: int, scale: float | None) -> Panel:
     x0 = noise(0, Stream.SAMPLE, rows, model.shape)
     x = finite(model.generate(x0, passes, cond=cond, guidance_scale=scale))
     guided = "" if scale is None else f", guidance scale {scale:g}"
-    return Panel(name, x, counted(passes, "pass") + guided, model.card.kind == "student")
+    texts = shown_texts(model.scaling, x)
+    return Panel(name, x, counted(passes, "pass") + guided, model.card.kind == "student", texts)
 
 
 def _classes(model: Model) -> tuple[str, ...]:
@@ -215,7 +216,8 @@ def _held_out(title: str, data: Data, model: Model, images: int = IMAGES) -> Pan
     """Held-out states, as many as are shown of a model."""
     count = images if len(model.shape) == 3 else VECTORS
     x = data.real(min(count, data.count("test") or count), 0, "test")
-    return Panel(title, x, f"{len(x):,} of {Path(data.name).name}")
+    texts = shown_texts(data.scaling, x)
+    return Panel(title, x, f"{len(x):,} of {Path(data.name).name}", texts=texts)
 
 
 def _translations(models: Models) -> list[Part]:

@@ -85,6 +85,17 @@ def scatter_figures(panels: Sequence[Tensor], shown: int = 2000) -> list[Figure]
     return figures
 
 
+def texts_figure(texts: Sequence[str], numbers: int = 80) -> Figure:
+    """Texts in a block of columns, about so many characters wide."""
+    longest = max(map(len, texts))
+    columns = max(1, numbers // (longest + 2))
+    rows = [texts[k : k + columns] for k in range(0, len(texts), columns)]
+    block = "\n".join("  ".join(plain(text).ljust(longest) for text in row) for row in rows)
+    figure = Figure(figsize=(0.066 * columns * (longest + 2) + 0.2, 0.17 * len(rows) + 0.2))
+    figure.text(0.1 / figure.get_figwidth(), 0.5, block, family="monospace", size=8, va="center")
+    return figure
+
+
 def curves_figure(curve: BezierCurve, shown: int = 8) -> Figure:
     """Curves with their control polygons on the two principal axes of all their control points."""
     points = curve.points.flatten(2).float()

@@ -75,6 +75,17 @@ def protocol_lines(scores: Scores) -> list[str]:
         if by.widths:
             widths = " and ".join(f"{width:.3g}" for width in by.widths)
             lines.append(f"middle, fine: kernels of width {widths} ({by.scales[:8]})")
+    if (text := scores.text) is not None:
+        lines.append(
+            f"texts: {text.valid:.3f} are in the data ({text.train:.3f} in the training split,"
+            f" {text.held_out:.3f} held out), {text.distinct:.3f} distinct,"
+            f" {text.found:.3f} both"
+            + ("" if text.words is None else f"; {text.words:.3f} of their words are in the data")
+        )
+        likely = ((text.trigrams, "trigram divergence"), (text.perplexity, "perplexity"))
+        parts = [*likely, (text.entropy, "trigram entropy")]
+        told = [f"{what} {score.value:.4g} (real {score.floor:.4g})" for score, what in parts]
+        lines.append(", ".join(told))
     if classes is not None:
         covered = f"coverage {classes.coverage:.3f} (real {classes.coverage_real:.3f})"
         right = "" if classes.accuracy is None else f"accuracy {classes.accuracy:.3f}"

@@ -120,7 +120,7 @@ def _check_units(teacher: Teacher, data: Data, x0: Tensor, end: Tensor | None, l
     from bezierdistill.data import Scaling, rescaled
     from bezierdistill.metrics.distances import energy_distance
 
-    plain = Scaling(layout=data.scaling.layout)
+    plain = Scaling(layout=data.scaling.layout, alphabet=data.scaling.alphabet)
     others = {
         f"the numbers as they are, Scaling(layout={plain.layout!r})": plain,
         "those of load_data": data.scaling,

@@ -29,7 +29,8 @@ class EvaluateConfig:
     """Compare samples with held-out real data.
 
     Every metric comes with its floor (real against real) and their ratio; Frechet distances at
-    three scales, and fidelity, the distance of a sample to the nearest real one, among them.
+    three scales, and fidelity, the distance of a sample to the nearest real one, among them. Texts
+    are judged by their words, trigrams and perplexity as well.
 
     Example::
 
@@ -40,9 +41,9 @@ class EvaluateConfig:
     """
 
     samples: Path
-    """A .npz or .npy of samples in the data's original units, or a folder of images; if it has
-    labels, an --extractor judges every class, a classifier its accuracy too. @16x16 after the path
-    resizes images."""
+    """A .npz or .npy of samples in the data's original units, a folder of images or a .txt of
+    texts; if it has labels, an --extractor judges every class, a classifier its accuracy too.
+    @16x16 after the path resizes images."""
     data: str | object
     """Built-in name, path, hf:OWNER/NAME or FILE.py:function; in Python an object as well."""
     seed: int = 0

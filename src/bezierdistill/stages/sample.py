@@ -29,6 +29,7 @@ class SampleConfig:
     Example::
 
         bezierdistill sample --model runs/student --count 100 --out a.npz --grid a.png
+        bezierdistill sample --model runs/words --count 100 --out a.txt
         bezierdistill sample --model runs/labels --labels 0,1,2 --passes 2 --out b.npz
         bezierdistill sample --model runs/lora --prompt "a red boot" --passes 2 --out boot.png
     """
@@ -36,8 +37,8 @@ class SampleConfig:
     model: Path
     """Folder of a student or teacher."""
     out: Path
-    """The .npz to write; its array is x. Of a pipeline with prompts a .png, .gif or .mp4 as well,
-    or a folder of these."""
+    """The .npz to write; its array is x. Of texts a .txt as well, with one a line; of a pipeline
+    with prompts a .png, .gif or .mp4, or a folder of these."""
     passes: int = 1
     """Network passes per sample."""
     count: int | None = None
@@ -99,7 +100,7 @@ def load_on(folder: Path, accelerator: str, network: object = None) -> Model:
 def main_sample(config: SampleConfig) -> dict[str, Any]:
     """The verb ``sample``."""
     from bezierdistill.data import read_array
-    from bezierdistill.files import write_array
+    from bezierdistill.files import write_array, write_text
     from bezierdistill.reporting.plots import save_grid
 
     model = load_on(config.model, config.accelerator, config.network)
@@ -109,8 +110,12 @@ def main_sample(config: SampleConfig) -> dict[str, Any]:
         return sample_prompts(config, model)
     if config.prompt is not None or config.prompts is not None:
         raise UserError(f"{config.model} is no pipeline and takes no prompt: expected --labels")
-    if config.out.suffix != ".npz":
-        raise UserError(f"out is {config.out}, expected a .npz")
+    texts = model.scaling.layout == "tokens"
+    endings = [".npz", ".txt"] if texts else [".npz"]
+    if config.out.suffix not in endings:
+        raise UserError(f"out is {config.out}, expected a {' or a '.join(endings)}")
+    if texts and config.grid is not None:
+        raise UserError(f"grid is {config.grid}, and texts are no images: leave it out")
     count = config.count or 64
     labels = list(config.labels) or None
     vectors = None if config.conditions is None else read_array(config.conditions)
@@ -127,7 +132,10 @@ def main_sample(config: SampleConfig) -> dict[str, Any]:
     if model.conditions.frequencies is not None and vectors is None:  # as the samples had them
         given = model.labels(range(count), config.seed, labels=labels)
         more = {"labels": given.numpy()}
-    write_array(config.out, x, **more)
+    if config.out.suffix == ".txt":
+        write_text(config.out, "".join(f"{text}\n" for text in x))
+    else:
+        write_array(config.out, x, **more)
     if config.grid is not None:
         save_grid(config.grid, model.scaling.encode(x[:64]))
     return told(config, x.shape)
@@ -137,7 +145,8 @@ def told(config: SampleConfig, shape: tuple[int, ...]) -> dict[str, Any]:
     """Tell of samples of shape ``(N, ...)``; what ``--json`` prints of them."""
     count, *rest = shape
     own = tuple(rest)
-    print(f"{config.out}: {count} samples of shape {own}, {config.passes} passes each")
+    what = f"samples of shape {own}" if own else "texts"
+    print(f"{config.out}: {count} {what}, {config.passes} passes each")
     return {
         "out": config.out,
         "grid": config.grid,

@@ -32,7 +32,12 @@ if TYPE_CHECKING:
 
 
 Network = NetworkConfig | ForeignConfig | OwnConfig | PipelineConfig
-POINTS = {"mlp": 4, "unet": 1, "dit": 1}  # control points of a student, by its kind
+POINTS = {
+    "mlp": 4,
+    "unet": 1,
+    "dit": 1,
+    "transformer": 4,
+}  # control points of a student, by its kind
 
 
 class Chosen(NamedTuple):
