@@ -156,7 +156,8 @@ def _load(name: str, base: str, stamp: int) -> Data:
     whole, _, text = name.rpartition("@")
     view = VIEW.fullmatch(text)
     data = _load(whole, base, stamp)
-    if view is not None and data.scaling.layout == "tokens":
+    texts = isinstance(data, ArrayData) and data.scaling.layout == "tokens"  # others are not read
+    if view is not None and texts:
         raise UserError(f"{name[:200]} asks for a view of texts, which have none: leave it out")
     if view is None:
         told = f"{name[:200]} asks for the view @{text[:80]}, expected @cropNxN, @NxN, @rgb"
