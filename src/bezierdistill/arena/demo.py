@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bezierdistill.arena.runner import ArenaConfig, arena, compared
+from bezierdistill.arena.runner import ArenaConfig, arena, compared, cores
+from bezierdistill.objects import START
 from bezierdistill.settings import Usual, as_paths, check_counts, check_seed, settle
 from bezierdistill.stages.sources import as_data
 from bezierdistill.training.settings import LoopConfig
@@ -16,6 +17,7 @@ from bezierdistill.training.settings import LoopConfig
 if TYPE_CHECKING:
     from bezierdistill.records import ArenaRow
 
+JOBS = 2
 METHODS = ("bezier", "bezier-teacher", "teacher-euler", "rf-2", "rfd-1", "rfd-2")
 
 
@@ -52,8 +54,9 @@ class DemoConfig:
 
 
 def demo(config: DemoConfig) -> list[ArenaRow]:
-    """Run the comparison, on the processor and in one thread, which such small networks like best;
-    see :func:`bezierdistill.arena.runner.arena`.
+    """Run the comparison, on the processor, in two processes of one thread each, which such small
+    networks like best; see :func:`bezierdistill.arena.runner.arena`. Data that are an object are
+    in one process, where they are.
 
     Raises:
         UserError: on bad data or settings, or a folder that holds another run.
@@ -67,17 +70,11 @@ def demo(config: DemoConfig) -> list[ArenaRow]:
         first_seed=config.seed,
         keep_samples=True,
         keep_models=True,
+        jobs=1 if str(config.data).startswith(START) else min(JOBS, cores()),
         fast=config.fast,
         loop=LoopConfig(accelerator="cpu"),
     )
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return arena(settings, "demo", config)
-    finally:
-        torch.set_num_threads(threads)
+    return arena(settings, "demo", config)
 
 
 def main_demo(config: DemoConfig) -> dict[str, Any]:

@@ -205,16 +205,20 @@ def arena(config: ArenaConfig, verb: str = "arena", asked: object = None) -> lis
         return [row for row in rows if not row.error or Cell(row.method, row.seed) in cells]
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    known = getattr(os, "sched_getaffinity", None)
+    return len(known(0)) if known else os.cpu_count() or 1
+
+
 def _check_jobs(config: ArenaConfig) -> None:
     """Refuse more processes than cores, and objects that other processes do not have."""
     import json
 
     from bezierdistill.records import to_json
 
-    known = getattr(os, "sched_getaffinity", None)
-    cores = len(known(0)) if known else os.cpu_count() or 1
-    if config.jobs > cores:
-        told = f"jobs is {config.jobs}, expected 1 to {cores}"
+    if config.jobs > cores():
+        told = f"jobs is {config.jobs}, expected 1 to {cores()}"
         raise UserError(f"{told}: no more processes than cores")
     if config.jobs > 1 and f'"{START}' in json.dumps(to_json(config)):
         raise UserError(

@@ -17,6 +17,7 @@ from bezierdistill.settings import (
     check_seed,
     written,
 )
+from bezierdistill.words import counted
 
 if TYPE_CHECKING:
     from bezierdistill.models.model import Model
@@ -146,7 +147,7 @@ def told(config: SampleConfig, shape: tuple[int, ...]) -> dict[str, Any]:
     count, *rest = shape
     own = tuple(rest)
     what = f"samples of shape {own}" if own else "texts"
-    print(f"{config.out}: {count} {what}, {config.passes} passes each")
+    print(f"{config.out}: {count} {what}, {counted(config.passes, 'pass')} each")
     return {
         "out": config.out,
         "grid": config.grid,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from bezierdistill.errors import UserError
 from bezierdistill.settings import WORDS, Solver, as_paths, check_choice, check_counts, written
 from bezierdistill.stages.sample import load_on
+from bezierdistill.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -193,5 +194,6 @@ def main_translate(config: TranslateConfig) -> dict[str, Any]:
     """The verb ``translate``."""
     y = translate_files(load_on(config.model, config.accelerator), config)
     shape = y.shape[1:]
-    print(f"{config.out}: {len(y)} translations of shape {shape}, {config.passes} passes each")
+    each = f"{counted(config.passes, 'pass')} each"
+    print(f"{config.out}: {len(y)} translations of shape {shape}, {each}")
     return {"out": config.out, "count": len(y), "shape": shape, "passes": config.passes}
