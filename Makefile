@@ -13,7 +13,7 @@ OUT ?= runs/demo
 # Processes, of one thread each, that share the cells of an arena.
 JOBS ?= 1
 
-.PHONY: setup demo app test test-portable test-all test-browser test-wheel check docs docs-all wheel bench faults store scale search arena own images translation text text-to-image bundled clean
+.PHONY: setup demo app test test-portable test-all test-browser test-wheel check docs docs-all wheel bench faults store scale search arena own images video translation text text-to-image bundled clean
 
 setup: $(READY)
 
@@ -101,6 +101,9 @@ own: setup
 
 images: setup
 	$(BIN)/python benchmarks/images.py --jobs $(JOBS) --out runs/images
+
+video: setup
+	$(BIN)/python benchmarks/video.py --jobs $(JOBS) --out runs/video
 
 translation: setup
 	for pair in mnist-usps sandal-boot; do $(BIN)/python benchmarks/translation.py --pair $$pair --budget 2000000 --out runs/translation; done

@@ -188,6 +188,8 @@ def readers_folder(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     if page == "README":  # as the page on one's own model has it
         own = PAGES["own-model"].partition("\n## A torch module\n")[2]
         Path("my_network.py").write_text(python(next(code for _, code in blocks(own))))
+    np.savez("mnist.npz", x=(15 * x[:600]).astype(np.uint8), labels=labels[:600])
+    Path("recipes").symlink_to(ROOT / "recipes")
     np.savez("usps.npz", x=x[:200].astype(np.uint8), labels=labels[:200])
 
 
@@ -212,12 +214,13 @@ def far_from_data(model: Model) -> float:
 
 def trained_models(folder: Path) -> Iterator[Model]:
     """The models of our own networks below a folder that name the data they learned from; not the
-    weak teachers of recipes, which have a few dozen steps."""
+    weak teachers of recipes, which have a few dozen steps, nor what takes vectors."""
     for card in sorted(folder.rglob("model.json")):
         if read_card(card.parent).network["kind"] == "own":  # its code is not at hand
             continue
         model = load_model(card.parent)
         ours = model.card.data is not None and isinstance(model.network, NetworkConfig)
+        ours = ours and not (model.condition_size and not model.conditions.classes)
         if ours and model.card.steps > 100:
             yield model
 

@@ -22,12 +22,13 @@ from bezierdistill.objectives.jvp import forward_derivative
 from conftest import Draw, close
 
 Make = Callable[..., nn.Module]
-IMAGE, SQUARE = (3, 8, 12), (3, 8, 8)
+IMAGE, SQUARE, CLIP = (3, 8, 12), (3, 8, 8), (8, 4, 4)
 NETWORKS = [
     pytest.param((4,), partial(MLP, (4,), width=32, depth=3), id="mlp"),
     pytest.param(IMAGE, partial(MLP, IMAGE, width=32, depth=1), id="mlp image"),
     pytest.param(IMAGE, partial(UNet, IMAGE, width=16, depth=1), id="unet"),
     pytest.param(SQUARE, partial(DiT, SQUARE, width=32, depth=2), id="dit"),
+    pytest.param(CLIP, partial(UNet, CLIP, width=8, depth=1), id="unet of clips"),
 ]
 
 
@@ -126,6 +127,19 @@ def test_mlp_skip_scales_the_state(size: tuple[int, ...], draw: Draw) -> None:
         nn.init.zeros_(layer.weight)
         nn.init.constant_(layer.bias, value)
     close(net(x, s, s), 1.5 * x)
+
+
+@pytest.mark.parametrize("kind", [UNet, DiT])
+def test_what_channels_cannot_carry_is_skipped(kind: Callable[..., nn.Module], draw: Draw) -> None:
+    """A velocity holds all the noise: of 8 frames, patches of 2 have 32 numbers a place."""
+    shape, s = (8, 8, 8), torch.rand(3).double()
+    assert kind(SQUARE, width=32, depth=1, patch=2).skip is None  # 12 numbers a place
+    for outputs in (1, 2):
+        net = kind(shape, width=32, depth=1, patch=2, outputs=outputs).double()
+        nn.init.constant_(net.get_submodule("skip.leave").get_parameter("bias"), -0.5)
+        x = draw(3, *shape)
+        own = -0.5 * x if outputs == 1 else (-0.5 * x)[:, None].expand(-1, 2, -1, -1, -1)
+        close(net(x, s, s), own)
 
 
 @pytest.mark.parametrize(("size", "make"), NETWORKS)

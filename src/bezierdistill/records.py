@@ -473,6 +473,35 @@ class TextScores(Record, frozen=True):
         return self.train + self.held_out
 
 
+class Motion(Record, frozen=True):
+    """Motion of clips over the mean motion of others: its mean, and its quantiles at 5, 50 and
+    95 %, beside those of the others (``reference``).
+    """
+
+    ratio: float
+    quantiles: tuple[float, ...]
+    reference: tuple[float, ...]
+
+
+class ClipScores(Record, frozen=True):
+    """Figures of clips: :class:`~bezierdistill.metrics.ClipJudge`.
+
+    ``frames`` and ``differences`` are Frechet distances of single frames and of differences of
+    neighbouring ones. The motion is compared with the ``test`` split or with clips that are
+    ``given``. ``tracks`` is the share of bouncing digits that do so rightly, ``kept`` that of those
+    which are of one class in all frames; the same of held-out clips beside them.
+    """
+
+    frames: Score
+    differences: Score
+    motion: Motion
+    against: Literal["test", "given"] = "test"
+    tracks: float | None = None
+    tracks_real: float | None = None
+    kept: float | None = None
+    kept_real: float | None = None
+
+
 class Scores(Record, frozen=True):
     """All metrics of a set of samples: :class:`~bezierdistill.metrics.Evaluator`.
 
@@ -495,6 +524,7 @@ class Scores(Record, frozen=True):
     classes: ClassScores | None = None
     translation: TranslationScores | None = None
     text: TextScores | None = None
+    clips: ClipScores | None = None
     protocol: Protocol | None = None
 
     @property

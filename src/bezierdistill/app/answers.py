@@ -11,12 +11,15 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
+from gradio.processing_utils import save_bytes_to_cache
+from gradio.utils import get_upload_folder
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from bezierdistill.reporting.plots import scatter_figures, sheet
+from bezierdistill.reporting.films import write_film
+from bezierdistill.reporting.plots import film, scatter_figures, sheet
 
 # A message stays until something succeeds again, which closes it.
 MENDED = "() => document.querySelectorAll('.toast-close').forEach(button => button.click())"
@@ -118,10 +121,13 @@ def as_url(pixels: np.ndarray) -> str:
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def shown(x: Tensor, columns: int, least: int = 64) -> np.ndarray:
+def shown(x: Tensor, columns: int, least: int = 64) -> np.ndarray | str:
     """States as pixels: images in a grid, magnified without blur, vectors as points on the axes in
-    which they vary most.
+    which they vary most; clips ``(N, F, C, H, W)`` as the path of an animated picture.
     """
+    if x.ndim == 5:
+        write_film(file := io.BytesIO(), film(x, columns), "PNG")
+        return save_bytes_to_cache(file.getvalue(), "clips.png", get_upload_folder())
     if x.ndim != 4:
         return drawn(scatter_figures([x])[0], 150)
     pixels = sheet(x, columns, least)

@@ -63,7 +63,9 @@ class Draw:
         numbers = int(seed), int(passes), int(count)
         return cls(models[name], *numbers, labels, guidance, int(many), prompt)
 
-    def sampled(self, model: Model, passes: int, solver: str) -> tuple[np.ndarray, str, float]:
+    def sampled(
+        self, model: Model, passes: int, solver: str
+    ) -> tuple[np.ndarray | str, str, float]:
         """Its samples as a picture, what it cost in words, and the seconds."""
         if model.card.is_pipeline:
             return self._prompted(model, passes)
@@ -82,9 +84,10 @@ class Draw:
         words = f"{counted(passes, 'pass')}{' of Heun' if solver == 'heun' else ''}, {took}{guided}"
         if model.scaling.layout == "tokens":
             return drawn(texts_figure(x.tolist()), 150), words, min(seconds)
-        return shown(model.scaling.encode(x), COLUMNS), words, min(seconds)
+        states = model.scaling.frames(model.scaling.encode(x))
+        return shown(states, COLUMNS), words, min(seconds)
 
-    def _prompted(self, model: Model, passes: int) -> tuple[np.ndarray, str, float]:
+    def _prompted(self, model: Model, passes: int) -> tuple[np.ndarray | str, str, float]:
         from bezierdistill.models.pipeline import PipelineModel  # it takes diffusers
         from bezierdistill.reporting.prompted import as_pixels
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from bezierdistill.app.answers import follow, shown
 from bezierdistill.app.run import Shown
-from bezierdistill.data import from_pixels, load_data
+from bezierdistill.data import Scaling, from_pixels, load_data
 from bezierdistill.data.images import check_size, read_images
 from bezierdistill.errors import UserError
 from bezierdistill.models import Model
@@ -22,7 +22,7 @@ from bezierdistill.words import counted
 TEXT = """A model that starts from images of one domain and ends in another. Drop an image, which is
 resized and, for a model of grey images, turned grey; or take a held-out image of the domain. An
 image should look as those do: digits here are white on black."""
-Captioned = tuple[np.ndarray, str]
+Captioned = tuple[np.ndarray | str, str]
 FLOW_PASSES, MAX_HELD_OUT, WIDTH, MAX_PIXELS = 40, 1000, 256, 2**22
 
 
@@ -55,7 +55,7 @@ def translate_tab(opened: Any, run: Shown) -> None:
             x, what, label = _held_out(model, number)
         assert model.domain is not None
         made = _translations(run, model, x, label)
-        return [(shown(model.domain.encode(x), 1, WIDTH), what), *made]
+        return [(_drawn(model.domain, x), what), *made]
 
     follow(opened, translate, [name, file, number], [gallery])
 
@@ -73,9 +73,13 @@ def _translations(
     if flow is not None and flow.domain is not None:
         made.append((FLOW_PASSES, flow.translate(x, FLOW_PASSES, "heun", labels=label), "flow"))
     return [
-        (shown(model.scaling.encode(y), 1, WIDTH), f"{kind}, {counted(passes, 'pass')}")
-        for passes, y, kind in made
+        (_drawn(model.scaling, y), f"{kind}, {counted(passes, 'pass')}") for passes, y, kind in made
     ]
+
+
+def _drawn(scaling: Scaling, x: np.ndarray) -> np.ndarray | str:
+    """A sample in original units as a picture."""
+    return shown(scaling.frames(scaling.encode(x)), 1, WIDTH)
 
 
 def _uploaded(file: Path, model: Model) -> np.ndarray:

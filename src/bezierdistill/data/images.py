@@ -165,14 +165,15 @@ def _pixels(name: str, source: Source, alpha: bool) -> tuple[np.ndarray, bool]:
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(file, formats=FORMATS) as image:
             if math.prod(image.size) <= MAX_PIXELS:
-                return _shown(image, alpha), image.mode[0] in "1LI"
+                return shown(image, alpha), image.mode[0] in "1LI"
             pixels = f"{image.width} x {image.height} pixels"
     except (*NO_IMAGE, Image.DecompressionBombError) as error:
         raise UserError(f"{name} cannot be read as an image: {error}") from None
     raise UserError(f"{name} claims {pixels}, expected {MAX_PIXELS:,} or fewer")
 
 
-def _shown(image: Any, alpha: bool) -> np.ndarray:
+def shown(image: Any, alpha: bool) -> np.ndarray:
+    """Pixels ``(H, W, 3)`` of a PIL image, or ``(H, W, 4)``, as a viewer shows it."""
     from PIL import Image, ImageOps
 
     image.load()
@@ -194,7 +195,7 @@ def given_pixels(image: Any, colour: bool) -> np.ndarray | None:
     """
     if "PIL.Image" not in sys.modules or not isinstance(image, sys.modules["PIL.Image"].Image):
         return None
-    pixels = _shown(image.copy(), False)
+    pixels = shown(image.copy(), False)
     return pixels if colour or image.mode[0] not in "1LI" else pixels[..., 0]
 
 

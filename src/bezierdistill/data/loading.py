@@ -8,6 +8,9 @@ A word and a colon before a path say what is to be made of it (:data:`KINDS`):
 
 * ``words:PATH``, ``text:PATH``: texts, see :mod:`~bezierdistill.data.texts`; ``words:PATH@10``, the
   longest word, ``text:PATH@32``, the length of a piece, ``...@alphabet=a-z``, the characters.
+* ``clips:PATH``: clips, see :mod:`~bezierdistill.data.clips`;
+* ``bouncing:PATH.npz``: bouncing digits, see :mod:`~bezierdistill.data.bouncing`;
+  ``bouncing:PATH.npz@16x32x32``: 16 frames of 32 rows and 32 columns, ``...@two``: two digits.
 
 What follows an ``@`` changes the data, from left to right:
 
@@ -20,6 +23,8 @@ What follows an ``@`` changes the data, from left to right:
   each file its size, so that they may be of several;
 * ``@rgb``: grey images in three equal channels;
 * ``@classcats``, ``@class5``: only the samples of one class, by its name or number;
+* ``@first``: clips with their first frames as condition vectors; ``@frames``: their frames as
+  images;
 * ``@pca48``: coordinates on the 48 principal components of the training split, each scaled to unit
   variance like every vector here: real data of a size at which methods can be compared in minutes.
 
@@ -40,6 +45,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bezierdistill.data.base import ArrayData, Data
+from bezierdistill.data.bouncing import load_bouncing
+from bezierdistill.data.clips import load_clips
 from bezierdistill.data.given import Given, load_given, name_data
 from bezierdistill.data.hub import HUB, load_hub
 from bezierdistill.data.images import walk
@@ -51,14 +58,17 @@ from bezierdistill.data.splits import array_data
 from bezierdistill.data.stream import StreamData
 from bezierdistill.data.texts import load_prose, load_words
 from bezierdistill.data.toys import TOYS, load_toy, loops_sampler, manifold_sampler
-from bezierdistill.data.views import coloured, only_class, principal, sized
+from bezierdistill.data.views import coloured, frames, on_first, only_class, principal, sized
 from bezierdistill.errors import UserError
 from bezierdistill.objects import START, Named, find_object, is_object
 from bezierdistill.progress import stage
 
 BUILT_IN = ("digits", "manifold", "loops", *TOYS)
 ENDLESS = {"manifold": (manifold_sampler, 16), "loops": (loops_sampler, 20)}  # and dimensions
-VIEW = re.compile(r"pca([1-9]\d{0,3})|class(.+)|(rgb)|(crop)?([1-9]\d{0,3})x([1-9]\d{0,3})")
+VIEW = re.compile(
+    r"pca([1-9]\d{0,3})|class(.+)|(rgb|first|frames)|(crop)?([1-9]\d{0,3})x([1-9]\d{0,3})"
+)
+WORDS = {"rgb": coloured, "first": on_first, "frames": frames}
 SOURCE = re.compile(r"(?:@key=([^@]+))?(?:@labels=([^@]+))?|@(rgba)")
 PLACE = re.compile(r"hf:([^:]+)(?::[^@]+)?|(.+\.py)(?::\w+)?")  # of what is not a path itself
 
@@ -75,6 +85,8 @@ class Kind(NamedTuple):
 KINDS = {
     "words": Kind(load_words, re.compile(r"(?:@([1-9]\d{0,3}))?(?:@alphabet=(.+))?")),
     "text": Kind(load_prose, re.compile(r"(?:@([1-9]\d{0,3}))?(?:@alphabet=(.+))?")),
+    "clips": Kind(load_clips),
+    "bouncing": Kind(load_bouncing, re.compile(r"(?:@(\d{1,3})x(\d{1,3})x(\d{1,3}))?(@two)?")),
 }
 
 
@@ -86,10 +98,10 @@ def load_data(source: str | object, key: str | None = None, labels: str | None =
         source: ``digits``, ``manifold`` (16 dimensions) or ``manifoldN`` (N dimensions), ``loops``
             (20 dimensions) or ``loopsN``, ``checkerboard``, ``moons``, ``gaussians``, ``spirals``;
             a path; ``hf:OWNER/NAME`` or ``hf:./FOLDER``, with ``:SPLIT`` or without;
-            ``words:PATH``, ``text:PATH``; ``FILE.py:function``, a function that returns an object;
-            each with views after an ``@`` (module docstring). Or an object: an array or tensor, a
-            tuple ``(x, labels)``, a torch ``Dataset`` (indexed or iterable), a ``DataLoader``, a
-            table of ``datasets``, a dictionary of these by split.
+            ``words:PATH``, ``text:PATH``, ``clips:PATH``, ``bouncing:PATH``; ``FILE.py:function``,
+            a function that returns an object; each with views after an ``@`` (module docstring).
+            Or an object: an array or tensor, a tuple ``(x, labels)``, a torch ``Dataset`` (indexed
+            or iterable), a ``DataLoader``, a table of ``datasets``, a dictionary of these by split.
         key: where a file, a table or items that are dictionaries have samples, if by no usual name.
         labels: where they have labels, likewise.
 
@@ -162,16 +174,17 @@ def _load(name: str, base: str, stamp: int) -> Data:
     if view is None:
         told = f"{name[:200]} asks for the view @{text[:80]}, expected @cropNxN, @NxN, @rgb"
         raise UserError(
-            f"{told}, @classNAME or @pcaN, or @key=NAME, @labels=NAME, @rgba right after a path"
+            f"{told}, @classNAME, @pcaN, @first or @frames, or @key=NAME, @labels=NAME, @rgba right"
+            " after a path"
         )
     if not isinstance(data, ArrayData | LazyData | StreamData):
         told = f"{name} asks for a view of {data.name}"
         raise UserError(f"{told}, expected a file, a folder or digits, or an object")
-    components, label, colour, crop, rows, columns = view.groups()
+    components, label, word, crop, rows, columns = view.groups()
     if components:
         return principal(data, name, int(components))
-    if colour:
-        return coloured(data, name)
+    if word:
+        return WORDS[word](data, name)
     if label:
         return only_class(data, name, label)
     return sized(data, name, Size(int(rows), int(columns), bool(crop)))

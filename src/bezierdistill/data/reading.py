@@ -16,7 +16,7 @@ within a split, are classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import get_args
@@ -88,7 +88,12 @@ def read_file(
     if labels is not None and key is None:
         raise UserError(f"{path}@labels={labels} names no samples, expected @key=NAME before it")
     if path.is_dir() and key is None:
-        return _read_folder(path, alpha, sizes)
+        files = find_images(path)
+
+        def stack(own: Sequence[Path]) -> np.ndarray:
+            return stack_images(list(map(str, own)), own, alpha, sizes)
+
+        return in_folders(path, files, stack)
     if alpha:
         raise UserError(f"{path} is no folder, expected one of images for @rgba")
     if not path.is_file():
@@ -227,22 +232,33 @@ def checked(path: Path | str, array: np.ndarray) -> np.ndarray:
     return array
 
 
-def _read_folder(path: Path, alpha: bool, sizes: Sequence[Size]) -> Samples:
-    files = find_images(path)
+def in_folders(
+    path: Path, files: Sequence[Path], stack: Callable[[Sequence[Path]], np.ndarray]
+) -> Samples:
+    """Samples of what lies below a folder, whose folders are splits or classes.
+
+    Args:
+        path: the folder.
+        files: below it, a sample each.
+        stack: the samples ``(N, ...)`` of some of them.
+
+    Raises:
+        UserError: if there are splits and no training split.
+    """
     folders = [file.relative_to(path).parts[:-1] for file in files]
     tops = {parts[0] for parts in folders if parts}
     depth = int(bool(tops) and all(top.lower() in WORDS for top in tops))  # of class folders
     if depth:
         beside = sum(not parts for parts in folders)
         if beside:
-            notice(f"{path}: passed over {beside} images beside the folders of its splits")
+            notice(f"{path}: passed over {beside} samples beside the folders of its splits")
         files = [file for file, parts in zip(files, folders, strict=True) if parts]
         folders = [parts for parts in folders if parts]
     splits = [WORDS[parts[0].lower()] if depth else "train" for parts in folders]
     if "train" not in splits:
         told = f"{path} holds the folders {', '.join(sorted(tops))}"
         raise UserError(f"{told}, expected train beside them")
-    pixels = stack_images(list(map(str, files)), files, alpha, sizes)
+    pixels = stack(files)
     rows = {s: np.flatnonzero(np.array(splits) == s) for s in get_args(Split) if s in splits}
     x = {split: pixels if len(rows) == 1 else pixels[own] for split, own in rows.items()}
     classes = [parts[depth] if len(parts) > depth else "" for parts in folders]

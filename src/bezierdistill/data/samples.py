@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from bezierdistill.data.base import Data
+from bezierdistill.data.clips import read_clips
 from bezierdistill.data.images import PIXELS, from_pixels
 from bezierdistill.data.labels import parse_labels
 from bezierdistill.data.reading import Samples, read_file
@@ -29,9 +30,9 @@ def read_samples(
     """Samples of a file or of a folder of images, as the data set has them.
 
     Args:
-        path: a ``.npy``, a ``.npz`` (its training split, if it has several) or a folder of images,
-            whose folders may be classes of the data, with ``@16x16`` after it or without; of texts
-            also a file with one a line.
+        path: a ``.npy``, a ``.npz`` (its training split, if it has several) or a folder of images
+            or clips, whose folders may be classes of the data; of images with ``@16x16`` after it
+            or without; of texts also a file with one a line.
         data: the data set that they are compared with.
         labelled: whether the labels are asked for.
 
@@ -45,9 +46,10 @@ def read_samples(
     """
     if data.scaling.layout == "tokens":
         return read_texts(path, data), None
-    found = _read(path)
+    clips = path.is_dir() and data.scaling.is_clips
+    found = read_clips(path) if clips else _read(path)
     x = found.x["train"]
-    if found.files and len(data.shape) == 3:
+    if found.files and not clips and len(data.shape) == 3:
         x = from_pixels(x, data.scaling, data.shape[0])
     expected = data.scaling.decode(data.real(1, 0, "test")).shape[1:]
     if x.shape[1:] != expected:

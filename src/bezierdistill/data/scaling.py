@@ -18,7 +18,8 @@ from torch.nn import functional
 from bezierdistill.errors import UserError
 from bezierdistill.settings import check_choice
 
-Layout = Literal["flat", "hw", "hwc", "chw", "latent", "tokens"]
+Layout = Literal["flat", "hw", "hwc", "chw", "fhw", "fhwc", "latent", "tokens"]
+CLIPS, COLOURS = ("fhw", "fhwc"), 3  # frames are channels of a state
 CHANNELS, BLANK = (1, 3, 4), " "
 MIN_SCALE, MAX_NUMBER = 1e-37, 3e38  # of single precision
 
@@ -31,8 +32,9 @@ class Scaling:
     Args:
         shift: one number, or one per component (flat) or channel (images).
         scale: likewise, positive.
-        layout: how a state is stored: ``flat`` (D,), ``hw``, ``hwc`` or ``chw``. Models use (D,)
-            and (C, H, W). ``latent`` are states of any shape, as they are;
+        layout: how a state is stored: ``flat`` (D,), ``hw``, ``hwc`` or ``chw``, ``fhw`` and
+            ``fhwc`` (clips of F grey or RGB frames). Models use (D,) and (C, H, W), clips with
+            F or 3F channels. ``latent`` are states of any shape, as they are;
             ``tokens`` are texts, whose states are (length, characters of the alphabet).
         low: least value in original units; None is unbounded.
         high: greatest value in original units; None is unbounded.
@@ -77,6 +79,16 @@ class Scaling:
         std = math.sqrt(mean * (1 - mean))
         return cls((mean,), (std,), "tokens", 0.0, 1.0, alphabet=known)
 
+    @property
+    def is_clips(self) -> bool:
+        """Whether states are clips."""
+        return self.layout in CLIPS
+
+    @property
+    def axes(self) -> int:
+        """Axes of samples ``(N, ...)`` in original units."""
+        return {"flat": 2, "hw": 3, "fhwc": 5}.get(self.layout, 4)
+
     @classmethod
     def measure(cls, array: np.ndarray) -> Scaling:
         """The scaling of real samples ``(N, ...)``: bytes to [-1, 1]; other numbers to mean 0 and
@@ -116,6 +128,8 @@ class Scaling:
             x = x.unsqueeze(1)
         elif self.layout == "hwc":
             x = x.permute(0, 3, 1, 2)
+        elif self.layout == "fhwc":
+            x = x.permute(0, 1, 4, 2, 3).flatten(1, 2)
         return (x - _broadcast(self.shift, x)) / _broadcast(self.scale, x)
 
     def decode(self, x: Tensor) -> np.ndarray:
@@ -131,8 +145,14 @@ class Scaling:
             original = original.squeeze(1)
         elif self.layout == "hwc":
             original = original.permute(0, 2, 3, 1)
+        elif self.layout == "fhwc":
+            original = self.frames(original).permute(0, 1, 3, 4, 2)
         array = original.cpu().numpy()
         return np.rint(array).astype(np.uint8) if self.integer else array
+
+    def frames(self, x: Tensor) -> Tensor:
+        """Clips among states as ``(N, F, C, H, W)``, each frame by itself; others as they are."""
+        return x.unflatten(1, (-1, COLOURS if self.layout == "fhwc" else 1)) if self.is_clips else x
 
     def clamp(self, x: Tensor) -> Tensor:
         """Model states moved into the original range, if there is one, still in model units."""
@@ -148,6 +168,7 @@ class Scaling:
         fits = len(shape) in sizes
         fits = fits and (self.layout != "tokens" or shape[1] == len(self.alphabet))
         fits = fits and (self.layout != "hw" or shape[0] == 1)
+        fits = fits and (self.layout != "fhwc" or shape[0] % COLOURS == 0)
         if not fits or {len(self.shift), len(self.scale)} - {1, shape[0]}:
             told = f"{self.layout} with {len(self.shift)} and {len(self.scale)} numbers"
             raise UserError(f"scaling is {told}, which does not fit states of shape {tuple(shape)}")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from torch.nn import functional
 
-from bezierdistill.data.scaling import Scaling
+from bezierdistill.data.scaling import CLIPS, Scaling
 from bezierdistill.errors import UserError
 
 SIZES = re.compile(r"@(crop)?([1-9]\d{0,3})x([1-9]\d{0,3})")
@@ -32,8 +32,8 @@ class Size(NamedTuple):
         return f"@{'crop' * self.crop}{self.rows}x{self.columns}"
 
     def __call__(self, x: np.ndarray, scaling: Scaling, name: str) -> np.ndarray:
-        """Images ``(N, ...)`` of this size, by antialiased bilinear interpolation if they are
-        resized; bytes stay bytes.
+        """Images ``(N, ...)``, or the frames of clips, of this size, by antialiased bilinear
+        interpolation if they are resized; bytes stay bytes.
 
         Args:
             x: the images, in original units.
@@ -43,7 +43,7 @@ class Size(NamedTuple):
         Raises:
             UserError: if they are vectors, or smaller than the middle that is asked for.
         """
-        before = 2 if scaling.layout == "chw" else 1
+        before = 2 if scaling.layout in ("chw", *CLIPS) else 1
         found = (0, 0) if scaling.layout == "flat" else x.shape[before : before + 2]
         if found == (0, 0) or (self.crop and (self.rows > found[0] or self.columns > found[1])):
             asked = f"{'a middle' if self.crop else 'images'} of {self.rows} x {self.columns}"

@@ -16,8 +16,8 @@ from bezierdistill.errors import UserError
 MAX_HELD_OUT, MIN_SAMPLES = 10_000, 64
 
 
-def array_data(name: str, found: Samples) -> ArrayData:
-    """Samples as a data set.
+def array_data(name: str, found: Samples, scaling: Scaling | None = None) -> ArrayData:
+    """Samples as a data set, whose scaling is measured if it is not known.
 
     Raises:
         UserError: if they are too few, or of several shapes.
@@ -38,7 +38,7 @@ def array_data(name: str, found: Samples) -> ArrayData:
         x.update({s: np.char.rstrip(own, BLANK).astype(longest) for s, own in x.items()})
         first = np.concatenate(list(x.values()))
     hold_out(x, given)
-    scaling = Scaling.measure(first if texts else x["train"])
+    scaling = scaling or Scaling.measure(first if texts else x["train"])
     if found.alphabet:
         scaling = Scaling.tokens(scaling.alphabet + found.alphabet)
     return ArrayData(

@@ -1,5 +1,5 @@
 """Views of a data set: one class of it, its images cropped, at another size or in colour, its
-principal components.
+principal components; of clips their frames, or their first frames as conditions.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from bezierdistill.data.base import SPLITS, ArrayData
+from bezierdistill.data.base import SPLITS, ArrayData, Data, Split
 from bezierdistill.data.labels import parse_labels
 from bezierdistill.data.lazy import LazyData
 from bezierdistill.data.scaling import Scaling
@@ -77,6 +77,47 @@ def coloured(data: Viewed, name: str) -> Viewed:
     if isinstance(found, ArrayData):
         return replace(found, scaling=replace(found.scaling, layout="hwc"))
     return found
+
+
+def frames(data: Data, name: str) -> ArrayData:
+    """The frames of clips as images, each of its clip's class.
+
+    Raises:
+        UserError: if the data are no clips.
+    """
+    own = _clips(data, name)
+
+    def flat(x: np.ndarray) -> np.ndarray:
+        return x.reshape(-1, *x.shape[2:])
+
+    train, valid, test = (flat(own.original(split)) for split in SPLITS)
+    labels: dict[Split, np.ndarray] = {
+        split: np.repeat(given, own.original(split).shape[1])
+        for split, given in own.given.items()
+        if given.ndim == 1
+    }
+    scaling = replace(own.scaling, layout="hw" if own.scaling.layout == "fhw" else "hwc")
+    return ArrayData(name, train, valid, test, scaling, labels, own.names, own.problem)
+
+
+def on_first(data: Data, name: str) -> ArrayData:
+    """Clips with their first frames, in model units, as condition vectors.
+
+    Raises:
+        UserError: if the data are no clips.
+    """
+    own = _clips(data, name)
+    given: dict[Split, np.ndarray] = {
+        split: own.scaling.encode(own.original(split)[:, :1]).flatten(1).numpy() for split in SPLITS
+    }
+    return replace(own, name=name, given=given, names=(), problem="")
+
+
+def _clips(data: Data, name: str) -> ArrayData:
+    if not isinstance(data, ArrayData) or not data.scaling.is_clips:
+        told = f"{name} asks for frames of clips, {data.name} holds states of shape {data.shape}"
+        raise UserError(f"{told}: expected clips:PATH or bouncing:PATH")
+    return data
 
 
 def principal(data: Viewed, name: str, components: int) -> ArrayData:

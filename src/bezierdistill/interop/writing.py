@@ -68,6 +68,8 @@ def _check(model: Model) -> None:
     if len(model.shape) != 3 or model.shape[1] != model.shape[2]:
         expected = "(C, N, N): diffusers makes square images"
         raise UserError(f"states have shape {model.shape}, expected {expected}")
+    if model.scaling.is_clips:
+        raise UserError("the model makes clips, expected one of images: sample --out a folder")
     if model.domain is not None:
         raise UserError(
             "the model translates from another domain, expected one that starts from noise"

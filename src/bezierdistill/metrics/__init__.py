@@ -3,6 +3,7 @@ of real samples of the same size.
 """
 
 from bezierdistill.metrics.classifier import ClassifierFeatures, classifier_features
+from bezierdistill.metrics.clips import ClipJudge, motion_ratio
 from bezierdistill.metrics.dino import DinoFeatures
 from bezierdistill.metrics.distances import (
     energy_distance,
@@ -25,6 +26,7 @@ from bezierdistill.metrics.translation import translation_scores
 
 __all__ = [
     "ClassifierFeatures",
+    "ClipJudge",
     "DinoFeatures",
     "Evaluator",
     "InceptionFeatures",
@@ -40,6 +42,7 @@ __all__ = [
     "kernel_distance",
     "load_extractor",
     "mmd",
+    "motion_ratio",
     "precision_recall",
     "relative_distance",
     "sliced_wasserstein",

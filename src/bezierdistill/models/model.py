@@ -367,7 +367,7 @@ class Model:
                 "the model starts from noise, expected one that was trained or simulated with"
                 " --domain to translate"
             )
-        fits = x.ndim == {"flat": 2, "hw": 3}.get(self.domain.layout, 4)
+        fits = x.ndim == self.domain.axes
         states = self.domain.encode(x) if fits else None
         if states is None or tuple(states.shape[1:]) != self.shape:
             raise UserError(

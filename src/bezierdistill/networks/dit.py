@@ -4,7 +4,9 @@ layer norm (adaLN-zero).
 .. math:: u(x, s, t, c) = \mathrm{DiT}(x,\ e(s, t, c))
 
 Our embedding e of both times and the condition is computed once and shared by all blocks, as in the
-paper; diffusers would make one per block. Gates and output start at zero.
+paper; diffusers would make one per block. Gates and output start at zero. Where a patch has as many
+numbers as a token, or more, the output adds ``a(s, t) x``
+(:class:`~bezierdistill.networks.embeddings.Skip`).
 
 Source: Peebles & Xie 2023, *Scalable diffusion models with transformers* (arXiv 2212.09748);
 ``DiTTransformer2DModel`` of diffusers.
@@ -19,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from bezierdistill.errors import UserError
-from bezierdistill.networks.embeddings import TimeEmbedding, stacked
+from bezierdistill.networks.embeddings import TimeEmbedding, skip_of, stacked
 
 HEAD = 32  # width of an attention head
 
@@ -87,9 +89,11 @@ class DiT(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
         self.time = TimeEmbedding(width, condition_size)
+        self.skip = skip_of(shape[0] * patch**2, width, outputs)
         # Of the last layer's rows the channels of a velocity lie together, for every pixel.
         self.blocks = dict.fromkeys(("inner.proj_out_2.weight", "inner.proj_out_2.bias"), shape[0])
 
     def forward(self, x: Tensor, s: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
         """Average velocity ``(B, C, N, N)`` of images between times ``s`` and ``t``, ``(B,)``."""
-        return stacked(self.inner(x, self.time(s, t, cond), return_dict=False)[0], x)
+        out = stacked(self.inner(x, self.time(s, t, cond), return_dict=False)[0], x)
+        return out if self.skip is None else out + self.skip(x, s, t).reshape(out.shape)

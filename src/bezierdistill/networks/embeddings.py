@@ -20,6 +20,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from bezierdistill.errors import UserError
 
@@ -87,3 +88,32 @@ class TimeEmbedding(nn.Module):
             given = tuple(cond.shape)
             raise UserError(f"condition has shape {given}, the network expects {expected}")
         return embedding + self.condition(cond.to(embedding))
+
+
+class Skip(nn.Module):
+    """``a(s, t) x`` with learned numbers a, zero at first: the linear part of a velocity. It
+    contains the whole noise, which fewer channels than a place has numbers cannot carry (the skip
+    of Karras et al. 2022, arXiv 2206.00364).
+
+    Args:
+        outputs: velocities K of a pass.
+        width: of the embedding of the times.
+    """
+
+    def __init__(self, outputs: int = 1, width: int = 64) -> None:
+        super().__init__()
+        self.time, self.leave = TimeEmbedding(width), nn.Linear(width, outputs)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+
+    def forward(self, x: Tensor, s: Tensor, t: Tensor) -> Tensor:
+        """``(B, K, C, H, W)`` of states ``(B, C, H, W)``."""
+        numbers = self.leave(functional.silu(self.time(s, t)))
+        return numbers[:, :, None, None, None] * x[:, None]
+
+
+def skip_of(channels: int, width: int, outputs: int) -> Skip | None:
+    """The skip of a network of images, if a place has as many numbers as the network has channels,
+    or more.
+    """
+    return Skip(outputs) if channels >= width else None

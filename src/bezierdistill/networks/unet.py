@@ -5,7 +5,9 @@ r"""diffusers' U-Net for images, with the interval and the condition beside its 
 The last argument is added to the embedding of the time, where diffusers adds the one of a class
 label. The width is doubled below full resolution, and only the lowest level attends, where that is
 cheap. Patches of pixels may be channels of a smaller image, which is several times faster at little
-loss (Hoogeboom et al. 2023, *Simple diffusion*, arXiv 2301.11093).
+loss (Hoogeboom et al. 2023, *Simple diffusion*, arXiv 2301.11093). Where a place then has as many
+numbers as the network has channels, such as those of clips, whose frames are channels, the output
+adds ``a(s, t) x`` (:class:`~bezierdistill.networks.embeddings.Skip`).
 
 Source: Ho et al. 2020, *Denoising diffusion probabilistic models* (arXiv 2006.11239);
 ``UNet2DModel`` of diffusers.
@@ -20,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bezierdistill.errors import UserError
-from bezierdistill.networks.embeddings import TimeEmbedding, stacked
+from bezierdistill.networks.embeddings import TimeEmbedding, skip_of, stacked
 
 MIN_SIDE, MAX_SIDE = 4, 16  # of the lowest level, which attends
 
@@ -79,13 +81,15 @@ class UNet(nn.Module):
         for parameter in self.inner.conv_out.parameters():
             nn.init.zeros_(parameter)  # no velocity at first, as in the paper's code: learns faster
         self.time = TimeEmbedding(4 * width, condition_size, start=False)
+        self.skip = skip_of(channels, width, outputs)
 
     def forward(self, x: Tensor, s: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
         """Average velocity ``(B, C, H, W)`` of images between times ``s`` and ``t``, ``(B,)``."""
         patches = functional.pixel_unshuffle(x, self.patch)
         out = self.inner(patches, 1000 * s, self.time(s, t, cond), return_dict=False)[0]
         out = out.unflatten(1, (-1, patches.shape[1]))  # velocities before patches of pixels
-        return stacked(functional.pixel_shuffle(out, self.patch), x)
+        out = stacked(functional.pixel_shuffle(out, self.patch), x)
+        return out if self.skip is None else out + self.skip(x, s, t).reshape(out.shape)
 
 
 def count_levels(height: int, width: int) -> int:

@@ -179,7 +179,8 @@ def _samples(found: Findings) -> list[Section]:
     except UserError:  # the data have gone, the samples that are kept have not
         scaling = Scaling.measure(held_out)
     states = scaling.encode(held_out[:POINTS])
-    real = Panel("real data, held out", states, texts=shown_texts(scaling, states))
+    texts = shown_texts(scaling, states)
+    real = Panel("real data, held out", scaling.frames(states), texts=texts)
     seed, sections = min(row.seed for row in found.rows), []
 
     def panel(entry: Entry, passes: str = "") -> list[Panel]:
@@ -188,7 +189,7 @@ def _samples(found: Findings) -> list[Section]:
             return []
         x = scaling.encode(read_array(file)[:POINTS])
         told, texts = f"{passes}excess {entry.excess:.2f}", shown_texts(scaling, x)
-        return [Panel(entry.label, x, told, entry.ours, texts)]
+        return [Panel(entry.label, scaling.frames(x), told, entry.ours, texts)]
 
     own = summarise([row for row in found.rows if row.seed == seed])
     teachers = [entry for entry in own if entry.method == TEACHERS[found.asked.track]]
@@ -196,7 +197,7 @@ def _samples(found: Findings) -> list[Section]:
         group = [entry for entry in own if entry.passes == passes][:MAX_PANELS]
         panels = list(chain.from_iterable(map(panel, group)))
         if panels:
-            shown = min(len(panels[-1].x), IMAGES if real.x.ndim == 4 else POINTS)
+            shown = min(len(panels[-1].x), IMAGES if real.x.ndim >= 4 else POINTS)
             note = (
                 f"The first {shown:,} samples of seed {seed}, {counted(passes, 'network pass')}"
                 " each, from the same noise; the least excess first."

@@ -177,8 +177,9 @@ def _drawn(name: str, model: Model, passes: int, scale: float | None) -> Panel:
     x0 = noise(0, Stream.SAMPLE, rows, model.shape)
     x = finite(model.generate(x0, passes, cond=cond, guidance_scale=scale))
     guided = "" if scale is None else f", guidance scale {scale:g}"
-    texts = shown_texts(model.scaling, x)
-    return Panel(name, x, counted(passes, "pass") + guided, model.card.kind == "student", texts)
+    texts, student = shown_texts(model.scaling, x), model.card.kind == "student"
+    x = model.scaling.frames(x)
+    return Panel(name, x, counted(passes, "pass") + guided, student, texts)
 
 
 def _classes(model: Model) -> tuple[str, ...]:
@@ -216,8 +217,8 @@ def _held_out(title: str, data: Data, model: Model, images: int = IMAGES) -> Pan
     """Held-out states, as many as are shown of a model."""
     count = images if len(model.shape) == 3 else VECTORS
     x = data.real(min(count, data.count("test") or count), 0, "test")
-    texts = shown_texts(data.scaling, x)
-    return Panel(title, x, f"{len(x):,} of {Path(data.name).name}", texts=texts)
+    shown, texts = data.scaling.frames(x), shown_texts(data.scaling, x)
+    return Panel(title, shown, f"{len(x):,} of {Path(data.name).name}", texts=texts)
 
 
 def _translations(models: Models) -> list[Part]:
@@ -249,5 +250,6 @@ def _translated(models: Models, inputs: Panel, given: Tensor | None) -> Iterator
         student = model.card.kind == "student"
         for passes in (1, 2) if student else (TRANSLATION_PASSES,):
             cond = given if model.condition_size else None
-            x = finite(model.generate(inputs.x, passes, "euler" if student else "heun", cond))
-            yield Panel(name, x, counted(passes, "pass"), student)
+            sources = inputs.x.reshape(-1, *model.shape)
+            x = finite(model.generate(sources, passes, "euler" if student else "heun", cond))
+            yield Panel(name, model.scaling.frames(x), counted(passes, "pass"), student)

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from bezierdistill import __version__
+from bezierdistill.reporting.films import write_film
 
 DPI, IMAGE = 150, "data:image/png;base64,"
 
@@ -69,7 +70,8 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure: a drawing, or the pixels ``(H, W, 3)`` of an image in [0, 1].
+    """A figure: a drawing, the pixels ``(H, W, 3)`` of an image in [0, 1], or those of a film,
+    bytes ``(F, H, W, 3)``.
 
     Args:
         drawn: what is shown.
@@ -87,7 +89,10 @@ class Picture:
 
     @cached_property
     def png(self) -> bytes:
-        """The file."""
+        """The file, animated if it is a film."""
+        if isinstance(self.drawn, np.ndarray) and self.drawn.ndim == 4:
+            write_film(file := io.BytesIO(), self.drawn, "PNG")
+            return file.getvalue()
         if isinstance(self.drawn, Figure):
             self.drawn.savefig(drawing := io.BytesIO(), format="png", dpi=DPI)
             image = Image.open(drawing).convert("RGB")

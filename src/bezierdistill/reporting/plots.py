@@ -23,6 +23,7 @@ from torch import Tensor
 from bezierdistill.curves import BezierCurve
 from bezierdistill.files import write_atomically
 from bezierdistill.records import ERRORS, RoundRow
+from bezierdistill.reporting.films import write_film
 from bezierdistill.reporting.summary import Entry, sampler_label
 from bezierdistill.words import counted
 
@@ -54,6 +55,14 @@ def sheet(images: Tensor, columns: int, least: int = 64) -> np.ndarray:
     """
     times = math.ceil(least / images.shape[-1])
     return image_grid(images, columns).repeat(times, 0).repeat(times, 1)
+
+
+def film(clips: Tensor, columns: int) -> np.ndarray:
+    """Clips ``(N, F, C, H, W)`` side by side, :func:`sheet` by sheet, as bytes ``(F, rows H,
+    columns W, 3)``.
+    """
+    frames = np.stack([sheet(frame, columns) for frame in clips.unbind(1)])
+    return (255 * frames).round().astype(np.uint8)
 
 
 def principal_axes(x: Tensor) -> Tensor:
@@ -291,7 +300,13 @@ def _excess(axes: Axes) -> None:
 
 
 def save_grid(path: Path, x: Tensor) -> None:
-    """Write samples in model units as a PNG: an image grid, or a scatter of vectors."""
+    """Write samples in model units as a PNG: an image grid, or a scatter of vectors; clips
+    ``(N, F, C, H, W)`` as an animated one, or as a GIF.
+    """
+    if x.ndim == 5:
+        pixels, kind = film(x, math.ceil(math.sqrt(len(x)))), path.suffix[1:].upper() or "PNG"
+        write_atomically(path, lambda file: write_film(file, pixels, kind))
+        return
     if x.ndim == 4:
         pixels = sheet(x, math.ceil(math.sqrt(len(x))))
         write_atomically(path, lambda file: imsave(file, pixels, format="png"))

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from bezierdistill.errors import UserError
+from bezierdistill.metrics import motion_ratio
 from bezierdistill.models.model import Model
 from bezierdistill.models.pipeline import PipelineModel
 from bezierdistill.reporting.page import Note, Part
@@ -37,7 +38,11 @@ def prompt_rows(models: Mapping[str, Model]) -> list[Part]:
             except UserError as error:
                 told.append(f"{name} at {counted(passes, 'pass')}: {error}")
             else:
-                panels.append(Panel(name, x, counted(passes, "pass"), student))
+                caption = counted(passes, "pass")
+                if panels and x.ndim == 5 and x.shape == panels[0].x.shape:
+                    ratio = motion_ratio(x, panels[0].x).ratio
+                    caption += f", {ratio:.2f} times the motion of the first row"
+                panels.append(Panel(name, x, caption, student))
     if not panels:
         return [Note(line) for line in told]
     columns = "; ".join(f"{k}: {text}" for k, text in enumerate(texts, 1))
@@ -46,13 +51,12 @@ def prompt_rows(models: Mapping[str, Model]) -> list[Part]:
 
 
 def _drawn(model: PipelineModel, passes: int, count: int) -> torch.Tensor:
-    """Images of the first prompts."""
+    """Images or films of the first prompts."""
     return as_pixels(model.images(model.sample(count, passes, conditions=np.arange(count))))
 
 
 def as_pixels(images: np.ndarray) -> torch.Tensor:
-    """Images ``(N, H, W, C)`` of bytes, or the first frames of films, as they are drawn:
-    ``(N, C, H, W)`` in [-1, 1].
+    """Images ``(N, H, W, C)`` of bytes as they are drawn, ``(N, C, H, W)`` in [-1, 1]; films
+    ``(N, F, ...)`` likewise.
     """
-    first = images[:, 0] if images.ndim == 5 else images
-    return torch.from_numpy(first).movedim(-1, 1).float() / 127.5 - 1
+    return torch.from_numpy(images).movedim(-1, -3).float() / 127.5 - 1

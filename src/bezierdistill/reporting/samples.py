@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bezierdistill.data import Scaling
 from bezierdistill.reporting.page import Gallery, Part, Picture, Table
-from bezierdistill.reporting.plots import scatter_figures, sheet
+from bezierdistill.reporting.plots import film, scatter_figures, sheet
 
 IMAGES, POINTS, COLUMNS, TEXTS = 36, 2000, 12, 24
 
@@ -25,7 +25,7 @@ class Panel:
 
     Args:
         title: the method.
-        x: samples ``(N, ...)`` in model units.
+        x: samples ``(N, ...)`` in model units, clips as ``(N, F, C, H, W)``.
         caption: how they were made.
         ours: whether to set them off.
         texts: what the states say, of texts.
@@ -41,6 +41,8 @@ class Panel:
         """Its first images, in so many columns, or in a square."""
         x = self.x[:shown]
         columns = columns or math.ceil(math.sqrt(len(x)))
+        if x.ndim == 5:
+            return self.picture(film(x, columns), f"{len(x)} clips in {columns} columns")
         return self.picture(sheet(x, columns), f"{len(x)} images in {columns} columns")
 
     def picture(self, drawn: Figure | np.ndarray, what: str) -> Picture:
@@ -55,7 +57,7 @@ def sheets(panels: Sequence[Panel]) -> Part:
         head = [", ".join(filter(None, (panel.title, panel.caption))) for panel in panels]
         rows = list(zip(*(panel.texts[:TEXTS] for panel in panels), strict=False))
         return Table("The first texts of each.", head, rows, left=range(len(head)))
-    if panels[0].x.ndim == 4:
+    if panels[0].x.ndim >= 4:
         return Gallery("samples", [panel.images() for panel in panels])
     plane = f"points in the plane of the principal axes of {panels[0].title}"
     counts = [f"{min(POINTS, len(panel.x)):,} {plane}" for panel in panels]
@@ -72,6 +74,6 @@ def strips(panels: Sequence[Panel]) -> Part:
     """Images of panels in rows below each other, so that a column is one input and what becomes of
     it; vectors as a gallery of points.
     """
-    if panels[0].x.ndim != 4:
+    if panels[0].x.ndim < 4:
         return sheets(panels)
     return Gallery("strips", [panel.images(COLUMNS, COLUMNS) for panel in panels])

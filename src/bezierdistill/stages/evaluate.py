@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from bezierdistill.data import Data, Inputs
     from bezierdistill.metrics import Evaluator
-    from bezierdistill.records import ClassScores, Scores
+    from bezierdistill.records import ClassScores, ClipScores, Scores
 
 LISTED = 20  # classes of a table in the terminal, the worst ones
 
@@ -53,6 +53,9 @@ class EvaluateConfig:
     classes, trained once, on the validation split), squeezenet:PATH or inception:PATH of its
     weights, dino:FOLDER, or FILE.py:function, which takes the data and returns a module of your
     own."""
+    against: Path | None = None
+    """Of clips: others to compare the motion with instead of held-out ones, such as those of a
+    teacher from the same noise: a .npz, .npy or folder like --samples."""
     metric: tuple[str | object, ...] = written((), WORDS)
     """Metrics of your own beside the others, as FILE.py:function, which takes two sets of states
     and returns a number."""
@@ -66,6 +69,8 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         as_paths(self, "samples")
+        if self.against is not None:
+            as_paths(self, "against")
         as_named(self, "extractor", "metric")
         as_data(self, "data")
         for name in ("inputs", "back"):
@@ -100,11 +105,12 @@ def main_evaluate(config: EvaluateConfig) -> Any:
     inputs = None
     if config.inputs is not None:
         inputs = read_inputs(config.inputs, config.samples, data, config.back)
+    against = _against(config.against, data)
     states, found, own = data.scaling.encode(x), dict[str, Scores](), dict[str, Score]()
     for name in names:
         extractor = None if name == "random" else load_extractor(name, data)
         evaluate = Evaluator(data, config.seed, extractor)
-        found[str(name)] = judged(evaluate, states, labels, inputs)
+        found[str(name)] = judged(evaluate, states, labels, inputs, against)
         own = own or {key: evaluate.measure(states, metric) for key, metric in metrics.items()}
     # One judge's scores are the result; several are told apart by their words.
     result = to_json(next(iter(found.values())) if len(found) == 1 else found)
@@ -116,6 +122,8 @@ def main_evaluate(config: EvaluateConfig) -> Any:
         print("\n".join(protocol_lines(scores)))
         if scores.classes is not None:
             print("\n".join(class_lines(scores.classes)))
+        if scores.clips is not None:
+            print("\n".join(clip_lines(scores.clips)))
     for name, score in own.items():
         print(f"{name}: {score.value:.4g} ({score.ratio:.2f}x), floor {score.floor:.4g}")
     return result
@@ -133,11 +141,27 @@ def _labelled(names: Iterable[str], data: Data) -> bool:
         return False
 
 
+def _against(path: Path | None, data: Data) -> Tensor | None:
+    """The clips to compare the motion with, if some are given."""
+    from bezierdistill.data import read_samples
+
+    if path is None:
+        return None
+    if not data.scaling.is_clips:
+        told = f"against is {path}, and {data.name} holds states of shape {data.shape}"
+        raise UserError(f"{told}: expected clips, or no --against")
+    return data.scaling.encode(read_samples(path, data)[0])
+
+
 def judged(
-    evaluate: Evaluator, states: Tensor, labels: np.ndarray | None, inputs: Inputs | None = None
+    evaluate: Evaluator,
+    states: Tensor,
+    labels: np.ndarray | None,
+    inputs: Inputs | None = None,
+    against: Tensor | None = None,
 ) -> Scores:
-    """The scores of states, with those of classes where there are labels, and of a translation
-    where there are inputs.
+    """The scores of states, with those of classes where there are labels, of a translation where
+    there are inputs, and those of clips.
     """
     import msgspec
 
@@ -145,7 +169,20 @@ def judged(
         evaluate(states),
         classes=None if labels is None else evaluate.classes(states, labels),
         translation=None if inputs is None else evaluate.translation(states, inputs),
+        clips=_clips(evaluate, states, against),
     )
+
+
+def _clips(evaluate: Evaluator, states: Tensor, against: Tensor | None) -> ClipScores | None:
+    """The scores of clips, with those of their digits where the extractor is a classifier."""
+    from bezierdistill.metrics.classifier import ClassifierFeatures
+    from bezierdistill.metrics.clips import ClipJudge, frame_classifier
+
+    if not evaluate.data.scaling.is_clips:
+        return None
+    learned = isinstance(evaluate.extractor, ClassifierFeatures)
+    judge = ClipJudge(evaluate, frame_classifier(evaluate.data) if learned else None)
+    return judge(states, against)
 
 
 def find_metrics(names: Sequence[Any]) -> dict[str, Callable[..., Any]]:
@@ -159,6 +196,25 @@ def find_metrics(names: Sequence[Any]) -> dict[str, Callable[..., Any]]:
     if len(found) < len(names):
         raise UserError(f"two metrics are called alike in {', '.join(names)}: rename one of them")
     return found
+
+
+def clip_lines(clips: ClipScores) -> list[str]:
+    """Figures of clips, for people."""
+    distances = (("frames", clips.frames), ("differences", clips.differences))
+    told = [f"{name} {own.value:.4g} ({own.ratio:.2f}x)" for name, own in distances]
+    low, middle, high = clips.motion.quantiles
+    least, median, most = clips.motion.reference
+    shares = (
+        (clips.tracks, clips.tracks_real, "right tracks"),
+        (clips.kept, clips.kept_real, "digits kept"),
+    )
+    told += [f"{what} {own:.3f} (real {real:.3f})" for own, real, what in shares if own is not None]
+    whose = "held-out clips" if clips.against == "test" else "the clips given"
+    return [
+        f"clips: {', '.join(told)}",
+        f"motion over that of {whose}: {clips.motion.ratio:.3f}; 5, 50 and 95 % of clips"
+        f" {low:.2f}, {middle:.2f}, {high:.2f} (theirs {least:.2f}, {median:.2f}, {most:.2f})",
+    ]
 
 
 def class_lines(classes: ClassScores) -> list[str]:

@@ -20,6 +20,7 @@ from bezierdistill.settings import (
 from bezierdistill.words import counted
 
 if TYPE_CHECKING:
+    from bezierdistill.data import Scaling
     from bezierdistill.models.model import Model
 
 
@@ -38,8 +39,8 @@ class SampleConfig:
     model: Path
     """Folder of a student or teacher."""
     out: Path
-    """The .npz to write; its array is x. Of texts a .txt as well, with one a line; of a pipeline
-    with prompts a .png, .gif or .mp4, or a folder of these."""
+    """The .npz to write; its array is x. Of texts a .txt as well, with one a line; of clips a .gif,
+    or a folder of these; of a pipeline with prompts a .png, .gif or .mp4, or a folder of these."""
     passes: int = 1
     """Network passes per sample."""
     count: int | None = None
@@ -65,7 +66,7 @@ class SampleConfig:
     accelerator: str = "auto"
     """Device kind for Lightning Fabric: auto, cpu, cuda, mps."""
     grid: Path | None = None
-    """A PNG of the first samples to write as well."""
+    """A PNG of the first samples to write as well; of clips an animated one, or a GIF."""
     network: str | object | None = None
     """Of a student that is your own module: FILE.py:function that returns its teacher."""
 
@@ -102,6 +103,7 @@ def main_sample(config: SampleConfig) -> dict[str, Any]:
     """The verb ``sample``."""
     from bezierdistill.data import read_array
     from bezierdistill.files import write_array, write_text
+    from bezierdistill.reporting.films import write_images
     from bezierdistill.reporting.plots import save_grid
 
     model = load_on(config.model, config.accelerator, config.network)
@@ -111,12 +113,7 @@ def main_sample(config: SampleConfig) -> dict[str, Any]:
         return sample_prompts(config, model)
     if config.prompt is not None or config.prompts is not None:
         raise UserError(f"{config.model} is no pipeline and takes no prompt: expected --labels")
-    texts = model.scaling.layout == "tokens"
-    endings = [".npz", ".txt"] if texts else [".npz"]
-    if config.out.suffix not in endings:
-        raise UserError(f"out is {config.out}, expected a {' or a '.join(endings)}")
-    if texts and config.grid is not None:
-        raise UserError(f"grid is {config.grid}, and texts are no images: leave it out")
+    _check_files(config, model.scaling)
     count = config.count or 64
     labels = list(config.labels) or None
     vectors = None if config.conditions is None else read_array(config.conditions)
@@ -133,13 +130,34 @@ def main_sample(config: SampleConfig) -> dict[str, Any]:
     if model.conditions.frequencies is not None and vectors is None:  # as the samples had them
         given = model.labels(range(count), config.seed, labels=labels)
         more = {"labels": given.numpy()}
-    if config.out.suffix == ".txt":
+    scaling = model.scaling
+    if config.out.suffix == ".npz":
+        write_array(config.out, x, **more)
+    elif scaling.layout == "tokens":
         write_text(config.out, "".join(f"{text}\n" for text in x))
     else:
-        write_array(config.out, x, **more)
+        write_images(config.out, x if x.ndim == 5 else x[..., None].repeat(3, -1))
     if config.grid is not None:
-        save_grid(config.grid, model.scaling.encode(x[:64]))
+        save_grid(config.grid, scaling.frames(scaling.encode(x[:64])))
     return told(config, x.shape)
+
+
+def _check_files(config: SampleConfig, scaling: Scaling) -> None:
+    """Refuse what could not be written, before anything is sampled."""
+    clips, texts = scaling.is_clips, scaling.layout == "tokens"
+    kinds, more = {".npz"}, ""
+    if texts:
+        kinds, more = {".npz", ".txt"}, " or a .txt"
+    elif clips:
+        kinds, more = {".npz", ".gif", ""}, ", a .gif or a folder"
+    if config.out.suffix not in kinds:
+        raise UserError(f"out is {config.out}, expected a .npz{more}")
+    if config.out.suffix == "" and config.out.exists():
+        raise UserError(f"{config.out} exists: choose another --out")
+    if texts and config.grid is not None:
+        raise UserError(f"grid is {config.grid}, and texts are no images: leave it out")
+    if clips and config.grid is not None and config.grid.suffix not in (".png", ".gif"):
+        raise UserError(f"grid is {config.grid}, expected a .png or .gif of clips")
 
 
 def told(config: SampleConfig, shape: tuple[int, ...]) -> dict[str, Any]:

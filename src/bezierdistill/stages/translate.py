@@ -145,7 +145,7 @@ def resized(x: np.ndarray, model: Model) -> np.ndarray:
         raise UserError(
             "the model translates vectors, which have no size to change: expected no --resize"
         )
-    if x.ndim != {"hw": 3}.get(model.domain.layout, 4):
+    if x.ndim != model.domain.axes:
         return x  # of the wrong kind, which translate says
     same = model.domain.encode(x[:1]).shape[2:] == model.shape[1:]
     return x if same else Size(*model.shape[1:])(x, model.domain, "input")
