@@ -174,7 +174,7 @@ def main() -> None:
         options.seeds,
         options.first_seed,
         batch=BATCH,
-        judges=(),
+        extractor=("random",),
         jobs=options.jobs,
         keep_samples=True,
         samples=options.samples,

@@ -395,6 +395,7 @@ def test_pixels_become_the_sources_own_numbers() -> None:
 
 def test_a_grid_has_white_lines_between_images_and_none_around() -> None:
     pixels = shown(torch.full((4, 1, 8, 8), -1.0), 2)
+    assert isinstance(pixels, np.ndarray)
     assert pixels.shape == (17 * 8, 17 * 8, 3)
     assert not pixels[:64, :64].any()
     assert (pixels[64:72] == 255).all()

@@ -83,7 +83,7 @@ class Draw:
         took = f"{self.count} samples in {1000 * min(seconds):.1f} ms"
         words = f"{counted(passes, 'pass')}{' of Heun' if solver == 'heun' else ''}, {took}{guided}"
         if model.scaling.layout == "tokens":
-            return drawn(texts_figure(x.tolist()), 150), words, min(seconds)
+            return drawn(texts_figure([str(text) for text in x]), 150), words, min(seconds)
         states = model.scaling.frames(model.scaling.encode(x))
         return shown(states, COLUMNS), words, min(seconds)
 

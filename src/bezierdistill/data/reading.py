@@ -263,7 +263,9 @@ def in_folders(
     x = {split: pixels if len(rows) == 1 else pixels[own] for split, own in rows.items()}
     classes = [parts[depth] if len(parts) > depth else "" for parts in folders]
     names = natural_order(set(classes))
-    places = tuple(str(files[row].relative_to(path).with_suffix("")) for row in rows["train"])
+    places = tuple(
+        str(files[row].relative_to(path).with_suffix("")) for row in rows["train"].tolist()
+    )
     if len(names) < 2:
         return Samples(x, files=places)
     if "" in names:
