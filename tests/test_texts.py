@@ -282,6 +282,8 @@ def test_a_transformer_of_texts_from_data_to_scores(
 
     draw = Draw.of(open_run(run), "student", 0, 1, 8, [], 1.0, 4)
     few, more = (replace(draw, count=n).sampled(draw.model, 1, "euler")[0] for n in (8, 80))
+    assert isinstance(few, np.ndarray)
+    assert isinstance(more, np.ndarray)
     assert few.shape[1:] == more.shape[1:]
     assert few.shape[0] < more.shape[0]  # more lines
     bad = [["--out", "a.csv"], ["--out", str(run / "b.txt"), "--grid", str(run / "b.png")]]
