@@ -332,9 +332,30 @@ def test_samples_are_films_and_are_judged(
     own = json.loads(capsys.readouterr().out)["clips"]
     assert own["motion"]["ratio"] == pytest.approx(1)
     assert own["against"] == "given"
+    for samples in (folder, array):  # a copy of its inputs
+        kept = ["--inputs", str(samples), "--back", str(array)]
+        assert main([*judged, "--samples", str(samples), *kept]) == 0
+        copy = json.loads(capsys.readouterr().out)["translation"]
+        assert [copy[key] for key in ("pixel", "feature", "cycle")] == [0, 0, 0]
     assert main([*judged, "--samples", str(array), "--against", str(array), "--data", "digits"])
     assert main([*sample, "--out", str(tmp_path / "a.png")]) == 2
     assert "expected a .npz, a .gif or a folder" in capsys.readouterr().err
+
+
+def test_no_picture_shows_frames_of_translations_as_colours(
+    digits: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, out, array = f"bouncing:{digits}", tmp_path / "flow", tmp_path / "x.npz"
+    small = ["--steps", "2", "--batch", "8", "--network.width", "16", "--network.depth", "1"]
+    assert main(["train", "--data", name, "--domain", name, "--out", str(out), *small]) == 0
+    data = load_data(name)
+    np.savez(array, x=data.scaling.decode(data.real(8, 0, "test")))
+    made = tmp_path / "y.npz"
+    given = ["translate", "--model", str(out), "--input", str(array), "--out", str(made)]
+    assert main([*given, "--grid", str(tmp_path / "grid.png")]) == 2
+    assert "clips, which no grid shows" in capsys.readouterr().err
+    assert not made.exists()
+    assert main(given) == 0
 
 
 def test_the_report_shows_clips_as_they_move(teacher: Path) -> None:

@@ -133,7 +133,8 @@ def test_mlp_skip_scales_the_state(size: tuple[int, ...], draw: Draw) -> None:
 def test_what_channels_cannot_carry_is_skipped(kind: Callable[..., nn.Module], draw: Draw) -> None:
     """A velocity holds all the noise: of 8 frames, patches of 2 have 32 numbers a place."""
     shape, s = (8, 8, 8), torch.rand(3).double()
-    assert kind(SQUARE, width=32, depth=1, patch=2).skip is None  # 12 numbers a place
+    for channels in (1, 3, 4):  # images have none, whatever their patches
+        assert kind((channels, 8, 8), width=32, depth=1, patch=4).skip is None
     for outputs in (1, 2):
         net = kind(shape, width=32, depth=1, patch=2, outputs=outputs).double()
         nn.init.constant_(net.get_submodule("skip.leave").get_parameter("bias"), -0.5)

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from bezierdistill.data.base import Data
-from bezierdistill.data.clips import read_clips
+from bezierdistill.data.clips import clip_scaling, read_clips
 from bezierdistill.data.images import PIXELS, from_pixels
 from bezierdistill.data.labels import parse_labels
 from bezierdistill.data.reading import Samples, read_file
@@ -47,7 +47,7 @@ def read_samples(
     if data.scaling.layout == "tokens":
         return read_texts(path, data), None
     clips = path.is_dir() and data.scaling.is_clips
-    found = read_clips(path) if clips else _read(path)
+    found = _read(path, clips)
     x = found.x["train"]
     if found.files and not clips and len(data.shape) == 3:
         x = from_pixels(x, data.scaling, data.shape[0])
@@ -80,8 +80,8 @@ def read_inputs(path: Path, samples: Path, data: Data, back: Path | None = None)
     """The inputs of a translation, in the order of its samples.
 
     Args:
-        path: a ``.npy``, a ``.npz`` or a folder of images, of the shape of the data; numbers that
-            are no bytes are in the units of the data.
+        path: a ``.npy``, a ``.npz`` or a folder of images or clips, of the shape of the data;
+            numbers that are no bytes are in the units of the data.
         samples: what they became, see :func:`read_samples`.
         data: the data set that they were translated to.
         back: what the samples become when they are translated back, likewise.
@@ -90,8 +90,9 @@ def read_inputs(path: Path, samples: Path, data: Data, back: Path | None = None)
         UserError: if they cannot be read, are of another shape than the data, or are not as many or
             not called as the samples are.
     """
-    made, found = _read(samples), _read(path)
-    scaling = PIXELS if found.files else _scaling(found.x["train"], data)
+    clips = data.scaling.is_clips
+    made, found = _read(samples, clips), _read(path, clips)
+    scaling = PIXELS if found.files and not clips else _scaling(found.x["train"], data)
 
     def states(own: Samples, where: Path) -> Tensor:
         x = own.x["train"]
@@ -102,7 +103,7 @@ def read_inputs(path: Path, samples: Path, data: Data, back: Path | None = None)
             if one != other:
                 told = f"{where} has {one} where {samples} has {other}"
                 raise UserError(f"{told}: expected files of the same names")
-        if own.files and len(data.shape) == 3:
+        if own.files and not clips and len(data.shape) == 3:
             x = from_pixels(x, PIXELS, data.shape[0], grey=True)
         x = scaling.encode(x)
         if tuple(x.shape[1:]) != data.shape:
@@ -116,18 +117,26 @@ def read_inputs(path: Path, samples: Path, data: Data, back: Path | None = None)
         labels = _labels(found, data) if data.classes else None
     except UserError:  # they, or those of the data, are of no use here
         labels = None
-    return Inputs(states(found, path), labels, None if back is None else states(_read(back), back))
+    return Inputs(
+        states(found, path), labels, None if back is None else states(_read(back, clips), back)
+    )
 
 
 def _scaling(x: np.ndarray, data: Data) -> Scaling:
     """The scaling of inputs: that of the data, unless either are bytes, or they look different."""
+    if data.scaling.is_clips:
+        return clip_scaling(x)
     alike = data.scaling.decode(data.real(1, 0, "test")).shape[1:] == x.shape[1:]
     known = alike and x.dtype != np.uint8 and not data.scaling.integer
     return data.scaling if known else Scaling.measure(x)
 
 
-def _read(path: Path) -> Samples:
-    """What a file or folder holds, images cropped and resized as ``@16x16`` after its path asks."""
+def _read(path: Path, clips: bool) -> Samples:
+    """What a file or folder holds: clips, or images cropped and resized as ``@16x16`` after its
+    path asks.
+    """
+    if clips:
+        return read_clips(path)
     text, sizes = (str(path), ()) if path.exists() else split_sizes(str(path))
     found = read_file(Path(text), sizes=sizes)
     if found.files or not sizes:

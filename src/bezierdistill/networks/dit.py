@@ -4,8 +4,8 @@ layer norm (adaLN-zero).
 .. math:: u(x, s, t, c) = \mathrm{DiT}(x,\ e(s, t, c))
 
 Our embedding e of both times and the condition is computed once and shared by all blocks, as in the
-paper; diffusers would make one per block. Gates and output start at zero. Where a patch has as many
-numbers as a token, or more, the output adds ``a(s, t) x``
+paper; diffusers would make one per block. Gates and output start at zero. Where states have
+more than four channels and a patch has as many numbers as a token, the output adds ``a(s, t) x``
 (:class:`~bezierdistill.networks.embeddings.Skip`).
 
 Source: Peebles & Xie 2023, *Scalable diffusion models with transformers* (arXiv 2212.09748);
@@ -89,7 +89,7 @@ class DiT(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
         self.time = TimeEmbedding(width, condition_size)
-        self.skip = skip_of(shape[0] * patch**2, width, outputs)
+        self.skip = skip_of(shape[0], patch, width, outputs)
         # Of the last layer's rows the channels of a velocity lie together, for every pixel.
         self.blocks = dict.fromkeys(("inner.proj_out_2.weight", "inner.proj_out_2.bias"), shape[0])
 

@@ -24,6 +24,8 @@ from torch.nn import functional
 
 from bezierdistill.errors import UserError
 
+MOST_COLOURS = 4  # channels of an image
+
 
 def log_spaced(count: int) -> Tensor:
     """Frequencies omega from pi/4 to 16 pi, ``(count,)``."""
@@ -112,8 +114,8 @@ class Skip(nn.Module):
         return numbers[:, :, None, None, None] * x[:, None]
 
 
-def skip_of(channels: int, width: int, outputs: int) -> Skip | None:
-    """The skip of a network of images, if a place has as many numbers as the network has channels,
-    or more.
+def skip_of(channels: int, patch: int, width: int, outputs: int) -> Skip | None:
+    """The skip of a network of states of more channels than images have, if a patch has as many
+    numbers as the network has channels, or more.
     """
-    return Skip(outputs) if channels >= width else None
+    return Skip(outputs) if channels > MOST_COLOURS and channels * patch**2 >= width else None

@@ -5,9 +5,10 @@ r"""diffusers' U-Net for images, with the interval and the condition beside its 
 The last argument is added to the embedding of the time, where diffusers adds the one of a class
 label. The width is doubled below full resolution, and only the lowest level attends, where that is
 cheap. Patches of pixels may be channels of a smaller image, which is several times faster at little
-loss (Hoogeboom et al. 2023, *Simple diffusion*, arXiv 2301.11093). Where a place then has as many
-numbers as the network has channels, such as those of clips, whose frames are channels, the output
-adds ``a(s, t) x`` (:class:`~bezierdistill.networks.embeddings.Skip`).
+loss (Hoogeboom et al. 2023, *Simple diffusion*, arXiv 2301.11093). Where states have more than four
+channels, such as clips, whose frames are channels, and a place then has as many numbers as the
+network has channels, the output adds ``a(s, t) x``
+(:class:`~bezierdistill.networks.embeddings.Skip`).
 
 Source: Ho et al. 2020, *Denoising diffusion probabilistic models* (arXiv 2006.11239);
 ``UNet2DModel`` of diffusers.
@@ -81,7 +82,7 @@ class UNet(nn.Module):
         for parameter in self.inner.conv_out.parameters():
             nn.init.zeros_(parameter)  # no velocity at first, as in the paper's code: learns faster
         self.time = TimeEmbedding(4 * width, condition_size, start=False)
-        self.skip = skip_of(channels, width, outputs)
+        self.skip = skip_of(shape[0], patch, width, outputs)
 
     def forward(self, x: Tensor, s: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
         """Average velocity ``(B, C, H, W)`` of images between times ``s`` and ``t``, ``(B,)``."""

@@ -301,7 +301,7 @@ def _show(config: RecipeConfig, teacher: Model, student: Model | None = None) ->
     from bezierdistill.stages.translate import COLUMNS, save_translations
     from bezierdistill.words import counted
 
-    if config.domain is None or len(teacher.shape) != 3:
+    if config.domain is None or len(teacher.shape) != 3 or teacher.scaling.is_clips:
         return
     domain = load_data(config.domain)
     rows = min(2 * COLUMNS, domain.count("test") or 2 * COLUMNS)

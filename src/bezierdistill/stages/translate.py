@@ -85,8 +85,9 @@ def translate_files(model: Model, config: TranslateConfig) -> np.ndarray:
             f"{config.model} starts from noise, expected a model that was trained or simulated with"
             " --domain"
         )
-    if config.grid is not None and len(model.shape) != 3:
-        raise UserError("the model translates vectors, which no grid shows: expected no --grid")
+    if config.grid is not None and (len(model.shape) != 3 or model.scaling.is_clips):
+        what = "clips" if model.scaling.is_clips else "vectors"
+        raise UserError(f"the model translates {what}, which no grid shows: expected no --grid")
     files, labels = list[Path](), list(config.labels) or None
     if config.input.suffix.lower() in (".npz", ".npy"):
         found = read_file(config.input)
