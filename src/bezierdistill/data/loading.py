@@ -68,6 +68,7 @@ ENDLESS = {"manifold": (manifold_sampler, 16), "loops": (loops_sampler, 20)}  # 
 VIEW = re.compile(
     r"pca([1-9]\d{0,3})|class(.+)|(rgb|first|frames)|(crop)?([1-9]\d{0,3})x([1-9]\d{0,3})"
 )
+TEXTS = re.compile(r"(?:@([1-9]\d{0,3}))?(?:@alphabet=(.+))?")  # length, characters
 WORDS = {"rgb": coloured, "first": on_first, "frames": frames}
 SOURCE = re.compile(r"(?:@key=([^@]+))?(?:@labels=([^@]+))?|@(rgba)")
 PLACE = re.compile(r"hf:([^:]+)(?::[^@]+)?|(.+\.py)(?::\w+)?")  # of what is not a path itself
@@ -83,8 +84,8 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "words": Kind(load_words, re.compile(r"(?:@([1-9]\d{0,3}))?(?:@alphabet=(.+))?")),
-    "text": Kind(load_prose, re.compile(r"(?:@([1-9]\d{0,3}))?(?:@alphabet=(.+))?")),
+    "words": Kind(load_words, TEXTS),
+    "text": Kind(load_prose, TEXTS),
     "clips": Kind(load_clips),
     "bouncing": Kind(load_bouncing, re.compile(r"(?:@(\d{1,3})x(\d{1,3})x(\d{1,3}))?(@two)?")),
 }

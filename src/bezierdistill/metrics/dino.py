@@ -14,14 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bezierdistill.errors import UserError
-from bezierdistill.memory import batch_size
-from bezierdistill.metrics.features import weights_digest
+from bezierdistill.metrics.features import ImageFeatures
 
 SIZE = 224  # pixels
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's colours
 
 
-class DinoFeatures(nn.Module):
+class DinoFeatures(ImageFeatures):
     """``features(x)``: images ``(B, C, H, W)`` in [-1, 1], grey or RGB, to the class token.
 
     Args:
@@ -33,6 +32,7 @@ class DinoFeatures(nn.Module):
             weights are missing.
     """
 
+    pixels = SIZE
     mean: Tensor
     std: Tensor
 
@@ -43,20 +43,7 @@ class DinoFeatures(nn.Module):
         self.name, self.num_features = config.model_type, config.hidden_size
         for name, values in {"mean": MEAN, "std": STD}.items():
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
-        self.requires_grad_(False).eval()
-        self.digest = weights_digest(self.model)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Features ``(B, num_features)``.
-
-        Raises:
-            UserError: if ``x`` holds no images of 1 or 3 channels.
-        """
-        if x.ndim != 4 or x.shape[1] not in (1, 3):
-            told = f"{self.name} got states of shape {tuple(x.shape[1:])}"
-            raise UserError(f"{told}, expected images (C, H, W) of 1 or 3 channels")
-        rows = batch_size((3, SIZE, SIZE), self.mean.device.type)
-        return torch.cat([self._features(part) for part in x.to(self.mean).split(rows)])
+        self.freeze(self.model)
 
     def _features(self, x: Tensor) -> Tensor:
         x = ((x + 1) / 2).expand(-1, 3, -1, -1)

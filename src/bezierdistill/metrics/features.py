@@ -20,6 +20,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from bezierdistill.errors import UserError
 from bezierdistill.fields import evaluating
 from bezierdistill.memory import batch_size
 
@@ -58,6 +59,38 @@ def describe(extractor: nn.Module) -> dict[str, str]:
     split = getattr(extractor, "split", None)
     trained = {"trained": split} if isinstance(split, str) else {}
     return {"extractor": str(name), "digest": str(digest), **trained}
+
+
+class ImageFeatures(nn.Module):
+    """``features(x)``: images ``(B, C, H, W)`` in [-1, 1], grey or RGB, by a network that is not
+    trained any more and sees them at ``pixels`` rows and columns. A subclass loads it, calls
+    :meth:`freeze`, and has ``_features``, which resizes.
+    """
+
+    name: str
+    num_features: int
+    pixels: int
+
+    def freeze(self, weights: nn.Module) -> None:
+        """Train nothing, and keep the digest of a module's weights."""
+        self.requires_grad_(False).eval()
+        self.digest = weights_digest(weights)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features ``(B, num_features)``.
+
+        Raises:
+            UserError: if ``x`` holds no images of 1 or 3 channels.
+        """
+        if x.ndim != 4 or x.shape[1] not in (1, 3):
+            told = f"{self.name} got states of shape {tuple(x.shape[1:])}"
+            raise UserError(f"{told}, expected images (C, H, W) of 1 or 3 channels")
+        weight = next(self.parameters())
+        rows = batch_size((3, self.pixels, self.pixels), weight.device.type)
+        return torch.cat([self._features(part) for part in x.to(weight).split(rows)])
+
+    def _features(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
 
 
 class RandomFeatures(nn.Module):

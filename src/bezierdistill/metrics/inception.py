@@ -20,8 +20,7 @@ from torch.nn import functional
 
 from bezierdistill.errors import UserError
 from bezierdistill.files import read_tensors
-from bezierdistill.memory import batch_size
-from bezierdistill.metrics.features import weights_digest
+from bezierdistill.metrics.features import ImageFeatures
 
 SIZE = 299  # pixels, of the images that it was trained on
 ROW, COLUMN = (1, 7), (7, 1)
@@ -33,7 +32,7 @@ widest = partial(functional.max_pool2d, kernel_size=3, stride=1, padding=1)
 halved = partial(functional.max_pool2d, kernel_size=3, stride=2)
 
 
-class InceptionFeatures(nn.Module):
+class InceptionFeatures(ImageFeatures):
     """``features(x)``: images ``(B, C, H, W)`` in [-1, 1], grey or RGB, to ``(B, 2048)``.
 
     Args:
@@ -47,6 +46,7 @@ class InceptionFeatures(nn.Module):
 
     name = "Inception"
     num_features = 2048
+    pixels = SIZE
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -60,21 +60,7 @@ class InceptionFeatures(nn.Module):
             self.add_module(name, block(width))
             width = self.get_submodule(name).outputs  # pyright: ignore[reportAttributeAccessIssue]
         self.load_state_dict(_read_weights(path, self.state_dict()))
-        self.requires_grad_(False).eval()
-        self.digest = weights_digest(self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Features ``(B, 2048)``.
-
-        Raises:
-            UserError: if ``x`` holds no images of 1 or 3 channels.
-        """
-        if x.ndim != 4 or x.shape[1] not in (1, 3):
-            told = f"Inception got states of shape {tuple(x.shape[1:])}"
-            raise UserError(f"{told}, expected images (C, H, W) of 1 or 3 channels")
-        weight = self.Conv2d_1a_3x3.conv.weight
-        rows = batch_size((3, SIZE, SIZE), weight.device.type)
-        return torch.cat([self._features(part) for part in x.to(weight).split(rows)])
+        self.freeze(self)
 
     def _features(self, x: Tensor) -> Tensor:
         x = x.expand(-1, 3, -1, -1)

@@ -17,15 +17,14 @@ from torch.nn import functional
 
 from bezierdistill.data.arrays import Archive, read_arrays
 from bezierdistill.errors import UserError
-from bezierdistill.memory import batch_size
-from bezierdistill.metrics.features import weights_digest
+from bezierdistill.metrics.features import ImageFeatures
 
 SIZE = 227  # pixels, of the images that it was trained on
 MEAN = (104.0, 117.0, 123.0)  # of blue, green, red
 SQUEEZED = {f"fire{k + 2}": size for k, size in enumerate((16, 16, 32, 32, 48, 48, 64, 64))}
 
 
-class SqueezeNetFeatures(nn.Module):
+class SqueezeNetFeatures(ImageFeatures):
     """``features(x)``: images ``(B, C, H, W)`` in [-1, 1], grey or RGB, to ``(B, 512)``.
 
     Args:
@@ -40,6 +39,7 @@ class SqueezeNetFeatures(nn.Module):
 
     name = "SqueezeNet"
     num_features = 512
+    pixels = SIZE
     mean: Tensor
 
     def __init__(self, path: Path) -> None:
@@ -52,20 +52,7 @@ class SqueezeNetFeatures(nn.Module):
         self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
         shapes = {key: tuple(tensor.shape) for key, tensor in self.state_dict().items()}
         self.load_state_dict(_read_weights(path, shapes))
-        self.requires_grad_(False).eval()
-        self.digest = weights_digest(self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Features ``(B, 512)``.
-
-        Raises:
-            UserError: if ``x`` holds no images of 1 or 3 channels.
-        """
-        if x.ndim != 4 or x.shape[1] not in (1, 3):
-            told = f"SqueezeNet got states of shape {tuple(x.shape[1:])}"
-            raise UserError(f"{told}, expected images (C, H, W) of 1 or 3 channels")
-        rows = batch_size((3, SIZE, SIZE), self.mean.device.type)
-        return torch.cat([self._features(part) for part in x.to(self.mean).split(rows)])
+        self.freeze(self)
 
     def _features(self, x: Tensor) -> Tensor:
         x = ((x + 1) * 127.5).expand(-1, 3, -1, -1).flip(1) - self.mean
