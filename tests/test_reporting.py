@@ -746,7 +746,7 @@ def figures() -> dict[str, Figure]:
     losses = {"student": [(1, 0.5), (2, 0.1)], "critic": [(1, 0.5), (2, 0.2)]}
     return {
         "passes": plots.arena_figure(entries, "passes"),
-        "seconds": plots.arena_figure(entries, "seconds", 1),
+        "seconds": plots.arena_figure(entries, "seconds"),
         "cubics": plots.curves_figure(BezierCurve(torch.randn(4, 9, 5))),
         "lines": plots.curves_figure(BezierCurve(torch.randn(2, 9, 1, 2, 2))),
         "rounds": plots.rounds_figure(rounds()),

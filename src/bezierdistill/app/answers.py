@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import functools
 import io
 from collections.abc import Callable, Sequence
@@ -15,7 +14,6 @@ from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor
 
 from bezierdistill.reporting.films import write_film
@@ -112,13 +110,6 @@ def drawn(figure: Figure, dpi: int = 110) -> np.ndarray:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
-
-
-def as_url(pixels: np.ndarray) -> str:
-    """Pixels ``(H, W, 3)`` as a PNG within a page."""
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "png")
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def shown(x: Tensor, columns: int, least: int = 64) -> np.ndarray | str:

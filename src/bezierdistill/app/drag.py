@@ -4,12 +4,14 @@ keys. What is shown while one is held is drawn in the browser, and the picture i
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 
 import gradio as gr
 import numpy as np
+from PIL import Image
 
-from bezierdistill.app.answers import as_url
+from bezierdistill.reporting.page import as_url
 
 # Handles are circles in parts of the picture's size; the first and the last, the ends, stay.
 DRAG = """
@@ -93,7 +95,8 @@ def held(
         row: which curve it is.
         what: what is read to those who cannot see it.
     """
-    url, circles = as_url(pixels), []
+    Image.fromarray(pixels).save(png := io.BytesIO(), "png")
+    url, circles = as_url(png.getvalue()), []
     for k, ((x, y), (across, up)) in enumerate(zip(points, shifts, strict=True)):
         guide = f'tabindex="0" aria-label="guide P{k}" data-guide="P{k}"'
         own = f'data-x="{x - across * unit:.5f}" data-y="{y + up * unit:.5f}"'

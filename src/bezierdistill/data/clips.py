@@ -40,7 +40,7 @@ def load_clips(name: str, path: Path) -> ArrayData:
 
 def clip_scaling(x: np.ndarray) -> Scaling:
     """The way to model units of clips of bytes ``(N, F, H, W)`` or ``(N, F, H, W, 3)``."""
-    return Scaling((127.5,), (127.5,), "fhwc" if x.ndim == 5 else "fhw", 0.0, 255.0, True)
+    return Scaling.of_bytes("fhwc" if x.ndim == 5 else "fhw")
 
 
 def read_clips(path: Path) -> Samples:

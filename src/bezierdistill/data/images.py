@@ -37,7 +37,7 @@ NO_IMAGE = (OSError, EOFError, ValueError, SyntaxError, TypeError, LookupError, 
 NO_IMAGE = (*NO_IMAGE, RuntimeError, struct.error, zlib.error)
 
 SIZED = "@16x16 after data, or translate --resize"
-PIXELS = Scaling((127.5,), (127.5,), "hwc", 0.0, 255.0, True)  # of bytes (N, H, W, C)
+PIXELS = Scaling.of_bytes("hwc")
 
 Source = Path | bytes
 

@@ -53,7 +53,7 @@ from bezierdistill.data.images import walk
 from bezierdistill.data.lazy import LazyData
 from bezierdistill.data.reading import Samples, read_file
 from bezierdistill.data.scaling import Scaling
-from bezierdistill.data.sizes import Size, split_sizes
+from bezierdistill.data.sizes import SIZE, Size, split_sizes
 from bezierdistill.data.splits import array_data
 from bezierdistill.data.stream import StreamData
 from bezierdistill.data.texts import load_prose, load_words
@@ -65,9 +65,7 @@ from bezierdistill.progress import stage
 
 BUILT_IN = ("digits", "manifold", "loops", *TOYS)
 ENDLESS = {"manifold": (manifold_sampler, 16), "loops": (loops_sampler, 20)}  # and dimensions
-VIEW = re.compile(
-    r"pca([1-9]\d{0,3})|class(.+)|(rgb|first|frames)|(crop)?([1-9]\d{0,3})x([1-9]\d{0,3})"
-)
+VIEW = re.compile(rf"pca([1-9]\d{{0,3}})|class(.+)|(rgb|first|frames)|{SIZE}")
 TEXTS = re.compile(r"(?:@([1-9]\d{0,3}))?(?:@alphabet=(.+))?")  # length, characters
 WORDS = {"rgb": coloured, "first": on_first, "frames": frames}
 SOURCE = re.compile(r"(?:@key=([^@]+))?(?:@labels=([^@]+))?|@(rgba)")
@@ -181,14 +179,14 @@ def _load(name: str, base: str, stamp: int) -> Data:
     if not isinstance(data, ArrayData | LazyData | StreamData):
         told = f"{name} asks for a view of {data.name}"
         raise UserError(f"{told}, expected a file, a folder or digits, or an object")
-    components, label, word, crop, rows, columns = view.groups()
+    components, label, word, *size = view.groups()
     if components:
         return principal(data, name, int(components))
     if word:
         return WORDS[word](data, name)
     if label:
         return only_class(data, name, label)
-    return sized(data, name, Size(int(rows), int(columns), bool(crop)))
+    return sized(data, name, Size.read(*size))
 
 
 def _read(

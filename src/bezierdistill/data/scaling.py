@@ -79,6 +79,11 @@ class Scaling:
         std = math.sqrt(mean * (1 - mean))
         return cls((mean,), (std,), "tokens", 0.0, 1.0, alphabet=known)
 
+    @classmethod
+    def of_bytes(cls, layout: Layout) -> Scaling:
+        """The scaling of images or clips of bytes, to [-1, 1]."""
+        return cls((127.5,), (127.5,), layout, 0.0, 255.0, True)
+
     @property
     def is_clips(self) -> bool:
         """Whether states are clips."""
@@ -105,7 +110,7 @@ class Scaling:
             return cls.tokens("".join(map(chr, np.unique(_characters(array)))))
         layout = _layout(array.shape)
         if array.dtype == np.uint8:
-            return cls((127.5,), (127.5,), layout, 0.0, 255.0, True)
+            return cls.of_bytes(layout)
         axes = {"flat": (0,), "hw": (0, 1, 2), "hwc": (0, 1, 2), "chw": (0, 2, 3)}[layout]
         std = np.atleast_1d(array.std(axes, dtype=np.float64))
         shift = tuple(np.atleast_1d(array.mean(axes, dtype=np.float64)).tolist())

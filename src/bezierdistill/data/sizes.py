@@ -11,7 +11,8 @@ from torch.nn import functional
 from bezierdistill.data.scaling import CLIPS, Scaling
 from bezierdistill.errors import UserError
 
-SIZES = re.compile(r"@(crop)?([1-9]\d{0,3})x([1-9]\d{0,3})")
+SIZE = r"(crop)?([1-9]\d{0,3})x([1-9]\d{0,3})"  # what follows an @
+SIZES = re.compile(f"@{SIZE}")
 CHUNK = 4096  # images that are resized together
 
 
@@ -27,6 +28,11 @@ class Size(NamedTuple):
     rows: int
     columns: int
     crop: bool = False
+
+    @classmethod
+    def read(cls, crop: str | None, rows: str, columns: str) -> Size:
+        """The size that the groups of :data:`SIZE` say."""
+        return cls(int(rows), int(columns), bool(crop))
 
     def __str__(self) -> str:
         return f"@{'crop' * self.crop}{self.rows}x{self.columns}"
@@ -68,5 +74,4 @@ def split_sizes(text: str) -> tuple[str, tuple[Size, ...]]:
         ('PHOTOS', (Size(rows=160, columns=160, crop=True), Size(rows=32, columns=32, crop=False)))
     """
     head = re.sub(f"(?:{SIZES.pattern})+$", "", text)
-    found = SIZES.findall(text[len(head) :])
-    return head, tuple(Size(int(rows), int(columns), bool(crop)) for crop, rows, columns in found)
+    return head, tuple(Size.read(*groups) for groups in SIZES.findall(text[len(head) :]))

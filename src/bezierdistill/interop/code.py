@@ -42,10 +42,6 @@ from diffusers import ConsistencyModelPipeline
 '''
 TAIL = '''
 
-def as_named(config, name):
-    """Networks from files are not built here."""
-
-
 def read_network(fields):
     kind = ForeignConfig if fields["kind"] == "diffusers" else NetworkConfig
     return kind(**fields)

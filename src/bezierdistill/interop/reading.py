@@ -111,7 +111,7 @@ def _teacher(folder: str, place: Path, told: Convention) -> Model:
         kind="teacher",
         network=to_json(network),
         shape=shape,
-        scaling=Scaling((127.5,), (127.5,), LAYOUTS[shape[0]], 0.0, 255.0, True),
+        scaling=Scaling.of_bytes(LAYOUTS[shape[0]]),
         seed=0,
         steps=0,
         passes=Passes(training=0),

@@ -21,9 +21,8 @@ if TYPE_CHECKING:
 NetworkKind = Literal["mlp", "unet", "dit", "transformer"]
 LATER = {"control_points", "file"}  # settings that records of older versions lack
 MAKES = "takes the shape of a state and the numbers of a condition, and returns a module"
-_asked = set[
-    str
-]()  # functions that settings have named here: none that a record names alone is run
+# Functions that settings have named here: none that a record names alone is run.
+_asked = set[str]()
 MAX_WIDTH, MAX_DEPTH = 4096, 256  # of a network that a file names, which may come from anybody
 
 
@@ -47,9 +46,6 @@ class NetworkConfig:
     file: str | None = None
     """In an arena, in the place of all these: FILE.py:function of your own, network(shape,
     condition_size), which returns a module net(x, s, t, cond)."""
-
-    def __post_init__(self) -> None:
-        as_named(self, "file")
 
     def build(
         self, shape: tuple[int, ...], seed: int, condition_size: int = 0, outputs: int = 1
@@ -116,6 +112,7 @@ def ask_for(network: NetworkConfig) -> None:
     Raises:
         UserError: if it is not named as ``FILE.py:function``.
     """
+    as_named(network, "file")
     if network.file is not None and not is_object(network.file):
         raise UserError(f"network.file is {network.file!r}, expected FILE.py:function")
     _asked.add(str(network.file))

@@ -36,6 +36,17 @@ class Given(nn.Module):
         return embedding
 
 
+def count_heads(width: int) -> int:
+    """Heads of a token width.
+
+    Raises:
+        UserError: if it is no multiple of a head's.
+    """
+    if width % HEAD:
+        raise UserError(f"transformer width is {width}, expected a multiple of {HEAD} (a head)")
+    return width // HEAD
+
+
 class DiT(nn.Module):
     """``net(x, s, t, cond)`` for square images ``(B, C, N, N)``.
 
@@ -66,13 +77,12 @@ class DiT(nn.Module):
             raise UserError(
                 f"{given}, a DiT expects square images (C, N, N), N divisible by {patch}"
             )
-        if width % HEAD:
-            raise UserError(f"transformer width is {width}, expected a multiple of {HEAD} (a head)")
+        heads = count_heads(width)
         # Imported here: it takes seconds that only its users need.
         from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DModel
 
         self.inner = DiTTransformer2DModel(
-            width // HEAD,
+            heads,
             HEAD,
             shape[0],
             outputs * shape[0],

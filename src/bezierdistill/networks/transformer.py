@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from bezierdistill.errors import UserError
-from bezierdistill.networks.dit import HEAD, Given
+from bezierdistill.networks.dit import HEAD, Given, count_heads
 from bezierdistill.networks.embeddings import TimeEmbedding, stacked
 
 
@@ -48,8 +48,7 @@ class Transformer(nn.Module):
         if len(shape) != 2:
             given = f"states have shape {tuple(shape)}"
             raise UserError(f"{given}, a transformer expects texts, (length, characters)")
-        if width % HEAD:
-            raise UserError(f"transformer width is {width}, expected a multiple of {HEAD} (a head)")
+        heads = count_heads(width)
         # Imported here: it takes seconds that only its users need.
         from diffusers.models.attention import BasicTransformerBlock
 
@@ -60,7 +59,7 @@ class Transformer(nn.Module):
         self.inner = nn.ModuleList(
             BasicTransformerBlock(
                 width,
-                width // HEAD,
+                heads,
                 HEAD,
                 activation_fn="gelu-approximate",
                 num_embeds_ada_norm=1,

@@ -111,7 +111,12 @@ class Picture:
     @property
     def source(self) -> str:
         """The file as an address that asks nobody."""
-        return f"{IMAGE}{base64.b64encode(self.png).decode()}"
+        return as_url(self.png)
+
+
+def as_url(png: bytes) -> str:
+    """A PNG as an address within a page."""
+    return f"{IMAGE}{base64.b64encode(png).decode()}"
 
 
 @dataclass(frozen=True)

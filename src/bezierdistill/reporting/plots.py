@@ -25,7 +25,6 @@ from bezierdistill.files import write_atomically
 from bezierdistill.records import ERRORS, RoundRow
 from bezierdistill.reporting.films import write_film
 from bezierdistill.reporting.summary import Entry, sampler_label
-from bezierdistill.words import counted
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999933")
 GREY = "#777777"
@@ -167,7 +166,6 @@ def _finish_rounds(figure: Figure, rounds: Sequence[RoundRow], up: str, title: s
 def arena_figure(
     entries: Sequence[Entry],
     axis: Literal["passes", "seconds"],
-    only: int | None = None,
     distance: str = "Frechet distance",
 ) -> Figure:
     """The excess of a distance, with its standard error, against passes per sample or seconds of
@@ -176,17 +174,13 @@ def arena_figure(
     Args:
         entries: means over seeds.
         axis: what stands below.
-        only: draw the entries of so many passes alone; colours and markers are those of all.
         distance: what the excess of the entries is of.
     """
-    drawn = [entry for entry in entries if only in (None, entry.passes)]
-    figure, axes = _chart(5.6, 4.2 + 0.19 * math.ceil(len({entry.method for entry in drawn}) / 2))
     names = {entry.method: entry.label for entry in entries}
+    figure, axes = _chart(5.6, 4.2 + 0.19 * math.ceil(len(names) / 2))
     title = "Quality against passes at sampling" if axis == "passes" else "Quality against cost"
-    if only is not None:
-        title += f" at {counted(only, 'pass')} per sample"
     up = EXCESS.format(distance)
-    draw_methods(axes, drawn, axis, names, up, f"{title} (lower is better)")
+    draw_methods(axes, entries, axis, names, up, f"{title} (lower is better)")
     figure.legend(fontsize=8, loc="outside lower center", ncols=2)
     return figure
 
@@ -200,8 +194,8 @@ def draw_methods(
     title: str = "",
     size: float = 9,
 ) -> None:
-    """Draw excesses, a line per method; ``names`` are those of all methods, by
-    whose order a method has its colour and marker, ``size`` is that of the letters.
+    """Draw excesses, a line per method; ``names`` are those of all methods, by whose order a method
+    has its colour and marker, ``size`` is that of the letters.
     """
     for k, (method, name) in enumerate(names.items()):
         line = [entry for entry in entries if entry.method == method]

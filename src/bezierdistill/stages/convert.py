@@ -214,7 +214,7 @@ def main_export(config: ExportConfig) -> dict[str, Any]:
         made = f"LoRA for {config.dialect or 'diffusers'}"
     else:
         folder = export_diffusers(model, config.out, config.guidance_scale)
-        whole = model.card.network.get("kind") != "pipeline"
+        whole = not model.card.is_pipeline
         made = "pipeline of diffusers" if whole else "transformer and scheduler of diffusers"
     print(f"{folder}: {made}; its README.md says how to load it")
     return {"out": folder, "to": config.to}

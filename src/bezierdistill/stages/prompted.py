@@ -13,7 +13,7 @@ from bezierdistill.models.pipeline import PipelineModel
 from bezierdistill.pipelines.opening import makes_films
 from bezierdistill.pipelines.prompts import read_prompts
 from bezierdistill.reporting.films import grid, write_images
-from bezierdistill.stages.sample import SampleConfig, told
+from bezierdistill.stages.sample import SampleConfig, check_new, told
 from bezierdistill.words import counted
 
 FILES = {False: (".png",), True: (".gif", ".mp4")}  # of images, of films
@@ -64,8 +64,7 @@ def _check(config: SampleConfig, films: bool, count: int) -> None:
             "a .mp4 file needs imageio and imageio-ffmpeg, which are not installed: expected a"
             " .gif, or pip install imageio imageio-ffmpeg"
         )
-    if config.out.suffix == "" and config.out.exists():
-        raise UserError(f"{config.out} exists: choose another --out")
+    check_new(config.out)
     wrong = {
         "labels": config.labels or None,
         "conditions": config.conditions,

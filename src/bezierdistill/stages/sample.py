@@ -152,12 +152,17 @@ def _check_files(config: SampleConfig, scaling: Scaling) -> None:
         kinds, more = {".npz", ".gif", ""}, ", a .gif or a folder"
     if config.out.suffix not in kinds:
         raise UserError(f"out is {config.out}, expected a .npz{more}")
-    if config.out.suffix == "" and config.out.exists():
-        raise UserError(f"{config.out} exists: choose another --out")
+    check_new(config.out)
     if texts and config.grid is not None:
         raise UserError(f"grid is {config.grid}, and texts are no images: leave it out")
     if clips and config.grid is not None and config.grid.suffix not in (".png", ".gif"):
         raise UserError(f"grid is {config.grid}, expected a .png or .gif of clips")
+
+
+def check_new(out: Path) -> None:
+    """Refuse a folder that is there."""
+    if out.suffix == "" and out.exists():
+        raise UserError(f"{out} exists: choose another --out")
 
 
 def told(config: SampleConfig, shape: tuple[int, ...]) -> dict[str, Any]:
