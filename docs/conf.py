@@ -59,6 +59,7 @@ def formula(source: str) -> str:
         (r"\\sqrt\s*(\w)", r"\\sqrt{\1}"),
         (r"\\[bB]ig+[lr]?(?![a-z])", ""),
         (r"\\operatorname", r"\\mathrm"),
+        (r"\\bmod", r"\\,\\mathrm{mod}\\,"),
     ):
         drawn = re.sub(known, plain, drawn)
     with matplotlib.rc_context(

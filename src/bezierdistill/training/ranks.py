@@ -7,6 +7,7 @@ With ``ddp`` every rank has the whole network and gradients are averaged; with `
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
@@ -43,8 +44,9 @@ def open_fabric(
         UserError: if there is no such accelerator on this machine, or the ranks cannot meet.
     """
     # Imported here: it loads the compiler, seconds that only training needs.
-    from lightning_fabric import Fabric
-    from lightning_fabric.strategies.ddp import DDPStrategy
+    with warnings.catch_warnings(action="ignore"):  # tqdm's, in a notebook without ipywidgets
+        from lightning_fabric import Fabric
+        from lightning_fabric.strategies.ddp import DDPStrategy
 
     ranks, here = _world()
     try:
