@@ -223,6 +223,7 @@ def test_gifs_come_back_as_they_were_written(tmp_path: Path) -> None:
     found = read_clips(tmp_path).x["train"]
     assert (found == np.concatenate([x[::2], x[1::2]])).all()
     assert (read_samples(tmp_path, data)[0] == found).all()
+    found[0] = found[0, 0]  # the whole film stands still
     write_images(tmp_path / "folder", found[..., None].repeat(3, -1))
     assert (read_clips(tmp_path / "folder").x["train"] == found).all()
 
@@ -302,6 +303,72 @@ def test_mistakes_are_one_line(
     assert not (tmp_path / "out").exists()
 
 
+def test_motion_is_compared_without_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x = films(5)
+    half = x[:3] // 2
+    np.savez(tmp_path / "a.npz", x=x)
+    np.savez(tmp_path / "colour.npz", x=half[..., None].repeat(3, -1))
+    save_gif(tmp_path / "half" / "one.gif", half[0])
+    motions = [np.abs(np.diff(own.astype(float), axis=1)).mean((1, 2, 3)) for own in (x, half)]
+    true = motions[1] / motions[0].mean()
+    for name, ratio in (("colour.npz", true.mean()), ("half/one.gif", true[0]), ("half", true[0])):
+        line = ["evaluate", "--samples", f"{tmp_path}/{name}", "--against", f"{tmp_path}/a.npz"]
+        assert main([*line, "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)["clips"]["motion"]
+        assert found["ratio"] == pytest.approx(ratio)
+        assert found["reference"] == pytest.approx(
+            np.quantile(motions[0] / motions[0].mean(), (0.05, 0.5, 0.95))
+        )
+
+
+@pytest.mark.parametrize(
+    ("samples", "more", "message"),
+    [
+        ("five.npz", "--against x.npz", "five.npz holds clips of 5 frames of 8 x 6, x.npz holds"),
+        (
+            "x.npz",
+            "--against wide.npz",
+            "wide.npz holds clips of 4 frames of 6 x 8: expected clips",
+        ),
+        ("folder", "--against x.npz", "b.gif has 5 frames, folder/a.gif 4: cut them"),
+        ("x.npz", "--against cut", "cut/a.gif cannot be read as a GIF: it is cut short"),
+        ("x.npz", "--against cut/a.gif", "cut/a.gif cannot be read as a GIF: it is cut short"),
+        ("x.npz", "--against a.mp4", "no clips at a.mp4: expected a folder of GIFs"),
+        ("x.npz", "--against images.npz", "uint8 samples of shape (6, 8, 3), expected clips"),
+        ("x.npz", "--against still.npz", "stand still, expected some that move"),
+        ("x.npz", "", "data is None, expected --data; of clips --against"),
+        ("x.npz", "--against x.npz --inputs x.npz", "inputs is x.npz and data None: expected"),
+        ("x.npz", "--against x.npz --extractor classifier", "and data None: expected --data"),
+        ("x.npz", "--against x.npz --seed 1", "seed is 1 and data None: expected --data"),
+    ],
+)
+def test_motion_that_cannot_be_compared_is_one_line(
+    samples: str,
+    more: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    x = films(3)
+    arrays = {"x": x, "five": films(3, 5), "wide": x.swapaxes(2, 3), "still": x[:, [0, 0, 0, 0]]}
+    arrays["images"] = films(3, colour=True)[:, 0]
+    for name, array in arrays.items():
+        np.savez(tmp_path / f"{name}.npz", x=array)
+    (tmp_path / "a.mp4").write_bytes(b"ftyp")
+    longer(tmp_path / "folder")
+    cut(tmp_path / "cut")
+    line = ["evaluate", "--samples", samples, *more.split(), "--out", "scores.json"]
+    assert main(line) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "scores.json").exists()
+
+
 @pytest.fixture(scope="module")
 def teacher(digits: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A flow of a few steps."""
@@ -332,6 +399,12 @@ def test_samples_are_films_and_are_judged(
     own = json.loads(capsys.readouterr().out)["clips"]
     assert own["motion"]["ratio"] == pytest.approx(1)
     assert own["against"] == "given"
+    save_gif(tmp_path / "first.gif", x[0])
+    given = ["--samples", str(array), "--against", str(tmp_path / "first.gif")]
+    assert main([*judged, *given]) == 0
+    beside = json.loads(capsys.readouterr().out)["clips"]["motion"]["ratio"]
+    moved = motion(torch.from_numpy(x))
+    assert beside == pytest.approx(float(moved.mean() / moved[0]), rel=1e-4)
     for samples in (folder, array):  # a copy of its inputs
         kept = ["--inputs", str(samples), "--back", str(array)]
         assert main([*judged, "--samples", str(samples), *kept]) == 0

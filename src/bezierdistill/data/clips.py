@@ -2,7 +2,8 @@
 
 A GIF is a clip, and so is a folder of images, its frames in the order of the numbers in their
 names. Folders of splits and of classes lie around clips as they do around images. A frame of a GIF
-that is shown k times as long as the shortest is k frames: writers leave out what does not change.
+that is shown k times as long as the shortest, or as its comment says that one is (``60 ms a
+frame``), is k frames: writers leave out what does not change.
 Arrays are ``(N, F, H, W)`` of grey frames or ``(N, F, H, W, 3)``, of bytes, in a ``.npz`` or
 ``.npy``.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from bezierdistill.errors import UserError
 from bezierdistill.memory import check_memory
 
 END = b";"  # the last byte of a GIF
+TIME = re.compile(rb"([1-9]\d{0,4}) ms a frame")  # its comment, if we have written it
 
 
 def load_clips(name: str, path: Path) -> ArrayData:
@@ -44,18 +47,22 @@ def clip_scaling(x: np.ndarray) -> Scaling:
 
 
 def read_clips(path: Path) -> Samples:
-    """The clips of a folder, or of an array of them.
+    """The clips of a folder or of an array, or the one of a GIF.
 
     Raises:
         UserError: see :func:`load_clips`.
     """
     if path.is_dir():
         return in_folders(path, find_clips(path), _stack)
-    if not path.exists():
-        raise UserError(f"no clips at {path}: expected a folder of GIFs or of frames, or a .npz")
+    if path.is_file() and path.suffix.lower() == ".gif":
+        return Samples({"train": _stack([path])})
+    if not path.exists() or path.suffix.lower() == ".mp4":
+        told = f"no clips at {path}"
+        raise UserError(f"{told}: expected a folder of GIFs or of frames, a .gif or a .npz")
     found = read_file(path)
     for x in found.x.values():
-        grey, colour = x.ndim == 4, x.ndim == 5 and x.shape[-1] == COLOURS
+        colours = x.shape[-1] == COLOURS
+        grey, colour = x.ndim == 4 and not colours, x.ndim == 5 and colours
         if x.dtype != np.uint8 or not (grey or colour) or x.shape[1] < 2:
             raise UserError(
                 f"{path} holds {x.dtype} samples of shape {x.shape[1:]}, expected clips of two"
@@ -130,7 +137,8 @@ def _gif(file: Path) -> np.ndarray:
     except (*NO_IMAGE, Image.DecompressionBombError) as error:
         told = f"{file} cannot be read as a GIF: {error}"
         raise UserError(f"{told}; restore it or make it again") from None
-    step = min((time for time in times if time), default=1)
+    clock = TIME.fullmatch(gif.info.get("comment", b""))
+    step = int(clock[1]) if clock else min((time for time in times if time), default=1)
     counts = [max(1, round(time / step)) for time in times]
     if sum(counts) * math.prod(frames[0].shape) > COLOURS * MAX_PIXELS:
         raise UserError(f"{file} lasts {sum(counts):,} frames, which is too long for a clip")

@@ -46,7 +46,7 @@ def read_samples(
     """
     if data.scaling.layout == "tokens":
         return read_texts(path, data), None
-    clips = path.is_dir() and data.scaling.is_clips
+    clips = data.scaling.is_clips and path.suffix not in (".npz", ".npy")
     found = _read(path, clips)
     x = found.x["train"]
     if found.files and not clips and len(data.shape) == 3:

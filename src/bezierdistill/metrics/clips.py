@@ -33,8 +33,10 @@ STARTS, VELOCITIES = 49, 193  # tracks that a centroid's are compared with
 
 
 def motion(frames: Tensor) -> Tensor:
-    """Mean absolute difference of neighbouring frames of clips ``(N, F, ...)``, ``(N,)``."""
-    return differences(frames).abs().flatten(1).mean(1)
+    """Mean absolute difference of neighbouring frames of clips ``(N, F, ...)``, ``(N,)``; one clip
+    after the other, since those of pipelines are large.
+    """
+    return torch.stack([differences(own[None].float()).abs().mean() for own in frames])
 
 
 def differences(frames: Tensor) -> Tensor:
@@ -43,7 +45,8 @@ def differences(frames: Tensor) -> Tensor:
 
 
 def motion_ratio(frames: Tensor, reference: Tensor) -> Motion:
-    """The motion of clips ``(N, F, ...)`` over that of others, and how it is distributed.
+    """The motion of clips ``(N, F, ...)``, bytes or numbers, over that of others in the same units,
+    and how it is distributed.
 
     Raises:
         UserError: if the others stand still.

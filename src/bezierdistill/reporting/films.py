@@ -14,12 +14,17 @@ FPS = 8  # of films, unless they say otherwise
 
 
 def write_film(file: Any, frames: np.ndarray, kind: str, fps: int = FPS) -> None:
-    """Write frames ``(F, H, W, 3)`` of bytes as an animated ``GIF`` or ``PNG``."""
+    """Write frames ``(F, H, W, 3)`` of bytes as an animated ``GIF`` or ``PNG``.
+
+    Frames that are alike are stored as one that is shown longer; a GIF's comment says how long one
+    is, so that it can be read again.
+    """
     from PIL import Image
 
     first, *others = map(Image.fromarray, frames)
     time = 10 * round(100 / fps)  # GIFs count hundredths of a second
-    first.save(file, kind, save_all=True, append_images=others, duration=time, loop=0)
+    told = {"duration": time, "loop": 0, "comment": f"{time} ms a frame"}
+    first.save(file, kind, save_all=True, append_images=others, **told)
 
 
 def write_images(out: Path, images: np.ndarray, texts: Sequence[str] = (), fps: int = FPS) -> None:

@@ -38,11 +38,8 @@ def prompt_rows(models: Mapping[str, Model]) -> list[Part]:
             except UserError as error:
                 told.append(f"{name} at {counted(passes, 'pass')}: {error}")
             else:
-                caption = counted(passes, "pass")
-                if panels and x.ndim == 5 and x.shape == panels[0].x.shape:
-                    ratio = motion_ratio(x, panels[0].x).ratio
-                    caption += f", {ratio:.2f} times the motion of the first row"
-                panels.append(Panel(name, x, caption, student))
+                moved = _motion(x, panels[0].x) if panels else ""
+                panels.append(Panel(name, x, counted(passes, "pass") + moved, student))
     if not panels:
         return [Note(line) for line in told]
     columns = "; ".join(f"{k}: {text}" for k, text in enumerate(texts, 1))
@@ -53,6 +50,16 @@ def prompt_rows(models: Mapping[str, Model]) -> list[Part]:
 def _drawn(model: PipelineModel, passes: int, count: int) -> torch.Tensor:
     """Images or films of the first prompts."""
     return as_pixels(model.images(model.sample(count, passes, conditions=np.arange(count))))
+
+
+def _motion(x: torch.Tensor, first: torch.Tensor) -> str:
+    """How much films ``(N, F, ...)`` move beside those of the first row, in words."""
+    if x.ndim != 5 or x.shape != first.shape:
+        return ""
+    try:
+        return f", {motion_ratio(x, first).ratio:.3f} times the motion of the first row"
+    except UserError:
+        return ", beside a first row that stands still"
 
 
 def as_pixels(images: np.ndarray) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ from bezierdistill.errors import UserError
 from bezierdistill.objects import as_named, find_function, is_object, label
 from bezierdistill.settings import WORDS, as_paths, check_seed, written
 from bezierdistill.stages.sources import as_data
+from bezierdistill.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from bezierdistill.data import Data, Inputs
     from bezierdistill.metrics import Evaluator
-    from bezierdistill.records import ClassScores, ClipScores, Scores
+    from bezierdistill.records import ClassScores, ClipScores, Motion, Scores
 
 LISTED = 20  # classes of a table in the terminal, the worst ones
 
@@ -38,14 +39,16 @@ class EvaluateConfig:
         bezierdistill evaluate --samples one.npz --data digits --out scores.json
         bezierdistill evaluate --samples one.npz --data IMAGES --extractor classifier,squeezenet:W
         bezierdistill evaluate --samples eights --inputs threes@8x8 --data digits@class8
+        bezierdistill evaluate --samples films.npz --against films-of-the-teacher.npz
     """
 
     samples: Path
     """A .npz or .npy of samples in the data's original units, a folder of images or a .txt of
     texts; if it has labels, an --extractor judges every class, a classifier its accuracy too.
     @16x16 after the path resizes images."""
-    data: str | object
-    """Built-in name, path, hf:OWNER/NAME or FILE.py:function; in Python an object as well."""
+    data: str | object | None = None
+    """Built-in name, path, hf:OWNER/NAME or FILE.py:function; in Python an object as well. Without
+    it the motion of clips is compared with that of --against, and nothing else is measured."""
     seed: int = 0
     """Which real samples are drawn."""
     extractor: tuple[str | object, ...] = written(("random",), WORDS)
@@ -55,7 +58,7 @@ class EvaluateConfig:
     own."""
     against: Path | None = None
     """Of clips: others to compare the motion with instead of held-out ones, such as those of a
-    teacher from the same noise: a .npz, .npy or folder like --samples."""
+    teacher from the same noise: a .npz, .npy, .gif or folder of films."""
     metric: tuple[str | object, ...] = written((), WORDS)
     """Metrics of your own beside the others, as FILE.py:function, which takes two sets of states
     and returns a number."""
@@ -93,6 +96,8 @@ def check_metrics(names: Iterable[object]) -> None:
 
 def main_evaluate(config: EvaluateConfig) -> Any:
     """The verb ``evaluate``."""
+    if config.data is None:
+        return _compared(config)
     from bezierdistill.data import load_data, read_inputs, read_samples
     from bezierdistill.metrics import Evaluator, load_extractor
     from bezierdistill.records import Score, Scores, to_json, write_record
@@ -126,6 +131,40 @@ def main_evaluate(config: EvaluateConfig) -> Any:
             print("\n".join(clip_lines(scores.clips)))
     for name, score in own.items():
         print(f"{name}: {score.value:.4g} ({score.ratio:.2f}x), floor {score.floor:.4g}")
+    return result
+
+
+def _compared(config: EvaluateConfig) -> Any:
+    """The motion of clips over that of others: what can be told without data.
+
+    Raises:
+        UserError: if there are no others, they are of another size or length, or more is asked for.
+    """
+    from torch import from_numpy
+
+    from bezierdistill.data.clips import read_clips
+    from bezierdistill.metrics import motion_ratio
+    from bezierdistill.records import to_json, write_record
+
+    if config.against is None:
+        raise UserError("data is None, expected --data; of clips --against will do as well")
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.name not in ("samples", "against", "out") and value != field.default:
+            raise UserError(f"{field.name} is {value} and data None: expected --data as well")
+    paths = (config.samples, config.against)
+    own, other = (read_clips(path).x["train"] for path in paths)
+    if own.shape[1:4] != other.shape[1:4]:
+        one, two = (
+            f"{path} holds clips of {counted(x.shape[1], 'frame')} of {x.shape[3]} x {x.shape[2]}"
+            for path, x in zip(paths, (own, other), strict=True)
+        )
+        raise UserError(f"{one}, {two}: expected clips of one length and one size")
+    motion = motion_ratio(from_numpy(own), from_numpy(other))
+    result = {"clips": {"motion": to_json(motion), "against": "given"}}
+    if config.out is not None:
+        write_record(config.out, result)
+    print(motion_line(motion, "the clips given"))
     return result
 
 
@@ -202,19 +241,23 @@ def clip_lines(clips: ClipScores) -> list[str]:
     """Figures of clips, for people."""
     distances = (("frames", clips.frames), ("differences", clips.differences))
     told = [f"{name} {own.value:.4g} ({own.ratio:.2f}x)" for name, own in distances]
-    low, middle, high = clips.motion.quantiles
-    least, median, most = clips.motion.reference
     shares = (
         (clips.tracks, clips.tracks_real, "right tracks"),
         (clips.kept, clips.kept_real, "digits kept"),
     )
     told += [f"{what} {own:.3f} (real {real:.3f})" for own, real, what in shares if own is not None]
     whose = "held-out clips" if clips.against == "test" else "the clips given"
-    return [
-        f"clips: {', '.join(told)}",
-        f"motion over that of {whose}: {clips.motion.ratio:.3f}; 5, 50 and 95 % of clips"
-        f" {low:.2f}, {middle:.2f}, {high:.2f} (theirs {least:.2f}, {median:.2f}, {most:.2f})",
-    ]
+    return [f"clips: {', '.join(told)}", motion_line(clips.motion, whose)]
+
+
+def motion_line(motion: Motion, whose: str) -> str:
+    """The motion of clips beside that of others, for people."""
+    low, middle, high = motion.quantiles
+    least, median, most = motion.reference
+    return (
+        f"motion over that of {whose}: {motion.ratio:.3f}; 5, 50 and 95 % of clips"
+        f" {low:.2f}, {middle:.2f}, {high:.2f} (theirs {least:.2f}, {median:.2f}, {most:.2f})"
+    )
 
 
 def class_lines(classes: ClassScores) -> list[str]:
