@@ -54,7 +54,7 @@ def bezier_for_clips(bench: Bench) -> Mapping[int, Sampler]:
     return bezier(bench, shares=SHARES)
 
 
-def teachers(out: Path, data: str) -> dict[str, Path]:
+def teachers(out: Path, data: str) -> list[Path]:
     """The teachers that all methods are given."""
     loop, steps = (
         LoopConfig(accelerator="cpu", loggers=("none",)),
@@ -62,7 +62,7 @@ def teachers(out: Path, data: str) -> dict[str, Path]:
     )
     for seed, (name, count) in enumerate(steps.items()):
         train(TrainConfig(data, out / name, count, BATCH, seed, network=NETWORK, loop=loop))
-    return {name: out / name for name in steps}
+    return [out / name for name in steps]
 
 
 def judge(out: Path, data: Data, seed: int) -> None:
@@ -191,6 +191,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="processes that share the cells")
     parser.add_argument("--methods", nargs="+", default=METHODS)
     options = parser.parse_args()
+    strong, weak = teachers(options.out, options.data)
     config = ArenaConfig(
         options.data,
         options.out / ARENA,
@@ -205,7 +206,8 @@ def main() -> None:
         samples=options.samples,
         network=NETWORK,
         track="given-teacher",
-        **teachers(options.out, options.data),
+        teacher=strong,
+        weak=weak,
     )
     arena(config)
     data = load_data(options.data)
