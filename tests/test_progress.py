@@ -102,7 +102,7 @@ def test_a_command_tells_of_itself_unless_quiet(
     line = "train --data gaussians --batch 8 --network.width 8 --network.depth 1 --steps"
     assert main([*line.split(), "1500", "--out", str(tmp_path / "told")]) == 0
     told = capsys.readouterr()
-    assert re.search(r"^teacher: [\d,]+ of 1,500, \d+/s, loss \d", told.err, re.MULTILINE)
+    assert re.search(r"^teacher: [\d,]+ of 1,500, [\d,]+/s, loss \d", told.err, re.MULTILINE)
     assert main([*line.split(), "400", "--quiet", "--out", str(tmp_path / "quiet")]) == 0
     quiet = capsys.readouterr()
     assert quiet.err == ""
