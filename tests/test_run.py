@@ -23,6 +23,7 @@ from bezierdistill import run as run_module
 from bezierdistill.arena.demo import DemoConfig, demo
 from bezierdistill.arena.runner import FREE, ArenaConfig, arena
 from bezierdistill.cli import VERBS, main, parse
+from bezierdistill.cli.parser import NONE
 from bezierdistill.errors import UserError
 from bezierdistill.models import load_model
 from bezierdistill.networks.config import NetworkConfig
@@ -54,8 +55,10 @@ THING = Contents("a thing", {"thing.txt": "the thing"})
 
 
 def means_something(text: str) -> bool:
-    """Whether YAML takes a text for anything but nothing, which an option that may be left out
-    takes for being left out."""
+    """Whether YAML and the command take a text for anything but nothing, which an option that may
+    be left out takes for being left out."""
+    if text in NONE:
+        return False
     try:
         return yaml.safe_load(text) is not None
     except (yaml.YAMLError, ValueError):
