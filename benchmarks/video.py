@@ -56,10 +56,8 @@ def bezier_for_clips(bench: Bench) -> Mapping[int, Sampler]:
 
 def teachers(out: Path, data: str) -> list[Path]:
     """The teachers that all methods are given."""
-    loop, steps = (
-        LoopConfig(accelerator="cpu", loggers=("none",)),
-        {"teacher": STEPS, "weak": int(WEAK * STEPS)},
-    )
+    loop = LoopConfig(accelerator="cpu", loggers=("none",))
+    steps = {"teacher": STEPS, "weak": int(WEAK * STEPS)}
     for seed, (name, count) in enumerate(steps.items()):
         train(TrainConfig(data, out / name, count, BATCH, seed, network=NETWORK, loop=loop))
     return [out / name for name in steps]

@@ -136,13 +136,13 @@ class ClipJudge:
                 teacher's from the same noise.
         """
         frames = self.data.scaling.frames
-        other = self.real if against is None else frames(against)
+        own, other = frames(x), self.real if against is None else frames(against)
         return ClipScores(
             frames=self.evaluate.measure(x, _frechet(frames)),
-            differences=self.evaluate.measure(x, _frechet(lambda own: differences(frames(own)))),
-            motion=motion_ratio(frames(x), other),
+            differences=self.evaluate.measure(x, _frechet(lambda part: differences(frames(part)))),
+            motion=motion_ratio(own, other),
             against="test" if against is None else "given",
-            **self._known(frames(x), ""),
+            **self._known(own, ""),
             **self._held_out,
         )
 
